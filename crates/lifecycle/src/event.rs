@@ -1,0 +1,216 @@
+//! What arrived: lifecycle actions in every shape in which AWS delivers them. No I/O.
+//!
+//! An event is only a hint that an instance needs attention. So nothing here can fail: whatever
+//! the payload, [`decode`] answers with messages, each of which is an action to look into, something
+//! to acknowledge, or something to refuse with a reason. (A payload that failed typed
+//! deserialization would never reach the handler and be retried for nothing.)
+//!
+//! The token of an action is not kept: an action is completed by its instance id, which works for an
+//! event that was replayed, merged or never arrived.
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+use crate::{GroupName, HookName, InstanceId};
+
+/// Wrappings deeper than this (SNS in SQS is two) are refused.
+const MAX_DEPTH: usize = 4;
+
+/// Everything that one invocation brought.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Delivery {
+    /// How it came, which decides how to answer.
+    pub source: Source,
+    /// One for each record, in order.
+    pub messages: Vec<Message>,
+}
+
+/// The service that invoked the function.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// An SQS event source mapping: the answer names the messages to deliver again.
+    Sqs,
+    /// Anything else: EventBridge, SNS, or the document itself.
+    Other,
+}
+
+/// One record of a delivery.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    /// The SQS message id, by which the message is given back when it could not be dealt with.
+    pub id: Option<String>,
+    /// What it says.
+    pub content: Content,
+}
+
+/// What a message says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Content {
+    /// An instance waits, or did when this was sent.
+    Action(LifecycleAction),
+    /// Well-formed and of no concern: a test notification, another event type. Holds the reason.
+    Ignored(String),
+    /// Not to be understood. Holds the reason.
+    Unusable(String),
+}
+
+/// One lifecycle action, as it was announced.
+///
+/// Shapes: [EventBridge](https://docs.aws.amazon.com/autoscaling/ec2/userguide/ec2-auto-scaling-event-reference.html)
+/// and [SNS or SQS](https://docs.aws.amazon.com/autoscaling/ec2/userguide/prepare-for-lifecycle-notifications.html).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LifecycleAction {
+    /// The instance that waits.
+    pub instance: InstanceId,
+    /// Its Auto Scaling group.
+    pub group: GroupName,
+    /// The hook it waits at.
+    pub hook: HookName,
+    /// Which way it goes.
+    pub transition: Transition,
+    /// Where it goes to; not every event says.
+    pub destination: Option<Place>,
+    /// When the event was made; not every event says.
+    pub at: Option<Timestamp>,
+}
+
+/// The two ways through the door.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Transition {
+    /// `autoscaling:EC2_INSTANCE_LAUNCHING`
+    Launching,
+    /// `autoscaling:EC2_INSTANCE_TERMINATING`
+    Terminating,
+}
+
+impl Transition {
+    /// Reads the API's word for it.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "autoscaling:EC2_INSTANCE_LAUNCHING" => Some(Self::Launching),
+            "autoscaling:EC2_INSTANCE_TERMINATING" => Some(Self::Terminating),
+            _ => None,
+        }
+    }
+}
+
+/// Where an instance goes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// Out of (or into) existence.
+    Ec2,
+    /// Into service.
+    AutoScalingGroup,
+    /// Into the warm pool, to be used again.
+    WarmPool,
+    /// A word that is not known yet.
+    Other,
+}
+
+/// Reads whatever a function was invoked with. Never fails and never panics.
+#[must_use]
+pub fn decode(event: &Value) -> Delivery {
+    let Some(records) = event.get("Records").and_then(Value::as_array) else {
+        let content = document(event, 0);
+        return Delivery { source: Source::Other, messages: vec![Message { id: None, content }] };
+    };
+    let from_sqs = |record: &Value| record.get("messageId").is_some_and(Value::is_string);
+    let source = if records.iter().any(from_sqs) { Source::Sqs } else { Source::Other };
+    let messages = records
+        .iter()
+        .map(|record| Message {
+            id: record.get("messageId").and_then(Value::as_str).map(str::to_owned),
+            content: unwrap_record(record),
+        })
+        .collect();
+    Delivery { source, messages }
+}
+
+/// One element of `Records`: an SQS message or an SNS notification.
+fn unwrap_record(record: &Value) -> Content {
+    let text = record.get("body").or_else(|| record.pointer("/Sns/Message"));
+    match text.and_then(Value::as_str) {
+        Some(text) => unwrap_text(text, 1),
+        None => Content::Unusable("a record has neither an SQS `body` nor an SNS `Message`".into()),
+    }
+}
+
+fn unwrap_text(text: &str, depth: usize) -> Content {
+    match serde_json::from_str(text) {
+        Ok(value) => document(&value, depth),
+        Err(error) => Content::Unusable(format!("the message is not JSON: {error}")),
+    }
+}
+
+/// A document by its shape: EventBridge, SNS envelope, test notification, or the flat hook notification.
+fn document(value: &Value, depth: usize) -> Content {
+    let text = |key: &str| value.get(key).and_then(Value::as_str);
+    if depth > MAX_DEPTH {
+        return Content::Unusable("the message is wrapped too many times".into());
+    }
+    if !value.is_object() {
+        return Content::Unusable("the event is not a JSON object".into());
+    }
+    if let (Some(_), Some(message)) = (text("TopicArn"), text("Message")) {
+        return match text("Type") {
+            Some("Notification") | None => unwrap_text(message, depth + 1),
+            Some(other) => Content::Ignored(format!("SNS message of type {}", short(other))),
+        };
+    }
+    if text("Event") == Some("autoscaling:TEST_NOTIFICATION") {
+        return Content::Ignored("a test notification, which Auto Scaling sends when a hook is made".into());
+    }
+    if let (Some(kind), Some(detail)) = (text("detail-type"), value.get("detail")) {
+        return match (text("source"), kind) {
+            (
+                Some("aws.autoscaling"),
+                "EC2 Instance-launch Lifecycle Action" | "EC2 Instance-terminate Lifecycle Action",
+            ) => action(detail, text("time")),
+            _ => Content::Ignored(format!("an event of type \"{}\", not a lifecycle action", short(kind))),
+        };
+    }
+    if value.get("LifecycleTransition").is_some() {
+        return action(value, text("Time"));
+    }
+    Content::Unusable("the event has none of the shapes in which Auto Scaling announces a lifecycle action".into())
+}
+
+/// The fields that every shape of a lifecycle action has.
+fn action(fields: &Value, time: Option<&str>) -> Content {
+    read_action(fields, time).map_or_else(Content::Unusable, Content::Action)
+}
+
+fn read_action(fields: &Value, time: Option<&str>) -> Result<LifecycleAction, String> {
+    let text = |key: &str| {
+        fields.get(key).and_then(Value::as_str).ok_or_else(|| format!("the lifecycle action has no text field {key}"))
+    };
+    let transition = text("LifecycleTransition")?;
+    Ok(LifecycleAction {
+        instance: text("EC2InstanceId")?.parse().map_err(said)?,
+        group: text("AutoScalingGroupName")?.parse().map_err(said)?,
+        hook: text("LifecycleHookName")?.parse().map_err(said)?,
+        transition: Transition::parse(transition)
+            .ok_or_else(|| format!("unknown LifecycleTransition \"{}\"", short(transition)))?,
+        destination: text("Destination").ok().map(|place| match place {
+            "EC2" => Place::Ec2,
+            "AutoScalingGroup" => Place::AutoScalingGroup,
+            "WarmPool" => Place::WarmPool,
+            _ => Place::Other,
+        }),
+        at: time.and_then(|time| time.parse().ok()),
+    })
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "the shape that map_err asks for")]
+fn said(error: crate::InvalidName) -> String {
+    error.to_string()
+}
+
+/// A foreign text, short enough for a log line.
+fn short(text: &str) -> String {
+    text.chars().take(80).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,175 @@
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::*;
+
+/// A file of `events/`, which are also what operators replay.
+fn sample(name: &str) -> Value {
+    let path = format!("{}/../../events/{name}.json", env!("CARGO_MANIFEST_DIR"));
+    serde_json::from_str(&std::fs::read_to_string(&path).expect(&path)).expect(&path)
+}
+
+fn only(name: &str) -> Content {
+    let delivery = decode(&sample(name));
+    assert_eq!(delivery.messages.len(), 1, "{name}");
+    delivery.messages.into_iter().next().unwrap().content
+}
+
+fn action_of(name: &str) -> LifecycleAction {
+    match only(name) {
+        Content::Action(action) => action,
+        other => panic!("{name}: {other:?}"),
+    }
+}
+
+#[test]
+fn the_same_action_is_read_from_every_shape() {
+    for name in [
+        "eventbridge-terminate",
+        "hook-terminate",
+        "sns-terminate",
+        "sqs-eventbridge-terminate",
+        "sqs-hook-terminate",
+        "sqs-sns-terminate",
+    ] {
+        let action = action_of(name);
+        assert_eq!(action.instance.as_str(), "i-0a1b2c3d4e5f60718", "{name}");
+        assert_eq!(action.group.as_str(), "compilers", "{name}");
+        assert_eq!(action.hook.as_str(), "stagedoor-terminate", "{name}");
+        assert_eq!(action.transition, Transition::Terminating, "{name}");
+        assert_eq!(action.destination, Some(Place::Ec2), "{name}");
+        assert_eq!(action.at.unwrap().as_second(), 1_795_339_800, "{name}");
+    }
+}
+
+#[test]
+fn only_sqs_is_answered_with_batch_item_failures() {
+    for name in ["sqs-eventbridge-terminate", "sqs-hook-terminate", "sqs-sns-terminate", "sqs-batch"] {
+        let delivery = decode(&sample(name));
+        assert_eq!(delivery.source, Source::Sqs, "{name}");
+        assert!(delivery.messages.iter().all(|message| message.id.is_some()), "{name}");
+    }
+    for name in ["eventbridge-terminate", "hook-terminate", "sns-terminate", "unknown-shape"] {
+        assert_eq!(decode(&sample(name)).source, Source::Other, "{name}");
+    }
+}
+
+#[test]
+fn a_batch_keeps_every_record_in_order() {
+    let contents: Vec<_> = decode(&sample("sqs-batch")).messages.into_iter().map(|m| m.content).collect();
+    assert!(matches!(
+        contents.as_slice(),
+        [Content::Action(a), Content::Action(b), Content::Action(c), Content::Ignored(_), Content::Unusable(_)]
+            if a == c && a.instance != b.instance
+    ));
+}
+
+#[test]
+fn a_test_notification_is_acknowledged() {
+    for name in ["sns-test-notification", "sqs-test-notification"] {
+        assert!(matches!(only(name), Content::Ignored(reason) if reason.contains("test notification")), "{name}");
+    }
+}
+
+#[test]
+fn an_event_of_another_type_is_ignored() {
+    assert!(
+        matches!(only("eventbridge-launch-successful"), Content::Ignored(reason) if reason.contains("Launch Successful"))
+    );
+}
+
+#[test]
+fn the_warm_pool_is_told_apart() {
+    assert_eq!(action_of("eventbridge-terminate-to-warm-pool").destination, Some(Place::WarmPool));
+    assert_eq!(action_of("eventbridge-terminate-from-warm-pool").destination, Some(Place::Ec2));
+    assert_eq!(action_of("eventbridge-launch-to-warm-pool").destination, Some(Place::WarmPool));
+    assert_eq!(action_of("eventbridge-launch-from-warm-pool").destination, Some(Place::AutoScalingGroup));
+    assert_eq!(action_of("eventbridge-launch").transition, Transition::Launching);
+}
+
+#[test]
+fn an_unknown_shape_is_a_clear_refusal() {
+    assert!(matches!(only("unknown-shape"), Content::Unusable(reason) if reason.contains("none of the shapes")));
+    for event in
+        [Value::Null, json!(7), json!([]), json!("text"), json!({"Records": [null]}), json!({"Records": [{"body": 7}]})]
+    {
+        let delivery = decode(&event);
+        assert!(delivery.messages.iter().all(|m| matches!(m.content, Content::Unusable(_))), "{event}");
+        assert_eq!(delivery.messages.len(), 1, "{event}");
+    }
+}
+
+#[test]
+fn a_missing_or_invalid_field_is_named() {
+    let whole = sample("hook-terminate");
+    for field in ["EC2InstanceId", "AutoScalingGroupName", "LifecycleHookName"] {
+        let mut event = whole.clone();
+        event.as_object_mut().unwrap().remove(field);
+        let Content::Unusable(reason) = document(&event, 0) else { panic!("{field}") };
+        assert!(reason.contains(field), "{reason}");
+    }
+    let mut event = whole;
+    event["EC2InstanceId"] = json!("*");
+    assert!(matches!(document(&event, 0), Content::Unusable(reason) if reason.contains("not a valid instance id")));
+}
+
+#[test]
+fn an_event_that_does_not_say_when_or_where_is_still_an_action() {
+    let mut event = sample("hook-terminate");
+    for field in ["Time", "Origin", "Destination"] {
+        event.as_object_mut().unwrap().remove(field);
+    }
+    assert!(matches!(document(&event, 0), Content::Action(a) if a.at.is_none() && a.destination.is_none()));
+}
+
+#[test]
+fn endless_wrapping_ends() {
+    let mut event = sample("hook-terminate");
+    for _ in 0..10 {
+        event = json!({"TopicArn": "t", "Type": "Notification", "Message": event.to_string()});
+    }
+    assert!(matches!(document(&event, 0), Content::Unusable(reason) if reason.contains("too many times")));
+}
+
+/// Any JSON at all, with the keys that decoding looks for made likely.
+fn any_json() -> impl Strategy<Value = Value> {
+    let key = prop_oneof![
+        Just("Records".to_owned()),
+        Just("body".to_owned()),
+        Just("messageId".to_owned()),
+        Just("Sns".to_owned()),
+        Just("Message".to_owned()),
+        Just("TopicArn".to_owned()),
+        Just("detail".to_owned()),
+        Just("detail-type".to_owned()),
+        Just("source".to_owned()),
+        Just("LifecycleTransition".to_owned()),
+        Just("EC2InstanceId".to_owned()),
+        "[a-zA-Z]{0,6}",
+    ];
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        ".{0,20}".prop_map(Value::from),
+        Just(Value::from("aws.autoscaling")),
+        Just(Value::from("EC2 Instance-terminate Lifecycle Action")),
+        Just(Value::from("{\"LifecycleTransition\":\"autoscaling:EC2_INSTANCE_TERMINATING\"}")),
+    ];
+    leaf.prop_recursive(4, 64, 6, move |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..6).prop_map(Value::from),
+            prop::collection::vec((key.clone(), inner), 0..6)
+                .prop_map(|pairs| Value::Object(pairs.into_iter().collect())),
+        ]
+    })
+}
+
+proptest! {
+    #[test]
+    fn whatever_arrives_is_answered_record_by_record(event in any_json()) {
+        let delivery = decode(&event);
+        let records = event.get("Records").and_then(Value::as_array).map_or(1, Vec::len);
+        prop_assert_eq!(delivery.messages.len(), records);
+    }
+}

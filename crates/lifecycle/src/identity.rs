@@ -1,0 +1,121 @@
+//! Whose is a name? The one place that decides whether what Puppet holds under a certname may be purged. No I/O.
+//!
+//! Names are reused, instance ids are not. So a name says nothing: the certificate's extension `pp_instance_id`
+//! does, else the node's facts in PuppetDB, else the name itself if the profile makes it of the instance id.
+
+use crate::observation::{NameView, Reachable};
+use crate::profile::Protected;
+use crate::{Certname, InstanceId};
+
+/// A certname that may be purged. Only [`whose`] makes one, so that code that forgets the check does not compile.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Purgeable {
+    certname: Certname,
+    evidence: Evidence,
+}
+
+impl Purgeable {
+    /// The name.
+    #[must_use]
+    pub fn certname(&self) -> &Certname {
+        &self.certname
+    }
+
+    /// How it is known to belong to the leaving instance.
+    #[must_use]
+    pub fn evidence(&self) -> Evidence {
+        self.evidence
+    }
+}
+
+/// What ties a name to an instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Evidence {
+    /// The extension `pp_instance_id` of its certificate.
+    Certificate,
+    /// The node's facts in PuppetDB.
+    Facts,
+    /// The extension `pp_instance_id` that its pending certificate request asks for.
+    Request,
+    /// The name holds the instance id.
+    Name,
+}
+
+impl Evidence {
+    /// As part of a sentence: "… by the …".
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Certificate => "pp_instance_id in its certificate",
+            Self::Facts => "instance id in its facts",
+            Self::Request => "pp_instance_id in its certificate request",
+            Self::Name => "instance id in its name",
+        }
+    }
+}
+
+/// The answer to the question whose a name is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Whose {
+    /// It belongs to the leaving instance.
+    Ours(Purgeable),
+    /// It belongs to another instance now; nothing under it may be touched.
+    Another(String),
+    /// Nothing is there under that name.
+    Nobody,
+    /// It is protected by this pattern, whoever it belongs to.
+    Protected(String),
+    /// Something is there, and nothing tells whose it is.
+    Unknown,
+    /// Whoever could tell could not be asked.
+    Unreachable(String),
+}
+
+/// Decides whose the name is that `view` describes, for the leaving `instance`.
+#[must_use]
+pub fn whose(view: &NameView, instance: &InstanceId, protected: &Protected) -> Whose {
+    if let Some(pattern) = protected.protects(&view.certname) {
+        return Whose::Protected(pattern.to_owned());
+    }
+    let ours = |evidence| Whose::Ours(Purgeable { certname: view.certname.clone(), evidence });
+    match view.certificate.known() {
+        Err(trouble) => return Whose::Unreachable(trouble.to_owned()),
+        Ok(Some(certificate)) => match &certificate.instance {
+            Some(owner) if owner == instance.as_str() => return ours(Evidence::Certificate),
+            Some(owner) => return Whose::Another(owner.clone()),
+            None => {}
+        },
+        Ok(None) => match view.node.known() {
+            Err(trouble) => return Whose::Unreachable(trouble.to_owned()),
+            Ok(Some(node)) if node.active => {}
+            Ok(_) => return whose_request(view, instance, ours(Evidence::Request)),
+        },
+    }
+    // A certificate without the extension, or a living node without a certificate: the facts have the word.
+    match &view.fact_instance {
+        Reachable::Unreachable(trouble) => Whose::Unreachable(trouble.clone()),
+        Reachable::Found(owner) if owner == instance => ours(Evidence::Facts),
+        Reachable::Found(owner) => Whose::Another(owner.to_string()),
+        Reachable::Absent if names(&view.certname, instance) => ours(Evidence::Name),
+        Reachable::Absent => Whose::Unknown,
+    }
+}
+
+/// With neither certificate nor living node, a pending request is all there can be.
+fn whose_request(view: &NameView, instance: &InstanceId, ours: Whose) -> Whose {
+    match view.request.known() {
+        Err(trouble) => Whose::Unreachable(trouble.to_owned()),
+        Ok(Some(request)) if request.instance.as_deref() == Some(instance.as_str()) => ours,
+        // Somebody else's request, or nobody's: a successor may be waiting for its certificate.
+        Ok(_) => Whose::Nobody,
+    }
+}
+
+/// Whether the name holds the instance id as a whole word.
+fn names(certname: &Certname, instance: &InstanceId) -> bool {
+    certname.as_str().match_indices(instance.as_str()).any(|(at, id)| {
+        let text = certname.as_str();
+        let outside = |c: Option<char>| c.is_none_or(|c| !c.is_ascii_alphanumeric());
+        outside(text[..at].chars().next_back()) && outside(text[at + id.len()..].chars().next())
+    })
+}

@@ -1,0 +1,206 @@
+//! What AWS and Puppet say now about one instance. Plain values, no I/O.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+
+use crate::event::{LifecycleAction, Place, Transition};
+use crate::{Certname, GroupName, HookName, InstanceId};
+
+/// The answer to a question, in which "is not there" and "could not ask" can never be mixed up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reachable<T> {
+    /// It is there, like this.
+    Found(T),
+    /// Whoever knows was asked, and says that it is not there.
+    Absent,
+    /// Nobody could be asked, or the answer was not understood. Holds what went wrong.
+    Unreachable(String),
+}
+
+impl<T> Reachable<T> {
+    /// What was found, or `None` when it is known to be absent; the trouble when nobody could be asked.
+    pub fn known(&self) -> Result<Option<&T>, &str> {
+        match self {
+            Self::Found(value) => Ok(Some(value)),
+            Self::Absent => Ok(None),
+            Self::Unreachable(trouble) => Err(trouble),
+        }
+    }
+}
+
+/// An instance that needs attention: what an event or a sweep pointed at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subject {
+    /// The instance.
+    pub instance: InstanceId,
+    /// The Auto Scaling group it is said to be in.
+    pub group: GroupName,
+    /// The hook it is said to wait at.
+    pub hook: HookName,
+    /// Which way it is said to go.
+    pub transition: Transition,
+    /// Where it is said to go to, if that was said.
+    pub destination: Option<Place>,
+    /// When the action began, as far as known.
+    pub began: Began,
+}
+
+/// When an action began, and on whose word. An event may be old, replayed or forged, so nobody's patience ends on
+/// its word alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Began {
+    /// Nobody has said yet.
+    Unknown,
+    /// An event said.
+    Said(Timestamp),
+    /// Auto Scaling's own record of its activities was asked: at this time, or it did not say.
+    Confirmed(Option<Timestamp>),
+}
+
+impl Began {
+    /// With what Auto Scaling's activities say. The activity begins before the hook is reached, so a later
+    /// time from the event is the better one; an earlier one cannot be true.
+    #[must_use]
+    pub fn confirm(self, activity: Option<Timestamp>) -> Self {
+        match (self, activity) {
+            (Self::Said(said), Some(activity)) => Self::Confirmed(Some(said.max(activity))),
+            (_, activity) => Self::Confirmed(activity),
+        }
+    }
+
+    /// The time, on whoever's word.
+    #[must_use]
+    pub fn time(self) -> Option<Timestamp> {
+        match self {
+            Self::Unknown => None,
+            Self::Said(time) => Some(time),
+            Self::Confirmed(time) => time,
+        }
+    }
+}
+
+impl From<LifecycleAction> for Subject {
+    fn from(action: LifecycleAction) -> Self {
+        let LifecycleAction { instance, group, hook, transition, destination, at } = action;
+        Self { instance, group, hook, transition, destination, began: at.map_or(Began::Unknown, Began::Said) }
+    }
+}
+
+/// An Auto Scaling group with its hooks, as Auto Scaling describes it.
+/// See [`AutoScalingGroup`](https://docs.aws.amazon.com/autoscaling/ec2/APIReference/API_AutoScalingGroup.html).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Group {
+    /// Its name.
+    pub name: GroupName,
+    /// Its tags.
+    pub tags: BTreeMap<String, String>,
+    /// Its instances and the state of each.
+    pub members: BTreeMap<InstanceId, LifecycleState>,
+    /// Whether it keeps a warm pool.
+    pub warm_pool: bool,
+}
+
+/// A lifecycle hook.
+/// See [`LifecycleHook`](https://docs.aws.amazon.com/autoscaling/ec2/APIReference/API_LifecycleHook.html).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hook {
+    /// Its name, unique within the group.
+    pub name: HookName,
+    /// Which way through the door it guards; `None` for a word that is not known yet.
+    pub transition: Option<Transition>,
+    /// How long an action lives without a heartbeat.
+    pub heartbeat_timeout: std::time::Duration,
+    /// How long an action lives at the most.
+    pub global_timeout: std::time::Duration,
+}
+
+/// The lifecycle state of an instance in its group, as far as it matters here.
+/// See [instance lifecycle](https://docs.aws.amazon.com/autoscaling/ec2/userguide/ec2-auto-scaling-lifecycle.html).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LifecycleState {
+    /// `Terminating:Wait`, or `Warmed:Terminating:Wait` out of a warm pool: held on its way out.
+    TerminatingWait,
+    /// On its way out and past every hook (`…:Proceed`, `…:Retained`, `Terminated`), or not yet held.
+    Terminating,
+    /// `Pending:Wait`: held on its way in.
+    PendingWait,
+    /// `Warmed:Pending:Wait`: held on its way into the warm pool.
+    WarmedPendingWait,
+    /// Any other, among them those that AWS has not invented yet: not ours to act on.
+    Other(String),
+}
+
+impl LifecycleState {
+    /// Reads the API's word for it.
+    #[must_use]
+    pub fn parse(text: &str) -> Self {
+        match text {
+            "Terminating:Wait" | "Warmed:Terminating:Wait" => Self::TerminatingWait,
+            "Pending:Wait" => Self::PendingWait,
+            "Warmed:Pending:Wait" => Self::WarmedPendingWait,
+            _ => match text.strip_prefix("Warmed:").unwrap_or(text) {
+                "Terminating" | "Terminating:Proceed" | "Terminating:Retained" | "Terminated" => Self::Terminating,
+                _ => Self::Other(text.to_owned()),
+            },
+        }
+    }
+
+    /// Whether a hook holds the instance.
+    #[must_use]
+    pub fn waits(&self) -> bool {
+        matches!(self, Self::TerminatingWait | Self::PendingWait | Self::WarmedPendingWait)
+    }
+}
+
+/// An EC2 instance, as EC2 describes it.
+/// See [`Instance`](https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_Instance.html).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Machine {
+    /// Its id.
+    pub instance: InstanceId,
+    /// EC2's word for its state (`running`, `shutting-down`, `terminated` …).
+    pub state: String,
+    /// Its private DNS name. Empty at EC2 once it is terminated, `None` here.
+    pub private_dns: Option<String>,
+    /// Its tags.
+    pub tags: BTreeMap<String, String>,
+}
+
+/// What the Puppet CA and PuppetDB say about one certname.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NameView {
+    /// The name that was asked about.
+    pub certname: Certname,
+    /// The certificate under that name.
+    pub certificate: Reachable<CertificateView>,
+    /// The certificate request that is pending under that name.
+    pub request: Reachable<RequestView>,
+    /// The node under that name in PuppetDB.
+    pub node: Reachable<NodeView>,
+    /// The instance that the node's facts name; `Absent` when no fact says.
+    pub fact_instance: Reachable<InstanceId>,
+}
+
+/// A certificate: whose it is, and which.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CertificateView {
+    /// Serial number, hexadecimal, upper case.
+    pub serial: String,
+    /// The extension `pp_instance_id`, as text; a certificate need not have it.
+    pub instance: Option<String>,
+}
+
+/// A pending certificate request: whose it says it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequestView {
+    /// The requested extension `pp_instance_id`, as text.
+    pub instance: Option<String>,
+}
+
+/// A node in PuppetDB.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeView {
+    /// Whether PuppetDB counts it among the living: neither deactivated nor expired.
+    pub active: bool,
+}

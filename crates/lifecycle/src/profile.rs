@@ -1,0 +1,265 @@
+//! What an operator wants for the instances of a group, as checked values. No I/O.
+
+use std::time::Duration;
+
+use thiserror::Error;
+
+use crate::observation::Machine;
+use crate::{Certname, HookName, InstanceId, ProfileName};
+
+/// The Auto Scaling group tag by which a group opts in; its value names the profile.
+pub const PROFILE_TAG: &str = "stagedoor:profile";
+
+/// How the instances of a group are dealt with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Profile {
+    /// Its name, as the group's tag gives it.
+    pub name: ProfileName,
+    /// How an instance's certname is made.
+    pub certname: CertnameTemplate,
+    /// The beginning of the names of the hooks that are ours; hooks of other tools are left to them.
+    pub hook_prefix: String,
+    /// How long a leaving instance is held at the most.
+    pub purge_patience: Duration,
+    /// How the action of a leaving instance ends when patience does.
+    pub on_terminate_timeout: ActionResult,
+}
+
+impl Profile {
+    /// Whether this hook is ours to answer.
+    #[must_use]
+    pub fn owns(&self, hook: &HookName) -> bool {
+        hook.as_str().starts_with(&self.hook_prefix)
+    }
+}
+
+/// The result with which a lifecycle action is completed.
+/// See [`CompleteLifecycleAction`](https://docs.aws.amazon.com/autoscaling/ec2/APIReference/API_CompleteLifecycleAction.html).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ActionResult {
+    /// `CONTINUE`: into service, or on to the end.
+    Continue,
+    /// `ABANDON`: a launching instance is terminated; a terminating one skips the other hooks.
+    Abandon,
+}
+
+impl ActionResult {
+    /// The API's word for it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Continue => "CONTINUE",
+            Self::Abandon => "ABANDON",
+        }
+    }
+}
+
+/// How a certname is made from what EC2 knows of an instance: `{private_dns}`, `{instance_id}`, `{tag:Name}` and
+/// plain text between them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CertnameTemplate(Vec<Part>);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Part {
+    Text(String),
+    PrivateDns,
+    InstanceId,
+    Tag(String),
+}
+
+/// A template that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum InvalidTemplate {
+    /// Something else between braces.
+    #[error("unknown placeholder {{{0}}}; there are {{private_dns}}, {{instance_id}} and {{tag:NAME}}")]
+    UnknownPlaceholder(String),
+    /// A brace without its counterpart.
+    #[error("a brace is not closed, or closes nothing")]
+    UnbalancedBrace,
+    /// Every instance would get the same name.
+    #[error("it has no placeholder, so that all instances would have one name")]
+    NoPlaceholder,
+    /// The plain text can never be part of a certname.
+    #[error("{0:?} cannot be part of a certname (a-z, 0-9, '.', '_' and '-')")]
+    InvalidText(String),
+}
+
+impl std::str::FromStr for CertnameTemplate {
+    type Err = InvalidTemplate;
+
+    fn from_str(template: &str) -> Result<Self, InvalidTemplate> {
+        let mut parts = Vec::new();
+        let mut rest = template;
+        while !rest.is_empty() {
+            let (text, after) = rest.split_once('{').unwrap_or((rest, ""));
+            if text.contains('}') {
+                return Err(InvalidTemplate::UnbalancedBrace);
+            }
+            if !text.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-')) {
+                return Err(InvalidTemplate::InvalidText(text.to_owned()));
+            }
+            if !text.is_empty() {
+                parts.push(Part::Text(text.to_owned()));
+            }
+            if text.len() == rest.len() {
+                break;
+            }
+            let (placeholder, after) = after.split_once('}').ok_or(InvalidTemplate::UnbalancedBrace)?;
+            parts.push(match placeholder.split_once(':') {
+                None if placeholder == "private_dns" => Part::PrivateDns,
+                None if placeholder == "instance_id" => Part::InstanceId,
+                Some(("tag", key)) if !key.is_empty() => Part::Tag(key.to_owned()),
+                _ => return Err(InvalidTemplate::UnknownPlaceholder(placeholder.to_owned())),
+            });
+            rest = after;
+        }
+        if parts.iter().all(|part| matches!(part, Part::Text(_))) {
+            return Err(InvalidTemplate::NoPlaceholder);
+        }
+        Ok(Self(parts))
+    }
+}
+
+impl CertnameTemplate {
+    /// Whether a name made by this template holds the instance id, and so can never be reused.
+    #[must_use]
+    pub fn names_the_instance(&self) -> bool {
+        self.0.contains(&Part::InstanceId)
+    }
+
+    /// Whether EC2 must be asked to make a name.
+    #[must_use]
+    pub fn needs_machine(&self) -> bool {
+        self.0.iter().any(|part| matches!(part, Part::PrivateDns | Part::Tag(_)))
+    }
+
+    /// The certname of an instance, in lower case as Puppet makes it; or why it cannot be told.
+    pub fn certname(&self, instance: &InstanceId, machine: Option<&Machine>) -> Result<Certname, String> {
+        let known = || machine.ok_or_else(|| format!("EC2 does not know {instance}"));
+        let mut name = String::new();
+        for part in &self.0 {
+            match part {
+                Part::Text(text) => name.push_str(text),
+                Part::InstanceId => name.push_str(instance.as_str()),
+                Part::PrivateDns => name.push_str(
+                    known()?
+                        .private_dns
+                        .as_deref()
+                        .ok_or_else(|| format!("EC2 shows no private DNS name for {instance} any more"))?,
+                ),
+                Part::Tag(key) => name.push_str(
+                    known()?
+                        .tags
+                        .get(key)
+                        .ok_or_else(|| format!("{instance} has no tag {key}, from which its certname is made"))?,
+                ),
+            }
+        }
+        name.make_ascii_lowercase();
+        Certname::try_from(name).map_err(|error| error.to_string())
+    }
+}
+
+/// Names that are never purged: exact certnames, and `*.example.com` for everything below a domain.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Protected(Vec<String>);
+
+impl Protected {
+    /// From patterns; the first one that is neither a certname nor `*.` and a domain is the error.
+    pub fn new<S: Into<String>>(patterns: impl IntoIterator<Item = S>) -> Result<Self, String> {
+        let mut kept = Vec::new();
+        for pattern in patterns {
+            let pattern: String = pattern.into();
+            let name = pattern.strip_prefix("*.").unwrap_or(&pattern);
+            name.parse::<Certname>()
+                .map_err(|_| format!("{pattern:?} is neither a certname nor \"*.\" and a domain"))?;
+            kept.push(pattern);
+        }
+        Ok(Self(kept))
+    }
+
+    /// Also protects this one name.
+    #[must_use]
+    pub fn and(mut self, name: &Certname) -> Self {
+        self.0.push(name.to_string());
+        self
+    }
+
+    /// The pattern that protects this name, if one does.
+    #[must_use]
+    pub fn protects(&self, name: &Certname) -> Option<&str> {
+        self.0.iter().map(String::as_str).find(|pattern| match pattern.strip_prefix("*.") {
+            Some(domain) => {
+                name.as_str().strip_suffix(domain).is_some_and(|host| host.len() > 1 && host.ends_with('.'))
+            }
+            None => name.as_str() == *pattern,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn machine() -> Machine {
+        Machine {
+            instance: "i-0a1b2c3d4e5f60718".parse().unwrap(),
+            state: "running".into(),
+            private_dns: Some("ip-10-0-3-7.ec2.internal".into()),
+            tags: BTreeMap::from([("Name".into(), "Compiler-1".into())]),
+        }
+    }
+
+    fn name(template: &str) -> Result<Certname, String> {
+        let template: CertnameTemplate = template.parse().unwrap();
+        template.certname(&machine().instance, Some(&machine()))
+    }
+
+    #[test]
+    fn a_certname_is_made_of_the_private_name_the_instance_id_or_a_tag() {
+        assert_eq!(name("{private_dns}").unwrap().as_str(), "ip-10-0-3-7.ec2.internal");
+        assert_eq!(name("{instance_id}.nodes.example.com").unwrap().as_str(), "i-0a1b2c3d4e5f60718.nodes.example.com");
+        assert_eq!(name("{tag:Name}.example.com").unwrap().as_str(), "compiler-1.example.com");
+        assert_eq!(name("a-{tag:Name}-b").unwrap().as_str(), "a-compiler-1-b");
+    }
+
+    #[test]
+    fn a_name_that_cannot_be_made_says_what_is_missing() {
+        assert!(name("{tag:Role}").unwrap_err().contains("no tag Role"));
+        let template: CertnameTemplate = "{private_dns}".parse().unwrap();
+        let gone = Machine { private_dns: None, ..machine() };
+        assert!(template.certname(&gone.instance, Some(&gone)).unwrap_err().contains("no private DNS name"));
+        assert!(template.certname(&gone.instance, None).unwrap_err().contains("does not know"));
+    }
+
+    #[test]
+    fn a_template_that_gives_every_instance_one_name_is_refused() {
+        assert_eq!("puppet.example.com".parse::<CertnameTemplate>(), Err(InvalidTemplate::NoPlaceholder));
+        assert_eq!("".parse::<CertnameTemplate>(), Err(InvalidTemplate::NoPlaceholder));
+    }
+
+    #[test]
+    fn a_malformed_template_says_what_is_wrong() {
+        assert!(
+            matches!("{host}".parse::<CertnameTemplate>(), Err(InvalidTemplate::UnknownPlaceholder(p)) if p == "host")
+        );
+        assert!(matches!("{tag:}".parse::<CertnameTemplate>(), Err(InvalidTemplate::UnknownPlaceholder(_))));
+        assert_eq!("{private_dns".parse::<CertnameTemplate>(), Err(InvalidTemplate::UnbalancedBrace));
+        assert_eq!("a}{private_dns}".parse::<CertnameTemplate>(), Err(InvalidTemplate::UnbalancedBrace));
+        assert!(matches!("{private_dns} x".parse::<CertnameTemplate>(), Err(InvalidTemplate::InvalidText(_))));
+    }
+
+    #[test]
+    fn a_star_protects_everything_below_a_domain_but_not_the_domain() {
+        let protected = Protected::new(["puppet.example.com", "*.infra.example.com"]).unwrap();
+        for name in ["puppet.example.com", "a.infra.example.com", "a.b.infra.example.com"] {
+            assert!(protected.protects(&name.parse().unwrap()).is_some(), "{name}");
+        }
+        for name in ["infra.example.com", "xinfra.example.com", "puppet.example.com.evil.org", "a.puppet.example.com"] {
+            assert!(protected.protects(&name.parse().unwrap()).is_none(), "{name}");
+        }
+        assert!(Protected::new(["*"]).is_err());
+    }
+}

@@ -1,0 +1,71 @@
+//! The receipt: what was seen, done and proven for one instance, and how long each took. No I/O.
+
+use serde::Serialize;
+
+use crate::{Certname, GroupName, HookName, InstanceId};
+
+/// How it ended, for now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// The lifecycle action was completed with CONTINUE.
+    Continued,
+    /// The lifecycle action was completed with ABANDON.
+    Abandoned,
+    /// Not there yet; the hook holds the instance, and somebody will look again.
+    Waiting,
+    /// None of our business; nothing was done.
+    Ignored,
+    /// Asked for something that must not be done; nothing was done.
+    Refused,
+    /// Could not be dealt with; nothing is lost, and it should be tried again.
+    Failed,
+}
+
+/// What happened to one instance in one invocation. Never holds a secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Receipt {
+    /// The instance, where the event named one.
+    pub instance_id: Option<InstanceId>,
+    /// Its Auto Scaling group.
+    pub group: Option<GroupName>,
+    /// The hook.
+    pub hook: Option<HookName>,
+    /// Its certname, where it could be told.
+    pub certname: Option<Certname>,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Why, in a sentence for a person.
+    pub reason: String,
+    /// What was seen, done and proven, in order.
+    pub steps: Vec<Step>,
+}
+
+/// One thing that was seen, done or proven.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Step {
+    /// Which stage of the work.
+    pub stage: Stage,
+    /// What, in a sentence for a person.
+    pub detail: String,
+    /// How long it took, in milliseconds; work that is done for many instances at once counts in full for each.
+    pub took_ms: u64,
+}
+
+/// The stages of the work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stage {
+    /// Looked, without touching anything.
+    Seen,
+    /// Changed something.
+    Done,
+    /// Would have changed something, but the controller only observes.
+    Would,
+    /// Looked again, and it is so.
+    Proven,
+    /// Tried, and could not.
+    Failed,
+    /// Answered the hook.
+    Completed,
+}
