@@ -1,1 +1,59 @@
-//! .
+//! EC2, alone in its crate: its SDK takes minutes to compile, and nothing but the functions should wait for it.
+
+use std::collections::BTreeMap;
+
+use aws_sdk_ec2::Client;
+use aws_sdk_ec2::types::{Filter, Instance};
+use stagedoor_aws::{Error, SdkConfig, classify};
+use stagedoor_lifecycle::InstanceId;
+use stagedoor_lifecycle::observation::Machine;
+
+/// The most values that one filter takes.
+/// See [`DescribeInstances`](https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_DescribeInstances.html).
+const MAX_FILTER_VALUES: usize = 200;
+
+/// The API of EC2.
+#[derive(Debug, Clone)]
+pub struct Ec2 {
+    client: Client,
+}
+
+impl Ec2 {
+    /// A client with this configuration.
+    #[must_use]
+    pub fn new(config: &SdkConfig) -> Self {
+        Self { client: Client::new(config) }
+    }
+
+    /// The instances with these ids; unknown ones are missing from the answer.
+    ///
+    /// Asked for by filter: an unknown id among instance ids would fail the whole call with
+    /// `InvalidInstanceID.NotFound`.
+    pub async fn machines(&self, instances: &[InstanceId]) -> Result<Vec<Machine>, Error> {
+        let mut machines = Vec::new();
+        for chunk in instances.chunks(MAX_FILTER_VALUES) {
+            let ids = chunk.iter().map(ToString::to_string).collect();
+            let filter = Filter::builder().name("instance-id").set_values(Some(ids)).build();
+            let mut pages = self.client.describe_instances().filters(filter).into_paginator().send();
+            while let Some(page) = pages.next().await {
+                let subject = || chunk.iter().map(InstanceId::as_str).collect::<Vec<_>>().join(", ");
+                let page = page.map_err(|error| classify("DescribeInstances", &subject(), &error))?;
+                let reservations = page.reservations.unwrap_or_default().into_iter();
+                let found = reservations.flat_map(|reservation| reservation.instances.unwrap_or_default());
+                machines.extend(found.filter_map(machine));
+            }
+        }
+        Ok(machines)
+    }
+}
+
+fn machine(described: Instance) -> Option<Machine> {
+    let tags = described.tags.unwrap_or_default().into_iter();
+    Some(Machine {
+        instance: described.instance_id?.parse().ok()?,
+        state: described.state.and_then(|state| state.name).map(|name| name.as_str().to_owned()).unwrap_or_default(),
+        // A terminated instance has an empty one.
+        private_dns: described.private_dns_name.filter(|name| !name.is_empty()),
+        tags: tags.filter_map(|tag| Some((tag.key?, tag.value.unwrap_or_default()))).collect::<BTreeMap<_, _>>(),
+    })
+}

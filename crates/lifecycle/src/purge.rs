@@ -208,11 +208,12 @@ pub fn decide(
         }
     }
 
-    if !left.is_empty() && !(late && last_failure.is_some()) {
+    let given_up = last_failure.filter(|_| late);
+    if !left.is_empty() && given_up.is_none() {
         return Decision::Purge(left);
     }
     let trouble = match &seen.known_as {
-        _ if !left.is_empty() => last_failure.map(str::to_owned),
+        _ if given_up.is_some() => given_up.map(str::to_owned),
         Reachable::Unreachable(trouble) => Some(trouble.clone()),
         Reachable::Found(names) => {
             let unseen = |name: &&Certname| seen.names.iter().all(|view| view.certname != **name);
@@ -241,7 +242,6 @@ pub fn decide(
 }
 
 /// What is left under a name that is ours. When somebody could not be asked, the part that is known and the trouble.
-#[expect(clippy::type_complexity, reason = "used once, just above")]
 fn removal(
     name: Purgeable,
     view: &NameView,

@@ -1,0 +1,196 @@
+//! EC2 Auto Scaling: groups, hooks, activities; completing a lifecycle action and keeping it alive.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use aws_sdk_autoscaling::Client;
+use aws_sdk_autoscaling::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_autoscaling::types::{AutoScalingGroup, Filter, LifecycleHook};
+use jiff::Timestamp;
+use stagedoor_lifecycle::event::Transition;
+use stagedoor_lifecycle::observation::{Group, Hook, LifecycleState};
+use stagedoor_lifecycle::profile::{ActionResult, PROFILE_TAG};
+use stagedoor_lifecycle::{GroupName, HookName, InstanceId};
+
+use crate::{Error, SdkConfig, classify};
+
+/// The most groups that one `DescribeAutoScalingGroups` page holds.
+const PAGE: usize = 100;
+/// How far back activities are read: the newest come first, and an action that still waits is among them.
+const ACTIVITY_PAGES: usize = 5;
+
+/// The API of EC2 Auto Scaling.
+#[derive(Debug, Clone)]
+pub struct AutoScaling {
+    client: Client,
+}
+
+/// What Auto Scaling says to [`AutoScaling::complete`] and [`AutoScaling::heartbeat`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// Done.
+    Accepted,
+    /// `No active Lifecycle Action found`. Two meanings: it was completed before, or it is so new that it
+    /// is not visible yet. Only the instance's state tells which: if it still waits, try again.
+    NoActiveAction,
+}
+
+/// One instance at one hook.
+#[derive(Debug, Clone, Copy)]
+pub struct Action<'a> {
+    /// Its Auto Scaling group.
+    pub group: &'a GroupName,
+    /// The hook it waits at.
+    pub hook: &'a HookName,
+    /// The instance.
+    pub instance: &'a InstanceId,
+}
+
+impl AutoScaling {
+    /// A client with this configuration.
+    #[must_use]
+    pub fn new(config: &SdkConfig) -> Self {
+        Self { client: Client::new(config) }
+    }
+
+    /// The groups with these names; unknown ones are missing from the answer.
+    /// See [`DescribeAutoScalingGroups`](https://docs.aws.amazon.com/autoscaling/ec2/APIReference/API_DescribeAutoScalingGroups.html).
+    pub async fn groups(&self, names: &[GroupName]) -> Result<Vec<Group>, Error> {
+        let mut groups = Vec::new();
+        for chunk in names.chunks(PAGE) {
+            let names = chunk.iter().map(ToString::to_string).collect();
+            groups.extend(self.describe_groups(Some(names), None).await?);
+        }
+        Ok(groups)
+    }
+
+    /// Every group of the account and Region that carries the tag `stagedoor:profile`.
+    /// See [`Filter`](https://docs.aws.amazon.com/autoscaling/ec2/APIReference/API_Filter.html).
+    pub async fn opted_in_groups(&self) -> Result<Vec<Group>, Error> {
+        let filter = Filter::builder().name("tag-key").values(PROFILE_TAG).build();
+        self.describe_groups(None, Some(vec![filter])).await
+    }
+
+    async fn describe_groups(
+        &self,
+        names: Option<Vec<String>>,
+        filters: Option<Vec<Filter>>,
+    ) -> Result<Vec<Group>, Error> {
+        const CALL: &str = "DescribeAutoScalingGroups";
+        let subject = names.as_ref().map_or_else(|| "groups that opted in".to_owned(), |names| names.join(", "));
+        let request = self.client.describe_auto_scaling_groups().set_auto_scaling_group_names(names);
+        let mut pages = request.set_filters(filters).max_records(100).into_paginator().send();
+        let mut groups = Vec::new();
+        while let Some(page) = pages.next().await {
+            let page = page.map_err(|error| classify(CALL, &subject, &error))?;
+            groups.extend(page.auto_scaling_groups.unwrap_or_default().into_iter().filter_map(group));
+        }
+        Ok(groups)
+    }
+
+    /// The hooks of a group. A group that does not exist is [`Error::Refused`].
+    /// See [`DescribeLifecycleHooks`](https://docs.aws.amazon.com/autoscaling/ec2/APIReference/API_DescribeLifecycleHooks.html).
+    pub async fn hooks(&self, group: &GroupName) -> Result<Vec<Hook>, Error> {
+        let answer = self.client.describe_lifecycle_hooks().auto_scaling_group_name(group.as_str()).send().await;
+        let answer = answer.map_err(|error| classify("DescribeLifecycleHooks", group, &error))?;
+        Ok(answer.lifecycle_hooks.unwrap_or_default().into_iter().filter_map(hook).collect())
+    }
+
+    /// When the newest activity that names each of these instances began; instances without one are missing.
+    /// See [`DescribeScalingActivities`](https://docs.aws.amazon.com/autoscaling/ec2/APIReference/API_DescribeScalingActivities.html).
+    pub async fn activities_began(
+        &self,
+        group: &GroupName,
+        instances: &BTreeSet<InstanceId>,
+    ) -> Result<BTreeMap<InstanceId, Timestamp>, Error> {
+        let request = self.client.describe_scaling_activities().auto_scaling_group_name(group.as_str());
+        let mut pages = request.max_records(100).into_paginator().send();
+        let mut began = BTreeMap::new();
+        for _ in 0..ACTIVITY_PAGES {
+            let Some(page) = pages.next().await else { break };
+            let page = page.map_err(|error| classify("DescribeScalingActivities", group, &error))?;
+            for activity in page.activities.unwrap_or_default() {
+                // "Terminating EC2 instance: i-0a1b2c3d4e5f60718 - …": the only place that names the instance.
+                let description = activity.description.unwrap_or_default();
+                let named = description.split(|c: char| !c.is_ascii_alphanumeric() && c != '-');
+                let named = named.filter_map(|word| word.parse::<InstanceId>().ok());
+                let start = activity.start_time.and_then(|time| Timestamp::from_second(time.secs()).ok());
+                for instance in named.filter(|instance| instances.contains(instance)) {
+                    if let Some(start) = start {
+                        let newest = began.entry(instance).or_insert(start);
+                        *newest = (*newest).max(start);
+                    }
+                }
+            }
+            if began.len() == instances.len() {
+                break;
+            }
+        }
+        Ok(began)
+    }
+
+    /// Completes a lifecycle action, by instance id: that needs no token, which a sweep would not have.
+    /// See [`CompleteLifecycleAction`](https://docs.aws.amazon.com/autoscaling/ec2/APIReference/API_CompleteLifecycleAction.html).
+    pub async fn complete(&self, action: Action<'_>, result: ActionResult) -> Result<Answer, Error> {
+        let request = self.client.complete_lifecycle_action();
+        let request = request
+            .auto_scaling_group_name(action.group.as_str())
+            .lifecycle_hook_name(action.hook.as_str())
+            .instance_id(action.instance.as_str())
+            .lifecycle_action_result(result.as_str());
+        match request.send().await {
+            Ok(_) => Ok(Answer::Accepted),
+            Err(error) if no_active_action(&error) => Ok(Answer::NoActiveAction),
+            Err(error) => Err(classify("CompleteLifecycleAction", action.instance, &error)),
+        }
+    }
+
+    /// Starts the hook's heartbeat timeout anew, up to its global timeout.
+    /// See [`RecordLifecycleActionHeartbeat`](https://docs.aws.amazon.com/autoscaling/ec2/APIReference/API_RecordLifecycleActionHeartbeat.html).
+    pub async fn heartbeat(&self, action: Action<'_>) -> Result<Answer, Error> {
+        let request = self.client.record_lifecycle_action_heartbeat();
+        let request = request
+            .auto_scaling_group_name(action.group.as_str())
+            .lifecycle_hook_name(action.hook.as_str())
+            .instance_id(action.instance.as_str());
+        match request.send().await {
+            Ok(_) => Ok(Answer::Accepted),
+            Err(error) if no_active_action(&error) => Ok(Answer::NoActiveAction),
+            Err(error) => Err(classify("RecordLifecycleActionHeartbeat", action.instance, &error)),
+        }
+    }
+}
+
+/// The unmodelled `ValidationError` (HTTP 400) that is known by its text alone.
+fn no_active_action<E: ProvideErrorMetadata, R>(error: &SdkError<E, R>) -> bool {
+    let SdkError::ServiceError(service) = error else { return false };
+    service.err().code() == Some("ValidationError")
+        && service.err().message().is_some_and(|text| text.starts_with("No active Lifecycle Action found"))
+}
+
+/// A group whose name cannot be read is not one that we could be asked about.
+fn group(described: AutoScalingGroup) -> Option<Group> {
+    let tags = described.tags.unwrap_or_default().into_iter();
+    let members = described.instances.unwrap_or_default().into_iter();
+    Some(Group {
+        name: described.auto_scaling_group_name?.parse().ok()?,
+        tags: tags.filter_map(|tag| Some((tag.key?, tag.value.unwrap_or_default()))).collect(),
+        members: members
+            .filter_map(|member| {
+                let state = LifecycleState::parse(member.lifecycle_state?.as_str());
+                Some((member.instance_id?.parse().ok()?, state))
+            })
+            .collect(),
+        warm_pool: described.warm_pool_configuration.is_some(),
+    })
+}
+
+fn hook(described: LifecycleHook) -> Option<Hook> {
+    let seconds = |value: Option<i32>| Duration::from_secs(value.and_then(|s| u64::try_from(s).ok()).unwrap_or(0));
+    Some(Hook {
+        name: described.lifecycle_hook_name?.parse().ok()?,
+        transition: described.lifecycle_transition.as_deref().and_then(Transition::parse),
+        heartbeat_timeout: seconds(described.heartbeat_timeout),
+        global_timeout: seconds(described.global_timeout),
+    })
+}

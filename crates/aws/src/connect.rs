@@ -1,0 +1,32 @@
+//! How AWS is called: time-outs and retries, the same for every service.
+
+use std::time::Duration;
+
+use aws_config::retry::RetryConfig;
+use aws_config::timeout::TimeoutConfig;
+use aws_config::{BehaviorVersion, SdkConfig};
+
+/// The configuration for every client, from the SDK's own environment variables (`AWS_REGION`,
+/// `AWS_ENDPOINT_URL`, credentials …).
+///
+/// Throttling (HTTP 400 `Throttling`), `ResourceContention` and other 5xx are answered by the SDK with
+/// exponential back-off and full jitter: all EC2 Auto Scaling calls of an account and Region share one bucket, so that
+/// unjittered retries of many functions would meet again and again.
+pub async fn from_environment() -> SdkConfig {
+    aws_config::defaults(BehaviorVersion::latest())
+        .retry_config(
+            RetryConfig::standard()
+                .with_max_attempts(6)
+                .with_initial_backoff(Duration::from_millis(200))
+                .with_max_backoff(Duration::from_secs(5)),
+        )
+        .timeout_config(
+            TimeoutConfig::builder()
+                .connect_timeout(Duration::from_secs(3))
+                .operation_attempt_timeout(Duration::from_secs(10))
+                .operation_timeout(Duration::from_secs(30))
+                .build(),
+        )
+        .load()
+        .await
+}

@@ -1,0 +1,81 @@
+//! Secrets Manager: one secret's text, kept for a while.
+
+use std::time::{Duration, Instant};
+
+use aws_sdk_secretsmanager::Client;
+use secrecy::SecretString;
+use tokio::sync::Mutex;
+
+use crate::{Error, SdkConfig, classify};
+
+/// How long a secret is used before it is read again, so that a rotated one comes into use by itself.
+pub const KEPT: Duration = Duration::from_secs(300);
+
+/// One secret of Secrets Manager.
+#[derive(Debug)]
+pub struct Secret {
+    client: Client,
+    name: String,
+    kept: Mutex<Option<Kept>>,
+}
+
+/// A secret's text, as it was read.
+#[derive(Debug, Clone)]
+pub struct Reading {
+    /// The text. Not shown by `Debug`.
+    pub text: SecretString,
+    /// Which reading this is: the same number means that nothing was read anew.
+    pub number: u64,
+}
+
+#[derive(Debug)]
+struct Kept {
+    reading: Reading,
+    read_at: Instant,
+}
+
+impl Secret {
+    /// The secret with this name or ARN.
+    #[must_use]
+    pub fn new(config: &SdkConfig, name: impl Into<String>) -> Self {
+        Self { client: Client::new(config), name: name.into(), kept: Mutex::new(None) }
+    }
+
+    /// Its current text, at most [`KEPT`] old.
+    /// See [`GetSecretValue`](https://docs.aws.amazon.com/secretsmanager/latest/apireference/API_GetSecretValue.html).
+    pub async fn read(&self) -> Result<Reading, Error> {
+        let mut kept = self.kept.lock().await;
+        if let Some(kept) = kept.as_ref().filter(|kept| kept.read_at.elapsed() < KEPT) {
+            return Ok(kept.reading.clone());
+        }
+        self.fetch(&mut kept).await
+    }
+
+    /// Its current text, read anew because the reading with this number was refused by its user. Callers that were
+    /// refused at the same time share one new reading.
+    pub async fn read_again(&self, refused: u64) -> Result<Reading, Error> {
+        let mut kept = self.kept.lock().await;
+        if let Some(kept) = kept.as_ref().filter(|kept| kept.reading.number != refused) {
+            return Ok(kept.reading.clone());
+        }
+        self.fetch(&mut kept).await
+    }
+
+    async fn fetch(&self, kept: &mut Option<Kept>) -> Result<Reading, Error> {
+        const CALL: &str = "GetSecretValue";
+        let answer = self.client.get_secret_value().secret_id(&self.name).send().await;
+        let answer = answer.map_err(|error| classify(CALL, &self.name, &error))?;
+        let Some(text) = answer.secret_string else {
+            return Err(Error::Refused {
+                call: CALL,
+                subject: self.name.clone(),
+                code: "no SecretString".into(),
+                message: "the secret is binary; store it as text (JSON)".into(),
+            });
+        };
+        let number = kept.as_ref().map_or(1, |kept| kept.reading.number + 1);
+        let reading = Reading { text: text.into(), number };
+        *kept = Some(Kept { reading: reading.clone(), read_at: Instant::now() });
+        Ok(reading)
+    }
+}

@@ -1,0 +1,31 @@
+//! SNS: telling people and programs what happened.
+
+use aws_sdk_sns::Client;
+
+use crate::{Error, SdkConfig, classify};
+
+/// The longest subject that SNS takes, in characters.
+const MAX_SUBJECT: usize = 100;
+
+/// One SNS topic.
+#[derive(Debug, Clone)]
+pub struct Topic {
+    client: Client,
+    arn: String,
+}
+
+impl Topic {
+    /// The topic with this ARN.
+    #[must_use]
+    pub fn new(config: &SdkConfig, arn: impl Into<String>) -> Self {
+        Self { client: Client::new(config), arn: arn.into() }
+    }
+
+    /// Publishes a message of at most 256 KiB. The subject is cut to what SNS takes.
+    /// See [`Publish`](https://docs.aws.amazon.com/sns/latest/api/API_Publish.html).
+    pub async fn publish(&self, subject: &str, message: &str) -> Result<(), Error> {
+        let subject: String = subject.chars().filter(char::is_ascii).take(MAX_SUBJECT).collect();
+        let request = self.client.publish().topic_arn(&self.arn).subject(subject).message(message);
+        request.send().await.map(drop).map_err(|error| classify("Publish", &self.arn, &error))
+    }
+}
