@@ -1,1 +1,21 @@
-//! .
+#![doc = include_str!("../README.md")]
+
+mod ca;
+mod crl;
+mod csr;
+mod error;
+mod http;
+mod puppetdb;
+mod tls;
+mod x509;
+
+pub use ca::{Ca, CaAdmin, CertificateStatus, Cleaned, Expirations, Outcome, Signed, State};
+pub use crl::{RevocationList, RevocationLists};
+pub use csr::{Csr, SIZE_LIMIT as CSR_SIZE_LIMIT};
+pub use error::{Call, Error, Service};
+pub use http::{Endpoint, InvalidEndpoint};
+pub use puppetdb::{Deactivated, KnownIdentity, NodeStatus, PuppetDb, PuppetDbAdmin, quote};
+pub use tls::{Credentials, CredentialsError, Transport, install_crypto_provider};
+pub use x509::{
+    AltName, Certificate, Extensions, Fingerprint, KeyKind, PublicKey, Serial, Unreadable, long_name, short_name,
+};

@@ -1,0 +1,127 @@
+//! Cleaning: revoke and delete many names in one call, or one by one where the server cannot. I/O.
+
+use std::time::Duration;
+
+use reqwest::Method;
+use serde_json::json;
+use stagedoor_lifecycle::Certname;
+
+use super::{CaAdmin, Outcome, WRITE_TIMEOUT, is_file_not_found};
+use crate::error::Error;
+use crate::http::{Answer, Ask};
+
+/// How often `clean` is tried before the names are taken one by one.
+const TRIES: u32 = 3;
+
+/// Between tries, times the number of tries.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// What cleaning found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cleaned {
+    /// The names that had no certificate to clean. All others have been revoked and deleted.
+    pub missing: Vec<Certname>,
+}
+
+impl CaAdmin {
+    /// `PUT clean`: revokes and deletes the certificates of all these names, in one call and at
+    /// the price of one, where the server has it (since Puppet Server 5.3.15, 6.14 and 7.0);
+    /// otherwise name by name.
+    ///
+    /// A pending CSR of the same name stays where `clean` exists. Taken name by name it goes,
+    /// wherever there was a certificate to delete.
+    pub async fn clean(&self, certnames: &[Certname]) -> Result<Cleaned, Error> {
+        if certnames.is_empty() {
+            return Ok(Cleaned { missing: Vec::new() });
+        }
+        let mut tries = 1;
+        loop {
+            let answer = self.put_clean(certnames).await?;
+            match answer.status {
+                200 => return read_answer(&answer, certnames),
+                // Old servers have no such route, and their auth.conf denies what it does not know.
+                403 => {
+                    return match self.clean_singly(certnames).await {
+                        Err(Error::NotPermitted { .. }) => Err(answer.into_error()),
+                        other => other,
+                    };
+                }
+                404 if answer.text().trim() == "Not Found" => {
+                    return self.clean_singly(certnames).await;
+                }
+                500 if is_lock_timeout(&answer) => return Err(answer.into_error()),
+                // One name whose file is gone spoils the whole batch, each time.
+                500 if is_file_not_found(&answer) => return self.clean_singly(certnames).await,
+                500 if tries == TRIES => return self.clean_singly(certnames).await,
+                500 => {
+                    tokio::time::sleep(PAUSE * tries).await;
+                    tries += 1;
+                }
+                _ => return Err(answer.into_error()),
+            }
+        }
+    }
+
+    async fn put_clean(&self, certnames: &[Certname]) -> Result<Answer, Error> {
+        let subject = match certnames {
+            [one] => one.to_string(),
+            [first, rest @ ..] => format!("{first} and {} more", rest.len()),
+            [] => String::new(),
+        };
+        let ask = Ask::new(Method::PUT, "PUT clean", &["puppet-ca", "v1", "clean"], WRITE_TIMEOUT);
+        let names: Vec<&str> = certnames.iter().map(Certname::as_str).collect();
+        self.ca.connection.send(ask.about(subject).json(json!({ "certnames": names }))).await
+    }
+
+    /// One after another: the CA takes writes one at a time anyway.
+    async fn clean_singly(&self, certnames: &[Certname]) -> Result<Cleaned, Error> {
+        let mut missing = Vec::new();
+        for certname in certnames {
+            match self.revoke(certname).await? {
+                // Deleting here would delete no certificate, and a CSR that nobody asked about.
+                Outcome::AlreadyDone => missing.push(certname.clone()),
+                Outcome::Done => {
+                    self.delete(certname).await?;
+                }
+            }
+        }
+        Ok(Cleaned { missing })
+    }
+}
+
+/// Such an answer took the CA 60 s; whoever waits has to decide whether to ask again.
+fn is_lock_timeout(answer: &Answer) -> bool {
+    let text = answer.text();
+    text.contains("lock-acquisition-timeout") || text.contains("Failed to acquire")
+}
+
+/// The names that were missing are listed in a Clojure vector: `["a.example" "b.example"]`.
+fn read_answer(answer: &Answer, asked: &[Certname]) -> Result<Cleaned, Error> {
+    let known = ["Successfully cleaned", "The following certs do not exist"];
+    if !answer.is_from_ca(&known) {
+        return Err(answer.unexpected(format!("the CA does not say so: {}", answer.words())));
+    }
+    let text = answer.text();
+    let listed = quoted(&text);
+    Ok(Cleaned { missing: asked.iter().filter(|name| listed.contains(&name.as_str())).cloned().collect() })
+}
+
+/// The texts in double quotes between the first `[` and the last `]`.
+fn quoted(text: &str) -> Vec<&str> {
+    let vector =
+        text.find('[').zip(text.rfind(']')).and_then(|(open, close)| text.get(open..close)).unwrap_or_default();
+    vector.split('"').skip(1).step_by(2).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_missing_names_are_read_from_a_clojure_vector() {
+        let text = r#"The following certs do not exist and cannot be revoked: ["x.example.net" "y.example.net"]"#;
+        assert_eq!(quoted(text), ["x.example.net", "y.example.net"]);
+        assert_eq!(quoted("Successfully cleaned all certs."), Vec::<&str>::new());
+        assert_eq!(quoted("] \"a\" ["), Vec::<&str>::new());
+    }
+}

@@ -1,0 +1,203 @@
+//! What can go wrong when a Puppet service is asked, named for the caller's next move. No I/O.
+
+use std::fmt;
+
+/// A Puppet service that this crate talks to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Service {
+    /// The certificate authority, port 8140 of the CA host.
+    Ca,
+    /// PuppetDB, port 8081.
+    PuppetDb,
+}
+
+impl fmt::Display for Service {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ca => "Puppet CA",
+            Self::PuppetDb => "PuppetDB",
+        })
+    }
+}
+
+/// Which call an error or a log line is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Call {
+    /// The service that was called.
+    pub service: Service,
+    /// Method and route, with the certname left out: `PUT certificate_status`.
+    pub name: &'static str,
+    /// What the call was about: a certname, an instance id, or a count of them.
+    pub subject: Option<String>,
+}
+
+impl fmt::Display for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.service, self.name)?;
+        match &self.subject {
+            Some(subject) => write!(f, " ({subject})"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Why a call has no usable answer.
+///
+/// None of these ever means "not there": absence is an `Ok(None)` or an `AlreadyDone`, and is
+/// only said when the service itself said so. Server's words are shortened, and the RBAC token is
+/// cut out of them should a server ever echo it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Nobody could be asked: no connection, no answer in time, or the connection was cut. Whether
+    /// a write was carried out is unknown. Ask again.
+    #[error("{call}: could not ask: {reason}")]
+    Unreachable {
+        /// The call.
+        call: Call,
+        /// What happened on the wire.
+        reason: String,
+    },
+
+    /// One side refused the other's certificate. Read the secret again, once; it may be stale.
+    #[error("{call}: TLS refused: {reason}")]
+    TlsRefused {
+        /// The call.
+        call: Call,
+        /// Who refused what.
+        reason: String,
+    },
+
+    /// 401: the RBAC token is expired, revoked or wrong. Read the secret again, once.
+    #[error("{call}: 401, the RBAC token was not accepted: {words}")]
+    Unauthorized {
+        /// The call.
+        call: Call,
+        /// The server's words.
+        words: String,
+    },
+
+    /// 403: the caller is known but may not do this. Permanent until an operator acts.
+    #[error("{call}: 403, not permitted: {words}. {remedy}")]
+    NotPermitted {
+        /// The call.
+        call: Call,
+        /// The server's words.
+        words: String,
+        /// What to change on the server.
+        remedy: String,
+    },
+
+    /// The service answers, but cannot do it now: 429 or 5xx, such as a lock time-out, start-up or
+    /// maintenance mode. Ask again.
+    #[error("{call}: {status}, cannot do it now: {words}")]
+    Busy {
+        /// The call.
+        call: Call,
+        /// The HTTP status.
+        status: u16,
+        /// The server's words.
+        words: String,
+    },
+
+    /// Another 4xx: asking again will not help.
+    #[error("{call}: {status}, refused: {words}{}", remedy.map(|r| format!(". {r}")).unwrap_or_default())]
+    Refused {
+        /// The call.
+        call: Call,
+        /// The HTTP status.
+        status: u16,
+        /// The server's words.
+        words: String,
+        /// What to change, where that is known.
+        remedy: Option<&'static str>,
+    },
+
+    /// The answer was not understood: not what this service says, such as a balancer's page, or a
+    /// certificate that cannot be read. Leave things as they are and tell a person.
+    #[error("{call}: the answer was not understood: {reason}")]
+    Unexpected {
+        /// The call.
+        call: Call,
+        /// What was seen in place of what was expected.
+        reason: String,
+    },
+}
+
+impl Error {
+    /// The call that failed.
+    #[must_use]
+    pub fn call(&self) -> &Call {
+        match self {
+            Self::Unreachable { call, .. }
+            | Self::TlsRefused { call, .. }
+            | Self::Unauthorized { call, .. }
+            | Self::NotPermitted { call, .. }
+            | Self::Busy { call, .. }
+            | Self::Refused { call, .. }
+            | Self::Unexpected { call, .. } => call,
+        }
+    }
+
+    /// The variant's name, for metrics.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Unreachable { .. } => "Unreachable",
+            Self::TlsRefused { .. } => "TlsRefused",
+            Self::Unauthorized { .. } => "Unauthorized",
+            Self::NotPermitted { .. } => "NotPermitted",
+            Self::Busy { .. } => "Busy",
+            Self::Refused { .. } => "Refused",
+            Self::Unexpected { .. } => "Unexpected",
+        }
+    }
+
+    /// Whether the same call may well succeed later, with nobody changing anything.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::Unreachable { .. } | Self::Busy { .. })
+    }
+
+    /// Whether reading the credentials again, once, may help.
+    #[must_use]
+    pub fn credentials_may_be_stale(&self) -> bool {
+        matches!(self, Self::TlsRefused { .. } | Self::Unauthorized { .. })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn call() -> Call {
+        Call { service: Service::Ca, name: "PUT certificate_status", subject: Some("n.example.net".into()) }
+    }
+
+    #[test]
+    fn an_error_names_service_call_subject_and_remedy() {
+        let refused = Error::Refused { call: call(), status: 409, words: "no".into(), remedy: Some("Do this.") };
+        assert_eq!(
+            refused.to_string(),
+            "Puppet CA: PUT certificate_status (n.example.net): 409, refused: no. Do this."
+        );
+    }
+
+    #[test]
+    fn only_what_time_can_mend_is_retryable_and_only_refused_credentials_may_be_stale() {
+        let reason = String::new;
+        let table = [
+            (Error::Unreachable { call: call(), reason: reason() }, true, false),
+            (Error::Busy { call: call(), status: 500, words: reason() }, true, false),
+            (Error::TlsRefused { call: call(), reason: reason() }, false, true),
+            (Error::Unauthorized { call: call(), words: reason() }, false, true),
+            (Error::NotPermitted { call: call(), words: reason(), remedy: reason() }, false, false),
+            (Error::Refused { call: call(), status: 400, words: reason(), remedy: None }, false, false),
+            (Error::Unexpected { call: call(), reason: reason() }, false, false),
+        ];
+        for (error, retryable, stale) in table {
+            assert_eq!(error.is_retryable(), retryable, "{}", error.name());
+            assert_eq!(error.credentials_may_be_stale(), stale, "{}", error.name());
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! PuppetDB: what can be read from it. I/O.
+//!
+//! See PuppetDB's [API](https://www.puppet.com/docs/puppetdb/8/api/overview.html). Writes are in
+//! [`PuppetDbAdmin`], a type that an observe-only deployment never makes.
+
+mod admin;
+mod node;
+mod pql;
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use reqwest::Method;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::json;
+use stagedoor_lifecycle::{Certname, InstanceId};
+
+pub use admin::{Deactivated, PuppetDbAdmin};
+pub use node::{KnownIdentity, NodeStatus};
+pub use pql::quote;
+
+use crate::error::{Error, Service};
+use crate::http::{Ask, Connection, Endpoint};
+use crate::tls::Transport;
+
+const TIMEOUT: Duration = Duration::from_secs(20);
+
+/// So many names go into one query: 500 names are about 20 KiB of text.
+const NAMES_PER_QUERY: usize = 500;
+
+/// PuppetDB, read only.
+#[derive(Debug, Clone)]
+pub struct PuppetDb {
+    connection: Connection,
+}
+
+impl PuppetDb {
+    /// The PuppetDB at an address.
+    #[must_use]
+    pub fn new(transport: &Transport, endpoint: &Endpoint) -> Self {
+        Self { connection: Connection::new(transport, endpoint, Service::PuppetDb) }
+    }
+
+    /// `GET nodes/<certname>`: the node of this name, deactivated and expired ones included.
+    pub async fn node(&self, certname: &Certname) -> Result<Option<NodeStatus>, Error> {
+        /// PuppetDB's own 404; that of anything else in between has another shape.
+        #[derive(Deserialize)]
+        struct Unknown {
+            #[serde(rename = "error")]
+            _error: String,
+        }
+        let path = ["pdb", "query", "v4", "nodes", certname.as_str()];
+        let ask = Ask::new(Method::GET, "GET nodes", &path, TIMEOUT).about(certname);
+        let answer = self.connection.send(ask).await?;
+        match answer.status {
+            200 => {
+                let node: NodeStatus = answer.json()?;
+                if node.certname == *certname {
+                    Ok(Some(node))
+                } else {
+                    Err(answer.unexpected(format!("it is about {}", node.certname)))
+                }
+            }
+            404 if answer.json::<Unknown>().is_ok() => Ok(None),
+            _ => Err(answer.into_error()),
+        }
+    }
+
+    /// The nodes of these names, deactivated and expired ones included; unknown names are left
+    /// out. One query for every 500 names.
+    pub async fn nodes(&self, certnames: &[Certname]) -> Result<Vec<NodeStatus>, Error> {
+        let mut nodes = Vec::with_capacity(certnames.len());
+        for chunk in certnames.chunks(NAMES_PER_QUERY) {
+            let names = pql::list(chunk.iter().map(Certname::as_str));
+            // No projection: fields differ between versions, and a node is small.
+            let query = format!(r#"nodes {{ certname in {names} and node_state = "any" }}"#);
+            nodes.extend(self.query::<NodeStatus>(&query).await?);
+        }
+        Ok(nodes)
+    }
+
+    /// Which instance each of these names belongs to, as far as PuppetDB knows, deactivated and
+    /// expired nodes included. Names without any such fact are left out.
+    ///
+    /// One query for every 500 names, of the facts `trusted` and `ec2_metadata` alone.
+    pub async fn identities(&self, certnames: &[Certname]) -> Result<Vec<KnownIdentity>, Error> {
+        let mut facts = Vec::new();
+        for chunk in certnames.chunks(NAMES_PER_QUERY) {
+            let names = pql::list(chunk.iter().map(Certname::as_str));
+            let query = format!(
+                r#"facts[certname, name, value] {{ name in ["trusted", "ec2_metadata"] and certname in {names} and node_state = "any" }}"#
+            );
+            facts.extend(self.query::<node::Fact>(&query).await?);
+        }
+        Ok(KnownIdentity::collect(facts))
+    }
+
+    /// The names under which this instance is known, by certificate extension or by fact,
+    /// deactivated and expired nodes included.
+    pub async fn certnames_of(&self, instance: &InstanceId) -> Result<Vec<Certname>, Error> {
+        #[derive(Deserialize)]
+        struct Row {
+            certname: Certname,
+        }
+        let id = pql::quote(instance.as_str());
+        let query = format!(
+            r#"inventory[certname] {{ (trusted.extensions.pp_instance_id = {id} or facts.ec2_metadata."instance-id" = {id}) and node_state = "any" }}"#
+        );
+        let rows: Vec<Row> = self.ask_query(&query, Some(instance.to_string())).await?;
+        Ok(rows.into_iter().map(|row| row.certname).collect())
+    }
+
+    /// Any query in [PQL](https://www.puppet.com/docs/puppetdb/8/api/query/v4/pql.html); put
+    /// foreign text into it with [`quote`] only. Inactive nodes are left out unless the query says
+    /// `node_state = "any"`.
+    pub async fn query<T: DeserializeOwned>(&self, pql: &str) -> Result<Vec<T>, Error> {
+        self.ask_query(pql, None).await
+    }
+
+    async fn ask_query<T: DeserializeOwned>(&self, pql: &str, subject: Option<String>) -> Result<Vec<T>, Error> {
+        let mut ask = Ask::new(Method::POST, "POST query", &["pdb", "query", "v4"], TIMEOUT)
+            .json(json!({ "query": pql }))
+            .large();
+        ask.subject = subject;
+        self.connection.json(ask).await
+    }
+
+    /// PuppetDB's clock, by which timestamps of commands are compared.
+    pub async fn server_time(&self) -> Result<Timestamp, Error> {
+        #[derive(Deserialize)]
+        struct Wire {
+            server_time: Timestamp,
+        }
+        let path = ["pdb", "meta", "v1", "server-time"];
+        let ask = Ask::new(Method::GET, "GET server-time", &path, TIMEOUT);
+        Ok(self.connection.json::<Wire>(ask).await?.server_time)
+    }
+
+    /// PuppetDB's version: `8.7.2`.
+    pub async fn version(&self) -> Result<String, Error> {
+        #[derive(Deserialize)]
+        struct Wire {
+            version: String,
+        }
+        let ask = Ask::new(Method::GET, "GET version", &["pdb", "meta", "v1", "version"], TIMEOUT);
+        Ok(self.connection.json::<Wire>(ask).await?.version)
+    }
+}
