@@ -168,10 +168,7 @@ mod tests {
     #[test]
     fn a_subject_narrows_a_fault() {
         let faults = Faults::default();
-        faults.add(Fault {
-            subject: Some("a.example".into()),
-            ..fault("*", None, FaultKind::Reset)
-        });
+        faults.add(Fault { subject: Some("a.example".into()), ..fault("*", None, FaultKind::Reset) });
         assert_eq!(faults.strike(&call("GET /x", Some("b.example"))), Hit::default());
         assert_eq!(faults.strike(&call("GET /x", None)), Hit::default());
         assert!(faults.strike(&call("GET /x", Some("a.example"))).failure.is_some());

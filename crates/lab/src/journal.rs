@@ -101,11 +101,7 @@ impl Journal {
     /// How often `call` of `service` arrived. A `call` that ends in `*` stands for all with that prefix.
     #[must_use]
     pub fn count(&self, service: &str, call: &str) -> usize {
-        self.lock()
-            .entries
-            .iter()
-            .filter(|entry| entry.service == service && call_matches(call, &entry.call))
-            .count()
+        self.lock().entries.iter().filter(|entry| entry.service == service && call_matches(call, &entry.call)).count()
     }
 
     /// The length of the longest chain of calls each of which arrived after the former was answered: what a
@@ -175,18 +171,20 @@ impl Drop for Open {
     }
 }
 
+/// Whether `pattern`, a name or a prefix with a trailing `*`, stands for `call`.
+pub(crate) fn call_matches(pattern: &str, call: &str) -> bool {
+    match pattern.strip_suffix('*') {
+        Some(prefix) => call.starts_with(prefix),
+        None => pattern == call,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn call(name: &str) -> Call {
-        Call {
-            service: "ca",
-            call: name.to_owned(),
-            subject: None,
-            caller: None,
-            request: serde_json::Value::Null,
-        }
+        Call { service: "ca", call: name.to_owned(), subject: None, caller: None, request: serde_json::Value::Null }
     }
 
     fn journal_of(spans: &[(u64, u64)]) -> Journal {
@@ -243,13 +241,5 @@ mod tests {
         assert_eq!(journal.count("ca", "PUT *"), 1);
         assert_eq!(journal.count("ca", "*"), 2);
         assert_eq!(journal.count("puppetdb", "*"), 0);
-    }
-}
-
-/// Whether `pattern`, a name or a prefix with a trailing `*`, stands for `call`.
-pub(crate) fn call_matches(pattern: &str, call: &str) -> bool {
-    match pattern.strip_suffix('*') {
-        Some(prefix) => call.starts_with(prefix),
-        None => pattern == call,
     }
 }

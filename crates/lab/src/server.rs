@@ -155,9 +155,8 @@ async fn connection<S: Service>(
     match TlsAcceptor::from(config).accept(stream).await {
         Ok(stream) => {
             let chain = stream.get_ref().1.peer_certificates();
-            let peer = chain.map(|chain| Peer {
-                chain: chain.iter().cloned().map(CertificateDer::into_owned).collect(),
-            });
+            let peer =
+                chain.map(|chain| Peer { chain: chain.iter().cloned().map(CertificateDer::into_owned).collect() });
             talk(stream, peer, service, stage).await;
         }
         // The client sees the alert; there is no request to journal.
@@ -171,13 +170,9 @@ async fn talk<S: Service>(
     service: Arc<S>,
     stage: Backstage,
 ) {
-    let each = service_fn(move |incoming| {
-        handle(incoming, peer.clone(), Arc::clone(&service), stage.clone())
-    });
+    let each = service_fn(move |incoming| handle(incoming, peer.clone(), Arc::clone(&service), stage.clone()));
     // An error here is a client that went away or a fault that closed the connection.
-    let _ = hyper::server::conn::http1::Builder::new()
-        .serve_connection(TokioIo::new(stream), each)
-        .await;
+    let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), each).await;
 }
 
 /// An error makes hyper close the connection without an answer.
@@ -191,11 +186,7 @@ async fn handle<S: Service>(
 ) -> Result<http::Response<Full<Bytes>>, Closed> {
     let request = read(incoming, peer).await?;
     let carried_out = carry_out(request, service, stage);
-    let reply = if S::OUTLIVES_ITS_CALLER {
-        tokio::spawn(carried_out).await?
-    } else {
-        carried_out.await
-    };
+    let reply = if S::OUTLIVES_ITS_CALLER { tokio::spawn(carried_out).await? } else { carried_out.await };
     reply.map(|reply| reply.map(Full::new)).ok_or_else(|| "closed by a fault".into())
 }
 
@@ -214,18 +205,12 @@ async fn read(incoming: http::Request<Incoming>, peer: Option<Peer>) -> Result<R
 }
 
 /// Journals the call, lets the faults have it, and answers; `None` closes the connection.
-async fn carry_out<S: Service>(
-    request: Request,
-    service: Arc<S>,
-    stage: Backstage,
-) -> Option<Reply> {
+async fn carry_out<S: Service>(request: Request, service: Arc<S>, stage: Backstage) -> Option<Reply> {
     let call = service.describe(&request);
     let hit = stage.faults.strike(&call);
     let open = stage.journal.begin(call);
     let reply = match hit.failure {
-        Some(FaultKind::Status { status, body, content_type }) => {
-            Some(faulty_answer(status, body, content_type))
-        }
+        Some(FaultKind::Status { status, body, content_type }) => Some(faulty_answer(status, body, content_type)),
         Some(FaultKind::Reset) => None,
         Some(FaultKind::Cut) => {
             service.answer(&request).await;
@@ -242,8 +227,7 @@ async fn carry_out<S: Service>(
 
 fn faulty_answer(status: u16, body: String, content_type: Option<String>) -> Reply {
     let mut reply = Reply::new(Bytes::from(body));
-    *reply.status_mut() = http::StatusCode::from_u16(status)
-        .unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR);
+    *reply.status_mut() = http::StatusCode::from_u16(status).unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR);
     if let Some(value) = content_type.and_then(|text| text.parse().ok()) {
         reply.headers_mut().insert(http::header::CONTENT_TYPE, value);
     }
