@@ -89,7 +89,8 @@ enum Failure {
     Cut(String),
     Unreachable(String),
     TlsRefused(String),
-    TooLong,
+    /// Somebody answered, but not this service.
+    NotUnderstood(String),
 }
 
 impl Connection {
@@ -129,9 +130,7 @@ impl Connection {
                 let error = match failure {
                     Failure::Cut(reason) | Failure::Unreachable(reason) => Error::Unreachable { call, reason },
                     Failure::TlsRefused(reason) => Error::TlsRefused { call, reason },
-                    Failure::TooLong => {
-                        Error::Unexpected { call, reason: format!("it is longer than {} MiB", ask.limit / MEBIBYTE) }
-                    }
+                    Failure::NotUnderstood(reason) => Error::Unexpected { call, reason },
                 };
                 tracing::debug!(error = %error, elapsed_ms, "no answer");
                 Err(error)
@@ -176,7 +175,7 @@ impl Connection {
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(failure)? {
             if body.len() + chunk.len() > ask.limit {
-                return Err(Failure::TooLong);
+                return Err(Failure::NotUnderstood(format!("it is longer than {} MiB", ask.limit / MEBIBYTE)));
             }
             body.extend_from_slice(&chunk);
         }

@@ -143,8 +143,12 @@ fn remedy(call: &Call, own_name: &Certname, words: &str) -> String {
 pub(super) fn judge(error: &reqwest::Error, timeout: Duration) -> Failure {
     // First of all: with TLS 1.3 the server judges our certificate after we consider the handshake
     // done, so its alert arrives on the first read (RFC 8446, section 4.4.2.4).
-    if let Some(tls) = find::<rustls::Error>(error) {
-        return Failure::TlsRefused(tls_words(tls));
+    match find::<rustls::Error>(error) {
+        Some(rustls::Error::InvalidMessage(_)) => {
+            return Failure::NotUnderstood("whoever listens there does not speak TLS".to_owned());
+        }
+        Some(tls) => return Failure::TlsRefused(tls_words(tls)),
+        None => {}
     }
     let reason = innermost(error);
     if error.is_timeout() {

@@ -1,0 +1,185 @@
+//! PuppetDB: one test for each answer it is known to give.
+
+use jiff::Timestamp;
+use stagedoor_lifecycle::{Certname, InstanceId};
+use stagedoor_puppet::{Deactivated, Error};
+
+use crate::stage::{Act, Stage, balancer_says, pdb_says};
+
+fn name() -> Certname {
+    "n.example.net".parse().unwrap()
+}
+
+fn at() -> Timestamp {
+    "2026-03-04T05:06:07.8901234Z".parse().unwrap()
+}
+
+fn text(status: u16, body: &str) -> Act {
+    Act::Say(status, "Content-Type: text/plain; charset=utf-8\r\n", body.to_owned())
+}
+
+const NODE: &str = r#"{"certname":"n.example.net","deactivated":null,"expired":null,
+"catalog_timestamp":"2026-03-04T05:06:07.890Z","facts_timestamp":"2026-03-04T05:06:07.890Z","report_timestamp":"2026-03-04T05:06:08.000Z",
+"catalog_environment":"production","facts_environment":"production","report_environment":"production",
+"latest_report_status":"changed","latest_report_noop":false,"latest_report_noop_pending":false,
+"latest_report_corrective_change":null,"latest_report_hash":"abc","latest_report_job_id":"81","cached_catalog_status":"not_used"}"#;
+
+#[tokio::test]
+async fn node_200_tells_when_it_was_last_heard_of() {
+    let stage = Stage::new([pdb_says(200, NODE)]).await;
+    let node = stage.puppetdb().node(&name()).await.unwrap().unwrap();
+    assert!(node.is_active());
+    assert_eq!(node.report_timestamp.unwrap().to_string(), "2026-03-04T05:06:08Z");
+    assert_eq!(node.latest_report_status.as_deref(), Some("changed"));
+    assert_eq!(stage.lines(), ["GET /pdb/query/v4/nodes/n.example.net"]);
+}
+
+#[tokio::test]
+async fn node_200_of_a_deactivated_node_says_since_when() {
+    let body = r#"{"certname":"n.example.net","deactivated":"2026-03-04T05:06:07.890Z"}"#;
+    let stage = Stage::new([pdb_says(200, body)]).await;
+    let node = stage.puppetdb().node(&name()).await.unwrap().unwrap();
+    assert!(!node.is_active());
+    assert_eq!(node.deactivated.unwrap().to_string(), "2026-03-04T05:06:07.89Z");
+}
+
+#[tokio::test]
+async fn node_404_of_puppetdb_is_absence_and_of_anybody_else_is_not() {
+    let unknown = "{\n  \"error\" : \"No information is known about node n.example.net\"\n}";
+    let stage = Stage::new([pdb_says(404, unknown)]).await;
+    assert_eq!(stage.puppetdb().node(&name()).await, Ok(None));
+    for body in ["Not Found", "<html>404</html>", "404 page not found", "{}", "null"] {
+        let stage = Stage::new([balancer_says(404, body)]).await;
+        assert!(stage.puppetdb().node(&name()).await.is_err(), "{body}");
+    }
+}
+
+#[tokio::test]
+async fn node_403_names_the_allowlist() {
+    let body = "Permission denied: The client certificate name lc.example.net doesn't appear in the certificate allowlist. Is your master's (or other PuppetDB client's) certname listed in PuppetDB's certificate-allowlist file?";
+    let stage = Stage::new([text(403, body)]).await;
+    let error = stage.puppetdb().node(&name()).await.unwrap_err();
+    assert!(matches!(&error, Error::NotPermitted { remedy, .. } if remedy.contains("certificate-allowlist")));
+}
+
+#[tokio::test]
+async fn maintenance_mode_is_to_be_asked_again() {
+    let stage = Stage::new([text(503, "PuppetDB is currently down. Try again later.")]).await;
+    let error = stage.puppetdb().node(&name()).await.unwrap_err();
+    assert!(matches!(error, Error::Busy { status: 503, .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_set_of_nodes_is_one_query_that_shows_inactive_ones_too() {
+    let stage = Stage::new([pdb_says(200, format!("[{NODE}]"))]).await;
+    let nodes = stage.puppetdb().nodes(&[name(), "x".parse().unwrap()]).await.unwrap();
+    assert_eq!(nodes.len(), 1);
+    let seen = &stage.seen()[0];
+    assert_eq!(seen.line, "POST /pdb/query/v4");
+    assert_eq!(seen.body, r#"{"query":"nodes { certname in [\"n.example.net\", \"x\"] and node_state = \"any\" }"}"#);
+}
+
+#[tokio::test]
+async fn a_large_set_is_asked_for_in_chunks_and_an_empty_one_not_at_all() {
+    let names: Vec<Certname> = (0..501).map(|i| format!("n{i}").parse().unwrap()).collect();
+    let stage = Stage::new([pdb_says(200, "[]"), pdb_says(200, "[]")]).await;
+    let puppetdb = stage.puppetdb();
+    assert_eq!(puppetdb.nodes(&[]).await.unwrap(), []);
+    assert_eq!(puppetdb.nodes(&names).await.unwrap(), []);
+    assert_eq!(stage.lines().len(), 2);
+}
+
+#[tokio::test]
+async fn identities_come_from_certificate_and_facts() {
+    let rows = r#"[
+        {"certname":"n.example.net","name":"trusted","value":{"extensions":{"pp_instance_id":"i-0a1b2c3d4e5f60718"}}},
+        {"certname":"n.example.net","name":"ec2_metadata","value":{"instance-id":"i-0a1b2c3d4e5f60718"}}]"#;
+    let stage = Stage::new([pdb_says(200, rows)]).await;
+    let known = stage.puppetdb().identities(&[name()]).await.unwrap();
+    assert_eq!(known.len(), 1);
+    assert_eq!(known[0].certified, known[0].reported);
+    let body = &stage.seen()[0].body;
+    assert!(body.contains(r#"name in [\"trusted\", \"ec2_metadata\"]"#), "{body}");
+    assert!(body.contains(r#"node_state = \"any\""#), "{body}");
+}
+
+#[tokio::test]
+async fn the_names_of_an_instance_are_looked_up_by_both_identities() {
+    let id: InstanceId = "i-0a1b2c3d4e5f60718".parse().unwrap();
+    let stage = Stage::new([pdb_says(200, r#"[{"certname":"n.example.net"}]"#)]).await;
+    assert_eq!(stage.puppetdb().certnames_of(&id).await.unwrap(), [name()]);
+    let body = &stage.seen()[0].body;
+    for part in ["trusted.extensions.pp_instance_id = ", r#"facts.ec2_metadata.\"instance-id\" = "#] {
+        assert!(body.contains(part), "{body}");
+    }
+}
+
+#[tokio::test]
+async fn a_query_that_cannot_be_parsed_is_refused_with_the_parsers_words() {
+    let stage = Stage::new([text(400, "PQL parse error at line 1, column 7:\n\nnodes {\n      ^\n")]).await;
+    let error = stage.puppetdb().query::<serde_json::Value>("nodes {").await.unwrap_err();
+    assert!(matches!(&error, Error::Refused { status: 400, words, .. } if words.starts_with("PQL parse error")));
+}
+
+#[tokio::test]
+async fn server_time_and_version_are_read() {
+    let stage = Stage::new([
+        pdb_says(200, r#"{"server_time":"2026-03-04T05:06:07.890Z"}"#),
+        pdb_says(200, r#"{"version":"8.7.2"}"#),
+    ])
+    .await;
+    let puppetdb = stage.puppetdb();
+    assert_eq!(puppetdb.server_time().await.unwrap().to_string(), "2026-03-04T05:06:07.89Z");
+    assert_eq!(puppetdb.version().await.unwrap(), "8.7.2");
+    assert_eq!(stage.lines(), ["GET /pdb/meta/v1/server-time", "GET /pdb/meta/v1/version"]);
+}
+
+#[tokio::test]
+async fn deactivating_waits_for_the_command_and_carries_its_time() {
+    let stage = Stage::new([pdb_says(200, r#"{"uuid":"u","processed":true,"timed_out":false}"#)]).await;
+    assert_eq!(stage.puppetdb_admin().deactivate(&name(), at()).await, Ok(Deactivated::Done));
+    let seen = &stage.seen()[0];
+    assert_eq!(
+        seen.line,
+        "POST /pdb/cmd/v1?command=deactivate_node&version=3&certname=n.example.net&secondsToWaitForCompletion=10"
+    );
+    let body: serde_json::Value = serde_json::from_str(&seen.body).unwrap();
+    assert_eq!(
+        body,
+        serde_json::json!({"certname": "n.example.net", "producer_timestamp": "2026-03-04T05:06:07.890Z"})
+    );
+    assert!(seen.head.contains("application/json"));
+}
+
+#[tokio::test]
+async fn a_command_that_is_only_queued_is_no_error() {
+    for (status, body) in [(200, r#"{"uuid":"u"}"#), (503, r#"{"uuid":"u","processed":false,"timed_out":true}"#)] {
+        let stage = Stage::new([pdb_says(status, body)]).await;
+        assert_eq!(stage.puppetdb_admin().deactivate(&name(), at()).await, Ok(Deactivated::Queued));
+    }
+}
+
+#[tokio::test]
+async fn a_command_that_failed_is_busy_and_says_why() {
+    let body = r#"{"uuid":"u","processed":true,"timed_out":false,"error":"database is read-only","stack_trace":[]}"#;
+    let stage = Stage::new([pdb_says(503, body)]).await;
+    let error = stage.puppetdb_admin().deactivate(&name(), at()).await.unwrap_err();
+    assert!(matches!(&error, Error::Busy { words, .. } if words == "database is read-only"), "{error}");
+}
+
+#[tokio::test]
+async fn a_command_that_is_invalid_or_not_acceptable_is_refused_for_good() {
+    for (status, body) in [
+        (
+            400,
+            r#"{"error":"Command \"deactivate node\" for certname \"x\" is invalid. Command is missing required parameters: certname."}"#,
+        ),
+        (406, r#"{"kind":"not-acceptable","msg":"accept header must include application/json"}"#),
+        (415, r#"{"kind":"unsupported-type","msg":"content-type text/plain is not a supported type"}"#),
+        (413, "Command size exceeds max-command-size"),
+    ] {
+        let stage = Stage::new([pdb_says(status, body)]).await;
+        let error = stage.puppetdb_admin().deactivate(&name(), at()).await.unwrap_err();
+        assert!(matches!(error, Error::Refused { .. }), "{error}");
+    }
+}

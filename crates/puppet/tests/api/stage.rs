@@ -1,0 +1,168 @@
+//! A server on loopback that does what its script says, one act for each request. I/O.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+
+use rustls::RootCertStore;
+use rustls::pki_types::PrivateKeyDer;
+use rustls::server::WebPkiClientVerifier;
+use stagedoor_puppet::{Ca, CaAdmin, Endpoint, PuppetDb, PuppetDbAdmin, Transport};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use crate::pki::{PKI, Pki};
+
+/// What happens to one request.
+pub(crate) enum Act {
+    /// An answer: status, header lines, body.
+    Say(u16, &'static str, String),
+    /// The connection is closed without an answer.
+    Cut,
+    /// Nothing, with the connection left open.
+    Silence,
+}
+
+/// An answer as Puppet Server's CA gives it.
+pub(crate) fn ca_says(status: u16, body: impl Into<String>) -> Act {
+    Act::Say(status, "X-Puppet-Version: 8.10.0\r\nContent-Type: text/plain\r\n", body.into())
+}
+
+/// An answer as PuppetDB gives it.
+pub(crate) fn pdb_says(status: u16, body: impl Into<String>) -> Act {
+    Act::Say(status, "Content-Type: application/json; charset=utf-8\r\n", body.into())
+}
+
+/// An answer of something in between, which claims to speak JSON.
+pub(crate) fn balancer_says(status: u16, body: impl Into<String>) -> Act {
+    Act::Say(status, "Content-Type: application/json;charset=UTF-8\r\n", body.into())
+}
+
+/// A request as it arrived.
+#[derive(Debug, Clone)]
+pub(crate) struct Seen {
+    /// `PUT /puppet-ca/v1/clean`
+    pub(crate) line: String,
+    pub(crate) head: String,
+    pub(crate) body: String,
+}
+
+pub(crate) struct Stage {
+    pub(crate) endpoint: Endpoint,
+    seen: Arc<Mutex<Vec<Seen>>>,
+}
+
+impl Stage {
+    pub(crate) async fn new(script: impl IntoIterator<Item = Act>) -> Self {
+        Self::with(&PKI, &[], script).await
+    }
+
+    /// A server that belongs to this CA and has revoked these serial numbers.
+    pub(crate) async fn with(pki: &Pki, revoked: &[u64], script: impl IntoIterator<Item = Act>) -> Self {
+        stagedoor_puppet::install_crypto_provider();
+        let mut roots = RootCertStore::empty();
+        roots.add(pki.ca.der().clone()).unwrap();
+        let clients =
+            WebPkiClientVerifier::builder(Arc::new(roots)).with_crls([pki.crl(revoked).der().clone()]).build().unwrap();
+        let key = PrivateKeyDer::try_from(pki.server.key.serialize_der()).unwrap();
+        let config = rustls::ServerConfig::builder()
+            .with_client_cert_verifier(clients)
+            .with_single_cert(vec![pki.server.cert.der().clone()], key)
+            .unwrap();
+
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let script = Arc::new(Mutex::new(script.into_iter().collect::<VecDeque<_>>()));
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let journal = Arc::clone(&seen);
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (acceptor, script, seen) = (acceptor.clone(), Arc::clone(&script), Arc::clone(&journal));
+                tokio::spawn(async move {
+                    if let Ok(stream) = acceptor.accept(stream).await {
+                        perform(stream, &script, &seen).await;
+                    }
+                });
+            }
+        });
+        let endpoint = format!("https://localhost:{port}").parse().unwrap();
+        Self { endpoint, seen }
+    }
+
+    pub(crate) fn transport() -> Transport {
+        PKI.credentials().transport().unwrap()
+    }
+
+    pub(crate) fn ca(&self) -> Ca {
+        Ca::new(&Self::transport(), &self.endpoint)
+    }
+
+    pub(crate) fn ca_admin(&self) -> CaAdmin {
+        CaAdmin::new(self.ca())
+    }
+
+    pub(crate) fn puppetdb(&self) -> PuppetDb {
+        PuppetDb::new(&Self::transport(), &self.endpoint)
+    }
+
+    pub(crate) fn puppetdb_admin(&self) -> PuppetDbAdmin {
+        PuppetDbAdmin::new(self.puppetdb())
+    }
+
+    pub(crate) fn seen(&self) -> Vec<Seen> {
+        self.seen.lock().unwrap().clone()
+    }
+
+    /// The request lines, in order.
+    pub(crate) fn lines(&self) -> Vec<String> {
+        self.seen().into_iter().map(|seen| seen.line).collect()
+    }
+}
+
+async fn perform(mut stream: TlsStream<TcpStream>, script: &Mutex<VecDeque<Act>>, journal: &Mutex<Vec<Seen>>) {
+    while let Some(seen) = read(&mut stream).await {
+        journal.lock().unwrap().push(seen);
+        let act = script.lock().unwrap().pop_front();
+        match act {
+            Some(Act::Say(status, headers, body)) => {
+                let length = if status == 204 { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
+                let answer = format!("HTTP/1.1 {status} X\r\n{headers}{length}\r\n{body}");
+                if stream.write_all(answer.as_bytes()).await.is_err() || stream.flush().await.is_err() {
+                    return;
+                }
+            }
+            Some(Act::Cut) => return,
+            Some(Act::Silence) => std::future::pending().await,
+            None => {
+                let over = "HTTP/1.1 418 X\r\nContent-Length: 18\r\n\r\nThe script is over";
+                let _ = stream.write_all(over.as_bytes()).await;
+            }
+        }
+    }
+}
+
+async fn read(stream: &mut TlsStream<TcpStream>) -> Option<Seen> {
+    let mut bytes = Vec::new();
+    let end = loop {
+        if let Some(at) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
+            break at + 4;
+        }
+        if stream.read_buf(&mut bytes).await.ok()? == 0 {
+            return None;
+        }
+    };
+    let head = String::from_utf8(bytes[..end].to_vec()).ok()?;
+    let length = head
+        .lines()
+        .find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length:")?.trim().parse().ok())
+        .unwrap_or(0);
+    while bytes.len() < end + length {
+        if stream.read_buf(&mut bytes).await.ok()? == 0 {
+            return None;
+        }
+    }
+    let line = head.lines().next()?.trim_end_matches(" HTTP/1.1").to_owned();
+    Some(Seen { line, head, body: String::from_utf8(bytes[end..end + length].to_vec()).ok()? })
+}
