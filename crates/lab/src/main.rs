@@ -1,1 +1,115 @@
-fn main() {}
+//! `lab`: the rehearsal stage as a program. Prints where it listens, one `name address` a line, and runs until it is
+//! told to stop.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use stagedoor_lab::scene::Scene;
+use stagedoor_lab::{Lab, Options, Ports};
+use tokio::signal::unix::{SignalKind, signal};
+
+const USAGE: &str = "\
+The rehearsal stage: AWS and Puppet simulated on their real wire protocols, on loopback.
+
+Usage: lab [OPTIONS]
+
+  --scene FILE           set this scene (JSON) at the start
+  --ports BASE           listen on BASE (control), +1 (AWS), +2 (Lambda), +3 (CA), +4 (PuppetDB);
+                         0: any free ports. Default 4560
+  --region REGION        the Region that the simulated AWS is. Default eu-west-1
+  --puppet FILE          set-up of the simulated Puppet site (JSON)
+  --no-puppet            simulate AWS only, for use with a real Puppet
+  --secret NAME=FILE     a secret and the file with its text; may be given several times
+  --function-timeout S   how many seconds an invoked function may take. Default 60
+  --help                 this text
+";
+
+/// What the command line asks for.
+struct Arguments {
+    options: Options,
+    scene: Option<PathBuf>,
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let Some(Arguments { options, scene }) = parse(std::env::args().skip(1))? else {
+        print!("{USAGE}");
+        return Ok(());
+    };
+    // Asked for before anything is printed, so that whoever waits for the output can stop the lab at once.
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let lab = Lab::start(options).await?;
+    if let Some(path) = scene {
+        let scene = Scene::from_json(serde_json::from_str(&text_of(&path)?)?);
+        let set = scene.and_then(|scene| lab.set_scene(&scene));
+        set.with_context(|| format!("cannot set the scene of {}", path.display()))?;
+    }
+    let endpoints = lab.endpoints();
+    println!("control {}", endpoints.control);
+    println!("aws {}", endpoints.aws);
+    println!("lambda {}", endpoints.runtime);
+    if let (Some(ca), Some(puppetdb)) = (&endpoints.ca, &endpoints.puppetdb) {
+        println!("ca {ca}");
+        println!("puppetdb {puppetdb}");
+    }
+    println!("ready eval \"$(curl -s {}/env)\"", endpoints.control);
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    Ok(())
+}
+
+/// `None`: the usage is wanted.
+fn parse(arguments: impl Iterator<Item = String>) -> anyhow::Result<Option<Arguments>> {
+    let mut options = Options { ports: from_base(4560)?, ..Options::default() };
+    let mut scene = None;
+    let mut arguments = arguments;
+    while let Some(argument) = arguments.next() {
+        let (name, attached) = match argument.split_once('=') {
+            Some((name, value)) => (name.to_owned(), Some(value.to_owned())),
+            None => (argument, None),
+        };
+        let mut value =
+            || attached.clone().or_else(|| arguments.next()).with_context(|| format!("{name} wants a value"));
+        match name.as_str() {
+            "--help" | "-h" => return Ok(None),
+            "--scene" => scene = Some(PathBuf::from(value()?)),
+            "--ports" => options.ports = from_base(value()?.parse().context("--ports wants a number")?)?,
+            "--region" => options.region = value()?,
+            "--puppet" => {
+                let path = PathBuf::from(value()?);
+                options.puppet = serde_json::from_str(&text_of(&path)?)
+                    .with_context(|| format!("{} is not a set-up of Puppet", path.display()))?;
+            }
+            "--no-puppet" => options.serve_puppet = false,
+            "--secret" => {
+                let value = value()?;
+                let (secret, path) = value.split_once('=').context("--secret wants NAME=FILE")?;
+                options.secrets.insert(secret.to_owned(), text_of(&PathBuf::from(path))?.into());
+            }
+            "--function-timeout" => {
+                let seconds = value()?.parse().context("--function-timeout wants a number of seconds")?;
+                options.function_timeout = Duration::from_secs(seconds);
+            }
+            other => bail!("unknown option {other}; lab --help lists them"),
+        }
+    }
+    Ok(Some(Arguments { options, scene }))
+}
+
+fn from_base(base: u16) -> anyhow::Result<Ports> {
+    if base == 0 {
+        return Ok(Ports::default());
+    }
+    if base > u16::MAX - 4 {
+        bail!("--ports {base} leaves no room for five ports");
+    }
+    Ok(Ports { control: base, aws: base + 1, runtime: base + 2, ca: base + 3, puppetdb: base + 4 })
+}
+
+fn text_of(path: &PathBuf) -> anyhow::Result<String> {
+    std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+}

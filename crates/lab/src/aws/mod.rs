@@ -24,6 +24,7 @@ use bucket::Bucket;
 pub use events::Event;
 pub use lifecycle::{Begun, Launch, Terminate};
 use wire::{Ask, AwsError, Target};
+pub(crate) use world::ACCOUNT;
 pub use world::Message;
 use world::World;
 

@@ -11,7 +11,7 @@ use super::passage::Passage;
 use crate::scene::{self, PoolState, Scene, Settings};
 
 /// The account that everything belongs to.
-pub(super) const ACCOUNT: &str = "111122223333";
+pub(crate) const ACCOUNT: &str = "111122223333";
 
 /// EC2 shows a terminated instance for about an hour
 /// (<https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/terminating-instances.html>).

@@ -1,0 +1,215 @@
+//! The control API: sets the scene, makes things happen, tells what happened. JSON over HTTP, no authentication,
+//! loopback only. The server hands requests in.
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, StatusCode};
+use jiff::SignedDuration;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::faults::Fault;
+use crate::scene::Scene;
+use crate::server::{Call, Reply, Request, Service};
+use crate::stage::Stage;
+
+/// Ten years, in seconds: an advance beyond that is a slip.
+const FURTHEST_ADVANCE_S: i64 = 10 * 365 * 86_400;
+
+/// The control API of one lab.
+pub(crate) struct Control {
+    stage: Stage,
+}
+
+/// Why a control call was refused.
+struct Refusal {
+    status: StatusCode,
+    message: String,
+}
+
+impl From<anyhow::Error> for Refusal {
+    fn from(error: anyhow::Error) -> Self {
+        Self { status: StatusCode::BAD_REQUEST, message: format!("{error:#}") }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Advance {
+    seconds: i64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Report {
+    status: String,
+    /// How long ago the run began.
+    took_s: u32,
+}
+
+impl Default for Report {
+    fn default() -> Self {
+        Self { status: "changed".to_owned(), took_s: 20 }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum OneOrMany<T> {
+    Many(Vec<T>),
+    One(T),
+}
+
+impl Control {
+    pub(crate) fn new(stage: Stage) -> Self {
+        Self { stage }
+    }
+
+    fn carry_out(&self, request: &Request) -> Result<Reply, Refusal> {
+        let stage = &self.stage;
+        let segments = request.segments();
+        let path: Vec<&str> = segments.iter().map(String::as_str).filter(|part| !part.is_empty()).collect();
+        match (request.method.as_str(), path.as_slice()) {
+            ("GET", []) => ok(&json!({"endpoints": stage.endpoints, "environment": stage.environment()})),
+            ("GET", ["env"]) => Ok(plain(stage.exports())),
+            ("PUT", ["scene"]) => {
+                let scene: Value = read(request)?;
+                stage.set_scene(&Scene::from_json(scene)?)?;
+                ok(&json!({}))
+            }
+            ("GET", ["state"]) => ok(&stage.state()),
+            ("GET", ["events"]) => ok(&json!({"events": stage.aws.events()})),
+            ("POST", ["groups", group, "launch"]) => ok(&stage.aws.launch(group, &read_or_default(request)?)?),
+            ("POST", ["instances", id, "terminate"]) => ok(&stage.aws.terminate(id, &read_or_default(request)?)?),
+            ("GET", ["settings"]) => ok(&stage.aws.settings()),
+            ("PUT", ["settings"]) => {
+                stage.aws.set(read(request)?);
+                ok(&stage.aws.settings())
+            }
+            ("PUT", ["secrets", name @ ..]) if !name.is_empty() => self.put_secret(&name.join("/"), request),
+            ("GET", ["clock"]) => ok(&json!({"now": stage.back.clock.now()})),
+            ("POST", ["clock", "advance"]) => self.advance(request),
+            ("GET", ["journal"]) => self.journal(request),
+            ("DELETE", ["journal"]) => {
+                stage.back.journal.clear();
+                ok(&json!({}))
+            }
+            ("GET", ["faults"]) => ok(&stage.back.faults.list()),
+            ("POST", ["faults"]) => {
+                let faults: Vec<Fault> = match read(request)? {
+                    OneOrMany::One(fault) => vec![fault],
+                    OneOrMany::Many(faults) => faults,
+                };
+                for fault in faults {
+                    stage.back.faults.add(fault);
+                }
+                ok(&stage.back.faults.list())
+            }
+            ("DELETE", ["faults"]) => {
+                stage.back.faults.clear();
+                ok(&json!({}))
+            }
+            ("PUT", ["puppet"]) => {
+                let options = read(request)?;
+                stage.puppet.configure(|current| *current = options);
+                ok(&json!({}))
+            }
+            ("POST", ["nodes"]) => {
+                stage.puppet.place_node(&read(request)?)?;
+                ok(&json!({}))
+            }
+            ("POST", ["nodes", certname, "report"]) => self.report(certname, request),
+            _ => Err(Refusal {
+                status: StatusCode::NOT_FOUND,
+                message: format!("the control API has no {} {}", request.method, request.path),
+            }),
+        }
+    }
+
+    fn put_secret(&self, name: &str, request: &Request) -> Result<Reply, Refusal> {
+        let text =
+            String::from_utf8(request.body.to_vec()).map_err(|_| anyhow::anyhow!("the secret's text is not UTF-8"))?;
+        self.stage.aws.put_secret(name, text.into());
+        ok(&json!({}))
+    }
+
+    fn advance(&self, request: &Request) -> Result<Reply, Refusal> {
+        let Advance { seconds } = read(request)?;
+        if !(0..=FURTHEST_ADVANCE_S).contains(&seconds) {
+            return Err(anyhow::anyhow!("seconds must be 0 to {FURTHEST_ADVANCE_S}, it is {seconds}").into());
+        }
+        let clock = &self.stage.back.clock;
+        clock.advance(SignedDuration::from_secs(seconds));
+        ok(&json!({"now": clock.now()}))
+    }
+
+    fn journal(&self, request: &Request) -> Result<Reply, Refusal> {
+        let journal = &self.stage.back.journal;
+        let entries = match request.query("service") {
+            Some(service) => journal.calls(service),
+            None => journal.entries(),
+        };
+        ok(&json!({"round_trips": journal.round_trips(), "entries": entries}))
+    }
+
+    fn report(&self, certname: &str, request: &Request) -> Result<Reply, Refusal> {
+        let Report { status, took_s } = read_or_default(request)?;
+        let started = self.stage.back.clock.now() - SignedDuration::from_secs(took_s.into());
+        self.stage.puppet.report(certname, &status, started);
+        ok(&json!({}))
+    }
+}
+
+fn read<T: DeserializeOwned>(request: &Request) -> Result<T, Refusal> {
+    serde_json::from_slice(&request.body)
+        .map_err(|error| anyhow::anyhow!("the request's body is wrong: {error}").into())
+}
+
+fn read_or_default<T: DeserializeOwned + Default>(request: &Request) -> Result<T, Refusal> {
+    if request.body.is_empty() { Ok(T::default()) } else { read(request) }
+}
+
+fn ok(body: &impl Serialize) -> Result<Reply, Refusal> {
+    let body = serde_json::to_vec_pretty(body)
+        .map_err(|error| anyhow::anyhow!("the answer cannot be written as JSON: {error}"))?;
+    Ok(answer(StatusCode::OK, "application/json", body))
+}
+
+fn plain(body: String) -> Reply {
+    answer(StatusCode::OK, "text/plain", body)
+}
+
+fn answer(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Reply {
+    let mut body = body.into().to_vec();
+    if body.last() != Some(&b'\n') {
+        body.push(b'\n');
+    }
+    let mut reply = Reply::new(body.into());
+    *reply.status_mut() = status;
+    reply.headers_mut().insert(http::header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    reply
+}
+
+impl Service for Control {
+    fn describe(&self, request: &Request) -> Call {
+        Call {
+            service: "control",
+            call: format!("{} {}", request.method, request.path),
+            subject: None,
+            caller: None,
+            // A scene and a secret hold secrets.
+            request: Value::Null,
+        }
+    }
+
+    async fn answer(&self, request: &Request) -> Reply {
+        // A HEAD is answered without its body by the server.
+        let mut request = request.clone();
+        if request.method == Method::HEAD {
+            request.method = Method::GET;
+        }
+        self.carry_out(&request).unwrap_or_else(|Refusal { status, message }| {
+            answer(status, "application/json", json!({"error": message}).to_string())
+        })
+    }
+}

@@ -1,0 +1,131 @@
+//! Everything that the lab's parts share, and setting the scene. No I/O.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use secrecy::SecretString;
+use serde_json::{Map, Value, json};
+use uuid::Uuid;
+
+use crate::aws::Aws;
+use crate::lambda::Lambda;
+use crate::puppet::{Puppet, PuppetOptions, TokenState};
+use crate::scene::Scene;
+use crate::server::Backstage;
+
+/// The secret that a scene need not name.
+pub(crate) const PUPPET_SECRET: &str = "stagedoor/puppet";
+
+/// The stage: what control API, tests and servers all work on.
+#[derive(Clone)]
+pub(crate) struct Stage {
+    pub(crate) aws: Aws,
+    pub(crate) puppet: Puppet,
+    pub(crate) lambda: Lambda,
+    pub(crate) back: Backstage,
+    pub(crate) endpoints: Endpoints,
+    /// Secrets that are there whatever the scene says.
+    pub(crate) standing_secrets: BTreeMap<String, SecretString>,
+}
+
+/// Where the lab listens.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Endpoints {
+    /// The control API.
+    pub control: String,
+    /// All AWS services: the value of `AWS_ENDPOINT_URL`.
+    pub aws: String,
+    /// The Lambda Runtime API and the Invoke API.
+    pub runtime: String,
+    /// The Puppet CA; absent when Puppet is not simulated.
+    pub ca: Option<String>,
+    /// PuppetDB; absent when Puppet is not simulated.
+    pub puppetdb: Option<String>,
+    /// The Region that the simulated AWS is.
+    pub region: String,
+}
+
+impl Stage {
+    /// Replaces everything by the scene; clears journal and faults.
+    pub(crate) fn set_scene(&self, scene: &Scene) -> anyhow::Result<()> {
+        let mut scene = scene.clone();
+        for (name, text) in &self.standing_secrets {
+            scene.secrets.entry(name.clone()).or_insert_with(|| text.clone());
+        }
+        self.aws.set_scene(&scene)?;
+        self.puppet.reset()?;
+        for node in &scene.nodes {
+            self.puppet.place_node(node)?;
+        }
+        self.back.faults.clear();
+        self.back.journal.clear();
+        Ok(())
+    }
+
+    /// Everything that is there now, except the secrets' texts.
+    pub(crate) fn state(&self) -> Value {
+        let mut state = json!({"now": self.back.clock.now(), "aws": self.aws.snapshot()});
+        if self.endpoints.ca.is_some() {
+            state["puppet"] = self.puppet.snapshot();
+        }
+        state
+    }
+
+    /// The environment variables with which a function works against this lab.
+    pub(crate) fn environment(&self) -> Map<String, Value> {
+        let runtime = self.endpoints.runtime.trim_start_matches("http://");
+        let mut map = Map::new();
+        let mut set = |name: &str, value: String| map.insert(name.to_owned(), Value::String(value));
+        set("AWS_ENDPOINT_URL", self.endpoints.aws.clone());
+        set("AWS_REGION", self.endpoints.region.clone());
+        // No signature is checked; these only have to be there.
+        set("AWS_ACCESS_KEY_ID", "AKIALABLABLABLABLABL".to_owned());
+        set("AWS_SECRET_ACCESS_KEY", "not-a-secret".to_owned());
+        set("AWS_LAMBDA_RUNTIME_API", runtime.to_owned());
+        if let Some(config) = self.config() {
+            set("STAGEDOOR_CONFIG", config);
+        }
+        map
+    }
+
+    /// A configuration of Stagedoor for this lab's Puppet.
+    fn config(&self) -> Option<String> {
+        let (ca, puppetdb) = (self.endpoints.ca.as_ref()?, self.endpoints.puppetdb.as_ref()?);
+        Some(format!(
+            "[puppet]\n\
+             secret = \"{PUPPET_SECRET}\"\n\
+             ca = \"{ca}\"\n\
+             puppetdb = \"{puppetdb}\"\n\
+             \n\
+             [profile.compiler]\n\
+             certname = \"{{private_dns}}\"\n"
+        ))
+    }
+
+    /// The environment as lines for a shell to evaluate.
+    pub(crate) fn exports(&self) -> String {
+        let mut lines = String::new();
+        for (name, value) in self.environment() {
+            let value = value.as_str().unwrap_or_default().replace('\'', r"'\''");
+            let _ = writeln!(lines, "export {name}='{value}'");
+        }
+        lines
+    }
+}
+
+/// The text of the secret with the Puppet credentials: a JSON document.
+pub(crate) fn puppet_secret(puppet: &Puppet, options: &PuppetOptions) -> anyhow::Result<SecretString> {
+    let credentials = puppet.credentials(&options.controller)?;
+    let valid = |(token, state): (&String, &TokenState)| matches!(state, TokenState::Valid(_)).then(|| token.clone());
+    let known = options.rbac_tokens.as_ref().and_then(|tokens| tokens.iter().find_map(valid));
+    // A site that knows no tokens ignores the header.
+    let token = known.unwrap_or_else(|| format!("lab-token-{}", Uuid::new_v4().simple()));
+    let document = json!({
+        "ca_cert": puppet.ca_bundle_pem(),
+        "client_cert": credentials.cert_pem,
+        "client_key": credentials.key_pem,
+        "rbac_token": token,
+        "challenge": format!("lab-challenge-{}", Uuid::new_v4().simple()),
+    });
+    Ok(document.to_string().into())
+}
