@@ -1,1 +1,23 @@
-//! .
+//! The controller: from events to receipts.
+//!
+//! ```text
+//! event ─► which instances? ─► gather ─► decide ─► apply ─► gather again … ─► complete
+//!          (a hint only)       AWS, Puppet  pure    idempotent   the proof        CONTINUE / ABANDON
+//! ```
+//!
+//! It keeps no state: what there is to know is at AWS and Puppet, and any invocation may be killed anywhere.
+//! Read [`reconcile`] first; its stages are the modules `gather`, `apply` and `complete`, and what they decide is in
+//! [`stagedoor_lifecycle::purge`].
+
+mod apply;
+mod case;
+mod complete;
+pub mod config;
+mod door;
+mod gather;
+mod invocation;
+mod reconcile;
+
+pub use door::{Answer, Clock, Door, Hands, Machines, Puppet, PuppetSite};
+pub use invocation::{Function, handle};
+pub use reconcile::{Until, reconcile};

@@ -1,1 +1,70 @@
-//! .
+//! What every function does before and around the controller: configuration, logging, the Lambda runtime.
+//!
+//! The binaries in `src/bin` are one line each: they say which function they are.
+
+use std::sync::Arc;
+
+use anyhow::{Context, anyhow, bail};
+use jiff::Timestamp;
+use lambda_runtime::{LambdaEvent, service_fn};
+use serde_json::Value;
+use stagedoor_aws::{Error as AwsError, connect};
+use stagedoor_aws_ec2::Ec2;
+use stagedoor_controller::config::Config;
+use stagedoor_controller::{Answer, Clock, Door, Function, Machines, handle};
+use stagedoor_lifecycle::InstanceId;
+use stagedoor_lifecycle::observation::Machine;
+use tracing_subscriber::EnvFilter;
+
+/// Environment variable with the configuration as TOML text.
+pub const CONFIG: &str = "STAGEDOOR_CONFIG";
+/// Environment variable with the path of a TOML file, where [`CONFIG`] is not set.
+pub const CONFIG_FILE: &str = "STAGEDOOR_CONFIG_FILE";
+
+/// Serves invocations of one function until the platform stops it. An error is one that no invocation can mend.
+pub async fn serve(function: Function) -> anyhow::Result<()> {
+    log_to_stdout();
+    let config = configuration()?;
+    stagedoor_puppet::install_crypto_provider();
+    let aws = connect::from_environment().await;
+    let machines = Arc::new(Ec2Machines(Ec2::new(&aws)));
+    let door = Door::new(config, &aws, machines, Clock::system());
+    let door = &door;
+    let answer = |invocation: LambdaEvent<Value>| async move {
+        let deadline = i64::try_from(invocation.context.deadline).ok();
+        let deadline = deadline.and_then(|ms| Timestamp::from_millisecond(ms).ok());
+        Ok::<_, std::convert::Infallible>(handle(door, function, &invocation.payload, deadline).await)
+    };
+    lambda_runtime::run(service_fn(answer)).await.map_err(|error| anyhow!("the Lambda runtime stopped: {error}"))
+}
+
+/// The configuration, from the environment.
+fn configuration() -> anyhow::Result<Config> {
+    let text = match (std::env::var(CONFIG), std::env::var(CONFIG_FILE)) {
+        (Ok(text), _) => text,
+        (Err(_), Ok(path)) => std::fs::read_to_string(&path).with_context(|| format!("{CONFIG_FILE}: {path}"))?,
+        (Err(_), Err(_)) => {
+            bail!("set {CONFIG} to the configuration as TOML text, or {CONFIG_FILE} to the path of a file")
+        }
+    };
+    Ok(Config::parse(&text)?)
+}
+
+/// One JSON object a line, as CloudWatch Logs Insights reads it; `RUST_LOG` chooses what, `info` by default.
+/// `AWS_LAMBDA_LOG_FORMAT=Text` gives plain lines for people.
+fn log_to_stdout() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_ansi(false);
+    let plain = std::env::var("AWS_LAMBDA_LOG_FORMAT").is_ok_and(|format| format.eq_ignore_ascii_case("text"));
+    if plain { log.init() } else { log.json().flatten_event(true).with_current_span(false).init() }
+}
+
+/// EC2 with its SDK.
+#[derive(Debug)]
+struct Ec2Machines(Ec2);
+
+impl Machines for Ec2Machines {
+    fn machines<'a>(&'a self, instances: &'a [InstanceId]) -> Answer<'a, Result<Vec<Machine>, AwsError>> {
+        Box::pin(self.0.machines(instances))
+    }
+}

@@ -199,8 +199,11 @@ pub struct RequestView {
 }
 
 /// A node in PuppetDB.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NodeView {
     /// Whether PuppetDB counts it among the living: neither deactivated nor expired.
     pub active: bool,
+    /// The newest time that any of its facts, catalogs and reports bears. A deactivation that bears an older one
+    /// is ignored by PuppetDB, and reported as a success.
+    pub newest: Option<Timestamp>,
 }

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use crate::deadline;
 use crate::event::{Place, Transition};
 use crate::identity::{Purgeable, Whose, whose};
-use crate::observation::{Began, Group, Hook, LifecycleState, Machine, NameView, Reachable, Subject};
+use crate::observation::{Began, Group, Hook, LifecycleState, Machine, NameView, NodeView, Reachable, Subject};
 use crate::profile::{ActionResult, PROFILE_TAG, Profile, Protected};
 use crate::{Certname, ProfileName};
 
@@ -162,8 +162,8 @@ pub struct Removal {
     pub certificate: Option<String>,
     /// Whether its own certificate request is pending.
     pub request: bool,
-    /// Whether PuppetDB counts it among the living.
-    pub node: bool,
+    /// Its node, if PuppetDB counts it among the living.
+    pub node: Option<NodeView>,
 }
 
 /// Rules about Puppet, top to bottom: is something left that is ours to remove; is everything known; is it over?
@@ -252,9 +252,9 @@ fn removal(
         name,
         certificate: certificate.ok().flatten().map(|certificate| certificate.serial.clone()),
         request: request.ok().flatten().is_some_and(|request| request.instance.as_deref() == Some(instance.as_str())),
-        node: node.ok().flatten().is_some_and(|node| node.active),
+        node: node.ok().flatten().filter(|node| node.active).copied(),
     };
-    let something = removal.certificate.is_some() || removal.request || removal.node;
+    let something = removal.certificate.is_some() || removal.request || removal.node.is_some();
     let removal = something.then_some(removal);
     match [certificate.err(), request.err(), node.err()].into_iter().flatten().next() {
         Some(trouble) => Err((removal, trouble.to_owned())),

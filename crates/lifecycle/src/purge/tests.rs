@@ -16,6 +16,10 @@ fn at(second: i64) -> Timestamp {
     Timestamp::from_second(1_800_000_000 + second).unwrap()
 }
 
+fn node(active: bool) -> NodeView {
+    NodeView { active, newest: None }
+}
+
 /// A leaving instance in its world; each test changes the one thing that it is about.
 #[derive(Debug, Clone)]
 struct World {
@@ -35,7 +39,7 @@ fn world() -> World {
         certname: NAME.parse().unwrap(),
         certificate: Reachable::Found(CertificateView { serial: "01A1".into(), instance: Some(OURS.into()) }),
         request: Reachable::Absent,
-        node: Reachable::Found(NodeView { active: true }),
+        node: Reachable::Found(node(true)),
         fact_instance: Reachable::Found(instance.clone()),
     };
     World {
@@ -126,7 +130,7 @@ impl World {
     fn purged(mut self) -> Self {
         let view = self.view();
         view.certificate = Reachable::Absent;
-        view.node = Reachable::Found(NodeView { active: false });
+        view.node = Reachable::Found(node(false));
         view.fact_instance = Reachable::Absent;
         self
     }
@@ -276,7 +280,7 @@ fn what_is_left_is_removed() {
     assert_eq!(removals.len(), 1);
     assert_eq!(removals[0].name.certname().as_str(), NAME);
     assert_eq!(removals[0].certificate.as_deref(), Some("01A1"));
-    assert!(removals[0].node && !removals[0].request);
+    assert!(removals[0].node.is_some() && !removals[0].request);
 }
 
 #[test]
@@ -286,7 +290,7 @@ fn continue_is_given_only_when_everything_is_seen_to_be_gone() {
             || completed(world().purged().decide()).contains("not in Puppet")
     );
     let mut active = world().purged();
-    active.view().node = Reachable::Found(NodeView { active: true });
+    active.view().node = Reachable::Found(node(true));
     active.view().fact_instance = Reachable::Found(OURS.parse().unwrap());
     assert_purges(&active.decide());
 }
@@ -336,7 +340,7 @@ fn only_its_own_certificate_request_is_removed() {
     completed(world.decide());
     world.view().request = Reachable::Found(RequestView { instance: Some(OURS.into()) });
     let Decision::Purge(removals) = world.decide() else { panic!() };
-    assert!(removals[0].request && removals[0].certificate.is_none() && !removals[0].node);
+    assert!(removals[0].request && removals[0].certificate.is_none() && removals[0].node.is_none());
 }
 
 #[test]
@@ -369,7 +373,7 @@ fn the_certificate_goes_even_while_puppetdb_is_down() {
     let mut world = world();
     world.view().node = Reachable::Unreachable("down".into());
     let Decision::Purge(removals) = world.decide() else { panic!() };
-    assert!(removals[0].certificate.is_some() && !removals[0].node);
+    assert!(removals[0].certificate.is_some() && removals[0].node.is_none());
 }
 
 // Time.
@@ -430,7 +434,7 @@ fn any_world() -> impl Strategy<Value = World> {
     let view = (
         reachable(owner().prop_map(|instance| CertificateView { serial: "01A1".into(), instance })),
         reachable(owner().prop_map(|instance| RequestView { instance })),
-        reachable(any::<bool>().prop_map(|active| NodeView { active })),
+        reachable(any::<bool>().prop_map(node)),
         reachable(prop_oneof![Just(OURS), Just(OTHER)].prop_map(|id| id.parse().unwrap())),
         prop_oneof![Just(NAME), Just("puppet.example.com"), Just("i-0a1b2c3d4e5f60718.example.com")],
     );
@@ -454,7 +458,7 @@ proptest! {
             prop_assert!(world.protected.protects(&view.certname).is_none());
             let facts_of_another = matches!(&view.fact_instance, Reachable::Found(id) if id.as_str() != OURS);
             let certificate_is_ours = matches!(&view.certificate, Reachable::Found(c) if c.instance.as_deref() == Some(OURS));
-            prop_assert!(!facts_of_another || certificate_is_ours || !removals[0].node);
+            prop_assert!(!facts_of_another || certificate_is_ours || removals[0].node.is_none());
             if removals[0].request {
                 let own = matches!(&view.request, Reachable::Found(r) if r.instance.as_deref() == Some(OURS));
                 prop_assert!(own);

@@ -1,0 +1,139 @@
+//! Apply: carries removals out. The only module that writes to Puppet. Every write may safely be repeated.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use futures_util::stream::{self, StreamExt};
+use jiff::{SignedDuration, Timestamp};
+use stagedoor_lifecycle::Certname;
+use stagedoor_lifecycle::identity::Purgeable;
+use stagedoor_lifecycle::purge::Removal;
+use stagedoor_lifecycle::receipt::{Outcome, Stage};
+use stagedoor_puppet::{Deactivated, Error, Outcome as CaOutcome};
+
+use crate::case::Case;
+use crate::door::{Door, Hands, Puppet};
+use crate::gather::{Sight, within};
+use crate::reconcile::Until;
+
+/// The CA serialises its writes: more at a time would only queue there.
+const CA_WRITES_AT_ONCE: usize = 2;
+/// PuppetDB takes commands in a queue.
+const DEACTIVATIONS_AT_ONCE: usize = 8;
+
+/// What became of one write: what to tell, or what went wrong, and how long it took.
+type Done = (Result<String, String>, Duration);
+
+/// Removes what is left of these cases; says whether anything may have changed, and so is to be looked at again.
+pub(crate) async fn apply(
+    door: &Door,
+    puppet: &Puppet,
+    sight: &Sight,
+    cases: &mut [Case],
+    removals: Vec<(usize, Vec<Removal>)>,
+    until: Until,
+) -> bool {
+    let Some(hands) = &puppet.hands else { return false };
+    let all: Vec<&Removal> = removals.iter().flat_map(|(_, removals)| removals).collect();
+    let now = door.clock.now().max(sight.puppetdb_time.unwrap_or(Timestamp::MIN));
+    let (files, nodes) =
+        tokio::join!(remove_files(door, hands, &all, until), deactivate(door, hands, &all, now, until));
+
+    let mut changed = false;
+    for (index, removals) in removals {
+        let case = &mut cases[index];
+        case.last_failure = None;
+        for removal in &removals {
+            let name = removal.name.certname();
+            let done = files.get(name).into_iter().flatten().chain(nodes.get(name));
+            for (result, took) in done {
+                match result {
+                    Ok(what) => {
+                        changed = true;
+                        case.step(Stage::Done, *took, what.clone());
+                    }
+                    Err(trouble) => {
+                        case.step(Stage::Failed, *took, trouble.clone());
+                        case.stands(Outcome::Failed, trouble.clone());
+                        case.last_failure = Some(trouble.clone());
+                    }
+                }
+            }
+        }
+        case.removed = removals;
+    }
+    changed
+}
+
+/// Certificates of the whole set in one `clean`; then the requests that `clean` leaves behind.
+async fn remove_files(door: &Door, hands: &Hands, all: &[&Removal], until: Until) -> BTreeMap<Certname, Vec<Done>> {
+    let mut done: BTreeMap<Certname, Vec<Done>> = BTreeMap::new();
+    let certificates: Vec<&Purgeable> = all.iter().filter(|r| r.certificate.is_some()).map(|r| &r.name).collect();
+    if !certificates.is_empty() {
+        let names: Vec<Certname> = certificates.iter().map(|name| name.certname().clone()).collect();
+        let started = Instant::now();
+        let cleaned = flat(within(door, until, hands.ca.clean(&names)).await);
+        for purgeable in certificates {
+            let name = purgeable.certname();
+            let what = cleaned.as_ref().map_err(Clone::clone).map(|cleaned| {
+                if cleaned.missing.contains(name) {
+                    format!("the certificate of {name} had gone already")
+                } else {
+                    format!("revoked and deleted the certificate of {name}, known by {}", purgeable.evidence().as_str())
+                }
+            });
+            done.entry(name.clone()).or_default().push((what, started.elapsed()));
+        }
+    }
+    let requests = all.iter().filter(|removal| removal.request).map(|removal| removal.name.certname());
+    let requests = stream::iter(requests).map(|name| async move {
+        let started = Instant::now();
+        let deleted = within(door, until, delete_request(hands, name)).await;
+        let what = flat(deleted).map(|outcome| match outcome {
+            CaOutcome::Done => format!("deleted the certificate request of {name}"),
+            CaOutcome::AlreadyDone => format!("the certificate request of {name} had gone already"),
+        });
+        (name.clone(), (what, started.elapsed()))
+    });
+    let requests: Vec<_> = requests.buffer_unordered(CA_WRITES_AT_ONCE).collect().await;
+    for (name, what) in requests {
+        done.entry(name).or_default().push(what);
+    }
+    done
+}
+
+/// The route that deletes nothing but a request is denied by the rules that Puppet Server ships. The one that is
+/// allowed deletes the certificate as well: that one has been cleaned just before.
+async fn delete_request(hands: &Hands, name: &Certname) -> Result<CaOutcome, Error> {
+    match hands.ca.delete_csr(name).await {
+        Err(Error::NotPermitted { .. }) => hands.ca.delete(name).await,
+        other => other,
+    }
+}
+
+/// Deactivates every node that still counts as living.
+async fn deactivate(
+    door: &Door,
+    hands: &Hands,
+    all: &[&Removal],
+    now: Timestamp,
+    until: Until,
+) -> BTreeMap<Certname, Done> {
+    let nodes = all.iter().filter_map(|removal| Some((removal.name.certname(), removal.node?)));
+    let commands = stream::iter(nodes).map(|(name, node)| async move {
+        // PuppetDB drops a command that is older than the node's newest data, whose time may be ahead of ours.
+        let after_newest = node.newest.and_then(|newest| newest.checked_add(SignedDuration::from_millis(1)).ok());
+        let at = after_newest.map_or(now, |newest| newest.max(now));
+        let started = Instant::now();
+        let what = flat(within(door, until, hands.puppetdb.deactivate(name, at)).await).map(|outcome| match outcome {
+            Deactivated::Done => format!("deactivated {name} in PuppetDB"),
+            Deactivated::Queued => format!("PuppetDB has the deactivation of {name} in its queue"),
+        });
+        (name.clone(), (what, started.elapsed()))
+    });
+    commands.buffer_unordered(DEACTIVATIONS_AT_ONCE).collect().await
+}
+
+fn flat<T>(answer: Result<Result<T, Error>, String>) -> Result<T, String> {
+    answer?.map_err(|error| error.to_string())
+}

@@ -1,0 +1,99 @@
+//! One instance on its way through an invocation: what is known of it, and what has been done. No I/O.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use stagedoor_lifecycle::Certname;
+use stagedoor_lifecycle::observation::{Reachable, Subject};
+use stagedoor_lifecycle::profile::ActionResult;
+use stagedoor_lifecycle::purge::{Leaving, PuppetView, Removal};
+use stagedoor_lifecycle::receipt::{Outcome, Receipt, Stage, Step};
+use stagedoor_puppet::Certificate;
+
+/// An instance that is being dealt with.
+#[derive(Debug)]
+pub(crate) struct Case {
+    pub(crate) subject: Subject,
+    /// What AWS said, once it was found to be leaving, and when.
+    pub(crate) leaving: Option<(Leaving, Timestamp)>,
+    /// Names to look at besides the expected one.
+    pub(crate) extra_names: Vec<Certname>,
+    /// What Puppet says.
+    pub(crate) seen: PuppetView,
+    /// The certificates that were seen.
+    pub(crate) certificates: BTreeMap<Certname, Certificate>,
+    /// What was removed in the last attempt, and waits for its proof.
+    pub(crate) removed: Vec<Removal>,
+    /// What went wrong when it was last tried to remove something.
+    pub(crate) last_failure: Option<String>,
+    /// Whether it is decided, and only the hook has to be answered.
+    pub(crate) ready: Option<(ActionResult, String)>,
+    /// How often the hook has said that there is no active action.
+    pub(crate) unanswered: u32,
+    /// How it ended, or how it would end if the invocation ended now.
+    pub(crate) outcome: Outcome,
+    reason: String,
+    settled: bool,
+    steps: Vec<Step>,
+}
+
+impl Case {
+    pub(crate) fn new(subject: Subject) -> Self {
+        Self {
+            subject,
+            leaving: None,
+            extra_names: Vec::new(),
+            seen: PuppetView { names: Vec::new(), known_as: Reachable::Absent },
+            certificates: BTreeMap::new(),
+            removed: Vec::new(),
+            last_failure: None,
+            ready: None,
+            unanswered: 0,
+            outcome: Outcome::Failed,
+            reason: "the invocation ended before this instance was looked at".into(),
+            settled: false,
+            steps: Vec::new(),
+        }
+    }
+
+    /// The names that are to be looked at.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &Certname> {
+        let expected = self.leaving.iter().filter_map(|(leaving, _)| leaving.expected.as_ref().ok());
+        expected.chain(&self.extra_names)
+    }
+
+    pub(crate) fn step(&mut self, stage: Stage, took: Duration, detail: impl Into<String>) {
+        let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        self.steps.push(Step { stage, detail: detail.into(), took_ms });
+    }
+
+    /// How it stands for now; the next pass may change it.
+    pub(crate) fn stands(&mut self, outcome: Outcome, reason: impl Into<String>) {
+        self.outcome = outcome;
+        self.reason = reason.into();
+    }
+
+    /// It is over for this invocation.
+    pub(crate) fn settle(&mut self, outcome: Outcome, reason: impl Into<String>) {
+        self.stands(outcome, reason);
+        self.settled = true;
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        !self.settled
+    }
+
+    pub(crate) fn into_receipt(self) -> Receipt {
+        let certname = self.names().next().cloned();
+        Receipt {
+            instance_id: Some(self.subject.instance),
+            group: Some(self.subject.group),
+            hook: Some(self.subject.hook),
+            certname,
+            outcome: self.outcome,
+            reason: self.reason,
+            steps: self.steps,
+        }
+    }
+}

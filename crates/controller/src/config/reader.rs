@@ -1,0 +1,186 @@
+//! Reads one TOML table key by key and collects what is wrong instead of stopping at the first. No I/O.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::fmt::Display;
+use std::str::FromStr;
+use std::time::Duration;
+
+use jiff::SignedDuration;
+use toml::{Table, Value};
+
+/// What is wrong, in the order in which it was found.
+#[derive(Debug, Default)]
+pub(super) struct Problems(RefCell<Vec<String>>);
+
+impl Problems {
+    pub(super) fn into_inner(self) -> Vec<String> {
+        self.0.into_inner()
+    }
+}
+
+/// A table, the path to it, and the keys that were asked for.
+pub(super) struct Reader<'a> {
+    table: Option<&'a Table>,
+    path: String,
+    known: BTreeSet<String>,
+    problems: &'a Problems,
+}
+
+impl<'a> Reader<'a> {
+    pub(super) fn new(table: &'a Table, path: String, problems: &'a Problems) -> Self {
+        Self { table: Some(table), path, known: BTreeSet::new(), problems }
+    }
+
+    fn key(&self, key: &str) -> String {
+        match (self.path.as_str(), key) {
+            ("", key) => key.to_owned(),
+            (path, "") => path.to_owned(),
+            (path, key) => format!("{path}.{key}"),
+        }
+    }
+
+    pub(super) fn problem(&self, key: &str, problem: impl Display) {
+        self.problems.0.borrow_mut().push(format!("{}: {problem}", self.key(key)));
+    }
+
+    fn take(&mut self, key: &str) -> Option<&'a Value> {
+        self.known.insert(key.to_owned());
+        self.table?.get(key)
+    }
+
+    fn required(&self, key: &str) {
+        // A missing section has been named already; its keys would only be noise.
+        if self.table.is_some() {
+            self.problem(key, "is missing");
+        }
+    }
+
+    fn text_value(&mut self, key: &str) -> Option<&'a str> {
+        match self.take(key)? {
+            Value::String(text) if !text.trim().is_empty() => Some(text),
+            Value::String(_) => {
+                self.problem(key, "is empty");
+                None
+            }
+            other => {
+                self.problem(key, format_args!("must be text, not {}", other.type_str()));
+                None
+            }
+        }
+    }
+
+    fn has(&self, key: &str) -> bool {
+        self.table.is_some_and(|table| table.contains_key(key))
+    }
+
+    /// A text that must be there.
+    pub(super) fn text(&mut self, key: &str) -> Option<String> {
+        if !self.has(key) {
+            self.take(key);
+            self.required(key);
+            return None;
+        }
+        self.text_value(key).map(str::to_owned)
+    }
+
+    /// A text with a default.
+    pub(super) fn text_or(&mut self, key: &str, default: &str) -> String {
+        self.text_value(key).unwrap_or(default).to_owned()
+    }
+
+    /// A list of texts; empty if absent.
+    pub(super) fn texts(&mut self, key: &str) -> Vec<String> {
+        let list = match self.take(key) {
+            None => return Vec::new(),
+            Some(Value::Array(list)) => list,
+            Some(other) => {
+                self.problem(key, format_args!("must be a list of texts, not {}", other.type_str()));
+                return Vec::new();
+            }
+        };
+        let texts: Vec<String> = list.iter().filter_map(Value::as_str).map(str::to_owned).collect();
+        if texts.len() != list.len() {
+            self.problem(key, "must hold nothing but texts");
+        }
+        texts
+    }
+
+    /// A text that is read as a value. Without a default it must be there.
+    pub(super) fn parsed<T: FromStr<Err: Display>>(&mut self, key: &str, default: Option<T>) -> Option<T> {
+        if !self.has(key) {
+            self.take(key);
+            if default.is_none() {
+                self.required(key);
+            }
+            return default;
+        }
+        let text = self.text_value(key)?;
+        text.parse().map_err(|error| self.problem(key, error)).ok()
+    }
+
+    /// A duration such as "50s" or "10m", more than nothing and at most `longest`.
+    pub(super) fn duration(&mut self, key: &str, default: Option<Duration>, longest: Duration) -> Option<Duration> {
+        let default = default.and_then(|default| SignedDuration::try_from(default).ok());
+        let duration = self.parsed::<SignedDuration>(key, default)?;
+        match Duration::try_from(duration) {
+            Ok(duration) if !duration.is_zero() && duration <= longest => Some(duration),
+            _ => {
+                self.problem(key, format_args!("must be more than 0s and at most {}s", longest.as_secs()));
+                None
+            }
+        }
+    }
+
+    /// One of a few words.
+    pub(super) fn choice<T: Copy>(&mut self, key: &str, words: &[(&str, T)], default: T) -> T {
+        let Some(text) = self.text_value(key) else { return default };
+        if let Some((_, value)) = words.iter().find(|(word, _)| *word == text) {
+            return *value;
+        }
+        let known: Vec<_> = words.iter().map(|(word, _)| format!("{word:?}")).collect();
+        self.problem(key, format_args!("must be {}, not {text:?}", known.join(" or ")));
+        default
+    }
+
+    /// A table that must be there.
+    pub(super) fn section(&mut self, key: &str) -> Reader<'a> {
+        if !self.has(key) {
+            self.required(key);
+        }
+        self.optional_section(key).unwrap_or_else(|| Reader {
+            table: None,
+            path: self.key(key),
+            known: BTreeSet::new(),
+            problems: self.problems,
+        })
+    }
+
+    /// A table that may be there.
+    pub(super) fn optional_section(&mut self, key: &str) -> Option<Reader<'a>> {
+        match self.take(key)? {
+            Value::Table(table) => Some(Reader::new(table, self.key(key), self.problems)),
+            other => {
+                self.problem(key, format_args!("must be a table, not {}", other.type_str()));
+                None
+            }
+        }
+    }
+
+    /// The tables below a key, by name.
+    pub(super) fn named_sections(&mut self, key: &str) -> Vec<(String, Reader<'a>)> {
+        if !self.has(key) {
+            self.problem(key, "is missing: there must be at least one profile");
+        }
+        let Some(mut parent) = self.optional_section(key) else { return Vec::new() };
+        let names: Vec<String> = parent.table.into_iter().flat_map(Table::keys).cloned().collect();
+        names.into_iter().filter_map(|name| Some((name.clone(), parent.optional_section(&name)?))).collect()
+    }
+
+    /// Names every key that nobody asked for.
+    pub(super) fn finish(self) {
+        for key in self.table.into_iter().flat_map(Table::keys).filter(|key| !self.known.contains(*key)) {
+            self.problem(key, "is not a key of the configuration");
+        }
+    }
+}

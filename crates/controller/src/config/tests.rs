@@ -1,0 +1,104 @@
+use super::*;
+
+const WHOLE: &str = r#"
+budget = "20s"
+
+[puppet]
+secret = "stagedoor/puppet"
+ca = "https://puppet.example.com:8140"
+puppetdb = "https://puppetdb.example.com:8081"
+protected = ["replica.example.com", "*.infra.example.com"]
+
+[notify]
+topic = "arn:aws:sns:eu-west-1:111122223333:stagedoor"
+
+[profile.compiler]
+certname = "{private_dns}"
+hooks = "puppet-"
+patience = { purge = "5m" }
+on_timeout = { terminate = "abandon" }
+"#;
+
+fn problems(text: &str) -> Vec<String> {
+    Config::parse(text).expect_err("should be refused").0
+}
+
+#[test]
+fn a_whole_configuration_is_read() {
+    let config = Config::parse(WHOLE).unwrap();
+    assert_eq!(config.mode, Mode::Act);
+    assert_eq!(config.budget, Duration::from_secs(20));
+    assert_eq!(config.topic.as_deref(), Some("arn:aws:sns:eu-west-1:111122223333:stagedoor"));
+    let profile = &config.profiles[&"compiler".parse().unwrap()];
+    assert_eq!(profile.hook_prefix, "puppet-");
+    assert_eq!(profile.purge_patience, Duration::from_secs(300));
+    assert_eq!(profile.on_terminate_timeout, ActionResult::Abandon);
+}
+
+#[test]
+fn defaults_are_those_of_the_documentation() {
+    let config = Config::parse(
+        "puppet = { secret = 's', ca = 'https://ca:8140', puppetdb = 'https://db:8081' }\nprofile.x.certname = '{instance_id}'",
+    )
+    .unwrap();
+    let profile = &config.profiles[&"x".parse().unwrap()];
+    assert_eq!((config.mode, config.budget.as_secs()), (Mode::Act, 50));
+    assert_eq!((profile.hook_prefix.as_str(), profile.purge_patience.as_secs()), ("stagedoor-", 600));
+    assert_eq!(profile.on_terminate_timeout, ActionResult::Continue);
+}
+
+#[test]
+fn the_hosts_of_puppets_services_are_protected_without_being_named() {
+    let config = Config::parse(WHOLE).unwrap();
+    for name in ["puppet.example.com", "puppetdb.example.com", "replica.example.com", "a.infra.example.com"] {
+        assert!(config.protected.protects(&name.parse().unwrap()).is_some(), "{name}");
+    }
+}
+
+#[test]
+fn every_error_is_reported_at_once_each_with_its_key() {
+    let problems = problems(
+        r#"
+        mode = "dry"
+        budget = "20 parsecs"
+        colour = "red"
+        [puppet]
+        ca = "http://puppet.example.com:8140"
+        puppetdb = 8081
+        protected = ["*"]
+        [profile.compiler]
+        certname = "{host}"
+        patience = { purge = "-5m", forever = true }
+        on_timeout = { terminate = "explode" }
+        [profile."no good"]
+        certname = "{private_dns}"
+        "#,
+    );
+    for key in [
+        "mode:",
+        "budget:",
+        "colour:",
+        "puppet.secret:",
+        "puppet.ca:",
+        "puppet.puppetdb:",
+        "puppet.protected:",
+        "profile.compiler.certname:",
+        "profile.compiler.patience.purge:",
+        "profile.compiler.patience.forever:",
+        "profile.compiler.on_timeout.terminate:",
+        "profile.no good:",
+    ] {
+        assert!(problems.iter().any(|problem| problem.starts_with(key)), "{key} is not in {problems:#?}");
+    }
+    assert_eq!(problems.len(), 12, "{problems:#?}");
+}
+
+#[test]
+fn an_empty_configuration_names_its_missing_sections_and_nothing_more() {
+    assert_eq!(problems(""), ["puppet: is missing", "profile: is missing: there must be at least one profile"]);
+}
+
+#[test]
+fn text_that_is_not_toml_says_where() {
+    assert!(problems("puppet = {")[0].contains("not TOML"));
+}

@@ -1,0 +1,172 @@
+//! Everything the controller reaches the world through, and the time. The clients do the I/O.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use stagedoor_aws::autoscaling::AutoScaling;
+use stagedoor_aws::secrets::Secret;
+use stagedoor_aws::sns::Topic;
+use stagedoor_aws::{Error as AwsError, SdkConfig};
+use stagedoor_lifecycle::observation::Machine;
+use stagedoor_lifecycle::profile::Protected;
+use stagedoor_lifecycle::{InstanceId, ProfileName};
+use stagedoor_puppet::{Ca, CaAdmin, Credentials, PuppetDb, PuppetDbAdmin};
+use tokio::sync::Mutex;
+
+use crate::config::{Config, Mode};
+
+/// What the controller stands in: its configuration, the services it talks to, and the clock.
+#[derive(Debug)]
+pub struct Door {
+    /// What it is to do.
+    pub config: Config,
+    /// EC2 Auto Scaling.
+    pub autoscaling: AutoScaling,
+    /// EC2.
+    pub machines: Arc<dyn Machines>,
+    /// The Puppet services.
+    pub puppet: PuppetSite,
+    /// Where outcomes are told, if anywhere.
+    pub topic: Option<Topic>,
+    /// The time.
+    pub clock: Clock,
+}
+
+impl Door {
+    /// A door with the clients that this configuration asks for. Talks to nobody yet.
+    #[must_use]
+    pub fn new(config: Config, aws: &SdkConfig, machines: Arc<dyn Machines>, clock: Clock) -> Self {
+        Self {
+            autoscaling: AutoScaling::new(aws),
+            machines,
+            puppet: PuppetSite::new(&config, aws),
+            topic: config.topic.as_ref().map(|arn| Topic::new(aws, arn)),
+            config,
+            clock,
+        }
+    }
+
+    /// Whether decisions are carried out.
+    #[must_use]
+    pub fn acts(&self) -> bool {
+        self.config.mode == Mode::Act
+    }
+
+    /// The profile with this name.
+    #[must_use]
+    pub fn profile(&self, name: &ProfileName) -> Option<stagedoor_lifecycle::profile::Profile> {
+        self.config.profiles.get(name).cloned()
+    }
+}
+
+/// A future that borrows from its maker.
+pub type Answer<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// EC2, behind a trait because its SDK takes minutes to compile: the functions bring the real client, the tests
+/// of this crate one that asks the lab without the SDK.
+pub trait Machines: Send + Sync + std::fmt::Debug {
+    /// The instances with these ids; unknown ones are missing from the answer.
+    fn machines<'a>(&'a self, instances: &'a [InstanceId]) -> Answer<'a, Result<Vec<Machine>, AwsError>>;
+}
+
+/// Where the time comes from.
+#[derive(Clone)]
+pub struct Clock(Arc<dyn Fn() -> Timestamp + Send + Sync>);
+
+impl Clock {
+    /// The machine's clock.
+    #[must_use]
+    #[expect(clippy::disallowed_methods, reason = "this is where the time comes in")]
+    pub fn system() -> Self {
+        Self::from(Timestamp::now)
+    }
+
+    /// A clock that asks this function.
+    pub fn from(now: impl Fn() -> Timestamp + Send + Sync + 'static) -> Self {
+        Self(Arc::new(now))
+    }
+
+    /// The time.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        (self.0)()
+    }
+}
+
+impl std::fmt::Debug for Clock {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Clock({})", self.now())
+    }
+}
+
+/// The Puppet services of one site, whose clients are made of a secret that may be rotated at any time.
+#[derive(Debug)]
+pub struct PuppetSite {
+    secret: Secret,
+    config: Config,
+    made: Mutex<Option<Arc<Puppet>>>,
+}
+
+/// Clients made of one reading of the secret.
+#[derive(Debug)]
+pub struct Puppet {
+    /// Reads of the CA.
+    pub ca: Ca,
+    /// Reads of PuppetDB.
+    pub puppetdb: PuppetDb,
+    /// Writes, unless the controller only observes.
+    pub hands: Option<Hands>,
+    /// Names that are never purged, the controller's own certificate among them.
+    pub protected: Protected,
+    /// The reading of the secret that these were made of.
+    reading: u64,
+}
+
+/// The clients that change something. A controller that only observes has none.
+#[derive(Debug)]
+pub struct Hands {
+    /// Writes of the CA.
+    pub ca: CaAdmin,
+    /// Writes of PuppetDB.
+    pub puppetdb: PuppetDbAdmin,
+}
+
+impl PuppetSite {
+    fn new(config: &Config, aws: &SdkConfig) -> Self {
+        Self { secret: Secret::new(aws, &config.secret), config: config.clone(), made: Mutex::new(None) }
+    }
+
+    /// The clients, made of the secret as it was at most five minutes ago; or why there are none.
+    pub async fn open(&self) -> Result<Arc<Puppet>, String> {
+        let reading = self.secret.read().await.map_err(|error| error.to_string())?;
+        self.make(reading).await
+    }
+
+    /// The clients made of a new reading of the secret, after those of `refused` were refused by Puppet; `None` if
+    /// the secret is still the same.
+    pub async fn reopen(&self, refused: &Puppet) -> Result<Arc<Puppet>, String> {
+        let reading = self.secret.read_again(refused.reading).await.map_err(|error| error.to_string())?;
+        self.make(reading).await
+    }
+
+    async fn make(&self, reading: stagedoor_aws::secrets::Reading) -> Result<Arc<Puppet>, String> {
+        let mut made = self.made.lock().await;
+        if let Some(made) = made.as_ref().filter(|made| made.reading == reading.number) {
+            return Ok(made.clone());
+        }
+        let name = &self.config.secret;
+        let unusable = |error: &dyn std::fmt::Display| format!("the secret {name} cannot be used: {error}");
+        let credentials = Credentials::from_json(&reading.text).map_err(|error| unusable(&error))?;
+        let transport = credentials.transport().map_err(|error| unusable(&error))?;
+        let ca = Ca::new(&transport, &self.config.ca);
+        let puppetdb = PuppetDb::new(&transport, &self.config.puppetdb);
+        let hands = (self.config.mode == Mode::Act)
+            .then(|| Hands { ca: CaAdmin::new(ca.clone()), puppetdb: PuppetDbAdmin::new(puppetdb.clone()) });
+        let protected = self.config.protected.clone().and(transport.certname());
+        let puppet = Arc::new(Puppet { ca, puppetdb, hands, protected, reading: reading.number });
+        *made = Some(puppet.clone());
+        Ok(puppet)
+    }
+}
