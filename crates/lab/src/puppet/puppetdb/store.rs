@@ -1,0 +1,215 @@
+//! What PuppetDB knows about nodes, and the queue of commands in front of it. No I/O.
+
+use std::collections::BTreeMap;
+
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Map, Value, json};
+
+use crate::puppet::options::QueueDelay;
+
+/// A report of an agent run.
+#[derive(Clone, Debug)]
+pub(crate) struct Report {
+    pub(crate) hash: String,
+    pub(crate) status: String,
+    pub(crate) started: Timestamp,
+    pub(crate) produced: Timestamp,
+}
+
+/// A node. It is active while it is neither deactivated nor expired.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Record {
+    pub(crate) deactivated: Option<Timestamp>,
+    pub(crate) catalog: Option<Timestamp>,
+    pub(crate) facts_at: Option<Timestamp>,
+    /// Facts by name, `trusted` among them.
+    pub(crate) facts: Map<String, Value>,
+    /// Oldest first.
+    pub(crate) reports: Vec<Report>,
+}
+
+impl Record {
+    /// The newest time of any data; an older deactivation is stale.
+    fn newest(&self) -> Option<Timestamp> {
+        let report = self.reports.iter().map(|report| report.produced).max();
+        self.catalog.max(self.facts_at).max(report)
+    }
+
+    /// Newer data bring a deactivated node back.
+    fn reactivate(&mut self, at: Timestamp) {
+        if self.deactivated.is_some_and(|since| since < at) {
+            self.deactivated = None;
+        }
+    }
+
+    /// The object of `/pdb/query/v4/nodes`.
+    pub(crate) fn node(&self, certname: &str) -> Value {
+        let report = self.reports.iter().max_by_key(|report| report.produced);
+        let environment = |at: Option<Timestamp>| at.map(|_| "production");
+        json!({
+            "certname": certname,
+            "deactivated": self.deactivated.map(millis),
+            "expired": null,
+            "catalog_timestamp": self.catalog.map(millis),
+            "facts_timestamp": self.facts_at.map(millis),
+            "report_timestamp": report.map(|report| millis(report.produced)),
+            "catalog_environment": environment(self.catalog),
+            "facts_environment": environment(self.facts_at),
+            "report_environment": environment(report.map(|report| report.produced)),
+            "latest_report_status": report.map(|report| &report.status),
+            "latest_report_noop": report.map(|_| false),
+            "latest_report_noop_pending": report.map(|_| false),
+            "latest_report_corrective_change": null,
+            "latest_report_hash": report.map(|report| &report.hash),
+            "latest_report_job_id": null,
+            "cached_catalog_status": report.map(|_| "not_used"),
+        })
+    }
+}
+
+/// Time as PuppetDB prints it.
+pub(crate) fn millis(at: Timestamp) -> String {
+    at.strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string()
+}
+
+/// A command that changes a node.
+#[derive(Clone, Debug)]
+pub(crate) enum Command {
+    Deactivate {
+        produced: Option<Timestamp>,
+    },
+    Facts {
+        produced: Timestamp,
+        facts: Map<String, Value>,
+    },
+    Catalog {
+        produced: Timestamp,
+    },
+    Report(Report),
+    /// Accepted by PuppetDB, without an effect that this lab shows.
+    Nothing,
+}
+
+struct Queued {
+    certname: String,
+    command: Command,
+    due: Due,
+}
+
+enum Due {
+    At(Timestamp),
+    AfterReads(u32),
+}
+
+/// Nodes by certname, and the queue.
+#[derive(Default)]
+pub(crate) struct Store {
+    pub(crate) nodes: BTreeMap<String, Record>,
+    queue: Vec<Queued>,
+    submitted: u64,
+    hashes: u64,
+}
+
+impl Store {
+    /// Queues a command, carries out what is due, and names the command by a UUID. The flag says
+    /// whether this command is done.
+    pub(crate) fn submit(
+        &mut self,
+        certname: &str,
+        command: Command,
+        delay: QueueDelay,
+        now: Timestamp,
+    ) -> (String, bool) {
+        let due = match delay {
+            QueueDelay::None => Due::At(now),
+            QueueDelay::Ms(ms) => Due::At(now + SignedDuration::from_millis(i64::try_from(ms).unwrap_or(i64::MAX))),
+            QueueDelay::Reads(reads) => Due::AfterReads(reads),
+        };
+        self.queue.push(Queued { certname: certname.to_owned(), command, due });
+        self.settle(now);
+        let done = matches!(delay, QueueDelay::None | QueueDelay::Ms(0) | QueueDelay::Reads(0));
+        (self.uuid(), done)
+    }
+
+    /// A name for the next command.
+    pub(crate) fn uuid(&mut self) -> String {
+        self.submitted += 1;
+        format!("5ca1ab1e-0000-4000-8000-{:012x}", self.submitted)
+    }
+
+    /// Carries out the commands whose time has come, in the order in which they arrived.
+    pub(crate) fn settle(&mut self, now: Timestamp) {
+        let (due, waiting) = std::mem::take(&mut self.queue).into_iter().partition(|queued| match queued.due {
+            Due::At(at) => at <= now,
+            Due::AfterReads(reads) => reads == 0,
+        });
+        self.queue = waiting;
+        let due: Vec<Queued> = due;
+        for queued in due {
+            self.carry_out(&queued.certname, queued.command, now);
+        }
+    }
+
+    /// Counts a read of PuppetDB, after it was answered.
+    pub(crate) fn was_read(&mut self) {
+        for queued in &mut self.queue {
+            if let Due::AfterReads(reads) = &mut queued.due {
+                *reads = reads.saturating_sub(1);
+            }
+        }
+    }
+
+    pub(crate) fn queue_depth(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// Carries out a command without the queue.
+    pub(crate) fn at_once(&mut self, certname: &str, command: Command, now: Timestamp) {
+        self.carry_out(certname, command, now);
+    }
+
+    fn carry_out(&mut self, certname: &str, command: Command, now: Timestamp) {
+        // A command for an unknown name creates the node (puppetdb#4008).
+        let record = self.nodes.entry(certname.to_owned()).or_default();
+        match command {
+            Command::Deactivate { produced } => {
+                let at = produced.unwrap_or(now);
+                if record.newest().is_some_and(|newest| newest > at) {
+                    return;
+                }
+                record.deactivated = record.deactivated.max(Some(at));
+            }
+            Command::Facts { produced, facts } => {
+                if record.facts_at.is_none_or(|known| known <= produced) {
+                    record.facts_at = Some(produced);
+                    record.facts = facts;
+                }
+                record.reactivate(produced);
+            }
+            Command::Catalog { produced } => {
+                record.catalog = record.catalog.max(Some(produced));
+                record.reactivate(produced);
+            }
+            Command::Report(report) => {
+                let produced = report.produced;
+                record.reports.push(report);
+                record.reactivate(produced);
+            }
+            Command::Nothing => {}
+        }
+    }
+
+    /// A report as PuppetDB would store it, with the hash that identifies it.
+    pub(crate) fn new_report(&mut self, status: &str, started: Timestamp, produced: Timestamp) -> Report {
+        self.hashes += 1;
+        let hash = format!("{:040x}", 0x5eed_0000_0000_u64 + self.hashes);
+        Report { hash, status: status.to_owned(), started, produced }
+    }
+
+    /// Stores what an agent run leaves: catalog and report, and the facts if they are given.
+    pub(crate) fn agent_run(&mut self, certname: &str, status: &str, started: Timestamp, produced: Timestamp) {
+        let report = self.new_report(status, started, produced);
+        self.carry_out(certname, Command::Catalog { produced }, produced);
+        self.carry_out(certname, Command::Report(report), produced);
+    }
+}

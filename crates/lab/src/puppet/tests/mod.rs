@@ -1,0 +1,130 @@
+//! The answers of the simulated site, call by call and over real TLS on loopback.
+
+mod ca;
+mod ca_policy;
+mod puppetdb;
+mod wire;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use jiff::Timestamp;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+use serde_json::Value;
+
+use super::{Puppet, PuppetOptions, ServerVersion};
+use crate::clock::Clock;
+use crate::server::{Peer, Reply, Request, Service};
+
+/// A site, and who calls it.
+struct World {
+    puppet: Puppet,
+    clock: Clock,
+    caller: Option<String>,
+    headers: HeaderMap,
+}
+
+/// Status and body of an answer.
+type Answer = (u16, String);
+
+/// A site with these options, called by the controller.
+fn world(change: impl FnOnce(&mut PuppetOptions)) -> World {
+    let mut options = PuppetOptions::default();
+    change(&mut options);
+    let now: Timestamp = "2026-03-04T05:06:07.5Z".parse().unwrap();
+    let clock = Clock::standing_at(now);
+    let caller = Some(options.controller.clone());
+    let puppet = Puppet::new(options, clock.clone()).unwrap();
+    World { puppet, clock, caller, headers: HeaderMap::new() }
+}
+
+/// A site of this version of Puppet Server.
+fn version(text: &str) -> World {
+    let version: ServerVersion = text.parse().unwrap();
+    world(|options| options.server_version = version)
+}
+
+impl World {
+    fn called_by_anyone(mut self) -> Self {
+        self.caller = None;
+        self
+    }
+
+    fn called_by(mut self, certname: &str) -> Self {
+        self.caller = Some(certname.to_owned());
+        self
+    }
+
+    fn with_header(mut self, name: &'static str, value: &str) -> Self {
+        self.headers.insert(HeaderName::from_static(name), HeaderValue::from_str(value).unwrap());
+        self
+    }
+
+    fn request(&self, line: &str, body: impl Into<Bytes>) -> Request {
+        let (method, target) = line.split_once(' ').unwrap();
+        let (path, query) = target.split_once('?').unwrap_or((target, ""));
+        let peer = self.caller.as_ref().map(|certname| {
+            let pem = self.puppet.credentials(certname).unwrap().cert_pem;
+            Peer { chain: vec![CertificateDer::from_pem_slice(pem.as_bytes()).unwrap()] }
+        });
+        Request {
+            method: Method::from_bytes(method.as_bytes()).unwrap(),
+            path: path.to_owned(),
+            query: form_urlencoded::parse(query.as_bytes()).into_owned().collect(),
+            headers: self.headers.clone(),
+            body: body.into(),
+            peer,
+        }
+    }
+
+    /// Calls the CA host; the path is relative to `/puppet-ca/v1/` unless it begins with `/`.
+    async fn ca_reply(&self, line: &str, body: impl Into<Bytes>) -> Reply {
+        let (method, path) = line.split_once(' ').unwrap();
+        let path = if path.starts_with('/') { path.to_owned() } else { format!("/puppet-ca/v1/{path}") };
+        let request = self.request(&format!("{method} {path}"), body);
+        self.puppet.ca_service().answer(&request).await
+    }
+
+    async fn ca(&self, line: &str, body: impl Into<Bytes>) -> Answer {
+        answer(self.ca_reply(line, body).await)
+    }
+
+    /// Calls PuppetDB; the path is relative to `/pdb/` unless it begins with `/`.
+    async fn pdb_reply(&self, line: &str, body: impl Into<Bytes>) -> Reply {
+        let (method, path) = line.split_once(' ').unwrap();
+        let path = if path.starts_with('/') { path.to_owned() } else { format!("/pdb/{path}") };
+        let request = self.request(&format!("{method} {path}"), body);
+        self.puppet.puppetdb_service().answer(&request).await
+    }
+
+    async fn pdb(&self, line: &str, body: impl Into<Bytes>) -> Answer {
+        answer(self.pdb_reply(line, body).await)
+    }
+
+    async fn pdb_json(&self, line: &str, body: impl Into<Bytes>) -> Value {
+        serde_json::from_str(&self.pdb(line, body).await.1).unwrap()
+    }
+
+    /// Serials in the CRL that agents are given.
+    async fn crl(&self) -> Vec<u64> {
+        let (status, pem) = self.ca("GET certificate_revocation_list/ca", "").await;
+        assert_eq!(status, 200);
+        let signing = pem::parse_many(pem).unwrap().remove(0);
+        let (_, crl) = x509_parser::parse_x509_crl(signing.contents()).unwrap();
+        crl.iter_revoked_certificates()
+            .map(|entry| entry.raw_serial().iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte)))
+            .collect()
+    }
+
+    fn serial(&self, certname: &str) -> u64 {
+        self.puppet.site.ca().signed[certname].serial
+    }
+}
+
+fn answer(reply: Reply) -> Answer {
+    (reply.status().as_u16(), String::from_utf8(reply.into_body().into()).unwrap())
+}
+
+fn said(status: u16, body: &str) -> Answer {
+    (status, body.to_owned())
+}
