@@ -70,8 +70,8 @@ impl Control {
         let segments = request.segments();
         let path: Vec<&str> = segments.iter().map(String::as_str).filter(|part| !part.is_empty()).collect();
         match (request.method.as_str(), path.as_slice()) {
-            ("GET", []) => ok(&json!({"endpoints": stage.endpoints, "environment": stage.environment()})),
-            ("GET", ["env"]) => Ok(plain(stage.exports())),
+            ("GET", []) => ok(&json!({"endpoints": stage.endpoints, "environment": stage.environment(None)})),
+            ("GET", ["env"]) => Ok(plain(stage.exports(request.query("function")))),
             ("PUT", ["scene"]) => {
                 let scene: Value = read(request)?;
                 stage.set_scene(&Scene::from_json(scene)?)?;

@@ -24,7 +24,7 @@
 //!     }],
 //! }))?)?;
 //! let begun = lab.aws.terminate("i-0a1b2c3d4e5f60718", &Default::default())?;
-//! // A function binary runs with the variables of `lab.environment()`.
+//! // A function binary runs beside, with the variables of `lab.function_environment("purge")`.
 //! let answer = lab.invoke("purge", &begun.events[0].eventbridge).await?;
 //! assert!(lab.journal.round_trips() <= 5);
 //! # Ok(())
@@ -53,7 +53,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use secrecy::SecretString;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
@@ -210,10 +210,16 @@ impl Lab {
         &self.stage.endpoints
     }
 
-    /// The environment variables with which a function works against this lab.
+    /// The environment variables with which Stagedoor, boto3 or the AWS CLI works against this lab.
     #[must_use]
-    pub fn environment(&self) -> Map<String, Value> {
-        self.stage.environment()
+    pub fn environment(&self) -> BTreeMap<String, String> {
+        self.stage.environment(None)
+    }
+
+    /// The environment variables for a function binary that [`Lab::invoke`] is to reach.
+    #[must_use]
+    pub fn function_environment(&self, function: &str) -> BTreeMap<String, String> {
+        self.stage.environment(Some(function))
     }
 
     /// The value of `AWS_ENDPOINT_URL`.
@@ -243,7 +249,7 @@ impl Lab {
     /// The value of `AWS_LAMBDA_RUNTIME_API`, `host:port`: a runtime there is given invocations of any function.
     #[must_use]
     pub fn runtime_api(&self) -> &str {
-        self.stage.endpoints.runtime.trim_start_matches("http://")
+        self.stage.runtime_api()
     }
 
     /// The value of `AWS_LAMBDA_RUNTIME_API` for a runtime that is given invocations of one function only; for

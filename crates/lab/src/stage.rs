@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use secrecy::SecretString;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::aws::Aws;
@@ -71,21 +71,32 @@ impl Stage {
         state
     }
 
-    /// The environment variables with which a function works against this lab.
-    pub(crate) fn environment(&self) -> Map<String, Value> {
-        let runtime = self.endpoints.runtime.trim_start_matches("http://");
-        let mut map = Map::new();
-        let mut set = |name: &str, value: String| map.insert(name.to_owned(), Value::String(value));
+    /// The environment variables with which Stagedoor, boto3 or the AWS CLI works against this lab; with a name, also
+    /// those that Lambda sets for the function of that name
+    /// (<https://docs.aws.amazon.com/lambda/latest/dg/configuration-envvars.html>).
+    pub(crate) fn environment(&self, function: Option<&str>) -> BTreeMap<String, String> {
+        let mut variables = BTreeMap::new();
+        let mut set = |name: &str, value: String| variables.insert(name.to_owned(), value);
         set("AWS_ENDPOINT_URL", self.endpoints.aws.clone());
         set("AWS_REGION", self.endpoints.region.clone());
         // No signature is checked; these only have to be there.
         set("AWS_ACCESS_KEY_ID", "AKIALABLABLABLABLABL".to_owned());
         set("AWS_SECRET_ACCESS_KEY", "not-a-secret".to_owned());
-        set("AWS_LAMBDA_RUNTIME_API", runtime.to_owned());
         if let Some(config) = self.config() {
             set("STAGEDOOR_CONFIG", config);
         }
-        map
+        if let Some(function) = function {
+            set("AWS_LAMBDA_RUNTIME_API", self.runtime_api().to_owned());
+            set("AWS_LAMBDA_FUNCTION_NAME", function.to_owned());
+            set("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST".to_owned());
+            set("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "256".to_owned());
+        }
+        variables
+    }
+
+    /// `host:port` of the Runtime API.
+    pub(crate) fn runtime_api(&self) -> &str {
+        self.endpoints.runtime.trim_start_matches("http://")
     }
 
     /// A configuration of Stagedoor for this lab's Puppet.
@@ -103,10 +114,10 @@ impl Stage {
     }
 
     /// The environment as lines for a shell to evaluate.
-    pub(crate) fn exports(&self) -> String {
+    pub(crate) fn exports(&self, function: Option<&str>) -> String {
         let mut lines = String::new();
-        for (name, value) in self.environment() {
-            let value = value.as_str().unwrap_or_default().replace('\'', r"'\''");
+        for (name, value) in self.environment(function) {
+            let value = value.replace('\'', r"'\''");
             let _ = writeln!(lines, "export {name}='{value}'");
         }
         lines

@@ -120,6 +120,12 @@ impl Aws {
         self.lock().world.put_secret(name, text, self.clock.now());
     }
 
+    /// The current text of a secret, as a caller of `GetSecretValue` gets it.
+    #[must_use]
+    pub fn secret(&self, name: &str) -> Option<SecretString> {
+        self.lock().world.secrets.get(name)?.versions.last().map(|version| version.text.clone())
+    }
+
     /// Everything but the secrets' texts, for people and for assertions.
     #[must_use]
     pub fn snapshot(&self) -> Value {
