@@ -119,9 +119,17 @@ impl Credentials {
     }
 
     fn check_key(&self, chain: Vec<CertificateDer<'static>>) -> Result<(), CredentialsError> {
-        let key = PrivateKeyDer::from_pem_slice(self.client_key.expose_secret().as_bytes()).map_err(|_| {
-            malformed("client_key", "holds no private key in PEM form (an encrypted one cannot be used)")
-        })?;
+        // A second key would leave open which of them is shown to the server.
+        if PrivateKeyDer::from_pem_slice(self.client_cert.as_bytes()).is_ok() {
+            return Err(malformed("client_cert", "holds a private key; it belongs in client_key"));
+        }
+        let mut keys = PrivateKeyDer::pem_slice_iter(self.client_key.expose_secret().as_bytes());
+        let Some(Ok(key)) = keys.next() else {
+            return Err(malformed("client_key", "holds no private key in PEM form (an encrypted one cannot be used)"));
+        };
+        if keys.next().is_some() {
+            return Err(malformed("client_key", "holds more than one private key"));
+        }
         match rustls::sign::CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider()) {
             Ok(_) => Ok(()),
             Err(rustls::Error::InconsistentKeys(_)) => {
