@@ -1,0 +1,68 @@
+# Stagedoor. Bare `make` lists the targets.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+CARGO ?= cargo
+# Where cargo builds; both names end in the same directory.
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+# Where `make tools` puts cargo-deny and cargo-machete.
+TOOLS ?= .cache/tools
+
+.PHONY: help
+help: ## List the targets
+	@echo "Stagedoor: Puppet nodes enter and leave Auto Scaling groups through one door."
+	@echo
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: ## See it work: the built function against the lab, told as a story (first time: 5 to 10 minutes of compiling)
+	@bin=$$(tools/cargo-lambda); \
+	echo "Building the function (release; the EC2 SDK alone takes minutes the first time) …"; \
+	$(CARGO) build --release --locked -p stagedoor-functions; \
+	echo "Building the lab …"; \
+	$(CARGO) build --locked -p stagedoor-lab --example demo; \
+	PATH="$$bin:$$PATH" "$(TARGET)/debug/examples/demo"
+
+# One build of the whole workspace, so that every crate sees the same features and the EC2 SDK is compiled once.
+.PHONY: test
+test: ## Run every test that needs nothing but the workspace
+	@echo "Building everything (the EC2 SDK alone takes minutes the first time) …"
+	$(CARGO) build --locked --workspace --all-targets
+	$(CARGO) test --locked --workspace
+
+.PHONY: live
+live: boto3 ## Hold it against real Puppet Server, PuppetDB and agents (root, Debian 12; installs their packages)
+	tests/live/run
+
+.PHONY: boto3
+boto3: ## Hold the lab's AWS side against boto3
+	$(CARGO) build --locked -p stagedoor-lab
+	LAB_BIN="$(TARGET)/debug/lab" tests/boto3/run
+
+.PHONY: lint
+lint: tools ## Check formatting, lints, dependencies and scripts
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets --all-features -- -D warnings
+	$(TOOLS)/bin/cargo-deny --locked --all-features check bans licenses sources
+	$(TOOLS)/bin/cargo-machete
+	@if command -v shellcheck >/dev/null; then shellcheck -x tools/* tests/live/run tests/live/stage tests/live/agent tests/boto3/run .ci/run; \
+	else echo "shellcheck is not installed: the scripts were NOT checked (apt-get install shellcheck)"; fi
+
+.PHONY: audit
+audit: tools ## Check the dependencies against the advisory database (fetches it)
+	$(TOOLS)/bin/cargo-deny --locked --all-features check advisories
+
+.PHONY: tools
+tools: ## Install cargo-deny and cargo-machete
+	@for tool in cargo-deny cargo-machete; do \
+	  if [ ! -x "$(TOOLS)/bin/$$tool" ]; then \
+	    echo "Installing $$tool (some minutes) …"; \
+	    env -u CARGO_TARGET_DIR $(CARGO) install --locked --root "$(TOOLS)" "$$tool"; \
+	  fi; \
+	done
+
+.PHONY: fmt
+fmt: ## Format the code
+	$(CARGO) fmt --all

@@ -1,0 +1,92 @@
+//! What it answers to what it cannot use.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::rehearsal::{LEAVING, NAME, Rehearsal, compilers, event};
+
+#[tokio::test]
+async fn an_unusable_event_is_refused_and_nothing_is_called() {
+    let mut stage = Rehearsal::of(compilers("Terminating:Wait")).await;
+    for payload in [event("unknown-shape"), Value::Null, json!([1, 2]), json!({"Records": [{"Sns": {"Message": "?"}}]})]
+    {
+        let answer = stage.purge(&payload).await;
+        assert_eq!(answer["results"][0]["outcome"], "refused", "{payload}: {answer}");
+        assert!(!answer["results"][0]["reason"].as_str().unwrap().is_empty());
+    }
+    let calls = stage.lab.journal.entries();
+    assert!(calls.iter().all(|call| call.service == "sns"), "{calls:#?}");
+}
+
+#[tokio::test]
+async fn a_test_notification_is_acknowledged_and_nothing_is_called() {
+    let mut stage = Rehearsal::of(compilers("Terminating:Wait")).await;
+    assert_eq!(stage.purge(&event("sns-test-notification")).await["results"][0]["outcome"], "ignored");
+    assert_eq!(stage.purge(&event("sqs-test-notification")).await, json!({"batchItemFailures": []}));
+    assert!(stage.lab.journal.entries().is_empty());
+}
+
+#[tokio::test]
+async fn a_message_that_can_never_be_used_does_not_come_again() {
+    let mut stage = Rehearsal::of(compilers("Terminating:Wait")).await;
+    let batch = json!({"Records": [{"messageId": "m-1", "body": "not JSON", "eventSource": "aws:sqs"}]});
+    assert_eq!(stage.purge(&batch).await, json!({"batchItemFailures": []}));
+}
+
+#[tokio::test]
+async fn a_bad_configuration_names_every_key_at_start() {
+    let mut stage = Rehearsal::of(compilers("Terminating:Wait")).await;
+    stage.configure(|_| "colour = 'red'\n[puppet]\nca = 'ftp://x'\n".to_owned());
+    let ended = tokio::time::timeout(Duration::from_secs(20), stage.start_purge().wait()).await;
+    assert!(!ended.expect("it ends by itself").unwrap().success());
+    let log = stage.ended_log().await;
+    for key in ["colour:", "puppet.secret:", "puppet.ca:", "puppet.puppetdb:", "profile:"] {
+        assert!(log.contains(key), "{key} is not in\n{log}");
+    }
+}
+
+#[tokio::test]
+async fn without_a_configuration_it_says_which_variable_to_set() {
+    let mut stage = Rehearsal::of(compilers("Terminating:Wait")).await;
+    stage.environment.clear();
+    stage.environment.insert("STAGEDOOR_CONFIG_FILE".to_owned(), "/nowhere/stagedoor.toml".to_owned());
+    stage.environment.insert("STAGEDOOR_CONFIG".to_owned(), String::new());
+    let ended = tokio::time::timeout(Duration::from_secs(20), stage.start_purge().wait()).await;
+    assert!(!ended.expect("it ends by itself").unwrap().success());
+    let log = stage.ended_log().await;
+    assert!(log.contains("puppet: is missing"), "{log}");
+}
+
+#[tokio::test]
+async fn a_malformed_secret_names_the_field_and_never_its_value() {
+    let stage = Rehearsal::of(compilers("Terminating:Wait")).await;
+    let whole: Value = serde_json::from_str(&stage.puppet_secret()).unwrap();
+    for field in ["ca_cert", "client_cert", "client_key"] {
+        let mut missing = whole.clone();
+        missing.as_object_mut().unwrap().remove(field);
+        let mut garbled = whole.clone();
+        garbled[field] = "hunter2-hunter2".into();
+        for text in [missing.to_string(), garbled.to_string()] {
+            let mut scene = compilers("Terminating:Wait");
+            scene["secrets"] = json!({"stagedoor/puppet": text});
+            let mut stage = Rehearsal::of(scene).await;
+            stage.keep_secret("hunter2-hunter2");
+            let receipt = stage.receipt("eventbridge-terminate").await;
+            assert_eq!(receipt["outcome"], "failed", "{receipt:#}");
+            let reason = receipt["reason"].as_str().unwrap();
+            assert!(reason.contains(field) && reason.contains("stagedoor/puppet"), "{field}: {reason}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_missing_secret_is_named_and_the_hook_stays_untouched() {
+    let mut stage = Rehearsal::of(compilers("Terminating:Wait")).await;
+    stage.configure(|config| config.replace("stagedoor/puppet", "stagedoor/nowhere"));
+    let receipt = stage.receipt("eventbridge-terminate").await;
+    assert_eq!(receipt["outcome"], "failed", "{receipt:#}");
+    assert!(receipt["reason"].as_str().unwrap().contains("stagedoor/nowhere"), "{receipt:#}");
+    assert_eq!(stage.state_of(LEAVING).as_deref(), Some("Terminating:Wait"));
+    assert_eq!(stage.puppet_has(NAME), (true, true));
+}

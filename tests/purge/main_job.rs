@@ -1,0 +1,129 @@
+//! What it is for: a leaving instance leaves Puppet, and that is proven before it goes.
+
+use serde_json::{Value, json};
+use stagedoor_lab::faults::FaultKind;
+
+use crate::rehearsal::{LEAVING, NAME, OTHER, Rehearsal, TOPIC, compilers, event};
+
+const CLEAN: &str = "PUT /puppet-ca/v1/clean";
+
+#[tokio::test]
+async fn a_leaving_instance_is_forgotten_by_puppet_and_then_let_go() {
+    let mut stage = Rehearsal::of(compilers("Terminating:Wait")).await;
+    let receipt = stage.receipt("eventbridge-terminate").await;
+
+    assert_eq!(receipt["outcome"], "continued", "{receipt:#}");
+    assert_eq!(receipt["instance_id"], LEAVING);
+    assert_eq!(receipt["group"], "compilers");
+    assert_eq!(receipt["hook"], "stagedoor-terminate");
+    assert_eq!(receipt["certname"], NAME);
+    let stages: Vec<&Value> = receipt["steps"].as_array().unwrap().iter().map(|step| &step["stage"]).collect();
+    assert_eq!(stages, ["seen", "seen", "done", "done", "proven", "proven", "completed"], "{receipt:#}");
+    assert!(receipt["steps"].to_string().contains("its serial is in the CRL"), "{receipt:#}");
+
+    assert_eq!(stage.puppet_has(NAME), (false, false));
+    assert_eq!(stage.puppet_has("ip-10-0-3-8.ec2.internal"), (true, true), "the neighbour is untouched");
+    assert_ne!(stage.state_of(LEAVING).as_deref(), Some("Terminating:Wait"));
+}
+
+#[tokio::test]
+async fn a_warm_purge_takes_at_most_five_round_trips() {
+    let mut stage = Rehearsal::of(compilers("Terminating:Wait")).await;
+    // Warm: the process runs and has its secret and its connections.
+    stage.receipt("eventbridge-terminate-reused-name").await;
+    let mut scene = compilers("Terminating:Wait");
+    scene["secrets"] = json!({"stagedoor/puppet": stage.puppet_secret()});
+    stage.lab.set_scene(&stagedoor_lab::scene::Scene::from_json(scene).unwrap()).unwrap();
+    // Each answer takes so long that calls made side by side overlap.
+    stage.fault("*", "*", None, FaultKind::Delay { ms: 150 });
+
+    let receipt = stage.receipt("eventbridge-terminate").await;
+    assert_eq!(receipt["outcome"], "continued", "{receipt:#}");
+    let until_completed: Vec<_> = stage.lab.journal.entries();
+    let publishing = stage.lab.journal.count("sns", "Publish");
+    assert_eq!(publishing, 1, "the outcome is told after the instance was let go");
+    assert!(stage.lab.journal.round_trips() - publishing <= 5, "{until_completed:#?}");
+}
+
+#[tokio::test]
+async fn every_shape_of_the_event_does_the_same() {
+    for name in ["eventbridge-terminate", "hook-terminate", "sns-terminate"] {
+        let mut stage = Rehearsal::of(compilers("Terminating:Wait")).await;
+        assert_eq!(stage.receipt(name).await["outcome"], "continued", "{name}");
+        assert_eq!(stage.puppet_has(NAME), (false, false), "{name}");
+    }
+    for name in ["sqs-eventbridge-terminate", "sqs-hook-terminate", "sqs-sns-terminate"] {
+        let mut stage = Rehearsal::of(compilers("Terminating:Wait")).await;
+        assert_eq!(stage.purge(&event(name)).await, json!({"batchItemFailures": []}), "{name}");
+        assert_eq!(stage.puppet_has(NAME), (false, false), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_batch_is_one_set_with_one_clean() {
+    let mut scene = compilers("Terminating:Wait");
+    scene["groups"][0]["instances"][1]["state"] = "Terminating:Wait".into();
+    let mut stage = Rehearsal::of(scene).await;
+
+    // Two instances, one of them twice, a test notification and something that is not JSON.
+    assert_eq!(stage.purge(&event("sqs-batch")).await, json!({"batchItemFailures": []}));
+    assert_eq!(stage.puppet_has(NAME), (false, false));
+    assert_eq!(stage.puppet_has("ip-10-0-3-8.ec2.internal"), (false, false));
+    assert_eq!(stage.lab.journal.count("ca", CLEAN), 1);
+    assert_eq!(stage.lab.journal.count("autoscaling", "DescribeAutoScalingGroups"), 1);
+    assert_eq!(stage.lab.journal.count("ec2", "DescribeInstances"), 1);
+    assert_eq!(stage.lab.journal.count("autoscaling", "CompleteLifecycleAction"), 2);
+}
+
+#[tokio::test]
+async fn the_outcome_is_published() {
+    let mut stage = Rehearsal::of(compilers("Terminating:Wait")).await;
+    stage.receipt("eventbridge-terminate").await;
+    let published = format!("{:?}", stage.lab.aws.published(TOPIC));
+    assert!(published.contains(LEAVING) && published.contains("continued"), "{published}");
+}
+
+#[tokio::test]
+async fn a_second_delivery_of_the_same_event_changes_nothing() {
+    let mut stage = Rehearsal::of(compilers("Terminating:Wait")).await;
+    stage.receipt("eventbridge-terminate").await;
+    stage.lab.journal.clear();
+    stage.receipt("eventbridge-terminate").await;
+    let writes = stage.writes();
+    assert!(writes.iter().all(|write| write.starts_with("sns")), "{writes:?}");
+}
+
+#[tokio::test]
+async fn observe_mode_writes_nothing_anywhere() {
+    let mut stage = Rehearsal::of(compilers("Terminating:Wait")).await;
+    stage.configure(|config| format!("mode = \"observe\"\n{config}"));
+    let receipt = stage.receipt("eventbridge-terminate").await;
+    assert_eq!(receipt["outcome"], "waiting", "{receipt:#}");
+    assert!(receipt["steps"].to_string().contains("would"), "{receipt:#}");
+    assert_eq!(stage.writes(), Vec::<String>::new());
+    assert_eq!(stage.state_of(LEAVING).as_deref(), Some("Terminating:Wait"));
+}
+
+#[tokio::test]
+async fn an_instance_that_goes_to_the_warm_pool_is_let_go_and_stays_known() {
+    let mut scene = compilers("InService");
+    scene["groups"][0]["warm_pool"] = "Stopped".into();
+    let mut stage = Rehearsal::of(scene).await;
+    let how = stagedoor_lab::aws::Terminate { to: Some(stagedoor_lab::scene::Place::WarmPool), ..Default::default() };
+    let begun = stage.lab.aws.terminate(LEAVING, &how).unwrap();
+    let answer = stage.purge(&begun.events[0].eventbridge).await;
+    assert_eq!(answer["results"][0]["outcome"], "continued", "{answer:#}");
+    assert_eq!(stage.puppet_has(NAME), (true, true));
+    assert_eq!(stage.writes().iter().filter(|write| !write.starts_with("sns")).count(), 1);
+}
+
+#[tokio::test]
+async fn an_instance_that_leaves_the_warm_pool_is_purged() {
+    let mut scene = compilers("InService");
+    scene["groups"][0]["warm_pool"] = "Stopped".into();
+    scene["groups"][0]["instances"][0]["state"] = "Warmed:Terminating:Wait".into();
+    let mut stage = Rehearsal::of(scene).await;
+    assert_eq!(stage.receipt("eventbridge-terminate-from-warm-pool").await["outcome"], "continued");
+    assert_eq!(stage.puppet_has(NAME), (false, false));
+    assert_eq!(stage.puppet_has("ip-10-0-3-8.ec2.internal"), (true, true), "{OTHER} stays");
+}

@@ -1,0 +1,213 @@
+//! What it does when somebody cannot be reached, is slow, answers wrongly, or dies in between.
+
+use serde_json::{Value, json};
+use stagedoor_lab::faults::FaultKind;
+use stagedoor_lab::{Options, puppet::PuppetOptions};
+
+use crate::rehearsal::{LEAVING, NAME, Rehearsal, compilers, event};
+
+const WAITS: Option<&str> = Some("Terminating:Wait");
+
+fn unavailable() -> FaultKind {
+    FaultKind::Status { status: 503, body: "starting".into(), content_type: Some("text/plain".into()) }
+}
+
+/// The lab's events bear the present time: patience is not over.
+async fn leaving_now() -> (Rehearsal, Value) {
+    leaving_with(Options::default()).await
+}
+
+async fn leaving_with(options: Options) -> (Rehearsal, Value) {
+    let stage = Rehearsal::with(compilers("InService"), options).await;
+    let event = stage.lab.aws.terminate(LEAVING, &Default::default()).unwrap().events[0].eventbridge.clone();
+    (stage, event)
+}
+
+async fn outcome(stage: &mut Rehearsal, event: &Value) -> Value {
+    stage.purge(event).await["results"][0].clone()
+}
+
+#[tokio::test]
+async fn an_unreachable_ca_is_a_failure_and_the_hook_stays_untouched() {
+    let (mut stage, event) = leaving_now().await;
+    stage.fault("ca", "*", None, FaultKind::Reset);
+    let receipt = outcome(&mut stage, &event).await;
+    assert_eq!(receipt["outcome"], "failed", "{receipt:#}");
+    assert!(receipt["reason"].as_str().unwrap().contains("could not ask"), "{receipt:#}");
+    assert_eq!(stage.state_of(LEAVING).as_deref(), WAITS);
+    stage.lab.faults.clear();
+    assert_eq!(outcome(&mut stage, &event).await["outcome"], "continued", "nothing was lost");
+}
+
+#[tokio::test]
+async fn from_sqs_a_failure_comes_again_and_only_that() {
+    let (mut stage, now) = leaving_now().await;
+    stage.fault("puppetdb", "*", None, unavailable());
+    let sqs = json!({"Records": [
+        {"messageId": "m-1", "body": now.to_string()},
+        {"messageId": "m-2", "body": event("sns-test-notification").to_string()},
+    ]});
+    assert_eq!(stage.purge(&sqs).await, json!({"batchItemFailures": [{"itemIdentifier": "m-1"}]}));
+    assert_eq!(stage.state_of(LEAVING).as_deref(), WAITS);
+}
+
+#[tokio::test]
+async fn while_puppetdb_is_down_the_certificate_goes_and_the_hook_waits() {
+    let (mut stage, event) = leaving_now().await;
+    stage.fault("puppetdb", "*", None, unavailable());
+    assert_eq!(outcome(&mut stage, &event).await["outcome"], "failed");
+    assert_eq!(stage.puppet_has(NAME), (false, true));
+    assert_eq!(stage.state_of(LEAVING).as_deref(), WAITS);
+}
+
+#[tokio::test]
+async fn when_patience_is_over_the_hook_is_answered_as_the_profile_says() {
+    let (mut stage, event) = leaving_now().await;
+    stage.configure(|config| format!("{config}patience.purge = \"1ms\"\n"));
+    stage.fault("ca", "*", None, FaultKind::Reset);
+    let receipt = outcome(&mut stage, &event).await;
+    assert_eq!(receipt["outcome"], "continued", "{receipt:#}");
+    assert!(receipt["reason"].as_str().unwrap().contains("patience is over"), "{receipt:#}");
+    assert_eq!(stage.lab.journal.count("autoscaling", "DescribeScalingActivities"), 1);
+}
+
+#[tokio::test]
+async fn an_old_event_does_not_end_the_patience_of_a_new_action() {
+    let (mut stage, mut event) = leaving_now().await;
+    event["time"] = "2020-01-01T00:00:00Z".into();
+    stage.fault("ca", "*", None, FaultKind::Reset);
+    assert_eq!(outcome(&mut stage, &event).await["outcome"], "failed");
+    assert_eq!(stage.state_of(LEAVING).as_deref(), WAITS);
+}
+
+#[tokio::test]
+async fn throttling_is_waited_out() {
+    let (mut stage, event) = leaving_now().await;
+    let throttled = || FaultKind::Status {
+        status: 400,
+        body:
+            "<ErrorResponse><Error><Type>Sender</Type><Code>Throttling</Code><Message>Rate exceeded</Message></Error>\
+               <RequestId>r</RequestId></ErrorResponse>"
+                .into(),
+        content_type: Some("text/xml".into()),
+    };
+    for nth in [1, 2] {
+        stage.fault("autoscaling", "DescribeAutoScalingGroups", Some(nth), throttled());
+        stage.fault("autoscaling", "CompleteLifecycleAction", Some(nth), throttled());
+    }
+    assert_eq!(outcome(&mut stage, &event).await["outcome"], "continued");
+    assert_eq!(stage.lab.journal.count("autoscaling", "CompleteLifecycleAction"), 3);
+}
+
+#[tokio::test]
+async fn an_action_that_is_not_visible_yet_is_asked_for_again() {
+    let mut scene = compilers("InService");
+    scene["settings"] = json!({"race_calls": 2});
+    let mut stage = Rehearsal::of(scene).await;
+    let event = stage.lab.aws.terminate(LEAVING, &Default::default()).unwrap().events[0].eventbridge.clone();
+    stage.configure(|config| config.replace("budget = \"2s\"", "budget = \"20s\""));
+    assert_eq!(outcome(&mut stage, &event).await["outcome"], "continued");
+    assert_eq!(stage.lab.journal.count("autoscaling", "CompleteLifecycleAction"), 3);
+    assert_ne!(stage.state_of(LEAVING).as_deref(), WAITS);
+}
+
+#[tokio::test]
+async fn a_completion_whose_answer_was_lost_is_taken_for_what_it_is() {
+    let (mut stage, event) = leaving_now().await;
+    stage.fault("autoscaling", "CompleteLifecycleAction", Some(1), FaultKind::Cut);
+    assert_eq!(outcome(&mut stage, &event).await["outcome"], "continued");
+    assert_ne!(stage.state_of(LEAVING).as_deref(), WAITS);
+}
+
+#[tokio::test]
+async fn a_clean_whose_answer_was_lost_is_proven_by_looking_again() {
+    let (mut stage, event) = leaving_now().await;
+    stage.configure(|config| config.replace("budget = \"2s\"", "budget = \"20s\""));
+    stage.fault("ca", "PUT /puppet-ca/v1/clean", None, FaultKind::Cut);
+    assert_eq!(outcome(&mut stage, &event).await["outcome"], "continued");
+    assert_eq!(stage.puppet_has(NAME), (false, false));
+}
+
+#[tokio::test]
+async fn a_lock_time_out_of_the_ca_is_tried_again() {
+    let (mut stage, event) = leaving_now().await;
+    stage.configure(|config| config.replace("budget = \"2s\"", "budget = \"20s\""));
+    let body = "Internal Server Error: clojure.lang.ExceptionInfo: Failed to acquire write lock \"crl-file\" within 60 \
+                seconds {:kind :lock-acquisition-timeout}";
+    let fault = FaultKind::Status { status: 500, body: body.into(), content_type: Some("text/plain".into()) };
+    stage.fault("ca", "PUT /puppet-ca/v1/clean", Some(1), fault);
+    assert_eq!(outcome(&mut stage, &event).await["outcome"], "continued");
+    assert_eq!(stage.puppet_has(NAME), (false, false));
+}
+
+#[tokio::test]
+async fn a_server_without_clean_is_served_by_revoke_and_delete() {
+    let puppet = PuppetOptions { server_version: "5.3.14".parse().unwrap(), ..PuppetOptions::default() };
+    let (mut stage, event) = leaving_with(Options { puppet, ..Options::default() }).await;
+    let receipt = outcome(&mut stage, &event).await;
+    assert_eq!(receipt["outcome"], "continued", "{receipt:#}");
+    assert_eq!(stage.puppet_has(NAME), (false, false));
+}
+
+#[tokio::test]
+async fn what_the_ca_does_not_permit_fails_with_the_remedy() {
+    let puppet = PuppetOptions { controller_by_certname: false, ..PuppetOptions::default() };
+    let (mut stage, event) = leaving_with(Options { puppet, ..Options::default() }).await;
+    let receipt = outcome(&mut stage, &event).await;
+    assert_eq!(receipt["outcome"], "failed", "{receipt:#}");
+    assert!(receipt["reason"].as_str().unwrap().contains("auth.conf"), "{receipt:#}");
+    assert_eq!(stage.state_of(LEAVING).as_deref(), WAITS);
+}
+
+#[tokio::test]
+async fn a_rotated_secret_is_read_again_when_the_old_credentials_are_refused() {
+    let (mut stage, event) = leaving_now().await;
+    // The process has the secret as it was.
+    let before = stage.puppet_secret();
+    stage.receipt("eventbridge-terminate-reused-name").await;
+    let first = stage.lab.journal.count("secretsmanager", "GetSecretValue");
+    let controller = PuppetOptions::default().controller;
+    stage.lab.puppet.revoke(&controller).unwrap();
+    let fresh = stage.lab.puppet.credentials(&controller).unwrap();
+    let mut secret: Value = serde_json::from_str(&before).unwrap();
+    secret["client_cert"] = fresh.cert_pem.as_str().into();
+    secret["client_key"] = fresh.key_pem.as_str().into();
+    stage.lab.aws.put_secret("stagedoor/puppet", secret.to_string().into());
+
+    let receipt = outcome(&mut stage, &event).await;
+    assert_eq!(receipt["outcome"], "continued", "{receipt:#}");
+    assert_eq!(stage.lab.journal.count("secretsmanager", "GetSecretValue"), first + 1);
+}
+
+#[tokio::test]
+async fn killed_after_any_call_the_next_one_goes_on() {
+    // The calls of one whole purge; the process is killed after the n-th, for every n.
+    let (mut whole, event) = leaving_now().await;
+    assert_eq!(outcome(&mut whole, &event).await["outcome"], "continued");
+    let writes = [
+        ("ca", "PUT /puppet-ca/v1/clean"),
+        ("puppetdb", "POST /pdb/cmd/v1"),
+        ("autoscaling", "CompleteLifecycleAction"),
+    ];
+    for (service, call) in writes {
+        assert!(whole.lab.journal.count(service, call) >= 1, "{call}");
+        let (mut stage, event) = leaving_now().await;
+        // Carried out, and the process hears nothing more before it dies.
+        stage.fault(service, call, None, FaultKind::Delay { ms: 60_000 });
+        stage.start_purge();
+        let carried_out = async {
+            while stage.lab.journal.count(service, call) == 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            _ = stage.lab.invoke("purge", &event) => panic!("it should not have ended"),
+            () = carried_out => {}
+        }
+        stage.start_purge();
+        stage.lab.faults.clear();
+        stage.purge(&event).await;
+        assert_eq!(stage.puppet_has(NAME), (false, false), "{call}");
+        assert_ne!(stage.state_of(LEAVING).as_deref(), WAITS, "{call}");
+    }
+}

@@ -1,0 +1,221 @@
+//! A lab with a built function in it: what every end-to-end test begins with.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::{Arc, Mutex};
+
+use secrecy::ExposeSecret;
+use serde_json::{Value, json};
+use stagedoor_lab::faults::{Fault, FaultKind};
+use stagedoor_lab::scene::Scene;
+use stagedoor_lab::{Lab, Options};
+use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+use tokio::process::{Child, Command};
+
+/// The leaving instance of the samples in `events/`.
+pub(crate) const LEAVING: &str = "i-0a1b2c3d4e5f60718";
+/// Another instance of the samples.
+pub(crate) const OTHER: &str = "i-0b2c3d4e5f6071829";
+/// The name of the leaving instance.
+pub(crate) const NAME: &str = "ip-10-0-3-7.ec2.internal";
+pub(crate) const TOPIC: &str = "arn:aws:sns:eu-west-1:111122223333:stagedoor";
+
+/// A sample of `events/`.
+pub(crate) fn event(name: &str) -> Value {
+    let path = repository().join("events").join(format!("{name}.json"));
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    serde_json::from_str(&text).expect("a sample event is JSON")
+}
+
+pub(crate) fn repository() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// The binary that `cargo build` made beside this test.
+pub(crate) fn function_binary(name: &str) -> PathBuf {
+    let test = std::env::current_exe().expect("a test has a path");
+    let binary = test.parent().and_then(|deps| deps.parent()).expect("target/PROFILE/deps").join(name);
+    assert!(
+        binary.exists(),
+        "{} is missing: `make test` builds the functions first, or run `cargo build -p stagedoor-functions`",
+        binary.display()
+    );
+    binary
+}
+
+/// An instance of the group `compilers`, and the node that it is to Puppet.
+pub(crate) fn compilers(state: &str) -> Value {
+    json!({
+        "groups": [{
+            "name": "compilers",
+            "tags": {"stagedoor:profile": "compiler"},
+            "hooks": [{"name": "stagedoor-terminate", "transition": "terminating", "default_result": "CONTINUE"}],
+            "instances": [
+                {"id": LEAVING, "state": state, "private_ip": "10.0.3.7", "private_dns": NAME},
+                {"id": OTHER, "private_ip": "10.0.3.8", "private_dns": "ip-10-0-3-8.ec2.internal"},
+            ],
+        }],
+        "nodes": [
+            {"certname": NAME, "instance_id": LEAVING},
+            {"certname": "ip-10-0-3-8.ec2.internal", "instance_id": OTHER},
+        ],
+        "topics": [TOPIC],
+    })
+}
+
+/// A lab, and a function that runs in it.
+pub(crate) struct Rehearsal {
+    pub(crate) lab: Lab,
+    /// Changes of the function's environment.
+    pub(crate) environment: BTreeMap<String, String>,
+    function: Option<Child>,
+    log: Arc<Mutex<String>>,
+    readers: Vec<tokio::task::JoinHandle<()>>,
+    secrets: Vec<String>,
+}
+
+impl Rehearsal {
+    pub(crate) async fn of(scene: Value) -> Self {
+        Self::with(scene, Options::default()).await
+    }
+
+    pub(crate) async fn with(scene: Value, options: Options) -> Self {
+        let lab = Lab::start(options).await.expect("the lab starts");
+        lab.set_scene(&Scene::from_json(scene).expect("a scene")).expect("a scene that can be");
+        let config = lab.environment()["STAGEDOOR_CONFIG"].clone();
+        // Short, so that a test of what cannot be done does not wait for long.
+        let config = format!("budget = \"2s\"\nnotify.topic = \"{TOPIC}\"\n{config}");
+        let environment = BTreeMap::from([("STAGEDOOR_CONFIG".to_owned(), config)]);
+        let secrets = secret_values(&lab);
+        Self { lab, environment, function: None, log: Arc::default(), readers: Vec::new(), secrets }
+    }
+
+    /// Changes the configuration.
+    pub(crate) fn configure(&mut self, change: impl FnOnce(&str) -> String) {
+        let config = self.environment.get_mut("STAGEDOOR_CONFIG").expect("is set");
+        *config = change(config);
+    }
+
+    /// Another value that must never be seen in what the function writes.
+    pub(crate) fn keep_secret(&mut self, value: &str) {
+        self.secrets.push(value.to_owned());
+    }
+
+    /// Starts the function's process; a former one is killed.
+    pub(crate) fn start_purge(&mut self) -> &mut Child {
+        let mut command = Command::new(function_binary("purge"));
+        command.env_clear().kill_on_drop(true).stdout(Stdio::piped()).stderr(Stdio::piped());
+        for (name, value) in self.lab.environment() {
+            command.env(name, value);
+        }
+        command.env("AWS_LAMBDA_FUNCTION_NAME", "purge").env("AWS_LAMBDA_FUNCTION_VERSION", "1");
+        command.env("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "128").env("RUST_LOG", "debug");
+        command.envs(&self.environment);
+        let mut child = command.spawn().expect("the function starts");
+        self.collect(child.stdout.take().expect("piped"));
+        self.collect(child.stderr.take().expect("piped"));
+        self.function.insert(child)
+    }
+
+    fn collect(&mut self, stream: impl AsyncRead + Send + Unpin + 'static) {
+        let log = self.log.clone();
+        let reader = tokio::spawn(async move {
+            let mut lines = BufReader::new(stream).lines();
+            while let Ok(Some(line)) = lines.next_line().await {
+                let mut log = log.lock().expect("not poisoned");
+                log.push_str(&line);
+                log.push('\n');
+            }
+        });
+        self.readers.push(reader);
+    }
+
+    /// Everything that the function has written so far.
+    pub(crate) fn log(&self) -> String {
+        self.log.lock().expect("not poisoned").clone()
+    }
+
+    /// Everything that a function that has ended by itself wrote.
+    pub(crate) async fn ended_log(&mut self) -> String {
+        for reader in self.readers.drain(..) {
+            reader.await.expect("reads to the end");
+        }
+        self.log()
+    }
+
+    /// Invokes the function and takes its answer, after a look that no secret is in the answer, the log or the journal.
+    pub(crate) async fn purge(&mut self, event: &Value) -> Value {
+        if self.function.is_none() {
+            self.start_purge();
+        }
+        let answer = self.lab.invoke("purge", event).await;
+        let answer = answer.unwrap_or_else(|error| panic!("{error}\n{}", self.log()));
+        self.assert_no_secret_in("the answer", &answer.to_string());
+        self.assert_no_secret_in("the log", &self.log());
+        let journal = serde_json::to_string(&self.lab.journal.entries()).expect("JSON");
+        self.assert_no_secret_in("the journal", &journal);
+        self.assert_no_secret_in("what was published", &format!("{:?}", self.lab.aws.published(TOPIC)));
+        answer
+    }
+
+    /// The same, for an event of one instance that is not delivered by SQS: its receipt.
+    pub(crate) async fn receipt(&mut self, name: &str) -> Value {
+        let answer = self.purge(&event(name)).await;
+        let results = answer["results"].as_array().unwrap_or_else(|| panic!("no results in {answer}"));
+        assert_eq!(results.len(), 1, "{answer}");
+        results[0].clone()
+    }
+
+    pub(crate) fn assert_no_secret_in(&self, what: &str, text: &str) {
+        for secret in &self.secrets {
+            assert!(!text.contains(secret.as_str()), "a secret value is in {what}:\n{text}");
+        }
+    }
+
+    pub(crate) fn fault(&self, service: &str, call: &str, nth: Option<u32>, kind: FaultKind) {
+        self.lab.faults.add(Fault { service: service.into(), call: call.into(), nth, subject: None, kind });
+    }
+
+    /// The calls that change something, as "service call subject".
+    pub(crate) fn writes(&self) -> Vec<String> {
+        let reads = ["GET ", "Describe", "GetSecretValue", "POST /pdb/query"];
+        let entries = self.lab.journal.entries().into_iter();
+        entries
+            .filter(|entry| !reads.iter().any(|read| entry.call.starts_with(read)))
+            .map(|entry| format!("{} {} {}", entry.service, entry.call, entry.subject.unwrap_or_default()))
+            .collect()
+    }
+
+    /// What Puppet holds under a name: whether a certificate, and whether an active node.
+    pub(crate) fn puppet_has(&self, certname: &str) -> (bool, bool) {
+        let state = self.lab.puppet.snapshot();
+        let listed = |list: &str| {
+            let list = state[list].as_array().cloned().unwrap_or_default();
+            list.into_iter().find(|entry| entry["certname"] == certname || entry["name"] == certname)
+        };
+        let active = listed("nodes").is_some_and(|node| node["deactivated"].is_null());
+        (listed("certificates").is_some(), active)
+    }
+
+    /// The text of the secret with the controller's credentials.
+    pub(crate) fn puppet_secret(&self) -> String {
+        self.lab.aws.secret("stagedoor/puppet").expect("the lab has it").expose_secret().to_owned()
+    }
+
+    /// The instance's lifecycle state; `None` once it is gone from its group.
+    pub(crate) fn state_of(&self, instance: &str) -> Option<String> {
+        self.lab.aws.lifecycle_state(instance)
+    }
+}
+
+/// The values in the Puppet secret that must never be seen: the key line by line, the token, the challenge.
+fn secret_values(lab: &Lab) -> Vec<String> {
+    let text = lab.aws.secret("stagedoor/puppet").expect("the lab has it");
+    let secret: Value = serde_json::from_str(text.expose_secret()).expect("JSON");
+    let key = secret["client_key"].as_str().expect("text").lines().filter(|line| !line.starts_with("-----"));
+    let values = key.chain(secret["rbac_token"].as_str()).chain(secret["challenge"].as_str());
+    let values: Vec<String> = values.map(str::to_owned).collect();
+    assert!(values.len() >= 4, "a key of some lines, a token and a challenge");
+    values
+}
