@@ -6,7 +6,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
-use serde_json::{Value, json};
+use serde_json::Value;
 use stagedoor_lab::scene::Scene;
 use stagedoor_lab::{Lab, Options};
 use tokio::process::{Child, Command};
@@ -69,23 +69,9 @@ async fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Two instances that leave; the name of the second has been taken over.
 fn set_the_scene(lab: &Lab) -> anyhow::Result<()> {
-    let scene = Scene::from_json(json!({
-        "groups": [{
-            "name": "compilers",
-            "tags": {"stagedoor:profile": "compiler"},
-            "hooks": [{"name": "stagedoor-terminate", "transition": "terminating", "default_result": "CONTINUE"}],
-            "instances": [
-                {"id": FIRST, "state": "Terminating:Wait", "private_ip": "10.0.3.7", "private_dns": FIRST_NAME},
-                {"id": SECOND, "state": "Terminating:Wait", "private_ip": "10.0.3.8", "private_dns": SECOND_NAME},
-            ],
-        }],
-        "nodes": [
-            {"certname": FIRST_NAME, "instance_id": FIRST},
-            {"certname": SECOND_NAME, "instance_id": SUCCESSOR},
-        ],
-    }))?;
-    lab.set_scene(&scene)
+    lab.set_scene(&Scene::from_json(serde_json::from_str(include_str!("../scenes/demo.json"))?)?)
 }
 
 fn act(title: &str) {
