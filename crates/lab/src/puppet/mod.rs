@@ -193,6 +193,12 @@ impl Puppet {
         self.site.puppetdb().agent_run(certname, status, started, now);
     }
 
+    /// Revokes every certificate of this name; from then on TLS refuses them.
+    pub fn revoke(&self, certname: &str) -> anyhow::Result<()> {
+        let revoked = self.site.revoke(&[certname], &self.options());
+        revoked.map_err(|thrown| anyhow::anyhow!("{certname} cannot be revoked: {thrown:?}"))
+    }
+
     /// Forgets all nodes, certificates and requests but the servers' and the controller's certificate.
     /// The CA stays the same, so that clients that trust it still do.
     pub fn reset(&self) -> anyhow::Result<()> {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use secrecy::SecretString;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value, json};
 
@@ -34,7 +35,7 @@ pub struct CsrAttributes {
     /// `dns_alt_names`. The certname joins them, as it does with real agents.
     pub alt_names: Vec<String>,
     /// The custom attribute `challengePassword`.
-    pub challenge: Option<String>,
+    pub challenge: Option<SecretString>,
     /// Extension values as bare bytes instead of DER strings, as very old agents sent them.
     pub legacy_extension_encoding: bool,
 }
@@ -121,7 +122,7 @@ pub struct Node {
     pub alt_names: Vec<String>,
     /// The custom attribute `challengePassword` of its request.
     #[serde(default)]
-    pub challenge: Option<String>,
+    pub challenge: Option<SecretString>,
     /// Extension values as very old agents encoded them.
     #[serde(default)]
     pub legacy_extension_encoding: bool,

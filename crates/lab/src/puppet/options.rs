@@ -160,7 +160,7 @@ impl ServiceState {
 
 /// The set-up of the simulated site. Every field has a default: an open source site of the shipped
 /// configuration, whose `auth.conf` also lets the controller's certname administer certificates.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 #[expect(clippy::struct_excessive_bools, reason = "they are the on/off settings of ca.conf and auth.conf")]
 pub struct PuppetOptions {
@@ -205,6 +205,16 @@ pub struct PuppetOptions {
     pub server_state: ServiceState,
     /// State of the status service beside PuppetDB.
     pub puppetdb_state: ServiceState,
+}
+
+/// Tokens are secrets and stay out.
+impl fmt::Debug for PuppetOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PuppetOptions")
+            .field("server_version", &self.server_version)
+            .field("controller", &self.controller)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Default for PuppetOptions {
@@ -256,6 +266,20 @@ mod tests {
         assert!(names.covers("one"));
         assert!(!names.covers("asg.example.net"));
         assert!(!names.covers("someone"));
+    }
+
+    #[test]
+    fn options_are_read_from_json_and_do_not_print_tokens() {
+        let text = r#"{
+            "server_version": "7.9.5", "autosign": ["*.example.net"], "puppetdb_queue": {"reads": 2},
+            "puppetdb_state": "starting", "rbac_tokens": {"0fd1c6e2": {"valid": ["nodes:view_data:*"]}, "8a": "expired"}
+        }"#;
+        let options: PuppetOptions = serde_json::from_str(text).unwrap();
+        assert_eq!(options.server_version, ServerVersion::new(7, 9, 5));
+        assert_eq!(options.puppetdb_queue, QueueDelay::Reads(2));
+        assert!(options.autosign.covers("a.example.net"));
+        assert_eq!(options.rbac_tokens.as_ref().unwrap()["8a"], TokenState::Expired);
+        assert!(!format!("{options:?}").contains("0fd1c6e2"));
     }
 
     #[test]

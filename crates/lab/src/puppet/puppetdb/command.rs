@@ -56,24 +56,18 @@ pub(super) async fn answer(site: &Site, request: &Request, options: &PuppetOptio
         Err(text) => return failed(site, &text, wait),
     };
     let delay = options.puppetdb_queue;
-    let (uuid, done) = site.puppetdb().submit(&certname, command, delay, now);
+    let uuid = site.puppetdb().submit(&certname, command, delay, now);
     if wait.is_zero() {
         return ok(&json!({"uuid": uuid}));
     }
-    let done = done || wait_for(delay, wait).await;
-    site.puppetdb().settle(site.clock.now());
-    let status = if done { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    pretty_reply(status, &json!({"uuid": uuid, "processed": done, "timed_out": !done}))
-}
-
-/// Lets the client wait as the server would. Says whether the command is done by then.
-async fn wait_for(delay: QueueDelay, wait: Duration) -> bool {
-    let QueueDelay::Ms(ms) = delay else {
-        return false;
-    };
-    let needed = Duration::from_millis(ms);
-    tokio::time::sleep(needed.min(wait)).await;
-    needed <= wait
+    if let QueueDelay::Ms(ms) = delay {
+        tokio::time::sleep(Duration::from_millis(ms).min(wait)).await;
+    }
+    let mut store = site.puppetdb();
+    store.settle(site.clock.now());
+    let timed_out = store.is_queued(&uuid);
+    let status = if timed_out { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+    pretty_reply(status, &json!({"uuid": uuid, "processed": !timed_out, "timed_out": timed_out}))
 }
 
 fn failed(site: &Site, text: &str, wait: Duration) -> Reply {

@@ -91,6 +91,7 @@ pub(crate) enum Command {
 }
 
 struct Queued {
+    uuid: String,
     certname: String,
     command: Command,
     due: Due,
@@ -111,24 +112,22 @@ pub(crate) struct Store {
 }
 
 impl Store {
-    /// Queues a command, carries out what is due, and names the command by a UUID. The flag says
-    /// whether this command is done.
-    pub(crate) fn submit(
-        &mut self,
-        certname: &str,
-        command: Command,
-        delay: QueueDelay,
-        now: Timestamp,
-    ) -> (String, bool) {
+    /// Queues a command, carries out what is due, and names the command by a UUID.
+    pub(crate) fn submit(&mut self, certname: &str, command: Command, delay: QueueDelay, now: Timestamp) -> String {
         let due = match delay {
             QueueDelay::None => Due::At(now),
             QueueDelay::Ms(ms) => Due::At(now + SignedDuration::from_millis(i64::try_from(ms).unwrap_or(i64::MAX))),
             QueueDelay::Reads(reads) => Due::AfterReads(reads),
         };
-        self.queue.push(Queued { certname: certname.to_owned(), command, due });
+        let uuid = self.uuid();
+        self.queue.push(Queued { uuid: uuid.clone(), certname: certname.to_owned(), command, due });
         self.settle(now);
-        let done = matches!(delay, QueueDelay::None | QueueDelay::Ms(0) | QueueDelay::Reads(0));
-        (self.uuid(), done)
+        uuid
+    }
+
+    /// Whether a command still waits.
+    pub(crate) fn is_queued(&self, uuid: &str) -> bool {
+        self.queue.iter().any(|queued| queued.uuid == uuid)
     }
 
     /// A name for the next command.

@@ -281,3 +281,18 @@ async fn a_deleted_node_is_unknown_at_once() {
     let text = "{\n  \"error\" : \"No information is known about node n.example.net\"\n}";
     assert_eq!(world.pdb(&format!("GET query/v4/nodes/{N}"), "").await, said(404, text));
 }
+
+#[tokio::test]
+async fn a_client_that_waits_long_enough_sees_the_command_done() {
+    let mut world = placed(|options| options.puppetdb_queue = QueueDelay::Ms(5));
+    assert_eq!(
+        world.pdb(&format!("{DEACTIVATE}&secondsToWaitForCompletion=0.001"), deactivation(&world, 0)).await.0,
+        503
+    );
+    world.clock = crate::clock::Clock::new();
+    world.puppet = crate::puppet::Puppet::new(world.puppet.options(), world.clock.clone()).unwrap();
+    let (status, body) =
+        world.pdb(&format!("{DEACTIVATE}&secondsToWaitForCompletion=5"), deactivation(&world, 0)).await;
+    assert_eq!(status, 200, "{body}");
+    assert_ne!(node(&world).await["deactivated"], Value::Null);
+}

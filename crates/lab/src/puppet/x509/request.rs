@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use anyhow::{Context as _, anyhow};
 use rcgen::{Attribute, CertificateParams, CustomExtension, DnType, KeyPair};
+use secrecy::{ExposeSecret as _, SecretString};
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::cri_attributes::ParsedCriAttribute;
 use x509_parser::extensions::{GeneralName, ParsedExtension};
@@ -62,8 +63,8 @@ fn address(bytes: &[u8]) -> Option<IpAddr> {
     <[u8; 4]>::try_from(bytes).map(IpAddr::from).or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from)).ok()
 }
 
-/// A parsed signing request.
-#[derive(Clone, Debug)]
+/// A parsed signing request. Its attributes may hold a one-time secret.
+#[derive(Clone)]
 pub(crate) struct SigningRequest {
     pub(crate) der: Vec<u8>,
     pub(crate) common_name: String,
@@ -124,7 +125,7 @@ impl SigningRequest {
 }
 
 /// What a simulated agent asks for, as `puppet.conf` and `csr_attributes.yaml` would say it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default)]
 pub(crate) struct Wish {
     pub(crate) certname: String,
     /// OID and text of each extension request.
@@ -132,7 +133,7 @@ pub(crate) struct Wish {
     /// `dns_alt_names`: plain, `DNS:` or `IP:`. The certname is added to them, as agents do.
     pub(crate) alt_names: Vec<String>,
     /// The attribute `challengePassword`.
-    pub(crate) challenge: Option<String>,
+    pub(crate) challenge: Option<SecretString>,
     /// Extension values as bare bytes, the way very old agents wrote them.
     pub(crate) legacy_encoding: bool,
 }
@@ -156,7 +157,7 @@ pub(crate) fn write(wish: &Wish, key: &KeyPair) -> anyhow::Result<Vec<u8>> {
     }
     let challenge = wish.challenge.iter().map(|challenge| Attribute {
         oid: &[1, 2, 840, 113_549, 1, 9, 7],
-        values: der(SET, &der(PRINTABLE_STRING, challenge.as_bytes())),
+        values: der(SET, &der(PRINTABLE_STRING, challenge.expose_secret().as_bytes())),
     });
     let request = params
         .serialize_request_with_attributes(key, challenge.collect())
