@@ -64,8 +64,8 @@ impl Door {
 /// A future that borrows from its maker.
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// EC2, behind a trait because its SDK takes minutes to compile: the functions bring the real client, the tests
-/// of this crate one that asks the lab without the SDK.
+/// EC2, behind a trait because its SDK takes minutes to compile: only the functions, which bring the real client, wait
+/// for it.
 pub trait Machines: Send + Sync + std::fmt::Debug {
     /// The instances with these ids; unknown ones are missing from the answer.
     fn machines<'a>(&'a self, instances: &'a [InstanceId]) -> Answer<'a, Result<Vec<Machine>, AwsError>>;
