@@ -87,7 +87,8 @@ impl Ca {
     }
 
     /// `GET certificate_statuses`: every certificate and CSR, or those in one state. Takes seconds
-    /// on a large CA: not for single events.
+    /// on a large CA: not for single events. [`Error::Busy`] when a certificate is deleted while they
+    /// are read; ask again.
     pub async fn statuses(&self, state: Option<State>) -> Result<Vec<CertificateStatus>, Error> {
         let path = ["puppet-ca", "v1", "certificate_statuses", "any"];
         let query: Vec<_> = state.iter().map(|state| ("state", state.as_str())).collect();

@@ -176,7 +176,7 @@ impl Puppet {
         };
         let arrived = now - SignedDuration::from_secs(record.age_s.into());
         let facts = node.facts(&record.facts, extensions);
-        store.at_once(&node.certname, Command::Facts { produced: arrived, facts }, now);
+        store.at_once(&node.certname, Command::Facts { produced: arrived, facts }, arrived);
         if let Some(status) = &record.report_status {
             let started = arrived - SignedDuration::from_secs(10);
             store.agent_run(&node.certname, status, started, arrived);

@@ -56,7 +56,7 @@ async fn node_404_of_puppetdb_is_absence_and_of_anybody_else_is_not() {
 
 #[tokio::test]
 async fn node_403_names_the_allowlist() {
-    let body = "Permission denied: The client certificate name lc.example.net doesn't appear in the certificate allowlist. Is your master's (or other PuppetDB client's) certname listed in PuppetDB's certificate-allowlist file?";
+    let body = "Permission denied: The client certificate name lc.example.net doesnt appear in the certificate allowlist. Is your master's (or other PuppetDB client's) certname listed in PuppetDB's certificate-allowlist file?";
     let stage = Stage::new([text(403, body)]).await;
     let error = stage.puppetdb().node(&name()).await.unwrap_err();
     assert!(matches!(&error, Error::NotPermitted { remedy, .. } if remedy.contains("certificate-allowlist")));

@@ -201,8 +201,9 @@ fn read(
         "replace catalog" => Command::Catalog { produced: at },
         "store report" => {
             let started = time("start_time")?.unwrap_or(at - SignedDuration::from_secs(10));
+            let ended = time("end_time")?.unwrap_or(at);
             let status = payload["status"].as_str().unwrap_or("unchanged");
-            Command::Report(site.puppetdb().new_report(status, started, at))
+            Command::Report(site.puppetdb().new_report(status, started, ended, at))
         }
         _ => Command::Nothing,
     };

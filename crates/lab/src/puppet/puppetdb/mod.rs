@@ -130,7 +130,7 @@ fn not_allowed(request: &Request, options: &PuppetOptions) -> Option<Reply> {
     }
     let name = name.as_deref().unwrap_or("null");
     let text = format!(
-        "Permission denied: The client certificate name {name} doesn't appear in the certificate allowlist. \
+        "Permission denied: The client certificate name {name} doesnt appear in the certificate allowlist. \
          Is your master's (or other PuppetDB client's) certname listed in PuppetDB's certificate-allowlist file?"
     );
     Some(typed(StatusCode::FORBIDDEN, PLAIN_UTF8, text))

@@ -13,15 +13,23 @@ pub(crate) struct Report {
     pub(crate) hash: String,
     pub(crate) status: String,
     pub(crate) started: Timestamp,
+    pub(crate) ended: Timestamp,
     pub(crate) produced: Timestamp,
+}
+
+/// When data were made and when they came in. PuppetDB compares the former and shows the latter.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Arrival {
+    pub(crate) produced: Timestamp,
+    pub(crate) received: Timestamp,
 }
 
 /// A node. It is active while it is neither deactivated nor expired.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Record {
     pub(crate) deactivated: Option<Timestamp>,
-    pub(crate) catalog: Option<Timestamp>,
-    pub(crate) facts_at: Option<Timestamp>,
+    pub(crate) catalog: Option<Arrival>,
+    pub(crate) facts_at: Option<Arrival>,
     /// Facts by name, `trusted` among them.
     pub(crate) facts: Map<String, Value>,
     /// Oldest first.
@@ -32,7 +40,8 @@ impl Record {
     /// The newest time of any data; an older deactivation is stale.
     fn newest(&self) -> Option<Timestamp> {
         let report = self.reports.iter().map(|report| report.produced).max();
-        self.catalog.max(self.facts_at).max(report)
+        let produced = |arrival: Option<Arrival>| arrival.map(|arrival| arrival.produced);
+        produced(self.catalog).max(produced(self.facts_at)).max(report)
     }
 
     /// Newer data bring a deactivated node back.
@@ -45,17 +54,18 @@ impl Record {
     /// The object of `/pdb/query/v4/nodes`.
     pub(crate) fn node(&self, certname: &str) -> Value {
         let report = self.reports.iter().max_by_key(|report| report.produced);
-        let environment = |at: Option<Timestamp>| at.map(|_| "production");
+        let received = |arrival: Option<Arrival>| arrival.map(|arrival| millis(arrival.received));
+        let environment = |is_known: bool| is_known.then_some("production");
         json!({
             "certname": certname,
             "deactivated": self.deactivated.map(millis),
             "expired": null,
-            "catalog_timestamp": self.catalog.map(millis),
-            "facts_timestamp": self.facts_at.map(millis),
-            "report_timestamp": report.map(|report| millis(report.produced)),
-            "catalog_environment": environment(self.catalog),
-            "facts_environment": environment(self.facts_at),
-            "report_environment": environment(report.map(|report| report.produced)),
+            "catalog_timestamp": received(self.catalog),
+            "facts_timestamp": received(self.facts_at),
+            "report_timestamp": report.map(|report| millis(report.ended)),
+            "catalog_environment": environment(self.catalog.is_some()),
+            "facts_environment": environment(self.facts_at.is_some()),
+            "report_environment": environment(report.is_some()),
             "latest_report_status": report.map(|report| &report.status),
             "latest_report_noop": report.map(|_| false),
             "latest_report_noop_pending": report.map(|_| false),
@@ -179,14 +189,16 @@ impl Store {
                 record.deactivated = record.deactivated.max(Some(at));
             }
             Command::Facts { produced, facts } => {
-                if record.facts_at.is_none_or(|known| known <= produced) {
-                    record.facts_at = Some(produced);
+                if record.facts_at.is_none_or(|known| known.produced <= produced) {
+                    record.facts_at = Some(Arrival { produced, received: now });
                     record.facts = facts;
                 }
                 record.reactivate(produced);
             }
             Command::Catalog { produced } => {
-                record.catalog = record.catalog.max(Some(produced));
+                if record.catalog.is_none_or(|known| known.produced <= produced) {
+                    record.catalog = Some(Arrival { produced, received: now });
+                }
                 record.reactivate(produced);
             }
             Command::Report(report) => {
@@ -199,15 +211,21 @@ impl Store {
     }
 
     /// A report as PuppetDB would store it, with the hash that identifies it.
-    pub(crate) fn new_report(&mut self, status: &str, started: Timestamp, produced: Timestamp) -> Report {
+    pub(crate) fn new_report(
+        &mut self,
+        status: &str,
+        started: Timestamp,
+        ended: Timestamp,
+        produced: Timestamp,
+    ) -> Report {
         self.hashes += 1;
         let hash = format!("{:040x}", 0x5eed_0000_0000_u64 + self.hashes);
-        Report { hash, status: status.to_owned(), started, produced }
+        Report { hash, status: status.to_owned(), started, ended, produced }
     }
 
     /// Stores what an agent run leaves: catalog and report, and the facts if they are given.
     pub(crate) fn agent_run(&mut self, certname: &str, status: &str, started: Timestamp, produced: Timestamp) {
-        let report = self.new_report(status, started, produced);
+        let report = self.new_report(status, started, produced, produced);
         self.carry_out(certname, Command::Catalog { produced }, produced);
         self.carry_out(certname, Command::Report(report), produced);
     }

@@ -166,7 +166,7 @@ async fn the_middleware_refuses_other_media_types_with_json() {
 #[tokio::test]
 async fn a_name_that_is_not_on_the_allow_list_is_told_so() {
     let world = placed(|options| options.puppetdb_allowlist = Some(vec!["puppet".to_owned()]));
-    let text = "Permission denied: The client certificate name stagedoor.example.net doesn't appear in the \
+    let text = "Permission denied: The client certificate name stagedoor.example.net doesnt appear in the \
                 certificate allowlist. Is your master's (or other PuppetDB client's) certname listed in PuppetDB's \
                 certificate-allowlist file?";
     assert_eq!(world.pdb("GET query/v4/nodes", "").await, said(403, text));

@@ -106,7 +106,7 @@ fn inventory(certname: &str, record: &Record) -> Vec<Value> {
     let row = record.facts_at.map(|at| {
         json!({
             "certname": certname,
-            "timestamp": millis(at),
+            "timestamp": millis(at.received),
             "environment": "production",
             "facts": record.facts,
             "trusted": record.facts.get("trusted").unwrap_or(&Value::Null),
@@ -131,7 +131,7 @@ fn reports(certname: &str, record: &Record) -> Vec<Value> {
             "noop": false,
             "type": "agent",
             "start_time": millis(report.started),
-            "end_time": millis(report.produced),
+            "end_time": millis(report.ended),
             "producer_timestamp": millis(report.produced),
             "receive_time": millis(report.produced),
             "latest_report?": Some(report.produced) == latest,
