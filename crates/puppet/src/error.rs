@@ -9,6 +9,14 @@ pub enum Service {
     Ca,
     /// PuppetDB, port 8081.
     PuppetDb,
+    /// Puppet Enterprise's orchestrator, port 8143 of the primary.
+    Orchestrator,
+    /// Puppet Enterprise's node classifier, port 4433 of the primary.
+    Classifier,
+    /// Puppet Enterprise's role-based access control, port 4433 of the primary.
+    Rbac,
+    /// The status API, which every Puppet service has on its own port.
+    Status,
 }
 
 impl fmt::Display for Service {
@@ -16,6 +24,10 @@ impl fmt::Display for Service {
         f.write_str(match self {
             Self::Ca => "Puppet CA",
             Self::PuppetDb => "PuppetDB",
+            Self::Orchestrator => "Orchestrator",
+            Self::Classifier => "Classifier",
+            Self::Rbac => "RBAC",
+            Self::Status => "Status API",
         })
     }
 }
@@ -68,8 +80,11 @@ pub enum Error {
         reason: String,
     },
 
-    /// 401: the RBAC token is expired, revoked or wrong. Read the secret again, once.
-    #[error("{call}: 401, the RBAC token was not accepted: {words}")]
+    /// Nobody, as far as the service knows: the RBAC token is expired, revoked or wrong, or there is none. Read
+    /// the secret again, once.
+    #[error(
+        "{call}: not authenticated: {words}. Put a valid RBAC token into the field rbac_token of the Puppet secret"
+    )]
     Unauthorized {
         /// The call.
         call: Call,
@@ -89,7 +104,7 @@ pub enum Error {
     },
 
     /// The service answers, but cannot do it now: 429 or 5xx, such as a lock time-out, start-up or
-    /// maintenance mode. Ask again.
+    /// maintenance mode, or a 400 about another service that it could not reach. Ask again.
     #[error("{call}: {status}, cannot do it now: {words}")]
     Busy {
         /// The call.

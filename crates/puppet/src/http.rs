@@ -8,11 +8,11 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use reqwest::Method;
-use reqwest::header::{ACCEPT, HeaderName};
+use reqwest::header::{ACCEPT, HeaderName, HeaderValue};
 use serde::de::DeserializeOwned;
 
 pub use endpoint::{Endpoint, InvalidEndpoint};
-pub(crate) use outcome::Answer;
+pub(crate) use outcome::{Answer, shorten};
 
 use crate::error::{Call, Error, Service};
 use crate::tls::Transport;
@@ -40,8 +40,8 @@ impl fmt::Debug for Connection {
     }
 }
 
-/// One request. Every call of these APIs is idempotent, the writes included, so each may be sent
-/// a second time.
+/// One request. Nearly every call of these APIs is idempotent, the writes included, so it may be sent
+/// a second time; the one that is not says [`Ask::once`].
 pub(crate) struct Ask<'a> {
     pub(crate) method: Method,
     /// Unencoded path segments.
@@ -54,11 +54,14 @@ pub(crate) struct Ask<'a> {
     /// For the whole call, a second try included.
     pub(crate) timeout: Duration,
     pub(crate) limit: usize,
+    pub(crate) once: bool,
+    pub(crate) with_token: bool,
 }
 
 impl<'a> Ask<'a> {
     pub(crate) fn new(method: Method, name: &'static str, path: &'a [&'a str], timeout: Duration) -> Self {
-        Self { method, path, query: &[], body: None, name, subject: None, timeout, limit: 4 * MEBIBYTE }
+        let limit = 4 * MEBIBYTE;
+        Self { method, path, query: &[], body: None, name, subject: None, timeout, limit, once: false, with_token: true }
     }
 
     pub(crate) fn about(mut self, subject: impl fmt::Display) -> Self {
@@ -81,6 +84,18 @@ impl<'a> Ask<'a> {
         self.limit = 64 * MEBIBYTE;
         self
     }
+
+    /// Not to be sent a second time, for the first may have been carried out.
+    pub(crate) fn once(mut self) -> Self {
+        self.once = true;
+        self
+    }
+
+    /// For a route that asks nobody who he is: there a token that is no good can only do harm.
+    pub(crate) fn without_token(mut self) -> Self {
+        self.with_token = false;
+        self
+    }
 }
 
 /// Why one try brought no answer.
@@ -98,6 +113,11 @@ impl Connection {
         Self { transport: transport.clone(), endpoint: endpoint.clone(), service }
     }
 
+    /// The RBAC token, where the credentials hold one.
+    pub(crate) fn token(&self) -> Option<&HeaderValue> {
+        self.transport.token.as_ref()
+    }
+
     /// Sends the request; `Ok` is any HTTP answer, whatever its status.
     pub(crate) async fn send(&self, ask: Ask<'_>) -> Result<Answer, Error> {
         let call = Call { service: self.service, name: ask.name, subject: ask.subject.clone() };
@@ -105,7 +125,9 @@ impl Connection {
         let started = Instant::now();
 
         let mut outcome = self.attempt(&ask, &url, ask.timeout).await;
-        if let Err(Failure::Cut(reason)) = &outcome {
+        if let Err(Failure::Cut(reason)) = &outcome
+            && !ask.once
+        {
             // A Lambda sandbox is frozen between invocations, so a pooled connection may be dead
             // without anybody having noticed.
             tracing::debug!(%call, reason, "connection cut, asking again");
@@ -162,7 +184,7 @@ impl Connection {
             .timeout(timeout)
             // No Accept-Language: texts are localised, and the English ones are documented.
             .header(ACCEPT, "application/json, text/plain");
-        if let Some(token) = &self.transport.token {
+        if let Some(token) = self.token().filter(|_| ask.with_token) {
             request = request.header(X_AUTHENTICATION, token.clone());
         }
         if let Some(body) = &ask.body {

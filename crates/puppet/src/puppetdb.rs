@@ -6,6 +6,7 @@
 mod admin;
 mod node;
 mod pql;
+mod report;
 
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use stagedoor_lifecycle::{Certname, InstanceId};
 pub use admin::{Deactivated, PuppetDbAdmin};
 pub use node::{KnownIdentity, NodeStatus};
 pub use pql::quote;
+pub use report::Report;
 
 use crate::error::{Error, Service};
 use crate::http::{Ask, Connection, Endpoint};
@@ -94,6 +96,20 @@ impl PuppetDb {
             facts.extend(self.query::<node::Fact>(&query).await?);
         }
         Ok(KnownIdentity::collect(facts))
+    }
+
+    /// The newest report of each of these nodes, whoever ran Puppet there; nodes without any are left out, and
+    /// so are deactivated and expired ones. One query for every 500 names.
+    pub async fn latest_reports(&self, certnames: &[Certname]) -> Result<Vec<Report>, Error> {
+        let mut reports = Vec::with_capacity(certnames.len());
+        for chunk in certnames.chunks(NAMES_PER_QUERY) {
+            let names = pql::list(chunk.iter().map(Certname::as_str));
+            let query = format!(
+                "reports[certname, start_time, end_time, status, job_id, noop] {{ latest_report? = true and certname in {names} }}"
+            );
+            reports.extend(self.query::<Report>(&query).await?);
+        }
+        Ok(reports)
     }
 
     /// The names under which this instance is known, by certificate extension or by fact,

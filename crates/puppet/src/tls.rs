@@ -2,6 +2,8 @@
 //! from them. No network I/O.
 
 use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -100,22 +102,15 @@ impl Credentials {
         let identity = SecretString::from(format!("{}\n{}", self.client_key.expose_secret(), self.client_cert));
         let identity = reqwest::Identity::from_pem(identity.expose_secret().as_bytes())
             .map_err(|_| malformed("client_cert", "holds something that is not a certificate"))?;
-        let client = reqwest::Client::builder()
-            .tls_certs_only(anchors)
+        let client = client_that_trusts(&anchors)
             .identity(identity)
-            .connect_timeout(CONNECT_TIMEOUT)
             .pool_idle_timeout(POOL_IDLE_TIMEOUT)
-            .http1_only()
-            .https_only(true)
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .referer(false)
-            .user_agent(concat!("stagedoor/", env!("CARGO_PKG_VERSION")))
             .build()
             // What is left to go wrong here is a root that is no valid trust anchor.
             .map_err(|_| malformed("ca_cert", "holds a certificate that cannot be a trust anchor"))?;
 
-        Ok(Transport { client, token: self.token_header()?, certname, not_after: own.not_after() })
+        let (token, not_after) = (self.token_header()?, own.not_after());
+        Ok(Transport { client, token, anchors: anchors.into(), certname, not_after })
     }
 
     fn check_key(&self, chain: Vec<CertificateDer<'static>>) -> Result<(), CredentialsError> {
@@ -146,11 +141,24 @@ impl Credentials {
         if token.is_empty() {
             return Ok(None);
         }
-        let mut header =
-            HeaderValue::from_str(token).map_err(|_| malformed("rbac_token", "holds characters that no token has"))?;
+        let header = HeaderValue::from_str(token).ok().filter(|header| header.to_str().is_ok());
+        let mut header = header.ok_or(malformed("rbac_token", "holds characters that no token has"))?;
         header.set_sensitive(true);
         Ok(Some(header))
     }
+}
+
+/// What all connections have in common.
+fn client_that_trusts(anchors: &[reqwest::Certificate]) -> reqwest::ClientBuilder {
+    reqwest::Client::builder()
+        .tls_certs_only(anchors.iter().cloned())
+        .connect_timeout(CONNECT_TIMEOUT)
+        .http1_only()
+        .https_only(true)
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+        .referer(false)
+        .user_agent(concat!("stagedoor/", env!("CARGO_PKG_VERSION")))
 }
 
 fn malformed(field: &'static str, problem: &'static str) -> CredentialsError {
@@ -176,6 +184,7 @@ fn certificates(field: &'static str, pem: &str) -> Result<Vec<CertificateDer<'st
 pub struct Transport {
     pub(crate) client: reqwest::Client,
     pub(crate) token: Option<HeaderValue>,
+    anchors: Arc<[reqwest::Certificate]>,
     certname: Certname,
     not_after: Timestamp,
 }
@@ -185,6 +194,26 @@ impl Transport {
     #[must_use]
     pub fn certname(&self) -> &Certname {
         &self.certname
+    }
+
+    /// The same credentials without the RBAC token, so that the certificate alone says who is asking.
+    ///
+    /// Where both are sent, the services of Puppet Enterprise refuse a good certificate for a stale token next
+    /// to it: a token that [`Rbac`](crate::Rbac) says is expired must not be sent on.
+    #[must_use]
+    pub fn without_token(&self) -> Self {
+        Self { token: None, ..self.clone() }
+    }
+
+    /// Trusts the same CA and shows nothing of its own. Where a host is given, its name is not looked up: it is
+    /// at this address. `None` when no client could be made.
+    pub(crate) fn anonymous(&self, host: Option<(&str, SocketAddr)>) -> Option<Self> {
+        // Nothing is kept open: each probe is to see the service as it is now.
+        let mut builder = client_that_trusts(&self.anchors).pool_max_idle_per_host(0);
+        if let Some((name, address)) = host {
+            builder = builder.resolve(name, address);
+        }
+        Some(Self { client: builder.build().ok()?, token: None, ..self.clone() })
     }
 
     /// When the controller's own certificate expires.

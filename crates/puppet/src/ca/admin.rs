@@ -1,6 +1,7 @@
 //! The Puppet CA: what can be changed in it. I/O.
 
 mod cleaning;
+mod signing;
 
 use std::time::Duration;
 
@@ -87,10 +88,7 @@ impl CaAdmin {
         if remedy.is_some() || (!no_request && self.ca.csr(certname).await?.is_some()) {
             return Err(answer.refused(remedy));
         }
-        Ok(match self.ca.status(certname).await? {
-            Some(status) if status.state == State::Signed => Signed::AlreadySigned(Box::new(status)),
-            _ => Signed::NoRequest,
-        })
+        self.without_request(certname).await
     }
 
     /// `PUT certificate_status`, desired state `revoked`. `AlreadyDone` when there is no

@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use reqwest::Url;
 use serde::Deserialize;
+use stagedoor_lifecycle::Certname;
 
 /// The base address of a Puppet service, such as `https://puppet.example.com:8140`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -14,7 +15,7 @@ pub struct Endpoint(Url);
 /// A text that is not the address of a Puppet service.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("not the address of a Puppet service: {0}; expected something like https://puppet.example.com:8140")]
-pub struct InvalidEndpoint(&'static str);
+pub struct InvalidEndpoint(pub(crate) &'static str);
 
 impl FromStr for Endpoint {
     type Err = InvalidEndpoint;
@@ -58,6 +59,16 @@ impl Endpoint {
         self.0.host_str().unwrap_or_default()
     }
 
+    /// A port of a node, called by its certname.
+    pub(crate) fn of_node(certname: &Certname, port: u16) -> Result<Self, InvalidEndpoint> {
+        let endpoint: Self = format!("https://{certname}:{port}").parse()?;
+        // `10.0.0.1` and `12345` are certnames, and IP addresses to a URL.
+        match endpoint.0.domain() {
+            Some(domain) if domain == certname.as_str() => Ok(endpoint),
+            _ => Err(InvalidEndpoint("the certname cannot be a host name")),
+        }
+    }
+
     /// The address of a resource; segments and query are percent-encoded here.
     pub(crate) fn url(&self, path: &[&str], query: &[(&str, &str)]) -> Url {
         let mut url = self.0.clone();
@@ -89,6 +100,16 @@ mod tests {
             "https://puppet.example.com/#x",
         ] {
             assert!(bad.parse::<Endpoint>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_certname_that_would_be_an_ip_address_is_no_host() {
+        let of = |name: &str| Endpoint::of_node(&name.parse().unwrap(), 8140);
+        assert_eq!(of("i-0abc.example.net").unwrap().to_string(), "https://i-0abc.example.net:8140");
+        assert_eq!(of("a_b").unwrap().host(), "a_b");
+        for name in ["10.0.0.1", "12345", "0x7f.1"] {
+            assert!(of(name).is_err(), "{name}");
         }
     }
 

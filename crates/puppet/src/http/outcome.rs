@@ -53,12 +53,22 @@ impl Answer {
             && (self.puppet_version.is_some() || known.iter().any(|words| text.starts_with(words)))
     }
 
+    /// The last part of a Puppet Enterprise error's `kind`: prefixes differ between versions.
+    pub(crate) fn kind(&self) -> Option<String> {
+        let json: serde_json::Value = serde_json::from_slice(&self.body).ok()?;
+        json.get("kind")?.as_str()?.rsplit('/').next().map(str::to_owned)
+    }
+
     pub(crate) fn unexpected(&self, reason: impl Into<String>) -> Error {
         Error::Unexpected { call: self.call.clone(), reason: reason.into() }
     }
 
     pub(crate) fn refused(&self, remedy: Option<&'static str>) -> Error {
         Error::Refused { call: self.call.clone(), status: self.status, words: self.words(), remedy }
+    }
+
+    pub(crate) fn unauthorized(&self, words: impl Into<String>) -> Error {
+        Error::Unauthorized { call: self.call.clone(), words: words.into() }
     }
 
     pub(crate) fn busy(&self) -> Error {
@@ -105,7 +115,7 @@ pub(crate) fn is_html(text: &str) -> bool {
     text.trim_start().starts_with('<')
 }
 
-fn shorten(text: &str) -> String {
+pub(crate) fn shorten(text: &str) -> String {
     let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
     let line: String = line.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
     if line.is_empty() {
@@ -136,6 +146,16 @@ fn remedy(call: &Call, own_name: &Certname, words: &str) -> String {
             "Add {own_name} to PuppetDB's certificate-allowlist and restart PuppetDB; on Puppet \
              Enterprise use an RBAC token whose role has nodes:view_data and nodes:edit_data."
         ),
+        Service::Orchestrator => "Give the role of the RBAC token the permissions puppet_agent:run (to run Puppet), \
+             orchestrator:view (to see jobs) and nodes:view_data (to see who is connected)."
+            .to_owned(),
+        Service::Classifier => "Give the role of the RBAC token the permission node_groups:view and, on the parents \
+             of the groups that nodes are pinned to, node_groups:edit_child_rules."
+            .to_owned(),
+        Service::Rbac => "This question needs no permission: is this the address of Puppet Enterprise's RBAC \
+             service (port 4433 of the primary)?"
+            .to_owned(),
+        Service::Status => "Allow everybody GET /status/v1 in the service's auth.conf, as it is shipped.".to_owned(),
     }
 }
 
@@ -255,6 +275,27 @@ mod tests {
             "Permission denied: The client certificate name lc.example.net doesnt appear in the certificate allowlist.";
         let text = answer(Service::PuppetDb, 403, None, body).into_error().to_string();
         assert!(text.contains("certificate-allowlist") && text.contains("lc.example.net"), "{text}");
+    }
+
+    #[test]
+    fn a_403_of_a_puppet_enterprise_service_names_the_permission() {
+        for (service, permission) in [
+            (Service::Orchestrator, "puppet_agent:run"),
+            (Service::Classifier, "node_groups:edit_child_rules"),
+            (Service::Rbac, "port 4433"),
+            (Service::Status, "/status/v1"),
+        ] {
+            let text = answer(service, 403, None, r#"{"kind":"x","msg":"no"}"#).into_error().to_string();
+            assert!(text.contains(permission), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_kind_of_an_error_is_known_by_its_last_part() {
+        let kind = |body| answer(Service::Orchestrator, 400, None, body).kind();
+        assert_eq!(kind(r#"{"kind":"puppetlabs.orchestrator/empty-target"}"#).as_deref(), Some("empty-target"));
+        assert_eq!(kind(r#"{"kind":"not-found"}"#).as_deref(), Some("not-found"));
+        assert_eq!(kind("<html>"), None);
     }
 
     #[test]

@@ -1,0 +1,68 @@
+//! Puppet Enterprise's node classifier: what can be read from it. I/O.
+//!
+//! See Puppet Enterprise's
+//! [node classifier API](https://help.puppet.com/pe/current/topics/node_classifier_service_api.htm).
+//! Writes are in [`ClassifierAdmin`], a type that an observe-only deployment never makes.
+
+mod admin;
+mod group;
+
+use std::time::Duration;
+
+use reqwest::Method;
+use serde_json::{Value, json};
+use stagedoor_lifecycle::Certname;
+
+pub use admin::{ClassifierAdmin, Unpinned};
+pub use group::{Classification, Group, GroupId, GroupRef, trusted_facts};
+
+use crate::error::{Error, Service};
+use crate::http::{Ask, Connection, Endpoint};
+use crate::tls::Transport;
+
+const TIMEOUT: Duration = Duration::from_secs(20);
+
+/// The node classifier, read only.
+#[derive(Debug, Clone)]
+pub struct Classifier {
+    connection: Connection,
+}
+
+impl Classifier {
+    /// The classifier at an address.
+    #[must_use]
+    pub fn new(transport: &Transport, endpoint: &Endpoint) -> Self {
+        Self { connection: Connection::new(transport, endpoint, Service::Classifier) }
+    }
+
+    /// `GET groups`: the node groups of these names, as far as there are any. One call that reads all groups: the
+    /// classifier cannot be asked for a name.
+    ///
+    /// A group that the token's role may not see is not told from one that is not there.
+    pub async fn groups_by_name<N: AsRef<str>>(&self, names: &[N]) -> Result<Vec<Group>, Error> {
+        if names.is_empty() {
+            return Ok(Vec::new());
+        }
+        let ask = Ask::new(Method::GET, "GET groups", &["classifier-api", "v1", "groups"], TIMEOUT).large();
+        let mut groups: Vec<Group> = self.connection.json(ask).await?;
+        groups.retain(|group| names.iter().any(|name| name.as_ref() == group.name));
+        Ok(groups)
+    }
+
+    /// `POST classified/nodes`: how a node of this name with these facts would be classified now, pins included.
+    ///
+    /// `fact` and `trusted` are JSON objects; for a node that has not run Puppet yet, [`trusted_facts`] tells its
+    /// trusted facts by its certificate. A group that matches on a fact left out does not match.
+    pub async fn classified(
+        &self,
+        certname: &Certname,
+        fact: &Value,
+        trusted: &Value,
+    ) -> Result<Classification, Error> {
+        let path = ["classifier-api", "v2", "classified", "nodes", certname.as_str()];
+        let ask = Ask::new(Method::POST, "POST classified/nodes", &path, TIMEOUT)
+            .about(certname)
+            .json(json!({ "fact": fact, "trusted": trusted }));
+        self.connection.json(ask).await
+    }
+}

@@ -1,0 +1,168 @@
+//! Puppet Enterprise's orchestrator: what can be read from it. I/O.
+//!
+//! See Puppet Enterprise's
+//! [orchestrator API](https://help.puppet.com/pe/current/topics/orchestrator_api_v1_endpoints.htm).
+//! Writes are in [`OrchestratorAdmin`], a type that an observe-only deployment never makes.
+
+mod admin;
+mod job;
+mod run;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use reqwest::Method;
+use serde::Deserialize;
+use serde_json::json;
+use stagedoor_lifecycle::Certname;
+
+pub use admin::OrchestratorAdmin;
+pub use job::{Job, JobId, JobState};
+pub use run::{NodeRun, NodeState, RunOutcome};
+
+use crate::error::{Error, Service};
+use crate::http::{Answer, Ask, Connection, Endpoint};
+use crate::tls::Transport;
+
+const TIMEOUT: Duration = Duration::from_secs(15);
+
+/// So many of the newest jobs are looked through for one of ours.
+const NEWEST: usize = 50;
+
+/// The orchestrator, read only.
+#[derive(Debug, Clone)]
+pub struct Orchestrator {
+    connection: Connection,
+}
+
+impl Orchestrator {
+    /// The orchestrator at an address.
+    #[must_use]
+    pub fn new(transport: &Transport, endpoint: &Endpoint) -> Self {
+        Self { connection: Connection::new(transport, endpoint, Service::Orchestrator) }
+    }
+
+    /// `GET jobs`: the newest Puppet runs that were ordered, newest first, by whomever.
+    pub async fn jobs(&self, limit: usize) -> Result<Vec<Job>, Error> {
+        #[derive(Deserialize)]
+        struct Wire {
+            items: Vec<Job>,
+        }
+        let limit = limit.to_string();
+        let query = [("limit", limit.as_str()), ("order_by", "timestamp"), ("order", "desc"), ("type", "deploy")];
+        let ask = Ask::new(Method::GET, "GET jobs", &["orchestrator", "v1", "jobs"], TIMEOUT);
+        let answer = self.connection.send(ask.query(&query).large()).await?;
+        match answer.status {
+            200 => Ok(answer.json::<Wire>()?.items),
+            _ => Err(into_error(answer)),
+        }
+    }
+
+    /// The job that was ordered with this event key, if it is among the newest 50.
+    pub async fn job_of_event(&self, event: &str) -> Result<Option<Job>, Error> {
+        Ok(self.jobs(NEWEST).await?.into_iter().find(|job| job.event.as_deref() == Some(event)))
+    }
+
+    /// `GET jobs/<id>`: one job; `None` when the orchestrator does not know it (any more: it forgets jobs after
+    /// 30 days, and may lose one when it is restarted under it).
+    pub async fn job(&self, id: &JobId) -> Result<Option<Job>, Error> {
+        let path = ["orchestrator", "v1", "jobs", id.as_str()];
+        let ask = Ask::new(Method::GET, "GET jobs/<id>", &path, TIMEOUT);
+        let answer = self.connection.send(ask.about(id)).await?;
+        match answer.status {
+            200 => {
+                let job: Job = answer.json()?;
+                if job.id == *id { Ok(Some(job)) } else { Err(answer.unexpected(format!("it is about {}", job.id))) }
+            }
+            404 if is_unknown_job(&answer) => Ok(None),
+            _ => Err(into_error(answer)),
+        }
+    }
+
+    /// `GET jobs/<id>/nodes`: what became of each node of a job; `None` when the orchestrator does not know the job.
+    ///
+    /// Judge a run by this, never by the job having been accepted: a node that is not connected, or does not even
+    /// exist, is accepted like any other.
+    pub async fn job_nodes(&self, id: &JobId) -> Result<Option<Vec<NodeRun>>, Error> {
+        #[derive(Deserialize)]
+        struct Wire {
+            items: Vec<NodeRun>,
+        }
+        let path = ["orchestrator", "v1", "jobs", id.as_str(), "nodes"];
+        let ask = Ask::new(Method::GET, "GET jobs/<id>/nodes", &path, TIMEOUT);
+        let answer = self.connection.send(ask.about(id).large()).await?;
+        match answer.status {
+            200 => Ok(Some(answer.json::<Wire>()?.items)),
+            404 if is_unknown_job(&answer) => Ok(None),
+            _ => Err(into_error(answer)),
+        }
+    }
+
+    /// `POST inventory`: whether the orchestrator could run anything on these nodes now, for every one of them: the
+    /// node's PXP agent is connected to a broker. One call for all of them.
+    ///
+    /// A new node connects some seconds after its first Puppet run. A name that the orchestrator does not know is
+    /// not connected.
+    pub async fn inventory(&self, certnames: &[Certname]) -> Result<BTreeMap<Certname, bool>, Error> {
+        #[derive(Deserialize)]
+        struct Wire {
+            items: Vec<Item>,
+        }
+        #[derive(Deserialize)]
+        struct Item {
+            name: String,
+            connected: bool,
+        }
+        if certnames.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let names: Vec<&str> = certnames.iter().map(Certname::as_str).collect();
+        let ask = Ask::new(Method::POST, "POST inventory", &["orchestrator", "v1", "inventory"], TIMEOUT)
+            .about(subject(certnames))
+            .json(json!({ "nodes": names }));
+        let answer = self.connection.send(ask.large()).await?;
+        let items = match answer.status {
+            200 => answer.json::<Wire>()?.items,
+            _ => return Err(into_error(answer)),
+        };
+        let is_connected = |name: &Certname| items.iter().any(|item| item.connected && item.name == name.as_str());
+        Ok(certnames.iter().map(|name| (name.clone(), is_connected(name))).collect())
+    }
+}
+
+/// A set of names, for errors and logs.
+fn subject(certnames: &[Certname]) -> String {
+    match certnames {
+        [] => "no node".to_owned(),
+        [one] => one.to_string(),
+        [first, rest @ ..] => format!("{first} and {} more", rest.len()),
+    }
+}
+
+/// The orchestrator's own 404; that of anything else in between has another shape.
+fn is_unknown_job(answer: &Answer) -> bool {
+    answer.kind().is_some_and(|kind| kind == "unknown-job")
+}
+
+/// What a status means, with the remedy where the orchestrator's kind of error has one.
+fn into_error(answer: Answer) -> Error {
+    let kind = match answer.status {
+        400 | 404 => answer.kind().unwrap_or_default(),
+        _ => String::new(),
+    };
+    let remedy = match kind.as_str() {
+        // A 400 in which nothing is wrong with the request.
+        "puppetdb-error" => return answer.busy(),
+        "empty-target" => "No node was named: look at the profile's refresh targets",
+        "empty-environment" | "unknown-environment" => {
+            "Nodes are to run in their own environment: this orchestrator seems too old to allow that, Puppet \
+             Enterprise 2019.8 or later does"
+        }
+        "query-error" => "The orchestrator could not ask PuppetDB for these nodes: look into the orchestrator's log",
+        "validation-error" => {
+            "The orchestrator did not take the form of the request: Puppet Enterprise 2019.8 or later is needed"
+        }
+        _ => return answer.into_error(),
+    };
+    answer.refused(Some(remedy))
+}
