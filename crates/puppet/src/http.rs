@@ -61,7 +61,18 @@ pub(crate) struct Ask<'a> {
 impl<'a> Ask<'a> {
     pub(crate) fn new(method: Method, name: &'static str, path: &'a [&'a str], timeout: Duration) -> Self {
         let limit = 4 * MEBIBYTE;
-        Self { method, path, query: &[], body: None, name, subject: None, timeout, limit, once: false, with_token: true }
+        Self {
+            method,
+            path,
+            query: &[],
+            body: None,
+            name,
+            subject: None,
+            timeout,
+            limit,
+            once: false,
+            with_token: true,
+        }
     }
 
     pub(crate) fn about(mut self, subject: impl fmt::Display) -> Self {

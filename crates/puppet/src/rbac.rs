@@ -63,7 +63,11 @@ impl Rbac {
         match answer.status {
             200 => {
                 let status: TokenStatus = answer.json()?;
-                if status.is_revoked { Err(answer.unauthorized("the token has been revoked")) } else { Ok(Some(status)) }
+                if status.is_revoked {
+                    Err(answer.unauthorized("the token has been revoked"))
+                } else {
+                    Ok(Some(status))
+                }
             }
             400 | 403 if answer.kind().is_some_and(|kind| NO_GOOD.contains(&kind.as_str())) => {
                 Err(answer.unauthorized(answer.words()))

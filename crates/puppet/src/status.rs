@@ -160,5 +160,6 @@ impl StatusApi {
 
 /// Versions of the status service say it in JSON or in plain text.
 fn is_no_such_service(answer: &Answer, name: &str) -> bool {
-    answer.kind().is_some_and(|kind| kind == "service-not-found") || answer.text().trim() == format!("not found: {name}")
+    answer.kind().is_some_and(|kind| kind == "service-not-found")
+        || answer.text().trim() == format!("not found: {name}")
 }

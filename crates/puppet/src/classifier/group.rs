@@ -160,7 +160,11 @@ mod tests {
         };
         assert!(pins(json!(["=", "name", "n.example.net"])));
         assert!(pins(json!(["or", ["=", "name", "x"], ["=", "name", "n.example.net"]])));
-        assert!(pins(json!(["or", ["and", ["=", ["trusted", "extensions", "pp_role"], "x"]], ["=", "name", "n.example.net"]])));
+        assert!(pins(json!([
+            "or",
+            ["and", ["=", ["trusted", "extensions", "pp_role"], "x"]],
+            ["=", "name", "n.example.net"]
+        ])));
         assert!(!pins(Value::Null));
         assert!(!pins(json!(["or", ["=", "name", "x"]])));
         assert!(!pins(json!(["not", ["=", "name", "n.example.net"]])));

@@ -23,7 +23,7 @@ fn good_credentials_tell_the_controllers_own_name_and_expiry() {
 #[test]
 fn an_unusable_field_is_named_and_its_value_is_not() {
     type Spoil = fn(&mut Credentials);
-    let table: [(&str, Spoil); 12] = [
+    let table: [(&str, Spoil); 13] = [
         ("ca_cert", |c| c.ca_cert = "SECRET-ish".into()),
         ("ca_cert", |c| c.ca_cert = "-----BEGIN CERTIFICATE-----\nSECRET\n".into()),
         ("ca_cert", |c| c.ca_cert = "-----BEGIN CERTIFICATE-----\nU0VDUkVU\n-----END CERTIFICATE-----\n".into()),
@@ -38,6 +38,7 @@ fn an_unusable_field_is_named_and_its_value_is_not() {
         }),
         ("client_key", |c| c.client_key = KeyPair::generate().unwrap().serialize_pem().into()),
         ("rbac_token", |c| c.rbac_token = Some("SECRET\ntoken".into())),
+        ("rbac_token", |c| c.rbac_token = Some("SECRETé".into())),
     ];
     for (field, spoil) in table {
         let mut credentials = PKI.credentials();

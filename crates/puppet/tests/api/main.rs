@@ -2,8 +2,14 @@
 
 mod ca;
 mod ca_admin;
+mod ca_signing;
+mod classifier;
 mod credentials;
+mod orchestrator;
+mod orchestrator_admin;
 mod pki;
 mod puppetdb;
+mod rbac;
 mod stage;
+mod status;
 mod wire;

@@ -1,12 +1,16 @@
 //! A server on loopback that does what its script says, one act for each request. I/O.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use rustls::RootCertStore;
 use rustls::pki_types::PrivateKeyDer;
 use rustls::server::WebPkiClientVerifier;
-use stagedoor_puppet::{Ca, CaAdmin, Endpoint, PuppetDb, PuppetDbAdmin, Transport};
+use stagedoor_puppet::{
+    Ca, CaAdmin, Classifier, ClassifierAdmin, Endpoint, Orchestrator, OrchestratorAdmin, PuppetDb, PuppetDbAdmin, Rbac,
+    Transport,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
@@ -34,6 +38,16 @@ pub(crate) fn pdb_says(status: u16, body: impl Into<String>) -> Act {
     Act::Say(status, "Content-Type: application/json; charset=utf-8\r\n", body.into())
 }
 
+/// An answer as the services of Puppet Enterprise give it.
+pub(crate) fn pe_says(status: u16, body: impl Into<String>) -> Act {
+    Act::Say(status, "Content-Type: application/json; charset=utf-8\r\n", body.into())
+}
+
+/// An error as the services of Puppet Enterprise tell it.
+pub(crate) fn pe_fails(status: u16, kind: &str, msg: &str) -> Act {
+    pe_says(status, format!(r#"{{"kind":"{kind}","msg":"{msg}","details":{{}}}}"#))
+}
+
 /// An answer of something in between, which claims to speak JSON.
 pub(crate) fn balancer_says(status: u16, body: impl Into<String>) -> Act {
     Act::Say(status, "Content-Type: application/json;charset=UTF-8\r\n", body.into())
@@ -46,10 +60,13 @@ pub(crate) struct Seen {
     pub(crate) line: String,
     pub(crate) head: String,
     pub(crate) body: String,
+    /// Whether a client certificate was shown.
+    pub(crate) certified: bool,
 }
 
 pub(crate) struct Stage {
     pub(crate) endpoint: Endpoint,
+    port: u16,
     seen: Arc<Mutex<Vec<Seen>>>,
 }
 
@@ -63,8 +80,12 @@ impl Stage {
         stagedoor_puppet::install_crypto_provider();
         let mut roots = RootCertStore::empty();
         roots.add(pki.ca.der().clone()).unwrap();
-        let clients =
-            WebPkiClientVerifier::builder(Arc::new(roots)).with_crls([pki.crl(revoked).der().clone()]).build().unwrap();
+        // Puppet's own setting: `client-auth = want`.
+        let clients = WebPkiClientVerifier::builder(Arc::new(roots))
+            .with_crls([pki.crl(revoked).der().clone()])
+            .allow_unauthenticated()
+            .build()
+            .unwrap();
         let key = PrivateKeyDer::try_from(pki.server.key.serialize_der()).unwrap();
         let config = rustls::ServerConfig::builder()
             .with_client_cert_verifier(clients)
@@ -88,7 +109,7 @@ impl Stage {
             }
         });
         let endpoint = format!("https://localhost:{port}").parse().unwrap();
-        Self { endpoint, seen }
+        Self { endpoint, port, seen }
     }
 
     pub(crate) fn transport() -> Transport {
@@ -109,6 +130,31 @@ impl Stage {
 
     pub(crate) fn puppetdb_admin(&self) -> PuppetDbAdmin {
         PuppetDbAdmin::new(self.puppetdb())
+    }
+
+    pub(crate) fn orchestrator(&self) -> Orchestrator {
+        Orchestrator::new(&Self::transport(), &self.endpoint)
+    }
+
+    pub(crate) fn orchestrator_admin(&self) -> OrchestratorAdmin {
+        OrchestratorAdmin::new(self.orchestrator())
+    }
+
+    pub(crate) fn classifier(&self) -> Classifier {
+        Classifier::new(&Self::transport(), &self.endpoint)
+    }
+
+    pub(crate) fn classifier_admin(&self) -> ClassifierAdmin {
+        ClassifierAdmin::new(self.classifier())
+    }
+
+    pub(crate) fn rbac(&self) -> Rbac {
+        Rbac::new(&Self::transport(), &self.endpoint)
+    }
+
+    /// Where it listens, whatever it is called.
+    pub(crate) fn address(&self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.port))
     }
 
     pub(crate) fn seen(&self) -> Vec<Seen> {
@@ -164,5 +210,6 @@ async fn read(stream: &mut TlsStream<TcpStream>) -> Option<Seen> {
         }
     }
     let line = head.lines().next()?.trim_end_matches(" HTTP/1.1").to_owned();
-    Some(Seen { line, head, body: String::from_utf8(bytes[end..end + length].to_vec()).ok()? })
+    let certified = stream.get_ref().1.peer_certificates().is_some();
+    Some(Seen { line, certified, head, body: String::from_utf8(bytes[end..end + length].to_vec()).ok()? })
 }

@@ -58,6 +58,17 @@ async fn without_a_token_no_header_is_sent() {
 }
 
 #[tokio::test]
+async fn a_transport_without_its_token_shows_the_certificate_alone() {
+    let stage = Stage::new([is_there(), is_there()]).await;
+    for transport in [Stage::transport(), Stage::transport().without_token()] {
+        Ca::new(&transport, &stage.endpoint).status(&name()).await.unwrap();
+    }
+    let shown: Vec<_> =
+        stage.seen().iter().map(|seen| (seen.certified, seen.head.contains("x-authentication"))).collect();
+    assert_eq!(shown, [(true, true), (true, false)]);
+}
+
+#[tokio::test]
 async fn silence_ends_in_time_and_names_the_time() {
     let stage = Stage::new([is_there(), Act::Silence]).await;
     let ca = stage.ca();
@@ -154,6 +165,7 @@ async fn no_secret_is_printed_by_anything() {
         format!("{credentials:?}"),
         format!("{:?}", credentials.transport().unwrap()),
         format!("{:?} {:?}", stage.ca_admin(), stage.puppetdb_admin()),
+        format!("{:?} {:?} {:?}", stage.orchestrator_admin(), stage.classifier_admin(), stage.rbac()),
         format!("{error} {error:?}"),
     ] {
         assert!(!text.contains(TOKEN) && !text.contains(key), "{text}");
