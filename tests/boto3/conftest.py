@@ -6,6 +6,7 @@ import subprocess
 import urllib.error
 import urllib.request
 from pathlib import Path
+from xml.etree import ElementTree
 
 import boto3
 import pytest
@@ -119,7 +120,9 @@ def client(lab):
             aws_secret_access_key="not-a-secret",
             config=Config(retries={"total_max_attempts": 1}, **more),
         )
-        made.meta.events.register(f"after-call.{made.meta.service_model.service_id.hyphenize()}", check_shape)
+        service_id = made.meta.service_model.service_id.hyphenize()
+        made.meta.events.register(f"before-parse.{service_id}", check_no_strangers)
+        made.meta.events.register(f"after-call.{service_id}", check_shape)
         return made
 
     return make
@@ -147,6 +150,40 @@ def walk(value, shape, where):
         least = shape.metadata.get("min", 0)
         most = shape.metadata.get("max", len(value))
         assert least <= len(value) <= most, f"{where} is {len(value)} characters long, not {least} to {most}"
+
+
+def check_no_strangers(operation_model, response_dict, **_):
+    """Every XML element is one that the model knows: botocore itself skips the others, so a misspelt one is lost."""
+    shape = operation_model.output_shape
+    is_xml = operation_model.service_model.resolved_protocol in ("query", "ec2")
+    if response_dict["status_code"] >= 300 or shape is None or not is_xml:
+        return
+    root = ElementTree.fromstring(response_dict["body"])
+    wrapper = shape.serialization.get("resultWrapper")
+    if wrapper is not None:
+        assert [tag(child) for child in root] == [wrapper, "ResponseMetadata"]
+        walk_xml(root[0], shape, wrapper)
+    else:
+        root.remove(root[0])  # requestId
+        walk_xml(root, shape, operation_model.name)
+
+
+def tag(element):
+    return element.tag.rpartition("}")[2]
+
+
+def walk_xml(element, shape, where):
+    if shape.type_name == "structure":
+        members = {member.serialization.get("name", name): member for name, member in shape.members.items()}
+        for child in element:
+            assert tag(child) in members, f"{where} has a <{tag(child)}> that the model does not know"
+            walk_xml(child, members[tag(child)], f"{where}.{tag(child)}")
+    elif shape.type_name == "list":
+        for child in element:
+            assert tag(child) == shape.member.serialization.get("name", "member"), f"{where} has a <{tag(child)}>"
+            walk_xml(child, shape.member, where)
+    else:
+        assert len(element) == 0, f"{where} is {shape.type_name}, and has elements inside"
 
 
 @pytest.fixture

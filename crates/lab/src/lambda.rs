@@ -125,10 +125,8 @@ impl Lambda {
     /// Waits for an invocation of `function`, or of any function.
     async fn next(&self, function: Option<&str>) -> Reply {
         loop {
+            // Made before looking, so that nothing can arrive unnoticed in between.
             let arrived = self.inner.arrived.notified();
-            tokio::pin!(arrived);
-            // Registered before looking, so that nothing can arrive unnoticed in between.
-            arrived.as_mut().enable();
             if let Some(reply) = self.take(function) {
                 return reply;
             }

@@ -113,3 +113,34 @@ fn from_base(base: u16) -> anyhow::Result<Ports> {
 fn text_of(path: &PathBuf) -> anyhow::Result<String> {
     std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(line: &str) -> anyhow::Result<Option<Arguments>> {
+        parse(line.split_whitespace().map(str::to_owned))
+    }
+
+    #[test]
+    fn five_ports_follow_the_base() {
+        let options = parsed("--ports 5000 --no-puppet").unwrap().unwrap().options;
+        assert_eq!((options.ports.control, options.ports.puppetdb), (5000, 5004));
+        assert!(!options.serve_puppet);
+        let free = parsed("--ports=0").unwrap().unwrap().options;
+        assert_eq!(free.ports, Ports::default());
+        assert!(parsed("--ports 65532").is_err());
+    }
+
+    #[test]
+    fn an_unknown_option_and_a_missing_value_are_named() {
+        let message = |line| parsed(line).err().map(|error| error.to_string()).unwrap();
+        assert!(message("--port 1").contains("--port"));
+        assert!(message("--region").contains("--region"));
+    }
+
+    #[test]
+    fn help_starts_nothing() {
+        assert!(parsed("--region x --help").unwrap().is_none());
+    }
+}

@@ -1,7 +1,9 @@
 //! The lab over real sockets: control API, faults, keep-alive, and what may be seen.
 
 use serde_json::{Value, json};
+use stagedoor_lab::aws::{Terminate, error_answer};
 use stagedoor_lab::faults::{Fault, FaultKind};
+use stagedoor_lab::journal::Entry;
 use stagedoor_lab::scene::Scene;
 use stagedoor_lab::{Lab, Options};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -74,7 +76,7 @@ fn fault(kind: FaultKind) -> Fault {
 #[tokio::test]
 async fn a_connection_serves_several_calls() {
     let lab = lab().await;
-    lab.aws.terminate(INSTANCE, &Default::default()).unwrap();
+    lab.aws.terminate(INSTANCE, &Terminate::default()).unwrap();
     let mut stream = connect(lab.aws_url()).await;
     assert_eq!(complete(&mut stream).await.unwrap().0, 200);
     assert_eq!(complete(&mut stream).await.unwrap().0, 400);
@@ -85,7 +87,7 @@ async fn a_connection_serves_several_calls() {
 #[tokio::test]
 async fn a_cut_call_is_carried_out_and_not_answered() {
     let lab = lab().await;
-    lab.aws.terminate(INSTANCE, &Default::default()).unwrap();
+    lab.aws.terminate(INSTANCE, &Terminate::default()).unwrap();
     lab.faults.add(fault(FaultKind::Cut));
     assert_eq!(complete(&mut connect(lab.aws_url()).await).await, None);
     assert_eq!(lab.aws.lifecycle_state(INSTANCE).unwrap(), "Terminated");
@@ -95,7 +97,7 @@ async fn a_cut_call_is_carried_out_and_not_answered() {
 #[tokio::test]
 async fn a_reset_call_is_not_carried_out() {
     let lab = lab().await;
-    lab.aws.terminate(INSTANCE, &Default::default()).unwrap();
+    lab.aws.terminate(INSTANCE, &Terminate::default()).unwrap();
     lab.faults.add(fault(FaultKind::Reset));
     assert_eq!(complete(&mut connect(lab.aws_url()).await).await, None);
     assert_eq!(lab.aws.lifecycle_state(INSTANCE).unwrap(), "Terminating:Wait");
@@ -105,7 +107,7 @@ async fn a_reset_call_is_not_carried_out() {
 #[tokio::test]
 async fn a_status_is_answered_in_place_of_the_service() {
     let lab = lab().await;
-    lab.aws.terminate(INSTANCE, &Default::default()).unwrap();
+    lab.aws.terminate(INSTANCE, &Terminate::default()).unwrap();
     lab.faults.add(fault(FaultKind::Status { status: 503, body: "<html>".into(), content_type: None }));
     let answer = complete(&mut connect(lab.aws_url()).await).await;
     assert_eq!(answer, Some((503, "<html>".into())));
@@ -113,9 +115,21 @@ async fn a_status_is_answered_in_place_of_the_service() {
 }
 
 #[tokio::test]
+async fn an_error_of_aws_comes_in_the_form_of_its_service() {
+    let lab = lab().await;
+    lab.aws.terminate(INSTANCE, &Terminate::default()).unwrap();
+    lab.faults.add(fault(error_answer("autoscaling", 500, "ResourceContention", "a <pending> update")));
+    let (status, body) = complete(&mut connect(lab.aws_url()).await).await.unwrap();
+    assert_eq!(status, 500);
+    let error = "<Error><Type>Receiver</Type><Code>ResourceContention</Code>\
+                 <Message>a &lt;pending&gt; update</Message></Error>";
+    assert!(body.contains(error), "{body}");
+}
+
+#[tokio::test]
 async fn a_delayed_call_is_carried_out_although_its_caller_hangs_up() {
     let lab = lab().await;
-    lab.aws.terminate(INSTANCE, &Default::default()).unwrap();
+    lab.aws.terminate(INSTANCE, &Terminate::default()).unwrap();
     lab.faults.add(fault(FaultKind::Delay { ms: 40 }));
     let mut impatient = connect(lab.aws_url()).await;
     // Polled once, so that the request is sent, and then dropped.
@@ -125,8 +139,10 @@ async fn a_delayed_call_is_carried_out_although_its_caller_hangs_up() {
         () = until(|| !lab.journal.entries().is_empty()) => {}
     }
     drop(impatient);
-    until(|| lab.journal.entries()[0].status == Some(200)).await;
+    let over = |entry: &Entry| entry.ended_us > entry.started_us;
+    until(|| over(&lab.journal.entries()[0])).await;
     let entry = &lab.journal.entries()[0];
+    assert_eq!(entry.status, Some(200));
     assert!(entry.ended_us - entry.started_us >= 40_000, "the delay is part of the call");
     assert_eq!(lab.aws.lifecycle_state(INSTANCE).unwrap(), "Terminated");
 }

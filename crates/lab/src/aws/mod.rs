@@ -23,6 +23,7 @@ use serde_json::{Value, json};
 use bucket::Bucket;
 pub use events::Event;
 pub use lifecycle::{Begun, Launch, Terminate};
+pub use wire::error_answer;
 use wire::{Ask, AwsError, Target};
 pub(crate) use world::ACCOUNT;
 pub use world::Message;

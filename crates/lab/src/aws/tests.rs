@@ -5,7 +5,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 
 use super::*;
-use crate::scene::Place;
+use crate::scene::{Place, Throttle};
 
 const INSTANCE: &str = "i-0a1b2c3d4e5f60718";
 
@@ -168,6 +168,32 @@ fn an_abandoned_launch_ends_in_termination_through_its_hooks() {
     assert_eq!(stage.aws.events().len(), 2, "the terminating hook has its event");
     stage.pass(600);
     assert_eq!(stage.state(), "Terminated");
+}
+
+#[test]
+fn timeouts_that_follow_from_each_other_pass_in_one_look() {
+    let mut hooks = launch_hook();
+    hooks.as_array_mut().unwrap().extend(terminate_hook().as_array().unwrap().clone());
+    let stage = stage(json!({"groups": [{"name": "compilers", "hooks": hooks}]}));
+    let launch = Launch { id: Some(INSTANCE.into()), ..Launch::default() };
+    stage.aws.launch("compilers", &launch).unwrap();
+    stage.pass(1200);
+    assert_eq!(stage.state(), "Terminated");
+}
+
+#[tokio::test]
+async fn calls_beyond_the_token_bucket_are_throttled() {
+    let stage = group_with(&json!([]));
+    stage.aws.set(Settings { throttle: Some(Throttle { burst: 1, per_second: 0.5 }), ..Settings::default() });
+    let describe = [("Action", "DescribeAutoScalingGroups")];
+    assert_eq!(stage.ask("autoscaling", &describe).await.0, 200);
+    let (status, body) = stage.ask("autoscaling", &describe).await;
+    assert_eq!(status, 400);
+    assert!(body.contains("<Code>Throttling</Code><Message>Rate exceeded</Message>"), "{body}");
+    let (status, _) = stage.ask("ec2", &[("Action", "DescribeInstances")]).await;
+    assert_eq!(status, 200, "the bucket is that of Auto Scaling");
+    stage.pass(2);
+    assert_eq!(stage.ask("autoscaling", &describe).await.0, 200);
 }
 
 #[test]

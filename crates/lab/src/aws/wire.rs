@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::xml::Xml;
+use crate::faults::FaultKind;
 use crate::server::{Reply, Request};
 
 /// A service behind the endpoint.
@@ -183,13 +184,13 @@ fn step<'a>(place: &'a mut Value, segment: &str) -> &'a mut Value {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct AwsError {
     pub(super) status: u16,
-    pub(super) code: &'static str,
+    pub(super) code: String,
     pub(super) message: String,
 }
 
 impl AwsError {
-    pub(super) fn new(status: u16, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into() }
+    pub(super) fn new(status: u16, code: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { status, code: code.into(), message: message.into() }
     }
 
     /// `ValidationError`, HTTP 400: Auto Scaling's answer to most things it cannot do.
@@ -275,6 +276,21 @@ fn failure(target: Target, error: &AwsError, request_id: &str) -> (&'static str,
             ("text/xml", format!("<ErrorResponse xmlns=\"{namespace}\">{inside}</ErrorResponse>"))
         }
     }
+}
+
+/// The answer of a service, by its name in the journal, that refuses a call with this error: for faults.
+///
+/// ```
+/// use stagedoor_lab::aws::error_answer;
+/// let contention = error_answer("autoscaling", 500, "ResourceContention", "There is a pending update.");
+/// ```
+#[must_use]
+pub fn error_answer(service: &str, status: u16, code: &str, message: &str) -> FaultKind {
+    let all = [Target::AutoScaling, Target::Ec2, Target::SecretsManager, Target::Sns];
+    let target = all.into_iter().find(|target| target.name() == service).unwrap_or(Target::Unknown);
+    let error = AwsError::new(status, code, message);
+    let (content_type, body) = failure(target, &error, &Uuid::new_v4().to_string());
+    FaultKind::Status { status, body, content_type: Some(content_type.to_owned()) }
 }
 
 /// The answer to a request without a signature, in the words of the service.
