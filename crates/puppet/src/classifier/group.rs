@@ -1,10 +1,8 @@
 //! Node groups and classifications, as values. No I/O.
 
-use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::Deserialize;
-use serde::de::IgnoredAny;
 use serde_json::{Map, Value, json};
 use stagedoor_lifecycle::Certname;
 
@@ -104,7 +102,7 @@ struct Wire {
 #[serde(untagged)]
 enum Classes {
     Names(Vec<String>),
-    Parameters(BTreeMap<String, IgnoredAny>),
+    Parameters(Map<String, Value>),
 }
 
 impl Default for Classes {
@@ -117,7 +115,7 @@ impl From<Wire> for Classification {
     fn from(wire: Wire) -> Self {
         let classes = match wire.classes {
             Classes::Names(names) => names,
-            Classes::Parameters(parameters) => parameters.into_keys().collect(),
+            Classes::Parameters(parameters) => parameters.into_iter().map(|(name, _)| name).collect(),
         };
         Self { groups: wire.groups, classes, environment: wire.environment }
     }
