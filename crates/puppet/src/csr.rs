@@ -226,7 +226,12 @@ fn unreadable(problem: &'static str) -> Unreadable {
 /// The content of the next element, which must be of this kind, and what follows it.
 fn element(input: &[u8], class: Class, tag: Tag) -> Result<(&[u8], &[u8]), Unreadable> {
     match Any::from_der(input) {
-        Ok((rest, any)) if any.class() == class && any.tag() == tag => Ok((rest, any.data)),
+        // asn1-rs does not ask whether what holds other elements says that it does (X.690, 8.1.2.5).
+        Ok((rest, any))
+            if any.class() == class && any.tag() == tag && any.header.is_constructed() == (tag != Tag::Integer) =>
+        {
+            Ok((rest, any.data))
+        }
         _ => Err(unreadable("it is not DER of PKCS #10")),
     }
 }

@@ -133,6 +133,14 @@ fn a_request_with_something_behind_it_or_too_long_is_refused() {
     assert!(Csr::from_pem(&AGENT.replace("CERTIFICATE REQUEST", "CERTIFICATE")).is_err());
 }
 
+#[test]
+fn an_outer_header_that_says_it_holds_no_elements_is_not_der() {
+    let mut der = der_of(AGENT, &["CERTIFICATE REQUEST"]).unwrap();
+    assert!(Csr::from_der(&der).is_ok());
+    der[0] = 0x10;
+    assert!(Csr::from_der(&der).is_err());
+}
+
 proptest! {
     #[test]
     fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..512)) {
