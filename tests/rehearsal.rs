@@ -82,12 +82,12 @@ impl Rehearsal {
 
     pub(crate) async fn with(scene: Value, options: Options) -> Self {
         let lab = Lab::start(options).await.expect("the lab starts");
+        let secrets = secret_values(&lab);
         lab.set_scene(&Scene::from_json(scene).expect("a scene")).expect("a scene that can be");
         let config = lab.environment()["STAGEDOOR_CONFIG"].clone();
         // Short, so that a test of what cannot be done does not wait for long.
         let config = format!("budget = \"2s\"\nnotify.topic = \"{TOPIC}\"\n{config}");
         let environment = BTreeMap::from([("STAGEDOOR_CONFIG".to_owned(), config)]);
-        let secrets = secret_values(&lab);
         Self { lab, environment, function: None, log: Arc::default(), readers: Vec::new(), secrets }
     }
 
@@ -106,11 +106,10 @@ impl Rehearsal {
     pub(crate) fn start_purge(&mut self) -> &mut Child {
         let mut command = Command::new(function_binary("purge"));
         command.env_clear().kill_on_drop(true).stdout(Stdio::piped()).stderr(Stdio::piped());
-        for (name, value) in self.lab.environment() {
+        for (name, value) in self.lab.function_environment("purge") {
             command.env(name, value);
         }
-        command.env("AWS_LAMBDA_FUNCTION_NAME", "purge").env("AWS_LAMBDA_FUNCTION_VERSION", "1");
-        command.env("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "128").env("RUST_LOG", "debug");
+        command.env("RUST_LOG", "debug");
         command.envs(&self.environment);
         let mut child = command.spawn().expect("the function starts");
         self.collect(child.stdout.take().expect("piped"));

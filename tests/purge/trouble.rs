@@ -1,8 +1,9 @@
 //! What it does when somebody cannot be reached, is slow, answers wrongly, or dies in between.
 
 use serde_json::{Value, json};
+use stagedoor_lab::Options;
 use stagedoor_lab::faults::FaultKind;
-use stagedoor_lab::{Options, puppet::PuppetOptions};
+use stagedoor_lab::puppet::{CsrAttributes, PuppetOptions};
 
 use crate::rehearsal::{LEAVING, NAME, Rehearsal, compilers, event};
 
@@ -168,7 +169,7 @@ async fn a_rotated_secret_is_read_again_when_the_old_credentials_are_refused() {
     let first = stage.lab.journal.count("secretsmanager", "GetSecretValue");
     let controller = PuppetOptions::default().controller;
     stage.lab.puppet.revoke(&controller).unwrap();
-    let fresh = stage.lab.puppet.credentials(&controller).unwrap();
+    let fresh = stage.lab.puppet.issue(&controller, &CsrAttributes::default()).unwrap();
     let mut secret: Value = serde_json::from_str(&before).unwrap();
     secret["client_cert"] = fresh.cert_pem.as_str().into();
     secret["client_key"] = fresh.key_pem.as_str().into();
