@@ -33,7 +33,8 @@ pub async fn serve(function: Function) -> anyhow::Result<()> {
     let answer = |invocation: LambdaEvent<Value>| async move {
         let deadline = i64::try_from(invocation.context.deadline).ok();
         let deadline = deadline.and_then(|ms| Timestamp::from_millisecond(ms).ok());
-        Ok::<_, std::convert::Infallible>(handle(door, function, &invocation.payload, deadline).await)
+        // Boxed: optimized, the futures nest deeper than the compiler's recursion limit.
+        Ok::<_, std::convert::Infallible>(Box::pin(handle(door, function, &invocation.payload, deadline)).await)
     };
     lambda_runtime::run(service_fn(answer)).await.map_err(|error| anyhow!("the Lambda runtime stopped: {error}"))
 }
