@@ -17,5 +17,6 @@ pub mod observation;
 pub mod profile;
 pub mod purge;
 pub mod receipt;
+pub mod signing;
 
 pub use names::{Certname, GroupName, HookName, InstanceId, InvalidName, ProfileName};
