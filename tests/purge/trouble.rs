@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 use stagedoor_lab::Options;
+use stagedoor_lab::aws::Terminate;
 use stagedoor_lab::faults::FaultKind;
 use stagedoor_lab::puppet::{CsrAttributes, PuppetOptions};
 
@@ -20,7 +21,7 @@ async fn leaving_now() -> (Rehearsal, Value) {
 
 async fn leaving_with(options: Options) -> (Rehearsal, Value) {
     let stage = Rehearsal::with(compilers("InService"), options).await;
-    let event = stage.lab.aws.terminate(LEAVING, &Default::default()).unwrap().events[0].eventbridge.clone();
+    let event = stage.lab.aws.terminate(LEAVING, &Terminate::default()).unwrap().events[0].eventbridge.clone();
     (stage, event)
 }
 
@@ -105,7 +106,7 @@ async fn an_action_that_is_not_visible_yet_is_asked_for_again() {
     let mut scene = compilers("InService");
     scene["settings"] = json!({"race_calls": 2});
     let mut stage = Rehearsal::of(scene).await;
-    let event = stage.lab.aws.terminate(LEAVING, &Default::default()).unwrap().events[0].eventbridge.clone();
+    let event = stage.lab.aws.terminate(LEAVING, &Terminate::default()).unwrap().events[0].eventbridge.clone();
     stage.configure(|config| config.replace("budget = \"2s\"", "budget = \"20s\""));
     assert_eq!(outcome(&mut stage, &event).await["outcome"], "continued");
     assert_eq!(stage.lab.journal.count("autoscaling", "CompleteLifecycleAction"), 3);

@@ -76,7 +76,8 @@ pub async fn handle(door: &Door, function: Function, event: &Value, platform_dea
     }
 
     let until = Until::new(door.clock.now(), door.config.budget, platform_deadline);
-    let dealt_with = if subjects.is_empty() { Vec::new() } else { reconcile(door, subjects, until).await };
+    // Boxed: the loop's future is large, and the function's futures nest around it.
+    let dealt_with = if subjects.is_empty() { Vec::new() } else { Box::pin(reconcile(door, subjects, until)).await };
     for receipt in dealt_with.iter().chain(&receipts) {
         log(function, receipt);
     }
