@@ -1,0 +1,182 @@
+//! Reading nodes, identities and reports from PuppetDB.
+
+use jiff::{SignedDuration, Timestamp};
+use serde::Deserialize;
+use stagedoor_lab::clock::Clock;
+use stagedoor_lifecycle::Certname;
+use stagedoor_puppet::{Error, NodeStatus, quote};
+
+use super::reporting::{facts, report, run, server_time};
+use super::site::{Site, fresh, fresh_instance};
+
+#[derive(Debug, Deserialize)]
+struct Row {
+    certname: Certname,
+}
+
+async fn deactivate(site: &Site, certname: &Certname) {
+    let at = server_time(site).await;
+    site.puppetdb_admin().deactivate(certname, at).await.expect("deactivated");
+}
+
+pub(super) async fn an_unknown_node_is_none(site: &Site) {
+    assert_eq!(site.puppetdb().node(&fresh("nobody")).await, Ok(None));
+}
+
+pub(super) async fn a_node_that_reported_is_active(site: &Site) {
+    let certname = fresh("web");
+    let at = server_time(site).await - SignedDuration::from_secs(60);
+    facts(site, &certname, None, None, at).await;
+    report(site, &certname, "changed", at).await;
+    let node = site.puppetdb().node(&certname).await.unwrap().expect("the node");
+    assert!(node.is_active());
+    assert_eq!(node.certname, certname);
+    // Facts and catalogs are shown with the time at which they came in, reports with the time at which the run ended.
+    assert!(node.facts_timestamp > Some(at + SignedDuration::from_secs(30)), "{node:?}");
+    assert_eq!((node.report_timestamp, node.catalog_timestamp), (Some(at - SignedDuration::from_secs(2)), None));
+    assert_eq!(node.report_environment.as_deref(), Some("production"));
+    assert_eq!(node.latest_report_status.as_deref(), Some("changed"));
+    assert_eq!(node.latest_report_noop, Some(false));
+    assert_eq!(node.cached_catalog_status.as_deref(), Some("not_used"));
+    assert_eq!(node.latest_report_hash.map(|hash| hash.len()), Some(40));
+}
+
+pub(super) async fn a_node_with_facts_alone_has_no_report(site: &Site) {
+    let certname = fresh("web");
+    facts(site, &certname, None, None, server_time(site).await).await;
+    let node = site.puppetdb().node(&certname).await.unwrap().expect("the node");
+    assert!(node.is_active() && node.facts_timestamp.is_some());
+    assert_eq!((node.report_timestamp, node.latest_report_status, node.latest_report_hash), (None, None, None));
+}
+
+pub(super) async fn nodes_leaves_out_unknown_names_and_shows_deactivated_ones(site: &Site) {
+    let (active, gone) = (fresh("active"), fresh("gone"));
+    run(site, &active, &fresh_instance()).await;
+    run(site, &gone, &fresh_instance()).await;
+    deactivate(site, &gone).await;
+    let asked = [fresh("nobody"), gone.clone(), active.clone()];
+    let mut nodes = site.puppetdb().nodes(&asked).await.unwrap();
+    nodes.sort_by(|a, b| a.certname.cmp(&b.certname));
+    let seen: Vec<_> = nodes.iter().map(|node| (&node.certname, node.is_active())).collect();
+    assert_eq!(seen, [(&active, true), (&gone, false)]);
+    let single = site.puppetdb().node(&active).await.unwrap().expect("the node");
+    assert_eq!(nodes[0], single, "both calls say the same");
+    assert_eq!(site.puppetdb().nodes(&[]).await, Ok(vec![]));
+}
+
+pub(super) async fn many_names_are_asked_in_one_call(site: &Site) {
+    // More than go into one query.
+    let known = fresh("web");
+    run(site, &known, &fresh_instance()).await;
+    let names: Vec<Certname> = (0..600).map(|_| fresh("nobody")).chain([known.clone()]).collect();
+    let found: Vec<_> = site.puppetdb().nodes(&names).await.unwrap().into_iter().map(|node| node.certname).collect();
+    assert_eq!(found, std::slice::from_ref(&known));
+    let found: Vec<_> = site.puppetdb().identities(&names).await.unwrap().into_iter().map(|one| one.certname).collect();
+    assert_eq!(found, [known]);
+}
+
+pub(super) async fn identities_tell_certificate_and_facts_apart(site: &Site) {
+    let (both, reported, neither) = (fresh("a-both"), fresh("b-reported"), fresh("c-neither"));
+    let (one, other) = (fresh_instance(), fresh_instance());
+    let at = server_time(site).await;
+    facts(site, &both, Some(&one), Some(&other), at).await;
+    facts(site, &reported, None, Some(&other), at).await;
+    facts(site, &neither, None, None, at).await;
+    let asked = [both.clone(), reported.clone(), neither.clone(), fresh("nobody")];
+    let known = site.puppetdb().identities(&asked).await.unwrap();
+    let told: Vec<_> =
+        known.iter().map(|known| (&known.certname, known.certified.as_ref(), known.reported.as_ref())).collect();
+    assert_eq!(
+        told,
+        [(&both, Some(&one), Some(&other)), (&reported, None, Some(&other)), (&neither, None, None)],
+        "by name"
+    );
+    assert!(known[0].is_contradictory() && !known[1].is_contradictory());
+}
+
+pub(super) async fn identities_of_a_deactivated_node_are_still_told(site: &Site) {
+    let (certname, instance) = (fresh("web"), fresh_instance());
+    run(site, &certname, &instance).await;
+    deactivate(site, &certname).await;
+    let known = site.puppetdb().identities(std::slice::from_ref(&certname)).await.unwrap();
+    assert_eq!(known.len(), 1, "{known:?}");
+    assert_eq!(known[0].instance_id(), Some(&instance));
+    assert_eq!(site.puppetdb().certnames_of(&instance).await, Ok(vec![certname]));
+}
+
+pub(super) async fn an_instance_is_found_by_certificate_and_by_fact(site: &Site) {
+    let (certified, reported) = (fresh("certified"), fresh("reported"));
+    let (one, other) = (fresh_instance(), fresh_instance());
+    let at = server_time(site).await;
+    facts(site, &certified, Some(&one), None, at).await;
+    facts(site, &reported, None, Some(&other), at).await;
+    assert_eq!(site.puppetdb().certnames_of(&one).await, Ok(vec![certified]));
+    assert_eq!(site.puppetdb().certnames_of(&other).await, Ok(vec![reported]));
+    assert_eq!(site.puppetdb().certnames_of(&fresh_instance()).await, Ok(vec![]));
+}
+
+pub(super) async fn a_query_hides_deactivated_nodes_unless_asked(site: &Site) {
+    let certname = fresh("web");
+    run(site, &certname, &fresh_instance()).await;
+    deactivate(site, &certname).await;
+    let name = quote(certname.as_str());
+    for (entity, condition, expected) in [
+        ("nodes", "", 0),
+        ("nodes", " and node_state = \"any\"", 1),
+        ("nodes", " and node_state = \"inactive\"", 1),
+        ("nodes", " and node_state = \"active\"", 0),
+        ("inventory", "", 0),
+        ("inventory", " and node_state = \"any\"", 1),
+    ] {
+        let query = format!("{entity}[certname] {{ certname = {name}{condition} }}");
+        let rows: Vec<Row> = site.puppetdb().query(&query).await.unwrap();
+        assert_eq!(rows.len(), expected, "{query}");
+        assert!(rows.iter().all(|row| row.certname == certname));
+    }
+}
+
+pub(super) async fn quoted_text_stays_text(site: &Site) {
+    let certname = fresh("web");
+    run(site, &certname, &fresh_instance()).await;
+    for hostile in [r#"x" or certname ~ ".*"#, r#"x\" or certname ~ ".*"#, r"\", "a'b", "ü"] {
+        let query = format!("nodes[certname] {{ certname = {} }}", quote(hostile));
+        let rows: Vec<Row> = site.puppetdb().query(&query).await.unwrap();
+        assert!(rows.is_empty(), "{query}: {rows:?}");
+    }
+}
+
+pub(super) async fn a_query_that_cannot_be_read_is_refused(site: &Site) {
+    let error = site.puppetdb().query::<Row>("nodes { certname == }").await.unwrap_err();
+    let Error::Refused { status, words, .. } = &error else { panic!("{error}") };
+    assert_eq!(*status, 400);
+    assert!(words.starts_with("PQL parse error at line 1, column "), "{words}");
+
+    let error = site.puppetdb().query::<Row>("nodes { colour = \"red\" }").await.unwrap_err();
+    let Error::Refused { status, words, .. } = &error else { panic!("{error}") };
+    assert_eq!(*status, 400);
+    assert!(words.contains("'colour' is not a queryable object for nodes"), "{words}");
+}
+
+pub(super) async fn the_newest_report_can_be_asked_for(site: &Site) {
+    #[derive(Debug, Deserialize, PartialEq)]
+    struct Run {
+        status: String,
+        start_time: Timestamp,
+    }
+    let certname = fresh("web");
+    let newest = server_time(site).await - SignedDuration::from_secs(30);
+    report(site, &certname, "failed", newest - SignedDuration::from_secs(600)).await;
+    report(site, &certname, "changed", newest).await;
+    let query =
+        format!("reports[status, start_time] {{ certname = {} and latest_report? = true }}", quote(certname.as_str()));
+    let expected = Run { status: "changed".to_owned(), start_time: newest - SignedDuration::from_secs(10) };
+    assert_eq!(site.puppetdb().query::<Run>(&query).await, Ok(vec![expected]));
+    let node: NodeStatus = site.puppetdb().node(&certname).await.unwrap().expect("the node");
+    assert_eq!(node.latest_report_status.as_deref(), Some("changed"));
+}
+
+pub(super) async fn the_server_tells_its_time_and_version(site: &Site) {
+    let off = site.puppetdb().server_time().await.unwrap().duration_since(Clock::machine_now());
+    assert!(off.abs() < SignedDuration::from_mins(1), "{off:?}");
+    assert_eq!(site.puppetdb().version().await, Ok(site.puppetdb_version.clone()));
+}

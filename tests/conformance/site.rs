@@ -1,0 +1,152 @@
+//! The two sites that assertions are held against: a lab of their own, and the stage of real servers. Starts or finds them.
+
+use std::time::Duration;
+
+use secrecy::SecretString;
+use stagedoor_lab::puppet::{PuppetOptions, QueueDelay, ServerVersion};
+use stagedoor_lab::{Lab, Options};
+use stagedoor_lifecycle::{Certname, InstanceId};
+use stagedoor_puppet::{Ca, CaAdmin, Credentials, Endpoint, PuppetDb, PuppetDbAdmin};
+
+/// The controller's certname on the stage of real servers; the lab's is called the same.
+const CONTROLLER: &str = "controller.stagedoor.test";
+/// A certificate of the same CA that no rule names.
+pub(crate) const OUTSIDER: &str = "outsider.stagedoor.test";
+
+/// A certificate and its key, PEM.
+pub(crate) struct Identity {
+    pub(crate) cert: String,
+    pub(crate) key: String,
+}
+
+/// A Puppet site with a controller.
+pub(crate) struct Site {
+    pub(crate) ca_url: String,
+    pub(crate) puppetdb_url: String,
+    pub(crate) ca_cert: String,
+    pub(crate) puppetserver_version: String,
+    pub(crate) puppetdb_version: String,
+    pub(crate) controller: Identity,
+    pub(crate) outsider: Identity,
+    _lab: Option<Lab>,
+}
+
+impl Site {
+    /// A lab set up like the stage of real servers: the same releases, the same switches.
+    pub(crate) async fn lab() -> Self {
+        let puppet = PuppetOptions {
+            server_version: ServerVersion::new(7, 9, 5),
+            puppetdb_version: ServerVersion::new(7, 12, 1),
+            allow_subject_alt_names: true,
+            allow_authorization_extensions: true,
+            allow_request_deletion: true,
+            controller: CONTROLLER.to_owned(),
+            puppetdb_allowlist: Some(vec!["localhost".to_owned(), CONTROLLER.to_owned()]),
+            // Commands are carried out a little later, as they are by a real PuppetDB.
+            puppetdb_queue: QueueDelay::Ms(20),
+            ..PuppetOptions::default()
+        };
+        let lab = Lab::start(Options { puppet, ..Options::default() }).await.expect("the lab starts");
+        let identity = |certname| {
+            let made = lab.puppet.credentials(certname).expect("the lab issues it");
+            Identity { cert: made.cert_pem, key: made.key_pem }
+        };
+        Self {
+            ca_url: lab.ca_url().to_owned(),
+            puppetdb_url: lab.puppetdb_url().to_owned(),
+            ca_cert: lab.puppet.ca_bundle_pem(),
+            puppetserver_version: "7.9.5".to_owned(),
+            puppetdb_version: "7.12.1".to_owned(),
+            controller: identity(CONTROLLER),
+            outsider: identity(OUTSIDER),
+            _lab: Some(lab),
+        }
+    }
+
+    /// The servers that `tests/live/stage up` has started.
+    #[cfg(feature = "live")]
+    pub(crate) fn real() -> Self {
+        let stage = crate::live_stage::LiveStage::read();
+        let identity =
+            |client: &crate::live_stage::Client| Identity { cert: client.cert.clone(), key: client.key.clone() };
+        assert_eq!(stage.controller.certname, CONTROLLER);
+        assert_eq!(stage.outsider.certname, OUTSIDER);
+        Self {
+            controller: identity(&stage.controller),
+            outsider: identity(&stage.outsider),
+            ca_url: stage.ca_url,
+            puppetdb_url: stage.puppetdb_url,
+            ca_cert: stage.ca_cert,
+            puppetserver_version: stage.puppetserver_version,
+            puppetdb_version: stage.puppetdb_version,
+            _lab: None,
+        }
+    }
+
+    /// The CA as the controller sees it.
+    pub(crate) fn ca(&self) -> Ca {
+        self.ca_as(&self.controller)
+    }
+
+    pub(crate) fn ca_admin(&self) -> CaAdmin {
+        CaAdmin::new(self.ca())
+    }
+
+    /// The CA as somebody else sees it, over connections of its own.
+    pub(crate) fn ca_as(&self, identity: &Identity) -> Ca {
+        let transport = self.credentials(identity).transport().expect("usable credentials");
+        Ca::new(&transport, &endpoint(&self.ca_url))
+    }
+
+    /// PuppetDB as the controller sees it.
+    pub(crate) fn puppetdb(&self) -> PuppetDb {
+        self.puppetdb_as(&self.controller)
+    }
+
+    pub(crate) fn puppetdb_admin(&self) -> PuppetDbAdmin {
+        PuppetDbAdmin::new(self.puppetdb())
+    }
+
+    pub(crate) fn puppetdb_as(&self, identity: &Identity) -> PuppetDb {
+        let transport = self.credentials(identity).transport().expect("usable credentials");
+        PuppetDb::new(&transport, &endpoint(&self.puppetdb_url))
+    }
+
+    pub(crate) fn credentials(&self, identity: &Identity) -> Credentials {
+        Credentials {
+            ca_cert: self.ca_cert.clone(),
+            client_cert: identity.cert.clone(),
+            client_key: SecretString::from(identity.key.clone()),
+            rbac_token: None,
+        }
+    }
+
+    /// HTTP without the clients under test: for what agents, Puppet Server and strangers say.
+    pub(crate) fn http(&self, identity: Option<&Identity>) -> reqwest::Client {
+        stagedoor_puppet::install_crypto_provider();
+        let anchors = reqwest::Certificate::from_pem_bundle(self.ca_cert.as_bytes()).expect("a CA bundle");
+        let mut builder =
+            reqwest::Client::builder().tls_certs_only(anchors).no_proxy().timeout(Duration::from_secs(90));
+        if let Some(Identity { cert, key }) = identity {
+            let pem = format!("{key}\n{cert}");
+            builder = builder.identity(reqwest::Identity::from_pem(pem.as_bytes()).expect("certificate and key"));
+        }
+        builder.build().expect("an HTTP client")
+    }
+}
+
+pub(crate) fn endpoint(url: &str) -> Endpoint {
+    url.parse().expect("an address")
+}
+
+/// A certname that nobody has used before.
+pub(crate) fn fresh(label: &str) -> Certname {
+    let unique = uuid::Uuid::new_v4().simple().to_string();
+    format!("{label}-{}.conformance.test", &unique[..12]).parse().expect("a certname")
+}
+
+/// An instance id that nobody has used before.
+pub(crate) fn fresh_instance() -> InstanceId {
+    let unique = uuid::Uuid::new_v4().simple().to_string();
+    format!("i-{}", &unique[..17]).parse().expect("an instance id")
+}

@@ -1,0 +1,116 @@
+//! The main job on real input: real agents, the real CA and PuppetDB, the release build of `purge` under `cargo lambda`.
+//! AWS is the lab's.
+
+mod agent;
+mod cargo_lambda;
+mod job;
+
+use std::process::Output;
+
+use agent::Agent;
+use job::{Job, event_of_another_life};
+use serde_json::Value;
+use stagedoor_puppet::Error;
+
+#[tokio::test]
+async fn a_leaving_node_is_forgotten_by_real_puppet_and_its_agent_is_refused() {
+    let mut job = Job::begin(&["leaving", "staying"]).await;
+    let (leaving, staying) = (job.instance("leaving"), job.instance("staying"));
+    let (old, other) = tokio::join!(
+        Agent::enrol(&job.stage, &leaving.certname, &leaving.id),
+        Agent::enrol(&job.stage, &staying.certname, &staying.id),
+    );
+    job.keep_secret(&old.challenge);
+    job.keep_secret(&other.challenge);
+    for agent in [&old, &other] {
+        agent.run_well().await;
+    }
+    let certificate = job.ca().certificate(&leaving.certname).await.unwrap().expect("the agent's certificate");
+    assert_eq!(certificate.instance_id().as_ref(), Some(&leaving.id));
+    assert!(job.puppetdb().node(&leaving.certname).await.unwrap().expect("the agent has reported").is_active());
+
+    let receipt = job.terminate(&leaving.id).await;
+    assert_eq!(receipt["outcome"], "continued", "{receipt:#}");
+    assert_eq!(receipt["certname"], leaving.certname.as_str());
+    let stages: Vec<&Value> = receipt["steps"].as_array().expect("steps").iter().map(|step| &step["stage"]).collect();
+    assert!(stages.contains(&&Value::from("proven")), "{receipt:#}");
+
+    assert_eq!(job.ca().certificate(&leaving.certname).await, Ok(None), "the certificate is gone");
+    assert_eq!(job.ca().status(&leaving.certname).await, Ok(None), "nor is there a request");
+    assert!(job.ca().crl().await.unwrap().revokes(&certificate), "its serial is in the CRL");
+    let node = job.puppetdb().node(&leaving.certname).await.unwrap().expect("PuppetDB remembers it");
+    assert!(node.deactivated.is_some(), "{node:?}");
+    job.assert_let_go(&leaving.id);
+
+    old.wait_until_tls_refuses_it(&job.stage).await;
+    let refused = old.run().await;
+    assert!(!refused.status.success(), "{}", text(&refused));
+    assert!(text(&refused).contains("sslv3 alert certificate unknown"), "{}", text(&refused));
+    let node = job.puppetdb().node(&leaving.certname).await.unwrap().expect("PuppetDB remembers it");
+    assert!(node.deactivated.is_some(), "the refused run has not brought the node back: {node:?}");
+
+    let certificate = job.ca().certificate(&staying.certname).await.unwrap().expect("the neighbour's certificate");
+    assert!(!job.ca().crl().await.unwrap().revokes(&certificate));
+    other.run_well().await;
+    assert!(job.puppetdb().node(&staying.certname).await.unwrap().expect("the neighbour").is_active());
+    assert_eq!(job.lab.aws.lifecycle_state(staying.id.as_str()).as_deref(), Some("InService"));
+    job.assert_no_secret_is_told();
+}
+
+#[tokio::test]
+async fn a_node_that_has_taken_over_the_name_is_untouched() {
+    let mut job = Job::begin(&["taken", "taken"]).await;
+    let [old, new] = [0, 1].map(|nth| job.instances[nth].clone());
+    assert_eq!(old.certname, new.certname);
+    let first = Agent::enrol(&job.stage, &old.certname, &old.id).await;
+    job.keep_secret(&first.challenge);
+    first.run_well().await;
+    // The name becomes free, and the next instance with that name enrols, before the old one's event comes.
+    job.ca_admin().clean(std::slice::from_ref(&old.certname)).await.unwrap();
+    let second = Agent::enrol(&job.stage, &new.certname, &new.id).await;
+    job.keep_secret(&second.challenge);
+    second.run_well().await;
+    let certificate = job.ca().certificate(&new.certname).await.unwrap().expect("the new certificate");
+    assert_eq!(certificate.instance_id().as_ref(), Some(&new.id));
+
+    let receipt = job.terminate(&old.id).await;
+    assert_eq!(receipt["outcome"], "continued", "{receipt:#}");
+    assert!(receipt["reason"].as_str().expect("a reason").contains(new.id.as_str()), "{receipt:#}");
+    job.assert_let_go(&old.id);
+
+    let kept = job.ca().certificate(&new.certname).await.unwrap().expect("the certificate is still there");
+    assert_eq!(kept, certificate);
+    assert!(!job.ca().crl().await.unwrap().revokes(&kept));
+    assert!(job.puppetdb().node(&new.certname).await.unwrap().expect("the node").is_active());
+    second.run_well().await;
+    assert_eq!(job.lab.aws.lifecycle_state(new.id.as_str()).as_deref(), Some("InService"));
+    job.assert_no_secret_is_told();
+}
+
+#[tokio::test]
+async fn a_replayed_event_leaves_a_live_node_alone() {
+    let mut job = Job::begin(&["alive"]).await;
+    let alive = job.instance("alive");
+    let agent = Agent::enrol(&job.stage, &alive.certname, &alive.id).await;
+    job.keep_secret(&agent.challenge);
+    agent.run_well().await;
+
+    // The event of another life: Auto Scaling shows the instance in service.
+    let event = event_of_another_life(&alive.id);
+    let receipt = job.purge(&event).await;
+    assert_eq!(receipt["outcome"], "refused", "{receipt:#}");
+    assert!(job.ca().certificate(&alive.certname).await.unwrap().is_some());
+    agent.run_well().await;
+    assert_eq!(job.lab.journal.count("autoscaling", "CompleteLifecycleAction"), 0);
+    job.assert_no_secret_is_told();
+}
+
+/// What a program has written, for people.
+fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// Whether the server refused the certificate in TLS.
+fn is_refused<T>(answer: &Result<T, Error>) -> bool {
+    matches!(answer, Err(Error::TlsRefused { .. }))
+}
