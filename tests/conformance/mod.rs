@@ -15,6 +15,7 @@ mod reporting;
 mod requests;
 mod signing;
 mod site;
+mod status;
 mod tls;
 
 /// Makes a test of each assertion for each site. One that is not listed is an unused function, which fails the build.
@@ -73,7 +74,8 @@ hold! {
         authorization_extensions_are_signed_where_allowed_and_shown_in_the_status,
         the_right_to_administer_the_ca_is_never_signed,
         a_foreign_extension_is_not_signed,
-        a_request_that_is_not_signed_stays;
+        a_request_that_is_not_signed_stays,
+        signing_a_set_says_of_each_name_what_signing_it_alone_would;
     cleaning:
         revoking_twice_answers_done_both_times,
         revoking_puts_the_serial_into_the_crl,
@@ -102,6 +104,7 @@ hold! {
         quoted_text_stays_text,
         a_query_that_cannot_be_read_is_refused,
         the_newest_report_can_be_asked_for,
+        the_newest_reports_of_a_set_are_those_of_its_active_nodes,
         the_server_tells_its_time_and_version;
     deactivating:
         a_known_node_is_deactivated_and_stays_known,
@@ -118,6 +121,12 @@ hold! {
         a_stranger_without_certificate_reads_what_agents_need_and_no_status,
         puppetdb_refuses_a_stranger_without_certificate,
         a_token_is_ignored_where_there_is_no_rbac;
+    status:
+        both_services_say_that_they_run,
+        each_service_tells_its_state_and_version,
+        a_service_that_is_not_there_is_none,
+        a_node_is_asked_at_its_address_and_known_by_its_certificate,
+        a_node_where_nobody_listens_is_unreachable_and_that_is_an_answer;
     tls:
         a_revoked_certificate_is_refused_in_tls,
         a_bundle_of_another_ca_is_refused_by_the_client,

@@ -4,7 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 use stagedoor_lab::clock::Clock;
 use stagedoor_lifecycle::Certname;
-use stagedoor_puppet::{Error, NodeStatus, quote};
+use stagedoor_puppet::{Error, NodeStatus, Report, quote};
 
 use super::reporting::{facts, report, run, server_time};
 use super::site::{Site, fresh, fresh_instance};
@@ -173,6 +173,27 @@ pub(super) async fn the_newest_report_can_be_asked_for(site: &Site) {
     assert_eq!(site.puppetdb().query::<Run>(&query).await, Ok(vec![expected]));
     let node: NodeStatus = site.puppetdb().node(&certname).await.unwrap().expect("the node");
     assert_eq!(node.latest_report_status.as_deref(), Some("changed"));
+}
+
+pub(super) async fn the_newest_reports_of_a_set_are_those_of_its_active_nodes(site: &Site) {
+    let (twice, gone, silent) = (fresh("twice"), fresh("gone"), fresh("silent"));
+    let newest = server_time(site).await - SignedDuration::from_secs(30);
+    report(site, &twice, "failed", newest - SignedDuration::from_secs(600)).await;
+    report(site, &twice, "changed", newest).await;
+    report(site, &gone, "changed", newest).await;
+    deactivate(site, &gone).await;
+    facts(site, &silent, None, None, newest).await;
+    let told = site.puppetdb().latest_reports(&[silent, gone, twice.clone(), fresh("nobody")]).await.unwrap();
+    let expected = Report {
+        certname: twice,
+        start_time: newest - SignedDuration::from_secs(10),
+        end_time: newest - SignedDuration::from_secs(2),
+        status: Some("changed".to_owned()),
+        job_id: None,
+        noop: Some(false),
+    };
+    assert_eq!(told, [expected]);
+    assert_eq!(site.puppetdb().latest_reports(&[]).await, Ok(vec![]));
 }
 
 pub(super) async fn the_server_tells_its_time_and_version(site: &Site) {

@@ -73,6 +73,23 @@ pub(super) async fn a_request_that_is_not_signed_stays(site: &Site) {
     assert!(site.ca().csr(&applicant.certname).await.unwrap().is_some());
 }
 
+pub(super) async fn signing_a_set_says_of_each_name_what_signing_it_alone_would(site: &Site) {
+    let fit = [Applicant::new("fit").apply(site).await.certname, Applicant::new("fit").apply(site).await.certname];
+    let unfit = Applicant::new("unfit").extension(PP_CLI_AUTH, "true").apply(site).await.certname;
+    let signed = Applicant::new("signed").enrol(site).await.certname;
+    let unknown = fresh("nobody");
+    let asked = [fit[0].clone(), unfit.clone(), signed.clone(), unknown.clone(), fit[1].clone()];
+    let told = site.ca_admin().sign_all(&asked).await;
+    assert_eq!(told.len(), asked.len());
+    assert_eq!((&told[&fit[0]], &told[&fit[1]]), (&Ok(Signed::Done), &Ok(Signed::Done)));
+    assert!(matches!(told[&unfit], Err(Error::Refused { status: 409, .. })), "{told:?}");
+    assert!(matches!(told[&signed], Ok(Signed::AlreadySigned(_))), "{told:?}");
+    assert_eq!(told[&unknown], Ok(Signed::NoRequest));
+    for certname in &fit {
+        assert!(site.ca().certificate(certname).await.unwrap().is_some());
+    }
+}
+
 async fn assert_refused(site: &Site, applicant: &Applicant, oid: &str) {
     let error = site.ca_admin().sign(&applicant.certname).await.unwrap_err();
     let Error::Refused { status, words, remedy, .. } = &error else { panic!("{error}") };
