@@ -129,6 +129,7 @@ hold! {
         a_node_where_nobody_listens_is_unreachable_and_that_is_an_answer;
     tls:
         a_revoked_certificate_is_refused_in_tls,
+        puppetdb_does_not_look_at_the_crl,
         a_bundle_of_another_ca_is_refused_by_the_client,
         a_certificate_of_another_ca_is_refused_by_the_server,
         nobody_listening_is_unreachable,

@@ -15,19 +15,21 @@ pub(super) async fn a_revoked_certificate_is_refused_in_tls(site: &Site) {
     site.ca_as(&identity).expirations().await.expect("a good certificate gets in");
     site.ca_admin().revoke(&applicant.certname).await.unwrap();
 
-    // A real server reads its CRL again about a second after it has changed; connections that stand are not looked at.
-    let until = Instant::now() + Duration::from_secs(30);
-    let error = loop {
-        match site.ca_as(&identity).expirations().await {
-            Err(error) => break error,
-            Ok(_) if Instant::now() > until => panic!("a revoked certificate still gets in after 30 s"),
-            Ok(_) => tokio::time::sleep(Duration::from_millis(200)).await,
-        }
-    };
+    let error = wait_until_refused(site, &identity).await;
     let Error::TlsRefused { reason, .. } = &error else { panic!("{error}") };
     assert!(reason.contains("the server did not accept the controller's certificate"), "{reason}");
     assert!(error.credentials_may_be_stale());
     site.ca().expirations().await.expect("others still get in");
+}
+
+pub(super) async fn puppetdb_does_not_look_at_the_crl(site: &Site) {
+    // As it is shipped. What keeps a purged node out of PuppetDB is its allowlist, not the revocation.
+    let applicant = Applicant::new("web").enrol(site).await;
+    let identity = applicant.identity(site).await;
+    site.ca_admin().revoke(&applicant.certname).await.unwrap();
+    wait_until_refused(site, &identity).await;
+    let error = site.puppetdb_as(&identity).version().await.unwrap_err();
+    assert!(matches!(error, Error::NotPermitted { .. }), "{error}");
 }
 
 pub(super) async fn a_bundle_of_another_ca_is_refused_by_the_client(site: &Site) {
@@ -73,6 +75,18 @@ pub(super) async fn a_connection_is_used_again(site: &Site) {
         let name = fresh("nobody");
         let (certificate, csr, node) = tokio::join!(ca.certificate(&name), ca.csr(&name), puppetdb.node(&name));
         assert!(certificate.unwrap().is_none() && csr.unwrap().is_none() && node.unwrap().is_none());
+    }
+}
+
+/// A real server reads its CRL again about a second after it has changed; connections that stand are not looked at.
+async fn wait_until_refused(site: &Site, identity: &Identity) -> Error {
+    let until = Instant::now() + Duration::from_secs(30);
+    loop {
+        match site.ca_as(identity).expirations().await {
+            Err(error) => return error,
+            Ok(_) if Instant::now() > until => panic!("a revoked certificate still gets in after 30 s"),
+            Ok(_) => tokio::time::sleep(Duration::from_millis(200)).await,
+        }
     }
 }
 

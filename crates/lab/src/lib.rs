@@ -158,7 +158,7 @@ impl Lab {
             ca = Some(url);
             let (listener, url) = listen(ports.puppetdb, "https://localhost").await?;
             let service = puppet.puppetdb_service();
-            servers.spawn(server::serve(listener, Some(puppet.tls()), service, back.clone()));
+            servers.spawn(server::serve(listener, Some(puppet.puppetdb_tls()), service, back.clone()));
             puppetdb = Some(url);
         }
 

@@ -105,6 +105,13 @@ pub trait TlsSource: Send + Sync + 'static {
     fn config(&self) -> Arc<rustls::ServerConfig>;
 }
 
+/// One configuration for all connections.
+impl TlsSource for Arc<rustls::ServerConfig> {
+    fn config(&self) -> Arc<rustls::ServerConfig> {
+        Arc::clone(self)
+    }
+}
+
 /// What all servers of a lab share.
 #[derive(Clone, Debug, Default)]
 pub struct Backstage {

@@ -65,10 +65,16 @@ impl Puppet {
         Arc::new(PuppetdbService::new(Arc::clone(&self.site)))
     }
 
-    /// TLS for both.
+    /// TLS of port 8140: refuses clients whose certificate is revoked.
     #[must_use]
     pub fn tls(&self) -> Arc<dyn TlsSource> {
         Arc::clone(&self.site) as Arc<dyn TlsSource>
+    }
+
+    /// TLS of port 8081: as PuppetDB is shipped, it does not look at the CRL.
+    #[must_use]
+    pub fn puppetdb_tls(&self) -> Arc<dyn TlsSource> {
+        Arc::new(Arc::clone(&self.site.puppetdb_tls))
     }
 
     /// The CA's certificates, the signing one first, PEM.

@@ -31,6 +31,7 @@ pub(crate) struct Site {
     ca: Mutex<Ca>,
     puppetdb: Mutex<Store>,
     tls: Mutex<Arc<ServerConfig>>,
+    pub(crate) puppetdb_tls: Arc<ServerConfig>,
     /// Held by whoever writes to the CA: it does one write at a time.
     turn: tokio::sync::Mutex<()>,
 }
@@ -64,7 +65,9 @@ impl Site {
         let request = pending(&controller.wish(&options.controller)?, key_pair()?)?;
         ca.issue(&options.controller, request, ttl, &authority, now).map_err(broken)?;
         let identity = Identity { certificate, key: key.serialize_der() };
-        let tls = server_config(&identity, &authority, &ca, &clock)?;
+        let tls = server_config(&identity, &authority, Some(&ca), &clock)?;
+        // PuppetDB looks at a CRL only where `ssl-crl-path` is set, which neither its packages nor its set-up does.
+        let puppetdb_tls = server_config(&identity, &authority, None, &clock)?;
         Ok(Self {
             permanent: vec![SERVER.to_owned(), options.controller.clone()],
             clock,
@@ -74,6 +77,7 @@ impl Site {
             ca: Mutex::new(ca),
             puppetdb: Mutex::new(Store::default()),
             tls: Mutex::new(tls),
+            puppetdb_tls,
             turn: tokio::sync::Mutex::new(()),
         })
     }
@@ -162,7 +166,7 @@ impl Site {
     }
 
     fn reload_tls(&self, ca: &Ca) -> anyhow::Result<()> {
-        *lock(&self.tls) = server_config(&self.identity, &self.authority, ca, &self.clock)?;
+        *lock(&self.tls) = server_config(&self.identity, &self.authority, Some(ca), &self.clock)?;
         Ok(())
     }
 }

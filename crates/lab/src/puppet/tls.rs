@@ -28,11 +28,11 @@ impl TimeProvider for Clock {
 }
 
 /// The configuration for connections from now on. A client certificate that is foreign, expired or in
-/// the CRL ends the handshake; none at all does not.
+/// the CRLs of `revoking` ends the handshake; none at all does not.
 pub(crate) fn server_config(
     identity: &Identity,
     authority: &Authority,
-    ca: &Ca,
+    revoking: Option<&Ca>,
     clock: &Clock,
 ) -> anyhow::Result<Arc<ServerConfig>> {
     let provider = Arc::new(default_provider());
@@ -41,8 +41,9 @@ pub(crate) fn server_config(
         anchors.add(certificate).context("the CA's own certificate is not usable")?;
     }
     let (_, root_crl) = authority.root_crl();
+    let crls = revoking.into_iter().flat_map(|ca| [ca.crl.der.clone(), root_crl.der.clone()]);
     let clients = WebPkiClientVerifier::builder_with_provider(Arc::new(anchors), Arc::clone(&provider))
-        .with_crls([ca.crl.der.clone(), root_crl.der.clone()])
+        .with_crls(crls)
         .allow_unauthenticated()
         .build()
         .context("the CRLs are not usable")?;
