@@ -69,6 +69,7 @@ pub(crate) struct Rehearsal {
     pub(crate) lab: Lab,
     /// Changes of the function's environment.
     pub(crate) environment: BTreeMap<String, String>,
+    configured: bool,
     function: Option<Child>,
     log: Arc<Mutex<String>>,
     readers: Vec<tokio::task::JoinHandle<()>>,
@@ -88,13 +89,19 @@ impl Rehearsal {
         // Short, so that a test of what cannot be done does not wait for long.
         let config = format!("budget = \"2s\"\nnotify.topic = \"{TOPIC}\"\n{config}");
         let environment = BTreeMap::from([("STAGEDOOR_CONFIG".to_owned(), config)]);
-        Self { lab, environment, function: None, log: Arc::default(), readers: Vec::new(), secrets }
+        Self { lab, environment, configured: true, function: None, log: Arc::default(), readers: Vec::new(), secrets }
     }
 
     /// Changes the configuration.
     pub(crate) fn configure(&mut self, change: impl FnOnce(&str) -> String) {
         let config = self.environment.get_mut("STAGEDOOR_CONFIG").expect("is set");
         *config = change(config);
+    }
+
+    /// Takes the configuration away altogether.
+    pub(crate) fn without_config(&mut self) {
+        self.environment.clear();
+        self.configured = false;
     }
 
     /// Another value that must never be seen in what the function writes.
@@ -106,7 +113,8 @@ impl Rehearsal {
     pub(crate) fn start_purge(&mut self) -> &mut Child {
         let mut command = Command::new(function_binary("purge"));
         command.env_clear().kill_on_drop(true).stdout(Stdio::piped()).stderr(Stdio::piped());
-        for (name, value) in self.lab.function_environment("purge") {
+        let environment = self.lab.function_environment("purge").into_iter();
+        for (name, value) in environment.filter(|(name, _)| self.configured || !name.starts_with("STAGEDOOR_CONFIG")) {
             command.env(name, value);
         }
         command.env("RUST_LOG", "debug");

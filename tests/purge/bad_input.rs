@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use stagedoor_lab::faults::FaultKind;
 
 use crate::rehearsal::{LEAVING, NAME, Rehearsal, compilers, event};
 
@@ -15,8 +16,7 @@ async fn an_unusable_event_is_refused_and_nothing_is_called() {
         assert_eq!(answer["results"][0]["outcome"], "refused", "{payload}: {answer}");
         assert!(!answer["results"][0]["reason"].as_str().unwrap().is_empty());
     }
-    let calls = stage.lab.journal.entries();
-    assert!(calls.iter().all(|call| call.service == "sns"), "{calls:#?}");
+    assert!(stage.lab.journal.entries().is_empty(), "{:#?}", stage.lab.journal.entries());
 }
 
 #[tokio::test]
@@ -50,12 +50,11 @@ async fn a_bad_configuration_names_every_key_at_start() {
 async fn without_a_configuration_it_says_which_variable_to_set() {
     let mut stage = Rehearsal::of(compilers("Terminating:Wait")).await;
     stage.environment.clear();
-    stage.environment.insert("STAGEDOOR_CONFIG_FILE".to_owned(), "/nowhere/stagedoor.toml".to_owned());
-    stage.environment.insert("STAGEDOOR_CONFIG".to_owned(), String::new());
+    stage.without_config();
     let ended = tokio::time::timeout(Duration::from_secs(20), stage.start_purge().wait()).await;
     assert!(!ended.expect("it ends by itself").unwrap().success());
     let log = stage.ended_log().await;
-    assert!(log.contains("puppet: is missing"), "{log}");
+    assert!(log.contains("STAGEDOOR_CONFIG") && log.contains("STAGEDOOR_CONFIG_FILE"), "{log}");
 }
 
 #[tokio::test]
@@ -78,6 +77,16 @@ async fn a_malformed_secret_names_the_field_and_never_its_value() {
             assert!(reason.contains(field) && reason.contains("stagedoor/puppet"), "{field}: {reason}");
         }
     }
+}
+
+#[tokio::test]
+async fn an_answer_of_secrets_manager_that_is_cut_short_never_shows_the_key() {
+    let mut stage = Rehearsal::of(compilers("Terminating:Wait")).await;
+    let whole = json!({"Name": "stagedoor/puppet", "SecretString": stage.puppet_secret()}).to_string();
+    let body = whole[..whole.len() - 40].to_owned();
+    let content_type = Some("application/x-amz-json-1.1".to_owned());
+    stage.fault("secretsmanager", "GetSecretValue", None, FaultKind::Status { status: 200, body, content_type });
+    assert_eq!(stage.receipt("eventbridge-terminate").await["outcome"], "failed");
 }
 
 #[tokio::test]

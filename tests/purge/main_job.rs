@@ -108,6 +108,7 @@ async fn observe_mode_writes_nothing_anywhere() {
 async fn an_instance_that_goes_to_the_warm_pool_is_let_go_and_stays_known() {
     let mut scene = compilers("InService");
     scene["groups"][0]["warm_pool"] = "Stopped".into();
+    scene["groups"][0]["reuse_on_scale_in"] = true.into();
     let mut stage = Rehearsal::of(scene).await;
     let how = stagedoor_lab::aws::Terminate { to: Some(stagedoor_lab::scene::Place::WarmPool), ..Default::default() };
     let begun = stage.lab.aws.terminate(LEAVING, &how).unwrap();

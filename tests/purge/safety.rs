@@ -1,6 +1,7 @@
 //! What it must never do, whatever an event says.
 
 use serde_json::json;
+use stagedoor_lab::faults::FaultKind;
 
 use crate::rehearsal::{LEAVING, NAME, OTHER, Rehearsal, compilers, event};
 
@@ -81,6 +82,33 @@ async fn its_own_pending_request_goes_too() {
     assert_eq!(receipt["outcome"], "continued", "{receipt:#}");
     let requests = stage.lab.puppet.snapshot()["requests"].to_string();
     assert!(!requests.contains(NAME), "{requests}");
+}
+
+#[tokio::test]
+async fn its_request_stays_while_its_certificate_could_not_be_revoked() {
+    let mut scene = compilers("Terminating:Wait");
+    scene["nodes"][0]["pending_csr"] = json!({"instance_id": LEAVING});
+    let mut stage = Rehearsal::of(scene).await;
+    let busy = FaultKind::Status { status: 503, body: "busy".into(), content_type: Some("text/plain".into()) };
+    stage.fault("ca", "PUT *", None, busy);
+    let receipt = stage.receipt("eventbridge-terminate").await;
+    assert_eq!(receipt["outcome"], "failed", "{receipt:#}");
+    // The route that is allowed for requests deletes the certificate as well, and revokes nothing.
+    assert!(stage.puppet_has(NAME).0, "the certificate must not be deleted unrevoked");
+}
+
+#[tokio::test]
+async fn facts_that_are_older_than_a_certificate_do_not_speak_for_it() {
+    // The name was the leaving instance's; its successor has its certificate and has not run yet.
+    let mut scene = compilers("Terminating:Wait");
+    scene["nodes"][0] = json!({
+        "certname": NAME,
+        "puppetdb": {"facts": {"ec2_metadata": {"instance-id": LEAVING}}, "age_s": 3600},
+    });
+    let mut stage = Rehearsal::of(scene).await;
+    let receipt = stage.receipt("eventbridge-terminate").await;
+    assert_eq!(receipt["outcome"], "waiting", "{receipt:#}");
+    assert_eq!(stage.puppet_has(NAME), (true, true));
 }
 
 #[tokio::test]

@@ -4,9 +4,9 @@ use serde_json::{Value, json};
 use stagedoor_lab::Options;
 use stagedoor_lab::aws::Terminate;
 use stagedoor_lab::faults::FaultKind;
-use stagedoor_lab::puppet::{CsrAttributes, PuppetOptions};
+use stagedoor_lab::puppet::{CsrAttributes, PuppetOptions, QueueDelay};
 
-use crate::rehearsal::{LEAVING, NAME, Rehearsal, compilers, event};
+use crate::rehearsal::{LEAVING, NAME, OTHER, Rehearsal, compilers, event};
 
 const WAITS: Option<&str> = Some("Terminating:Wait");
 
@@ -182,8 +182,67 @@ async fn a_rotated_secret_is_read_again_when_the_old_credentials_are_refused() {
 }
 
 #[tokio::test]
-async fn killed_after_any_call_the_next_one_goes_on() {
-    // The calls of one whole purge; the process is killed after the n-th, for every n.
+async fn beside_another_tools_hook_ours_is_answered_and_the_other_left_alone() {
+    let mut scene = compilers("InService");
+    let drain = json!({"name": "drain-logs", "transition": "terminating"});
+    scene["groups"][0]["hooks"].as_array_mut().unwrap().push(drain);
+    let mut stage = Rehearsal::of(scene).await;
+    let begun = stage.lab.aws.terminate(LEAVING, &Terminate::default()).unwrap();
+    let outcomes = [
+        outcome(&mut stage, &begun.events[0].eventbridge).await,
+        outcome(&mut stage, &begun.events[1].eventbridge).await,
+    ];
+    let of = |hook: &str| outcomes.iter().find(|receipt| receipt["hook"] == hook).unwrap()["outcome"].clone();
+    assert_eq!((of("stagedoor-terminate"), of("drain-logs")), (json!("continued"), json!("ignored")));
+    assert_eq!(stage.state_of(LEAVING).as_deref(), WAITS, "the other hook still holds it");
+    // Answered, and still waiting for the other: too new to tell from an action that is not visible yet.
+    assert_eq!(outcome(&mut stage, &begun.events[0].eventbridge).await["outcome"], "failed");
+    let mut old = begun.events[0].eventbridge.clone();
+    old["time"] = "2026-03-04T05:06:07Z".into();
+    assert_eq!(outcome(&mut stage, &old).await["outcome"], "continued");
+}
+
+#[tokio::test]
+async fn an_instance_that_went_on_without_us_is_still_purged() {
+    let mut stage = Rehearsal::of(compilers("Terminating:Proceed")).await;
+    let receipt = outcome(&mut stage, &event("eventbridge-terminate")).await;
+    assert_eq!(receipt["outcome"], "continued", "{receipt:#}");
+    assert_eq!(stage.puppet_has(NAME), (false, false));
+    assert_eq!(stage.lab.journal.count("autoscaling", "CompleteLifecycleAction"), 0);
+}
+
+#[tokio::test]
+async fn an_instance_that_is_gone_from_its_group_is_still_purged_if_ec2_says_so() {
+    let (mut stage, event) = leaving_now().await;
+    let force = Terminate { force: true, ..Terminate::default() };
+    stage.lab.aws.terminate(OTHER, &force).unwrap();
+    let gone = event.to_string().replace(LEAVING, OTHER);
+    let receipt = outcome(&mut stage, &serde_json::from_str(&gone).unwrap()).await;
+    assert_eq!(receipt["outcome"], "continued", "{receipt:#}");
+    assert_eq!(stage.puppet_has("ip-10-0-3-8.ec2.internal"), (false, false), "found by its instance id");
+}
+
+#[tokio::test]
+async fn a_deactivation_that_stays_in_the_queue_is_not_taken_for_done() {
+    let puppet = PuppetOptions { puppetdb_queue: QueueDelay::Ms(3_600_000), ..PuppetOptions::default() };
+    let (mut stage, event) = leaving_with(Options { puppet, ..Options::default() }).await;
+    let receipt = outcome(&mut stage, &event).await;
+    assert_eq!(receipt["outcome"], "failed", "{receipt:#}");
+    assert!(receipt["reason"].as_str().unwrap().contains("still there"), "{receipt:#}");
+    assert_eq!(stage.state_of(LEAVING).as_deref(), WAITS);
+}
+
+#[tokio::test]
+async fn a_topic_that_does_not_answer_does_not_hold_the_answer_up() {
+    let options = Options { function_timeout: std::time::Duration::from_secs(20), ..Options::default() };
+    let (mut stage, event) = leaving_with(options).await;
+    stage.fault("sns", "*", None, FaultKind::Delay { ms: 120_000 });
+    assert_eq!(outcome(&mut stage, &event).await["outcome"], "continued");
+}
+
+#[tokio::test]
+async fn killed_after_any_write_the_next_one_goes_on() {
+    // The process is killed when a write has been carried out and its answer is still under way.
     let (mut whole, event) = leaving_now().await;
     assert_eq!(outcome(&mut whole, &event).await["outcome"], "continued");
     let writes = [

@@ -181,7 +181,10 @@ fn group(described: AutoScalingGroup) -> Option<Group> {
                 Some((member.instance_id?.parse().ok()?, state))
             })
             .collect(),
-        warm_pool: described.warm_pool_configuration.is_some(),
+        reuses: described
+            .warm_pool_configuration
+            .and_then(|pool| pool.instance_reuse_policy)
+            .is_some_and(|policy| policy.reuse_on_scale_in == Some(true)),
     })
 }
 

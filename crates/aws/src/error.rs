@@ -3,7 +3,7 @@
 use std::error::Error as StdError;
 
 use aws_sdk_autoscaling::config::http::HttpResponse;
-use aws_sdk_autoscaling::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_sdk_autoscaling::error::{ProvideErrorMetadata, SdkError};
 use thiserror::Error;
 
 /// Why an AWS call gave no answer that can be used.
@@ -65,6 +65,21 @@ pub enum Error {
     },
 }
 
+/// The longest story of an error, in characters.
+const LONGEST_STORY: usize = 400;
+
+/// What an error and its causes say, and nothing of what they hold: their `Debug` forms have whole answers in them, and
+/// one of those is a secret.
+fn story(error: &dyn StdError) -> String {
+    let mut told = vec![error.to_string()];
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        told.push(error.to_string());
+        cause = error.source();
+    }
+    told.join(": ").chars().take(LONGEST_STORY).collect()
+}
+
 /// Sorts an SDK error by what the caller can do next. Codes: the "Common Errors" page of each service's API reference.
 pub fn classify<E>(call: &'static str, subject: &(impl ToString + ?Sized), error: &SdkError<E, HttpResponse>) -> Error
 where
@@ -72,7 +87,7 @@ where
 {
     let subject = subject.to_string();
     let SdkError::ServiceError(service) = error else {
-        return Error::Unreachable { call, subject, message: DisplayErrorContext(error).to_string() };
+        return Error::Unreachable { call, subject, message: story(error) };
     };
     let code = service.err().code().unwrap_or("no error code").to_owned();
     let message = service.err().message().unwrap_or("no message").to_owned();

@@ -48,7 +48,12 @@ impl Secret {
         if let Some(kept) = kept.as_ref().filter(|kept| kept.read_at.elapsed() < KEPT) {
             return Ok(kept.reading.clone());
         }
-        self.fetch(&mut kept).await
+        let fetched = self.fetch(&mut kept).await;
+        // Secrets Manager may be down: what it said before is better than nothing.
+        match (fetched, kept.as_ref()) {
+            (Err(Error::Unreachable { .. } | Error::Throttled { .. }), Some(kept)) => Ok(kept.reading.clone()),
+            (fetched, _) => fetched,
+        }
     }
 
     /// Its current text, read anew because the reading with this number was refused by its user. Callers that were

@@ -1,6 +1,6 @@
 //! Apply: carries removals out. The only module that writes to Puppet. Every write may safely be repeated.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use futures_util::stream::{self, StreamExt};
@@ -36,14 +36,14 @@ pub(crate) async fn apply(
     let Some(hands) = &puppet.hands else { return false };
     let all: Vec<&Removal> = removals.iter().flat_map(|(_, removals)| removals).collect();
     let now = door.clock.now().max(sight.puppetdb_time.unwrap_or(Timestamp::MIN));
-    let (files, nodes) =
+    let ((files, cleaned), nodes) =
         tokio::join!(remove_files(door, hands, &all, until), deactivate(door, hands, &all, now, until));
 
     let mut changed = false;
     for (index, removals) in removals {
         let case = &mut cases[index];
-        case.last_failure = None;
-        for removal in &removals {
+        let mut failure = None;
+        for removal in removals {
             let name = removal.name.certname();
             let done = files.get(name).into_iter().flatten().chain(nodes.get(name));
             for (result, took) in done {
@@ -55,24 +55,39 @@ pub(crate) async fn apply(
                     Err(trouble) => {
                         case.step(Stage::Failed, *took, trouble.clone());
                         case.stands(Outcome::Failed, trouble.clone());
-                        case.last_failure = Some(trouble.clone());
+                        failure = Some(trouble.clone());
                     }
                 }
             }
+            if cleaned.contains(name) {
+                case.cleaned.insert(name.clone());
+            }
+            case.removed.insert(name.clone(), removal);
         }
-        case.removed = removals;
+        case.just_tried = true;
+        case.tried = Some(failure.unwrap_or_else(|| "Puppet said that it was done".to_owned()));
     }
     changed
 }
 
-/// Certificates of the whole set in one `clean`; then the requests that `clean` leaves behind.
-async fn remove_files(door: &Door, hands: &Hands, all: &[&Removal], until: Until) -> BTreeMap<Certname, Vec<Done>> {
+/// Certificates of the whole set in one `clean`; then the requests that `clean` leaves behind. Also tells the names
+/// whose certificates were cleaned.
+async fn remove_files(
+    door: &Door,
+    hands: &Hands,
+    all: &[&Removal],
+    until: Until,
+) -> (BTreeMap<Certname, Vec<Done>>, BTreeSet<Certname>) {
     let mut done: BTreeMap<Certname, Vec<Done>> = BTreeMap::new();
+    let mut clean_names = BTreeSet::new();
     let certificates: Vec<&Purgeable> = all.iter().filter(|r| r.certificate.is_some()).map(|r| &r.name).collect();
     if !certificates.is_empty() {
         let names: Vec<Certname> = certificates.iter().map(|name| name.certname().clone()).collect();
         let started = Instant::now();
-        let cleaned = flat(within(door, until, hands.ca.clean(&names)).await);
+        let cleaned = flat(within(door, until.work, hands.ca.clean(&names)).await);
+        if cleaned.is_ok() {
+            clean_names.extend(names.iter().cloned());
+        }
         for purgeable in certificates {
             let name = purgeable.certname();
             let what = cleaned.as_ref().map_err(Clone::clone).map(|cleaned| {
@@ -85,10 +100,12 @@ async fn remove_files(door: &Door, hands: &Hands, all: &[&Removal], until: Until
             done.entry(name.clone()).or_default().push((what, started.elapsed()));
         }
     }
-    let requests = all.iter().filter(|removal| removal.request).map(|removal| removal.name.certname());
+    // Where the certificate is still there, so must the request be: deleting it may delete the certificate, unrevoked.
+    let bare = |removal: &&&Removal| removal.certificate.is_none() || clean_names.contains(removal.name.certname());
+    let requests = all.iter().filter(|removal| removal.request).filter(bare).map(|removal| removal.name.certname());
     let requests = stream::iter(requests).map(|name| async move {
         let started = Instant::now();
-        let deleted = within(door, until, delete_request(hands, name)).await;
+        let deleted = within(door, until.work, delete_request(hands, name)).await;
         let what = flat(deleted).map(|outcome| match outcome {
             CaOutcome::Done => format!("deleted the certificate request of {name}"),
             CaOutcome::AlreadyDone => format!("the certificate request of {name} had gone already"),
@@ -99,11 +116,11 @@ async fn remove_files(door: &Door, hands: &Hands, all: &[&Removal], until: Until
     for (name, what) in requests {
         done.entry(name).or_default().push(what);
     }
-    done
+    (done, clean_names)
 }
 
 /// The route that deletes nothing but a request is denied by the rules that Puppet Server ships. The one that is
-/// allowed deletes the certificate as well: that one has been cleaned just before.
+/// allowed deletes the certificate as well; there is none, or it has been cleaned just before.
 async fn delete_request(hands: &Hands, name: &Certname) -> Result<CaOutcome, Error> {
     match hands.ca.delete_csr(name).await {
         Err(Error::NotPermitted { .. }) => hands.ca.delete(name).await,
@@ -125,10 +142,11 @@ async fn deactivate(
         let after_newest = node.newest.and_then(|newest| newest.checked_add(SignedDuration::from_millis(1)).ok());
         let at = after_newest.map_or(now, |newest| newest.max(now));
         let started = Instant::now();
-        let what = flat(within(door, until, hands.puppetdb.deactivate(name, at)).await).map(|outcome| match outcome {
-            Deactivated::Done => format!("deactivated {name} in PuppetDB"),
-            Deactivated::Queued => format!("PuppetDB has the deactivation of {name} in its queue"),
-        });
+        let what =
+            flat(within(door, until.work, hands.puppetdb.deactivate(name, at)).await).map(|outcome| match outcome {
+                Deactivated::Done => format!("deactivated {name} in PuppetDB"),
+                Deactivated::Queued => format!("PuppetDB has the deactivation of {name} in its queue"),
+            });
         (name.clone(), (what, started.elapsed()))
     });
     commands.buffer_unordered(DEACTIVATIONS_AT_ONCE).collect().await

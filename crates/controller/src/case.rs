@@ -1,6 +1,6 @@
 //! One instance on its way through an invocation: what is known of it, and what has been done. No I/O.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -23,14 +23,16 @@ pub(crate) struct Case {
     pub(crate) seen: PuppetView,
     /// The certificates that were seen.
     pub(crate) certificates: BTreeMap<Certname, Certificate>,
-    /// What was removed in the last attempt, and waits for its proof.
-    pub(crate) removed: Vec<Removal>,
-    /// What went wrong when it was last tried to remove something.
-    pub(crate) last_failure: Option<String>,
+    /// What was tried to be removed, and waits for its proof.
+    pub(crate) removed: BTreeMap<Certname, Removal>,
+    /// The names whose certificate the CA has said to have revoked.
+    pub(crate) cleaned: BTreeSet<Certname>,
+    /// What came of it when it was last tried to remove what is left.
+    pub(crate) tried: Option<String>,
+    /// Whether that was since the last pause.
+    pub(crate) just_tried: bool,
     /// Whether it is decided, and only the hook has to be answered.
     pub(crate) ready: Option<(ActionResult, String)>,
-    /// How often the hook has said that there is no active action.
-    pub(crate) unanswered: u32,
     /// How it ended, or how it would end if the invocation ended now.
     pub(crate) outcome: Outcome,
     reason: String,
@@ -46,10 +48,11 @@ impl Case {
             extra_names: Vec::new(),
             seen: PuppetView { names: Vec::new(), known_as: Reachable::Absent },
             certificates: BTreeMap::new(),
-            removed: Vec::new(),
-            last_failure: None,
+            removed: BTreeMap::new(),
+            cleaned: BTreeSet::new(),
+            tried: None,
+            just_tried: false,
             ready: None,
-            unanswered: 0,
             outcome: Outcome::Failed,
             reason: "the invocation ended before this instance was looked at".into(),
             settled: false,

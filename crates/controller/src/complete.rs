@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use futures_util::stream::{self, StreamExt};
+use jiff::Timestamp;
 use stagedoor_aws::autoscaling::{Action, Answer};
-use stagedoor_lifecycle::observation::{Group, LifecycleState};
+use stagedoor_lifecycle::observation::{Group, LifecycleState, Subject};
 use stagedoor_lifecycle::profile::ActionResult;
 use stagedoor_lifecycle::receipt::{Outcome, Stage};
-use stagedoor_lifecycle::{GroupName, InstanceId};
+use stagedoor_lifecycle::{GroupName, deadline};
 
 use crate::case::Case;
 use crate::door::Door;
@@ -17,8 +18,8 @@ use crate::reconcile::Until;
 
 /// How many completions are under way at a time: all calls of an account and Region share one bucket.
 const AT_ONCE: usize = 4;
-/// How often "no active action" is taken for "not visible yet" where another tool's hook may be what holds the instance.
-const TRIES_BESIDE_OTHER_HOOKS: u32 = 5;
+/// How long after its beginning an action is surely visible: the propagation takes seconds.
+const SURELY_VISIBLE: Duration = Duration::from_secs(120);
 
 /// Answers the hook of every case that is decided. Those that Auto Scaling does not know yet stay open.
 pub(crate) async fn complete(door: &Door, cases: &mut [Case], until: Until) {
@@ -34,8 +35,8 @@ pub(crate) async fn complete(door: &Door, cases: &mut [Case], until: Until) {
     // "No active Lifecycle Action" means done or not visible yet; the instance's state tells which.
     let groups: BTreeSet<GroupName> = unclear.iter().map(|case| case.subject.group.clone()).collect();
     let groups: Vec<GroupName> = groups.into_iter().collect();
-    match within(door, until, door.autoscaling.groups(&groups)).await {
-        Ok(Ok(groups)) => unclear.into_iter().for_each(|case| judge(case, &groups)),
+    match within(door, until.calls, door.autoscaling.groups(&groups)).await {
+        Ok(Ok(groups)) => unclear.into_iter().for_each(|case| judge(case, &groups, door.clock.now())),
         Ok(Err(error)) => unclear.into_iter().for_each(|case| case.stands(Outcome::Failed, error.to_string())),
         Err(late) => unclear.into_iter().for_each(|case| case.stands(Outcome::Failed, late.clone())),
     }
@@ -58,7 +59,7 @@ async fn answer<'a>(door: &Door, case: &'a mut Case, until: Until) -> Option<&'a
     let started = Instant::now();
     let subject = &case.subject;
     let action = Action { group: &subject.group, hook: &subject.hook, instance: &subject.instance };
-    let answer = within(door, until, door.autoscaling.complete(action, result)).await;
+    let answer = within(door, until.calls, door.autoscaling.complete(action, result)).await;
     let took = started.elapsed();
     match answer {
         Ok(Ok(Answer::Accepted)) => {
@@ -66,10 +67,7 @@ async fn answer<'a>(door: &Door, case: &'a mut Case, until: Until) -> Option<&'a
             case.settle(outcome(result), reason);
             None
         }
-        Ok(Ok(Answer::NoActiveAction)) => {
-            case.unanswered += 1;
-            Some(case)
-        }
+        Ok(Ok(Answer::NoActiveAction)) => Some(case),
         Ok(Err(error)) => {
             case.step(Stage::Failed, took, error.to_string());
             case.stands(Outcome::Failed, error.to_string());
@@ -83,26 +81,23 @@ async fn answer<'a>(door: &Door, case: &'a mut Case, until: Until) -> Option<&'a
 }
 
 /// Done, or not visible yet? The state that Auto Scaling shows now has the word.
-fn judge(case: &mut Case, groups: &[Group]) {
+fn judge(case: &mut Case, groups: &[Group], now: Timestamp) {
     let Some((result, reason)) = case.ready.clone() else { return };
-    if !still_waits(groups, &case.subject.group, &case.subject.instance) {
-        case.step(Stage::Completed, Duration::ZERO, "the hook had been answered before");
-        case.settle(outcome(result), format!("{reason}; the hook had been answered before"));
-        return;
-    }
+    let Subject { group, instance, began, .. } = &case.subject;
+    let members = groups.iter().find(|described| described.name == *group).map(|described| &described.members);
+    let still_held = members.and_then(|members| members.get(instance)).is_some_and(LifecycleState::may_wait);
+    let visible = began.time().is_some_and(|began| now >= deadline::after(began, SURELY_VISIBLE));
     let beside_others = case.leaving.as_ref().is_some_and(|(leaving, _)| leaving.other_hooks);
-    if beside_others && case.unanswered >= TRIES_BESIDE_OTHER_HOOKS {
-        let held = "our hook has no active action any more: another hook holds the instance";
-        case.step(Stage::Completed, Duration::ZERO, held);
-        case.settle(outcome(result), format!("{reason}; {held}"));
+    let over = if !still_held {
+        "the hook had been answered before"
+    } else if beside_others && visible {
+        "our hook had been answered before: another one holds the instance"
+    } else {
+        case.stands(Outcome::Failed, format!("{reason}; but Auto Scaling does not know the lifecycle action yet"));
         return;
-    }
-    case.stands(Outcome::Waiting, format!("{reason}; Auto Scaling does not know the lifecycle action yet"));
-}
-
-fn still_waits(groups: &[Group], group: &GroupName, instance: &InstanceId) -> bool {
-    let group = groups.iter().find(|described| described.name == *group);
-    group.and_then(|group| group.members.get(instance)).is_some_and(LifecycleState::waits)
+    };
+    case.step(Stage::Completed, Duration::ZERO, over);
+    case.settle(outcome(result), format!("{reason}; {over}"));
 }
 
 fn outcome(result: ActionResult) -> Outcome {

@@ -28,7 +28,7 @@ pub struct Door {
     pub machines: Arc<dyn Machines>,
     /// The Puppet services.
     pub puppet: PuppetSite,
-    /// Where outcomes are told, if anywhere.
+    /// Where outcomes are told, if anywhere; a controller that only observes tells nobody.
     pub topic: Option<Topic>,
     /// The time.
     pub clock: Clock,
@@ -42,7 +42,7 @@ impl Door {
             autoscaling: AutoScaling::new(aws),
             machines,
             puppet: PuppetSite::new(&config, aws),
-            topic: config.topic.as_ref().map(|arn| Topic::new(aws, arn)),
+            topic: config.topic.as_ref().filter(|_| config.mode == Mode::Act).map(|arn| Topic::new(aws, arn)),
             config,
             clock,
         }
@@ -141,11 +141,18 @@ impl PuppetSite {
     /// The clients, made of the secret as it was at most five minutes ago; or why there are none.
     pub async fn open(&self) -> Result<Arc<Puppet>, String> {
         let reading = self.secret.read().await.map_err(|error| error.to_string())?;
-        self.make(reading).await
+        let number = reading.number;
+        match self.make(reading).await {
+            Ok(puppet) => Ok(puppet),
+            // It may have been mended since it was read.
+            Err(_) => {
+                let reading = self.secret.read_again(number).await.map_err(|error| error.to_string())?;
+                self.make(reading).await
+            }
+        }
     }
 
-    /// The clients made of a new reading of the secret, after those of `refused` were refused by Puppet; `None` if
-    /// the secret is still the same.
+    /// The clients made of a new reading of the secret, after those of `refused` were refused by Puppet.
     pub async fn reopen(&self, refused: &Puppet) -> Result<Arc<Puppet>, String> {
         let reading = self.secret.read_again(refused.reading).await.map_err(|error| error.to_string())?;
         self.make(reading).await

@@ -13,7 +13,7 @@ use stagedoor_lifecycle::profile::{ActionResult, Protected};
 use stagedoor_lifecycle::purge::{Admission, CloudView, PuppetView, admit};
 use stagedoor_lifecycle::receipt::{Outcome, Stage};
 use stagedoor_lifecycle::{Certname, GroupName, InstanceId};
-use stagedoor_puppet::{Error as PuppetError, NodeStatus, RevocationLists};
+use stagedoor_puppet::{Certificate, Error as PuppetError, KnownIdentity, NodeStatus, RevocationLists};
 
 use crate::case::Case;
 use crate::door::{Door, Puppet};
@@ -43,24 +43,28 @@ impl Sight {
     }
 
     /// Clients of a new reading of the secret, after these were refused; whether that went well.
-    pub(crate) async fn reopen(&self, door: &Door) -> bool {
+    pub(crate) async fn reopen(&self, door: &Door, until: Until) -> bool {
         match &self.puppet {
-            Some(puppet) => door.puppet.reopen(puppet).await.is_ok(),
+            Some(puppet) => matches!(within(door, until.work, door.puppet.reopen(puppet)).await, Ok(Ok(_))),
             None => false,
         }
     }
 
     /// Writes down what this look proves of what was removed before it.
     pub(crate) fn prove(&self, case: &mut Case) {
-        for removal in std::mem::take(&mut case.removed) {
-            let name = removal.name.certname();
+        for (name, removal) in std::mem::take(&mut case.removed) {
             if let Some(serial) = &removal.certificate {
-                let listed = self.crl.as_ref().zip(case.certificates.get(name));
+                let listed = self.crl.as_ref().zip(case.certificates.get(&name));
                 let listed = listed.map(|(crl, certificate)| crl.revokes(certificate));
                 let revoked = match listed {
                     Some(true) => "its serial is in the CRL",
-                    Some(false) => "the CA has said that it is revoked, but gives agents a CRL without it",
-                    None => "the CA has said that it is revoked; its CRL could not be read",
+                    Some(false) if case.cleaned.contains(&name) => {
+                        "the CA has said that it is revoked, but the CRL that it gives to agents is another"
+                    }
+                    None if case.cleaned.contains(&name) => {
+                        "the CA has said that it is revoked; its CRL could not be read"
+                    }
+                    _ => "that it is revoked could NOT be seen: look into the CA's CRL",
                 };
                 case.step(Stage::Proven, self.took, format!("certificate {serial} of {name} is gone; {revoked}"));
             }
@@ -81,7 +85,7 @@ pub(crate) async fn look(door: &Door, cases: &mut [Case], until: Until) -> Sight
     if open.is_empty() {
         return sight;
     }
-    let (puppet, ()) = join(within(door, until, door.puppet.open()), look_at_aws(door, &mut open, until)).await;
+    let (puppet, ()) = join(within(door, until.work, door.puppet.open()), look_at_aws(door, &mut open, until)).await;
     let leaving: Vec<&mut Case> = open.into_iter().filter(|case| case.is_open() && case.leaving.is_some()).collect();
     if leaving.is_empty() {
         return sight;
@@ -101,8 +105,8 @@ pub(crate) async fn look(door: &Door, cases: &mut [Case], until: Until) -> Sight
 }
 
 /// A call under the deadline of the invocation; what to say if it has passed.
-pub(crate) async fn within<T>(door: &Door, until: Until, call: impl Future<Output = T>) -> Result<T, String> {
-    let left = Duration::try_from(until.calls.duration_since(door.clock.now())).unwrap_or_default();
+pub(crate) async fn within<T>(door: &Door, until: Timestamp, call: impl Future<Output = T>) -> Result<T, String> {
+    let left = Duration::try_from(until.duration_since(door.clock.now())).unwrap_or_default();
     let over = |_| "there was no answer before the end of the invocation".to_owned();
     tokio::time::timeout(left, call).await.map_err(over)
 }
@@ -118,11 +122,11 @@ async fn look_at_aws(door: &Door, open: &mut [&mut Case], until: Until) {
     let groups: Vec<GroupName> = unique(old.iter().map(|case| &case.subject.group));
     let instances: Vec<InstanceId> = unique(old.iter().map(|case| &case.subject.instance));
     let started = Instant::now();
-    let hooks = join_all(groups.iter().map(|group| within(door, until, door.autoscaling.hooks(group))));
+    let hooks = join_all(groups.iter().map(|group| within(door, until.work, door.autoscaling.hooks(group))));
     let (described, hooks, machines) = tokio::join!(
-        within(door, until, door.autoscaling.groups(&groups)),
+        within(door, until.work, door.autoscaling.groups(&groups)),
         hooks,
-        within(door, until, door.machines.machines(&instances)),
+        within(door, until.work, door.machines.machines(&instances)),
     );
     let took = started.elapsed();
 
@@ -140,7 +144,7 @@ async fn look_at_aws(door: &Door, open: &mut [&mut Case], until: Until) {
         };
         let shown = cloud.group.known().ok().flatten().and_then(|group| group.members.get(instance));
         let seen = shown.map_or_else(|| "not in the group".to_owned(), |state| format!("{state:?}"));
-        match admit(&case.subject, &cloud, &|name| door.profile(name), now) {
+        match admit(&case.subject, &cloud, &|name| door.profile(name)) {
             Admission::Leaving(leaving) => {
                 if case.leaving.is_none() {
                     let machine = cloud.machine.known().ok().flatten().map_or("unknown", |machine| &machine.state);
@@ -187,7 +191,7 @@ struct Questions<'a> {
 
 impl Questions<'_> {
     async fn ask<T>(&self, call: impl Future<Output = Result<T, PuppetError>>) -> Result<T, String> {
-        within(self.door, self.until, call).await?.map_err(|error| {
+        within(self.door, self.until.work, call).await?.map_err(|error| {
             self.stale.fetch_or(error.credentials_may_be_stale(), Ordering::Relaxed);
             error.to_string()
         })
@@ -198,7 +202,7 @@ impl Questions<'_> {
 async fn look_at_puppet(door: &Door, puppet: &Puppet, cases: Vec<&mut Case>, until: Until, sight: &mut Sight) {
     let names: Vec<Certname> = unique(cases.iter().flat_map(|case| case.names()));
     let instances: Vec<InstanceId> = unique(cases.iter().map(|case| &case.subject.instance));
-    let revoked = cases.iter().any(|case| case.removed.iter().any(|removal| removal.certificate.is_some()));
+    let revoked = cases.iter().any(|case| case.removed.values().any(|removal| removal.certificate.is_some()));
     let questions = Questions { door, until, stale: AtomicBool::new(false) };
     let ask = &questions;
     let started = Instant::now();
@@ -230,17 +234,16 @@ async fn look_at_puppet(door: &Door, puppet: &Puppet, cases: Vec<&mut Case>, unt
             certname: name.clone(),
             certificate: reachable(certificate, |certificate| CertificateView {
                 serial: certificate.serial().to_string(),
-                instance: certificate.extensions().get("pp_instance_id").map(str::to_owned),
+                instance: certificate.instance_id(),
+                issued: issued(certificate),
             }),
-            request: reachable(request, |request| RequestView {
-                instance: request.extensions().get("pp_instance_id").map(str::to_owned),
-            }),
+            request: reachable(request, |request| RequestView { instance: request.instance_id() }),
             node: among(
                 &nodes,
                 |node| node.certname == *name,
-                |node| Some(NodeView { active: node.is_active(), newest: newest(node) }),
+                |node| Some(NodeView { active: node.is_active(), facts: node.facts_timestamp, newest: newest(node) }),
             ),
-            fact_instance: among(&identities, |known| known.certname == *name, |known| known.instance_id().cloned()),
+            fact_instance: among(&identities, |known| known.certname == *name, identity),
         }
     };
     for case in cases {
@@ -284,6 +287,16 @@ fn among<T, V>(
     }
 }
 
+/// When a certificate was issued: the CA sets its beginning back by a day, for clocks that are behind.
+fn issued(certificate: &Certificate) -> Timestamp {
+    certificate.not_before().checked_add(SignedDuration::from_hours(24)).unwrap_or(Timestamp::MAX)
+}
+
+/// The instance that a node's facts name, unless they name two.
+fn identity(known: &KnownIdentity) -> Option<InstanceId> {
+    known.instance_id().filter(|_| !known.is_contradictory()).cloned()
+}
+
 fn newest(node: &NodeStatus) -> Option<Timestamp> {
     node.catalog_timestamp.max(node.facts_timestamp).max(node.report_timestamp)
 }
@@ -311,21 +324,31 @@ fn tell(view: &NameView) -> String {
     format!("{}: {certificate}{request}; {node}", view.certname)
 }
 
-/// Asks Auto Scaling's activities when the actions of the open cases began.
-pub(crate) async fn ask_when_it_began(door: &Door, cases: &mut [Case], until: Until) {
+/// Asks Auto Scaling's activities when these actions began; whether it answered for any.
+pub(crate) async fn ask_when_it_began(door: &Door, cases: &mut [Case], which: &[usize], until: Until) -> bool {
     let mut by_group: BTreeMap<GroupName, BTreeSet<InstanceId>> = BTreeMap::new();
-    for case in cases.iter().filter(|case| case.is_open()) {
-        by_group.entry(case.subject.group.clone()).or_default().insert(case.subject.instance.clone());
+    for &index in which {
+        let Subject { group, instance, .. } = &cases[index].subject;
+        by_group.entry(group.clone()).or_default().insert(instance.clone());
     }
     let asked = by_group.iter().map(|(group, instances)| async move {
-        (group, within(door, until, door.autoscaling.activities_began(group, instances)).await)
+        // With the time that is kept for the hooks: the answer decides how they are answered.
+        (group, within(door, until.calls, door.autoscaling.activities_began(group, instances)).await)
     });
     let answers: BTreeMap<_, _> = join_all(asked).await.into_iter().collect();
-    for case in cases.iter_mut().filter(|case| case.is_open()) {
-        // Could not ask: nothing is confirmed, and nobody's patience ends.
-        let began = answers.get(&case.subject.group).and_then(|answer| answer.as_ref().ok()?.as_ref().ok());
-        case.subject.began =
-            case.subject.began.confirm(began.and_then(|began| began.get(&case.subject.instance).copied()));
-        case.leaving = None;
+    let mut answered = false;
+    for &index in which {
+        let case = &mut cases[index];
+        match answers.get(&case.subject.group) {
+            Some(Ok(Ok(began))) => {
+                let began = began.get(&case.subject.instance).copied();
+                case.subject.began = case.subject.began.confirm(began, door.clock.now());
+                answered = true;
+            }
+            Some(Ok(Err(error))) => case.stands(Outcome::Failed, error.to_string()),
+            Some(Err(late)) => case.stands(Outcome::Failed, late.clone()),
+            None => {}
+        }
     }
+    answered
 }

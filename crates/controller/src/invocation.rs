@@ -1,5 +1,7 @@
 //! One invocation of a function: from the payload to the answer. Logs each receipt, once.
 
+use std::collections::HashMap;
+
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use stagedoor_lifecycle::event::{Content, Source, Transition, decode};
@@ -7,6 +9,7 @@ use stagedoor_lifecycle::observation::Subject;
 use stagedoor_lifecycle::receipt::{Outcome, Receipt};
 
 use crate::door::Door;
+use crate::gather::within;
 use crate::reconcile::{Until, reconcile};
 
 /// Which function was invoked.
@@ -33,7 +36,9 @@ impl Function {
 }
 
 /// The most results in one published message, which may have 256 KiB.
-const RESULTS_PER_MESSAGE: usize = 200;
+const RESULTS_PER_MESSAGE: usize = 100;
+/// The longest reason in a published message, in characters.
+const LONGEST_REASON: usize = 500;
 
 /// Deals with whatever the function was invoked with; `platform_deadline` is when the platform ends the invocation.
 ///
@@ -42,6 +47,7 @@ const RESULTS_PER_MESSAGE: usize = 200;
 pub async fn handle(door: &Door, function: Function, event: &Value, platform_deadline: Option<Timestamp>) -> Value {
     let delivery = decode(event);
     let mut subjects: Vec<Subject> = Vec::new();
+    let mut known = HashMap::new();
     let mut receipts = Vec::new();
     // For each message: the place of its receipt, among the subjects' or among the others.
     let mut places = Vec::new();
@@ -57,7 +63,13 @@ pub async fn handle(door: &Door, function: Function, event: &Value, platform_dea
         };
         match message.content.clone() {
             Content::Action(action) if action.transition == function.deals_with() => {
-                places.push(Some(place_of(&mut subjects, action.into())));
+                // Duplicates within a batch collapse.
+                let key = (action.instance.clone(), action.group.clone(), action.hook.clone());
+                let place = *known.entry(key).or_insert(subjects.len());
+                if place == subjects.len() {
+                    subjects.push(action.into());
+                }
+                places.push(Some(place));
                 continue;
             }
             Content::Action(action) => receipts.push(Receipt {
@@ -81,7 +93,10 @@ pub async fn handle(door: &Door, function: Function, event: &Value, platform_dea
     for receipt in dealt_with.iter().chain(&receipts) {
         log(function, receipt);
     }
-    publish(door, function, dealt_with.iter().chain(&receipts)).await;
+    let published = within(door, until.calls, publish(door, function, &dealt_with)).await;
+    if let Err(trouble) = published.unwrap_or_else(Err) {
+        tracing::warn!(function = function.name(), "the outcome could not be published: {trouble}");
+    }
 
     match delivery.source {
         Source::Sqs => {
@@ -97,43 +112,35 @@ pub async fn handle(door: &Door, function: Function, event: &Value, platform_dea
     }
 }
 
-/// The place of this subject among the others; duplicates within a batch collapse.
-fn place_of(subjects: &mut Vec<Subject>, subject: Subject) -> usize {
-    let same = |other: &Subject| {
-        (&other.instance, &other.group, &other.hook) == (&subject.instance, &subject.group, &subject.hook)
-    };
-    subjects.iter().position(same).unwrap_or_else(|| {
-        subjects.push(subject);
-        subjects.len() - 1
-    })
-}
-
 fn log(function: Function, receipt: &Receipt) {
-    let function = function.name();
-    let receipt_json = serde_json::to_string(receipt).unwrap_or_default();
-    let instance = receipt.instance_id.as_ref().map_or("", |id| id.as_str());
+    let steps = serde_json::to_string(&receipt.steps).unwrap_or_default();
+    let instance = receipt.instance_id.as_ref().map(tracing::field::display);
+    let group = receipt.group.as_ref().map(tracing::field::display);
+    let certname = receipt.certname.as_ref().map(tracing::field::display);
+    let (function, outcome, reason) = (function.name(), receipt.outcome.as_str(), &receipt.reason);
     match receipt.outcome {
-        Outcome::Failed => tracing::error!(function, instance, receipt = receipt_json, "{}", receipt.reason),
-        Outcome::Refused => tracing::warn!(function, instance, receipt = receipt_json, "{}", receipt.reason),
-        _ => tracing::info!(function, instance, receipt = receipt_json, "{}", receipt.reason),
+        Outcome::Failed => tracing::error!(function, outcome, instance, group, certname, steps, "{reason}"),
+        Outcome::Refused => tracing::warn!(function, outcome, instance, group, certname, steps, "{reason}"),
+        _ => tracing::info!(function, outcome, instance, group, certname, steps, "{reason}"),
     }
 }
 
 /// Tells the topic, if there is one, what was decided and what a person should look at. Waiting is no news.
-async fn publish(door: &Door, function: Function, receipts: impl Iterator<Item = &Receipt>) {
-    let Some(topic) = door.topic.as_ref().filter(|_| door.acts()) else { return };
+async fn publish(door: &Door, function: Function, receipts: &[Receipt]) -> Result<(), String> {
+    let Some(topic) = &door.topic else { return Ok(()) };
     let news: Vec<Value> = receipts
+        .iter()
         .filter(|receipt| !matches!(receipt.outcome, Outcome::Waiting | Outcome::Ignored))
         .map(|receipt| {
             let Receipt { instance_id, group, hook, certname, outcome, reason, .. } = receipt;
+            let reason: String = reason.chars().take(LONGEST_REASON).collect();
             json!({"instance_id": instance_id, "group": group, "hook": hook, "certname": certname, "outcome": outcome, "reason": reason})
         })
         .collect();
     for chunk in news.chunks(RESULTS_PER_MESSAGE) {
         let subject = format!("Stagedoor {}: {} instances", function.name(), chunk.len());
         let message = json!({"function": function.name(), "results": chunk}).to_string();
-        if let Err(error) = topic.publish(&subject, &message).await {
-            tracing::warn!(function = function.name(), "the outcome could not be published: {error}");
-        }
+        topic.publish(&subject, &message).await.map_err(|error| error.to_string())?;
     }
+    Ok(())
 }

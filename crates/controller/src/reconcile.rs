@@ -21,16 +21,20 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// Until when an invocation goes on.
 #[derive(Debug, Clone, Copy)]
 pub struct Until {
-    /// No new pass begins after this.
+    /// After a pause, no new pass begins after this.
     pub passes: Timestamp,
+    /// Every look and every change at Puppet has ended by this, so that there is time to answer the hooks.
+    pub work: Timestamp,
     /// Every call has ended by this.
     pub calls: Timestamp,
 }
 
 /// Kept from the platform's deadline for writing the answer.
 const ANSWER_RESERVE: Duration = Duration::from_secs(2);
+/// Kept for answering the hooks: a CA that takes a minute for a write must not leave them unanswered.
+const HOOKS_RESERVE: Duration = Duration::from_secs(8);
 /// Kept for the calls of a pass that has begun.
-const PASS_RESERVE: Duration = Duration::from_secs(10);
+const PASS_RESERVE: Duration = Duration::from_secs(15);
 
 impl Until {
     /// The budget, as far as the platform's own deadline allows it.
@@ -39,7 +43,8 @@ impl Until {
         let passes = deadline::invocation_ends(now, budget, platform_deadline, PASS_RESERVE);
         // A CA write may wait for a minute on a lock; without a platform that kills us we wait for it.
         let longest = budget + Duration::from_secs(90);
-        Self { passes, calls: deadline::invocation_ends(now, longest, platform_deadline, ANSWER_RESERVE) }
+        let by = |reserve| deadline::invocation_ends(now, longest, platform_deadline, reserve);
+        Self { passes, work: by(HOOKS_RESERVE), calls: by(ANSWER_RESERVE) }
     }
 }
 
@@ -47,9 +52,8 @@ impl Until {
 pub async fn reconcile(door: &Door, subjects: Vec<Subject>, until: Until) -> Vec<Receipt> {
     let mut cases: Vec<Case> = subjects.into_iter().map(Case::new).collect();
     let mut pause = FIRST_PAUSE;
-    let mut renewed = false;
+    let (mut renewed, mut asked) = (false, false);
     loop {
-        let open = || door.clock.now() < until.calls;
         let sight = look(door, &mut cases, until).await;
         let next = settle_what_is_decided(door, &sight, &mut cases);
 
@@ -58,17 +62,17 @@ pub async fn reconcile(door: &Door, subjects: Vec<Subject>, until: Until) -> Vec
         if let (Some(puppet), false) = (&sight.puppet, next.removals.is_empty()) {
             again |= apply(door, puppet, &sight, &mut cases, next.removals, until).await;
         }
-        if next.ask_when_it_began {
-            ask_when_it_began(door, &mut cases, until).await;
-            again = true;
+        if !next.ask_when_it_began.is_empty() && !asked {
+            asked = true;
+            again |= ask_when_it_began(door, &mut cases, &next.ask_when_it_began, until).await;
         }
         if sight.stale && !renewed {
             renewed = true;
-            again |= sight.reopen(door).await;
+            again |= sight.reopen(door, until).await;
         }
         complete(door, &mut cases, until).await;
 
-        if !cases.iter().any(Case::is_open) || !open() {
+        if !cases.iter().any(Case::is_open) || door.clock.now() >= until.calls {
             break;
         }
         if !again {
@@ -78,7 +82,7 @@ pub async fn reconcile(door: &Door, subjects: Vec<Subject>, until: Until) -> Vec
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
             for case in &mut cases {
-                case.removed.clear();
+                case.just_tried = false;
             }
         }
     }
@@ -90,7 +94,7 @@ pub async fn reconcile(door: &Door, subjects: Vec<Subject>, until: Until) -> Vec
 struct Next {
     removals: Vec<(usize, Vec<Removal>)>,
     look_again: bool,
-    ask_when_it_began: bool,
+    ask_when_it_began: Vec<usize>,
 }
 
 /// Decides about every open case; what needs I/O is returned.
@@ -100,23 +104,29 @@ fn settle_what_is_decided(door: &Door, sight: &Sight, cases: &mut [Case]) -> Nex
     for (index, case) in cases.iter_mut().enumerate().filter(|(_, case)| case.is_open() && case.ready.is_none()) {
         let Some((leaving, _)) = &case.leaving else { continue };
         let protected = sight.protected(door);
-        match decide(&case.subject, leaving, &case.seen, protected, case.last_failure.as_deref(), now) {
+        match decide(&case.subject, leaving, &case.seen, protected, case.tried.as_deref(), now) {
             Decision::Look(names) => {
                 case.extra_names.extend(names);
                 next.look_again = true;
             }
-            Decision::AskWhenItBegan => next.ask_when_it_began = true,
+            Decision::AskWhenItBegan => {
+                case.stands(
+                    Outcome::Failed,
+                    "patience seems to be over, but Auto Scaling could not be asked since when",
+                );
+                next.ask_when_it_began.push(index);
+            }
             Decision::Purge(removals) if !door.acts() => {
                 for removal in &removals {
                     case.step(Stage::Would, Duration::ZERO, format!("remove {}", describe(removal)));
                 }
                 case.settle(Outcome::Waiting, "observe mode: nothing was removed and the hook was not answered");
             }
-            Decision::Purge(removals) if !case.removed.is_empty() => {
-                // The look that follows a removal still shows something: not at once again, but after a pause.
+            Decision::Purge(removals) if case.just_tried => {
+                // The look that follows still shows something: not at once again, but after a pause.
                 let left: Vec<_> = removals.iter().map(describe).collect();
-                let reason = case.last_failure.clone().unwrap_or_else(|| format!("still there: {}", left.join("; ")));
-                case.stands(if case.last_failure.is_some() { Outcome::Failed } else { Outcome::Waiting }, reason);
+                let tried = case.tried.clone().unwrap_or_default();
+                case.stands(Outcome::Failed, format!("{tried}; still there: {}", left.join("; ")));
             }
             Decision::Purge(removals) => next.removals.push((index, removals)),
             Decision::Complete(result, reason) => {

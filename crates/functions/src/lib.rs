@@ -31,12 +31,18 @@ pub async fn serve(function: Function) -> anyhow::Result<()> {
     let door = Door::new(config, &aws, machines, Clock::system());
     let door = &door;
     let answer = |invocation: LambdaEvent<Value>| async move {
-        let deadline = i64::try_from(invocation.context.deadline).ok();
-        let deadline = deadline.and_then(|ms| Timestamp::from_millisecond(ms).ok());
+        let deadline = deadline(invocation.context.deadline, door.clock.now());
         // Boxed: optimized, the futures nest deeper than the compiler's recursion limit.
         Ok::<_, std::convert::Infallible>(Box::pin(handle(door, function, &invocation.payload, deadline)).await)
     };
     lambda_runtime::run(service_fn(answer)).await.map_err(|error| anyhow!("the Lambda runtime stopped: {error}"))
+}
+
+/// When the platform ends the invocation, from its header in milliseconds since 1970. One that has passed before the
+/// invocation began is none: `cargo lambda watch` always sends ten minutes past midnight of 1 January 1970.
+fn deadline(header_ms: u64, now: Timestamp) -> Option<Timestamp> {
+    let deadline = Timestamp::from_millisecond(i64::try_from(header_ms).ok()?).ok()?;
+    (deadline > now).then_some(deadline)
 }
 
 /// The configuration, from the environment.
@@ -67,5 +73,19 @@ struct Ec2Machines(Ec2);
 impl Machines for Ec2Machines {
     fn machines<'a>(&'a self, instances: &'a [InstanceId]) -> Answer<'a, Result<Vec<Machine>, AwsError>> {
         Box::pin(self.0.machines(instances))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deadline_that_passed_before_the_invocation_is_none() {
+        let now = Timestamp::from_second(1_800_000_000).unwrap();
+        assert_eq!(deadline(600_000, now), None);
+        assert_eq!(deadline(0, now), None);
+        assert_eq!(deadline(u64::MAX, now), None);
+        assert_eq!(deadline(1_800_000_060_000, now), Timestamp::from_second(1_800_000_060).ok());
     }
 }

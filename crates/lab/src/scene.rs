@@ -52,6 +52,10 @@ pub struct Group {
     /// The state in which instances rest in its warm pool; `None`: it has no warm pool.
     #[serde(default)]
     pub warm_pool: Option<PoolState>,
+    /// `InstanceReusePolicy.ReuseOnScaleIn`: whether `DescribeAutoScalingGroups` says that instances go back to the
+    /// warm pool. Where one goes is said when it is terminated.
+    #[serde(default)]
+    pub reuse_on_scale_in: bool,
     /// `InstanceLifecyclePolicy.RetentionTriggers.TerminateHookAbandon = retain`: an abandoned termination
     /// leaves the instance in `Terminating:Retained`.
     #[serde(default)]

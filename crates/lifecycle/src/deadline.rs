@@ -10,17 +10,16 @@ use crate::observation::Hook;
 /// calls that it still takes.
 pub const HOOK_RESERVE: Duration = Duration::from_secs(30);
 
-/// The moment by which an action must have been decided, whatever is still missing.
+/// How long after its beginning an action must have been decided, whatever is still missing.
 ///
-/// It is the earlier of the profile's patience and the end of the hook's timeout, less a reserve. A hook whose
-/// whole timeout is shorter than twice the reserve keeps half of its time instead.
+/// It is the shorter of the profile's patience and the hook's timeout, less a reserve. A hook whose whole timeout
+/// is shorter than twice the reserve keeps half of its time instead.
 #[must_use]
-pub fn decide_by(began: Timestamp, patience: Duration, hook: Option<&Hook>) -> Timestamp {
-    let allowed = hook.map_or(patience, |hook| {
+pub fn allowed(patience: Duration, hook: Option<&Hook>) -> Duration {
+    hook.map_or(patience, |hook| {
         let lives = hook.heartbeat_timeout.min(hook.global_timeout);
         patience.min(lives.saturating_sub(HOOK_RESERVE.min(lives / 2)))
-    });
-    after(began, allowed)
+    })
 }
 
 /// The moment at which this invocation stops looking again: its budget, or the platform's deadline less a
@@ -69,18 +68,18 @@ mod tests {
 
     #[test]
     fn patience_decides_when_the_hook_lives_longer() {
-        assert_eq!(decide_by(at(0), Duration::from_secs(600), Some(&hook(3600))), at(600));
-        assert_eq!(decide_by(at(0), Duration::from_secs(600), None), at(600));
+        assert_eq!(allowed(Duration::from_secs(600), Some(&hook(3600))), Duration::from_secs(600));
+        assert_eq!(allowed(Duration::from_secs(600), None), Duration::from_secs(600));
     }
 
     #[test]
     fn the_decision_comes_before_the_hook_would_time_out() {
-        assert_eq!(decide_by(at(0), Duration::from_secs(600), Some(&hook(300))), at(270));
+        assert_eq!(allowed(Duration::from_secs(600), Some(&hook(300))), Duration::from_secs(270));
     }
 
     #[test]
     fn a_very_short_hook_keeps_half_of_its_time() {
-        assert_eq!(decide_by(at(0), Duration::from_secs(600), Some(&hook(30))), at(15));
+        assert_eq!(allowed(Duration::from_secs(600), Some(&hook(30))), Duration::from_secs(15));
     }
 
     #[test]

@@ -81,9 +81,17 @@ pub fn whose(view: &NameView, instance: &InstanceId, protected: &Protected) -> W
     match view.certificate.known() {
         Err(trouble) => return Whose::Unreachable(trouble.to_owned()),
         Ok(Some(certificate)) => match &certificate.instance {
-            Some(owner) if owner == instance.as_str() => return ours(Evidence::Certificate),
-            Some(owner) => return Whose::Another(owner.clone()),
-            None => {}
+            Some(owner) if owner == instance => return ours(Evidence::Certificate),
+            Some(owner) => return Whose::Another(owner.to_string()),
+            None => match view.node.known() {
+                Err(trouble) => return Whose::Unreachable(trouble.to_owned()),
+                // Facts say whose a certificate is only if they were sent with it: those of a former owner of the
+                // name stay until the new one has run.
+                Ok(node) if !node.is_some_and(|node| node.active && node.facts >= Some(certificate.issued)) => {
+                    return if names(&view.certname, instance) { ours(Evidence::Name) } else { Whose::Unknown };
+                }
+                Ok(_) => {}
+            },
         },
         Ok(None) => match view.node.known() {
             Err(trouble) => return Whose::Unreachable(trouble.to_owned()),
@@ -91,7 +99,8 @@ pub fn whose(view: &NameView, instance: &InstanceId, protected: &Protected) -> W
             Ok(_) => return whose_request(view, instance, ours(Evidence::Request)),
         },
     }
-    // A certificate without the extension, or a living node without a certificate: the facts have the word.
+    // A certificate without the extension that has been used, or a living node without a certificate: the facts have
+    // the word.
     match &view.fact_instance {
         Reachable::Unreachable(trouble) => Whose::Unreachable(trouble.clone()),
         Reachable::Found(owner) if owner == instance => ours(Evidence::Facts),
@@ -105,7 +114,7 @@ pub fn whose(view: &NameView, instance: &InstanceId, protected: &Protected) -> W
 fn whose_request(view: &NameView, instance: &InstanceId, ours: Whose) -> Whose {
     match view.request.known() {
         Err(trouble) => Whose::Unreachable(trouble.to_owned()),
-        Ok(Some(request)) if request.instance.as_deref() == Some(instance.as_str()) => ours,
+        Ok(Some(request)) if request.instance.as_ref() == Some(instance) => ours,
         // Somebody else's request, or nobody's: a successor may be waiting for its certificate.
         Ok(_) => Whose::Nobody,
     }

@@ -54,19 +54,17 @@ pub enum Began {
     Unknown,
     /// An event said.
     Said(Timestamp),
-    /// Auto Scaling's own record of its activities was asked: at this time, or it did not say.
+    /// Auto Scaling's own record of its activities was asked: at this time, or nobody knows.
     Confirmed(Option<Timestamp>),
 }
 
 impl Began {
     /// With what Auto Scaling's activities say. The activity begins before the hook is reached, so a later
-    /// time from the event is the better one; an earlier one cannot be true.
+    /// time from the event is the better one; an earlier one, or one that is still to come, cannot be true.
     #[must_use]
-    pub fn confirm(self, activity: Option<Timestamp>) -> Self {
-        match (self, activity) {
-            (Self::Said(said), Some(activity)) => Self::Confirmed(Some(said.max(activity))),
-            (_, activity) => Self::Confirmed(activity),
-        }
+    pub fn confirm(self, activity: Option<Timestamp>, now: Timestamp) -> Self {
+        let said = self.time().map(|said| said.min(now));
+        Self::Confirmed(said.max(activity))
     }
 
     /// The time, on whoever's word.
@@ -97,8 +95,8 @@ pub struct Group {
     pub tags: BTreeMap<String, String>,
     /// Its instances and the state of each.
     pub members: BTreeMap<InstanceId, LifecycleState>,
-    /// Whether it keeps a warm pool.
-    pub warm_pool: bool,
+    /// Whether it returns instances to its warm pool when it scales in.
+    pub reuses: bool,
 }
 
 /// A lifecycle hook.
@@ -119,10 +117,14 @@ pub struct Hook {
 /// See [instance lifecycle](https://docs.aws.amazon.com/autoscaling/ec2/userguide/ec2-auto-scaling-lifecycle.html).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LifecycleState {
-    /// `Terminating:Wait`, or `Warmed:Terminating:Wait` out of a warm pool: held on its way out.
-    TerminatingWait,
-    /// On its way out and past every hook (`…:Proceed`, `…:Retained`, `Terminated`), or not yet held.
+    /// `Terminating`: on its way out; its hooks are about to hold it, if this is not just an old view.
     Terminating,
+    /// `Terminating:Wait`: held on its way out, or back into the warm pool.
+    TerminatingWait,
+    /// `Warmed:Terminating:Wait`: held on its way out of the warm pool, for good.
+    WarmedTerminatingWait,
+    /// On its way out and past every hook: `…:Proceed`, `…:Retained`, `Terminated`.
+    Past,
     /// `Pending:Wait`: held on its way in.
     PendingWait,
     /// `Warmed:Pending:Wait`: held on its way into the warm pool.
@@ -136,20 +138,22 @@ impl LifecycleState {
     #[must_use]
     pub fn parse(text: &str) -> Self {
         match text {
-            "Terminating:Wait" | "Warmed:Terminating:Wait" => Self::TerminatingWait,
+            "Terminating" | "Warmed:Terminating" => Self::Terminating,
+            "Terminating:Wait" => Self::TerminatingWait,
+            "Warmed:Terminating:Wait" => Self::WarmedTerminatingWait,
             "Pending:Wait" => Self::PendingWait,
             "Warmed:Pending:Wait" => Self::WarmedPendingWait,
             _ => match text.strip_prefix("Warmed:").unwrap_or(text) {
-                "Terminating" | "Terminating:Proceed" | "Terminating:Retained" | "Terminated" => Self::Terminating,
+                "Terminating:Proceed" | "Terminating:Retained" | "Terminated" => Self::Past,
                 _ => Self::Other(text.to_owned()),
             },
         }
     }
 
-    /// Whether a hook holds the instance.
+    /// Whether a hook holds the instance, or is about to.
     #[must_use]
-    pub fn waits(&self) -> bool {
-        matches!(self, Self::TerminatingWait | Self::PendingWait | Self::WarmedPendingWait)
+    pub fn may_wait(&self) -> bool {
+        !matches!(self, Self::Past | Self::Other(_))
     }
 }
 
@@ -167,6 +171,15 @@ pub struct Machine {
     pub tags: BTreeMap<String, String>,
 }
 
+impl Machine {
+    /// Whether EC2 itself says that it is gone, or going, and that it was of this group.
+    #[must_use]
+    pub fn is_gone_from(&self, group: &GroupName) -> bool {
+        matches!(self.state.as_str(), "shutting-down" | "terminated")
+            && self.tags.get("aws:autoscaling:groupName").is_some_and(|name| name == group.as_str())
+    }
+}
+
 /// What the Puppet CA and PuppetDB say about one certname.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NameView {
@@ -178,7 +191,7 @@ pub struct NameView {
     pub request: Reachable<RequestView>,
     /// The node under that name in PuppetDB.
     pub node: Reachable<NodeView>,
-    /// The instance that the node's facts name; `Absent` when no fact says.
+    /// The instance that the node's facts name; `Absent` when no fact says, or when they contradict each other.
     pub fact_instance: Reachable<InstanceId>,
 }
 
@@ -187,15 +200,17 @@ pub struct NameView {
 pub struct CertificateView {
     /// Serial number, hexadecimal, upper case.
     pub serial: String,
-    /// The extension `pp_instance_id`, as text; a certificate need not have it.
-    pub instance: Option<String>,
+    /// The extension `pp_instance_id`; a certificate need not have a usable one.
+    pub instance: Option<InstanceId>,
+    /// When it was issued.
+    pub issued: Timestamp,
 }
 
 /// A pending certificate request: whose it says it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RequestView {
-    /// The requested extension `pp_instance_id`, as text.
-    pub instance: Option<String>,
+    /// The requested extension `pp_instance_id`.
+    pub instance: Option<InstanceId>,
 }
 
 /// A node in PuppetDB.
@@ -203,6 +218,8 @@ pub struct RequestView {
 pub struct NodeView {
     /// Whether PuppetDB counts it among the living: neither deactivated nor expired.
     pub active: bool,
+    /// When its newest facts were collected.
+    pub facts: Option<Timestamp>,
     /// The newest time that any of its facts, catalogs and reports bears. A deactivation that bears an older one
     /// is ignored by PuppetDB, and reported as a success.
     pub newest: Option<Timestamp>,

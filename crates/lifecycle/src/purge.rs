@@ -4,6 +4,8 @@
 //! [`decide`] asks what Puppet says: what is left of it, and whose is it? Carrying a decision out and
 //! asking again is the proof: an instance is done when there is nothing left to decide.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 
 use crate::deadline;
@@ -42,16 +44,25 @@ pub enum Admission {
 /// An instance that leaves.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Leaving {
-    /// The certname that its profile gives it, or why it cannot be told.
-    pub expected: Result<Certname, String>,
-    /// Whether the hook still holds it. If not, Auto Scaling went on without us, and Puppet is still to be cleared.
+    /// The certname that its profile gives it.
+    pub expected: Result<Certname, Nameless>,
+    /// Whether the hook may still hold it. If not, Auto Scaling went on without us, and Puppet is still to be cleared.
     pub waits: bool,
     /// Whether another tool's hook may hold it as well.
     pub other_hooks: bool,
-    /// When it has to be decided, whatever is still missing.
-    pub decide_by: Timestamp,
+    /// How long after its beginning it has to be decided, whatever is still missing.
+    pub allowed: Duration,
     /// What to answer then.
     pub on_timeout: ActionResult,
+}
+
+/// Why no certname can be given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Nameless {
+    /// EC2 could not be asked.
+    Unreachable(String),
+    /// EC2 does not show what the name is made of.
+    Untellable(String),
 }
 
 /// Rules about AWS, top to bottom: is it ours, and is it leaving?
@@ -60,7 +71,6 @@ pub fn admit(
     subject: &Subject,
     cloud: &CloudView,
     profile_named: &dyn Fn(&ProfileName) -> Option<Profile>,
-    now: Timestamp,
 ) -> Admission {
     let Subject { instance, group: group_name, hook: hook_name, .. } = subject;
     if subject.transition == Transition::Launching {
@@ -87,42 +97,49 @@ pub fn admit(
             profile.hook_prefix
         ));
     }
-    let Some(state) = group.members.get(instance) else {
-        return Admission::Refuse(format!(
-            "Auto Scaling shows no {instance} in group {group_name}: nothing is leaving there"
-        ));
-    };
-    let to_the_pool = subject.destination == Some(Place::WarmPool) && group.warm_pool;
-    let waits = match state {
-        LifecycleState::TerminatingWait | LifecycleState::WarmedPendingWait if to_the_pool => {
+    let to_the_pool = subject.destination == Some(Place::WarmPool) && group.reuses;
+    let waits = match group.members.get(instance) {
+        Some(LifecycleState::TerminatingWait | LifecycleState::WarmedPendingWait) if to_the_pool => {
             return Admission::Pass(format!(
                 "{instance} goes to the warm pool, to be used again: it stays known to Puppet"
             ));
         }
-        LifecycleState::TerminatingWait => true,
-        LifecycleState::Terminating => false,
-        LifecycleState::PendingWait | LifecycleState::WarmedPendingWait => {
+        Some(LifecycleState::TerminatingWait) if group.reuses && subject.destination.is_none() => {
+            return Admission::Fail(format!(
+                "group {group_name} returns instances to its warm pool, and nothing says whether {instance} goes there"
+            ));
+        }
+        Some(LifecycleState::TerminatingWait | LifecycleState::WarmedTerminatingWait | LifecycleState::Terminating) => {
+            true
+        }
+        Some(LifecycleState::Past) => false,
+        Some(LifecycleState::PendingWait | LifecycleState::WarmedPendingWait) => {
             return Admission::Refuse(format!("Auto Scaling shows {instance} as launching, not as terminating"));
         }
-        LifecycleState::Other(state) => {
+        Some(LifecycleState::Other(state)) => {
             return Admission::Refuse(format!("Auto Scaling shows {instance} as {state}, not as terminating"));
         }
+        None => match cloud.machine.known() {
+            Err(trouble) => return Admission::Fail(trouble.to_owned()),
+            Ok(Some(machine)) if machine.is_gone_from(group_name) => false,
+            Ok(_) => {
+                return Admission::Refuse(format!(
+                    "Auto Scaling shows no {instance} in group {group_name}, and EC2 does not say that it is gone from there"
+                ));
+            }
+        },
     };
-    let hooks = match cloud.hooks.known() {
-        Err(trouble) => return Admission::Fail(trouble.to_owned()),
-        Ok(hooks) => hooks.map_or(&[][..], Vec::as_slice),
-    };
+    // Hooks tell how much time there is. When they cannot be asked, patience alone does.
+    let hooks = cloud.hooks.known().ok().flatten().map_or(&[][..], Vec::as_slice);
     let expected = match cloud.machine.known() {
-        Err(trouble) if profile.certname.needs_machine() => return Admission::Fail(trouble.to_owned()),
-        machine => profile.certname.certname(instance, machine.ok().flatten()),
+        Err(trouble) if profile.certname.needs_machine() => Err(Nameless::Unreachable(trouble.to_owned())),
+        machine => profile.certname.certname(instance, machine.ok().flatten()).map_err(Nameless::Untellable),
     };
-    let hook = hooks.iter().find(|hook| hook.name == *hook_name);
-    let began = subject.began.time().unwrap_or(now);
     Admission::Leaving(Leaving {
         expected,
         waits,
         other_hooks: hooks.iter().any(|hook| hook.name != *hook_name && hook.transition != Some(Transition::Launching)),
-        decide_by: deadline::decide_by(began, profile.purge_patience, hook),
+        allowed: deadline::allowed(profile.purge_patience, hooks.iter().find(|hook| hook.name == *hook_name)),
         on_timeout: profile.on_terminate_timeout,
     })
 }
@@ -132,7 +149,7 @@ pub fn admit(
 pub struct PuppetView {
     /// Every name that was looked at.
     pub names: Vec<NameView>,
-    /// The names of the living nodes whose facts name this instance.
+    /// The names of the nodes, living or not, whose facts name this instance.
     pub known_as: Reachable<Vec<Certname>>,
 }
 
@@ -168,18 +185,18 @@ pub struct Removal {
 
 /// Rules about Puppet, top to bottom: is something left that is ours to remove; is everything known; is it over?
 ///
-/// `last_failure` is what went wrong when the last decision was carried out, if something did.
+/// `tried` says what came of it when it was last tried to remove what is left, if it was.
 #[must_use]
 pub fn decide(
     subject: &Subject,
     leaving: &Leaving,
     seen: &PuppetView,
     protected: &Protected,
-    last_failure: Option<&str>,
+    tried: Option<&str>,
     now: Timestamp,
 ) -> Decision {
     let instance = &subject.instance;
-    let late = now >= leaving.decide_by;
+    let late = subject.began.time().is_some_and(|began| now >= deadline::after(began, leaving.allowed));
     let mut left = Vec::new();
     let mut unreachable = None;
     let mut unknown = None;
@@ -208,7 +225,8 @@ pub fn decide(
         }
     }
 
-    let given_up = last_failure.filter(|_| late);
+    // What was tried without success is tried again while there is time.
+    let given_up = tried.filter(|_| late && !left.is_empty());
     if !left.is_empty() && given_up.is_none() {
         return Decision::Purge(left);
     }
@@ -225,13 +243,18 @@ pub fn decide(
         }
         Reachable::Absent => None,
     };
-    let nameless = match &leaving.expected {
-        Err(why) if seen.names.is_empty() => Some(format!("its certname cannot be told: {why}")),
-        _ => None,
+    let (unnamed, nameless) = match &leaving.expected {
+        Err(Nameless::Unreachable(trouble)) => (Some(trouble.clone()), None),
+        Err(Nameless::Untellable(why)) if seen.names.is_empty() => {
+            (None, Some(format!("its certname cannot be told: {why}")))
+        }
+        _ => (None, None),
     };
-    match (unreachable.or(trouble), unknown.or(nameless)) {
+    match (unreachable.or(trouble).or(unnamed), unknown.or(nameless)) {
         (None, None) => Decision::Complete(ActionResult::Continue, story.join("; ")),
-        _ if late && !matches!(subject.began, Began::Confirmed(_)) => Decision::AskWhenItBegan,
+        _ if !matches!(subject.began, Began::Confirmed(_)) && (late || subject.began == Began::Unknown) => {
+            Decision::AskWhenItBegan
+        }
         (trouble, question) if late => {
             let missing = trouble.or(question).unwrap_or_default();
             Decision::Complete(leaving.on_timeout, format!("patience is over before it was proven purged: {missing}"))
@@ -251,7 +274,7 @@ fn removal(
     let removal = Removal {
         name,
         certificate: certificate.ok().flatten().map(|certificate| certificate.serial.clone()),
-        request: request.ok().flatten().is_some_and(|request| request.instance.as_deref() == Some(instance.as_str())),
+        request: request.ok().flatten().is_some_and(|request| request.instance.as_ref() == Some(instance)),
         node: node.ok().flatten().filter(|node| node.active).copied(),
     };
     let something = removal.certificate.is_some() || removal.request || removal.node.is_some();

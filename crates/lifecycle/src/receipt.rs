@@ -22,6 +22,21 @@ pub enum Outcome {
     Failed,
 }
 
+impl Outcome {
+    /// Its name, as in the receipt.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Continued => "continued",
+            Self::Abandoned => "abandoned",
+            Self::Waiting => "waiting",
+            Self::Ignored => "ignored",
+            Self::Refused => "refused",
+            Self::Failed => "failed",
+        }
+    }
+}
+
 /// What happened to one instance in one invocation. Never holds a secret.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Receipt {

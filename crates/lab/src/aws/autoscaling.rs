@@ -122,6 +122,9 @@ fn write_group(xml: &mut Xml, world: &World, group: &Group, with_instances: bool
     if let Some(state) = group.warm_pool {
         xml.within("WarmPoolConfiguration", |xml| {
             xml.text("MinSize", 0).text("PoolState", pool_state_name(state));
+            xml.within("InstanceReusePolicy", |xml| {
+                xml.text("ReuseOnScaleIn", group.reuse_on_scale_in);
+            });
         })
         .text("WarmPoolSize", warmed);
     }

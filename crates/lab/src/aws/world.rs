@@ -42,6 +42,7 @@ pub(super) struct Group {
     pub(super) tags: BTreeMap<String, String>,
     pub(super) hooks: Vec<scene::Hook>,
     pub(super) warm_pool: Option<PoolState>,
+    pub(super) reuse_on_scale_in: bool,
     pub(super) retain_on_abandon: bool,
 }
 
@@ -147,6 +148,7 @@ impl World {
             tags: group.tags.clone(),
             hooks: group.hooks.clone(),
             warm_pool: group.warm_pool,
+            reuse_on_scale_in: group.reuse_on_scale_in,
             retain_on_abandon: group.retain_on_abandon,
         };
         for hook in &made.hooks {

@@ -38,7 +38,7 @@ fn the_same_action_is_read_from_every_shape() {
         assert_eq!(action.hook.as_str(), "stagedoor-terminate", "{name}");
         assert_eq!(action.transition, Transition::Terminating, "{name}");
         assert_eq!(action.destination, Some(Place::Ec2), "{name}");
-        assert_eq!(action.at.unwrap().as_second(), 1_795_339_800, "{name}");
+        assert_eq!(action.at.unwrap().as_second(), 1_772_600_760, "{name}");
     }
 }
 

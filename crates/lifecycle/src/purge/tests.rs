@@ -17,7 +17,11 @@ fn at(second: i64) -> Timestamp {
 }
 
 fn node(active: bool) -> NodeView {
-    NodeView { active, newest: None }
+    NodeView { active, facts: Some(at(-100)), newest: None }
+}
+
+fn certificate(owner: Option<&str>) -> CertificateView {
+    CertificateView { serial: "01A1".into(), instance: owner.map(|id| id.parse().unwrap()), issued: at(-1000) }
 }
 
 /// A leaving instance in its world; each test changes the one thing that it is about.
@@ -28,7 +32,7 @@ struct World {
     puppet: PuppetView,
     protected: Protected,
     certname: &'static str,
-    last_failure: Option<&'static str>,
+    tried: Option<&'static str>,
     now: Timestamp,
 }
 
@@ -37,7 +41,7 @@ fn world() -> World {
     let group: GroupName = "compilers".parse().unwrap();
     let view = NameView {
         certname: NAME.parse().unwrap(),
-        certificate: Reachable::Found(CertificateView { serial: "01A1".into(), instance: Some(OURS.into()) }),
+        certificate: Reachable::Found(certificate(Some(OURS))),
         request: Reachable::Absent,
         node: Reachable::Found(node(true)),
         fact_instance: Reachable::Found(instance.clone()),
@@ -56,7 +60,7 @@ fn world() -> World {
                 name: group,
                 tags: BTreeMap::from([(PROFILE_TAG.into(), "compiler".into())]),
                 members: BTreeMap::from([(instance.clone(), LifecycleState::TerminatingWait)]),
-                warm_pool: false,
+                reuses: false,
             }),
             hooks: Reachable::Found(vec![Hook {
                 name: "stagedoor-terminate".parse().unwrap(),
@@ -74,7 +78,7 @@ fn world() -> World {
         puppet: PuppetView { names: vec![view], known_as: Reachable::Absent },
         protected: Protected::new(["puppet.example.com"]).unwrap(),
         certname: "{private_dns}",
-        last_failure: None,
+        tried: None,
         now: at(5),
     }
 }
@@ -88,7 +92,7 @@ impl World {
             purge_patience: Duration::from_secs(600),
             on_terminate_timeout: ActionResult::Continue,
         };
-        admit(&self.subject, &self.cloud, &|name| (*name == profile.name).then(|| profile.clone()), self.now)
+        admit(&self.subject, &self.cloud, &|name| (*name == profile.name).then(|| profile.clone()))
     }
 
     fn leaving(&self) -> Leaving {
@@ -99,7 +103,7 @@ impl World {
     }
 
     fn decide(&self) -> Decision {
-        decide(&self.subject, &self.leaving(), &self.puppet, &self.protected, self.last_failure, self.now)
+        decide(&self.subject, &self.leaving(), &self.puppet, &self.protected, self.tried, self.now)
     }
 
     fn in_state(mut self, state: &str) -> Self {
@@ -110,7 +114,7 @@ impl World {
 
     fn with_warm_pool(mut self) -> Self {
         let Reachable::Found(group) = &mut self.cloud.group else { unreachable!() };
-        group.warm_pool = true;
+        group.reuses = true;
         self
     }
 
@@ -120,8 +124,7 @@ impl World {
 
     fn owned_by(mut self, certificate: Option<&str>, facts: Option<&str>) -> Self {
         let view = self.view();
-        view.certificate =
-            Reachable::Found(CertificateView { serial: "01A1".into(), instance: certificate.map(str::to_owned) });
+        view.certificate = Reachable::Found(self::certificate(certificate));
         view.fact_instance = facts.map_or(Reachable::Absent, |id| Reachable::Found(id.parse().unwrap()));
         self
     }
@@ -160,7 +163,7 @@ fn a_waiting_instance_of_an_opted_in_group_is_leaving() {
     let leaving = world().leaving();
     assert_eq!(leaving.expected.unwrap().as_str(), NAME);
     assert!(leaving.waits && !leaving.other_hooks);
-    assert_eq!(leaving.decide_by, at(600));
+    assert_eq!(leaving.allowed, Duration::from_secs(600));
 }
 
 #[test]
@@ -168,6 +171,20 @@ fn a_replayed_event_for_an_instance_in_service_is_refused() {
     for state in ["InService", "Pending", "Pending:Wait", "Standby", "Warmed:Stopped", "Detached", "SomethingNew"] {
         assert!(matches!(world().in_state(state).admit(), Admission::Refuse(_)), "{state}");
     }
+}
+
+#[test]
+fn an_instance_that_ec2_says_is_gone_from_the_group_is_still_purged() {
+    let mut world = world();
+    let Reachable::Found(group) = &mut world.cloud.group else { unreachable!() };
+    group.members.clear();
+    let Reachable::Found(machine) = &mut world.cloud.machine else { unreachable!() };
+    machine.state = "terminated".into();
+    assert!(matches!(world.admit(), Admission::Refuse(_)), "it may have been of another group");
+    let Reachable::Found(machine) = &mut world.cloud.machine else { unreachable!() };
+    machine.tags.insert("aws:autoscaling:groupName".into(), "compilers".into());
+    assert!(!world.leaving().waits);
+    assert_purges(&world.decide());
 }
 
 #[test]
@@ -227,8 +244,23 @@ fn a_claimed_warm_pool_that_the_group_does_not_have_is_not_believed() {
 }
 
 #[test]
-fn an_instance_that_leaves_the_warm_pool_is_purged() {
-    assert!(world().with_warm_pool().in_state("Warmed:Terminating:Wait").leaving().waits);
+fn an_instance_that_leaves_the_warm_pool_is_purged_whatever_an_old_event_says() {
+    let mut world = world().with_warm_pool().in_state("Warmed:Terminating:Wait");
+    assert!(world.leaving().waits);
+    world.subject.destination = Some(Place::WarmPool);
+    assert!(world.leaving().waits);
+}
+
+#[test]
+fn where_instances_are_reused_one_is_not_purged_before_it_is_known_where_it_goes() {
+    let mut world = world().with_warm_pool();
+    world.subject.destination = None;
+    assert!(matches!(world.admit(), Admission::Fail(reason) if reason.contains("warm pool")));
+}
+
+#[test]
+fn an_instance_that_is_about_to_wait_is_not_taken_for_gone() {
+    assert!(world().in_state("Terminating").leaving().waits);
 }
 
 #[test]
@@ -246,9 +278,12 @@ fn unreachable_is_never_read_as_absent() {
     assert!(matches!(w.admit(), Admission::Fail(_)));
     let mut w = world();
     w.cloud.machine = Reachable::Unreachable(trouble());
-    assert!(matches!(w.admit(), Admission::Fail(_)));
-    let mut w = world();
-    w.cloud.hooks = Reachable::Unreachable(trouble());
+    w.puppet = PuppetView { names: vec![], known_as: Reachable::Found(vec![]) };
+    assert!(matches!(w.decide(), Decision::Fail(_)));
+    let mut w = world().in_state("Terminating:Wait");
+    w.cloud.machine = Reachable::Unreachable(trouble());
+    let Reachable::Found(group) = &mut w.cloud.group else { unreachable!() };
+    group.members.clear();
     assert!(matches!(w.admit(), Admission::Fail(_)));
     let mut w = world();
     w.view().certificate = Reachable::Unreachable(trouble());
@@ -310,6 +345,17 @@ fn a_certificate_without_the_extension_is_told_by_its_facts() {
 }
 
 #[test]
+fn facts_of_a_former_owner_do_not_speak_for_a_certificate_that_was_issued_later() {
+    let mut world = world().owned_by(None, Some(OURS));
+    let Reachable::Found(certificate) = &mut world.view().certificate else { unreachable!() };
+    certificate.issued = at(-50);
+    assert!(matches!(world.decide(), Decision::Wait(_)), "its facts are older than it");
+    let mut world = self::world().owned_by(None, Some(OURS));
+    world.view().node = Reachable::Found(node(false));
+    assert!(matches!(world.decide(), Decision::Wait(_)), "its node is inactive");
+}
+
+#[test]
 fn a_name_that_holds_the_instance_id_needs_no_other_evidence() {
     let mut world = world().owned_by(None, None);
     world.view().certname = "i-0a1b2c3d4e5f60718.nodes.example.com".parse().unwrap();
@@ -334,11 +380,11 @@ fn a_protected_name_is_never_purged_even_if_it_is_the_leaving_instances_own() {
 #[test]
 fn only_its_own_certificate_request_is_removed() {
     let mut world = world().purged();
-    world.view().request = Reachable::Found(RequestView { instance: Some(OTHER.into()) });
+    world.view().request = Reachable::Found(RequestView { instance: Some(OTHER.parse().unwrap()) });
     completed(world.decide());
     world.view().request = Reachable::Found(RequestView { instance: None });
     completed(world.decide());
-    world.view().request = Reachable::Found(RequestView { instance: Some(OURS.into()) });
+    world.view().request = Reachable::Found(RequestView { instance: Some(OURS.parse().unwrap()) });
     let Decision::Purge(removals) = world.decide() else { panic!() };
     assert!(removals[0].request && removals[0].certificate.is_none() && removals[0].node.is_none());
 }
@@ -390,8 +436,13 @@ fn nothing_is_stranded_when_patience_is_over() {
     assert!(completed(down.decide()).contains("connection refused"));
 
     let mut refused = world().late();
-    refused.last_failure = Some("the CA does not permit clean");
+    refused.tried = Some("the CA does not permit clean");
     assert!(completed(refused.decide()).contains("does not permit"));
+
+    let mut unnamed = world().late();
+    unnamed.cloud.machine = Reachable::Unreachable("EC2 is down".into());
+    unnamed.puppet = PuppetView { names: vec![], known_as: Reachable::Found(vec![]) };
+    assert!(completed(unnamed.decide()).contains("EC2 is down"));
 
     assert!(completed(world().owned_by(None, None).late().decide()).contains("patience is over"));
 }
@@ -402,13 +453,37 @@ fn an_old_event_alone_does_not_end_patience() {
     down.subject.began = Began::Said(at(0));
     down.view().certificate = Reachable::Unreachable("connection refused".into());
     assert_eq!(down.decide(), Decision::AskWhenItBegan);
-    down.subject.began = down.subject.began.confirm(Some(at(590)));
+    down.subject.began = down.subject.began.confirm(Some(at(590)), down.now);
     assert!(matches!(down.decide(), Decision::Fail(_)));
+}
+
+#[test]
+fn what_is_seen_to_be_gone_is_gone_whatever_went_wrong_before() {
+    let mut world = world().purged().late();
+    world.tried = Some("the answer was lost");
+    assert!(completed(world.decide()).contains("not in Puppet"));
+}
+
+#[test]
+fn an_event_that_does_not_say_when_has_it_asked() {
+    let mut world = world();
+    world.subject.began = Began::Unknown;
+    assert_purges(&world.decide());
+    world.view().certificate = Reachable::Unreachable("down".into());
+    assert_eq!(world.decide(), Decision::AskWhenItBegan);
+    world.subject.began = world.subject.began.confirm(None, world.now);
+    assert!(matches!(world.decide(), Decision::Fail(_)));
+}
+
+#[test]
+fn a_time_that_is_still_to_come_is_not_believed() {
+    assert_eq!(Began::Said(at(99)).confirm(None, at(5)), Began::Confirmed(Some(at(5))));
+    assert_eq!(Began::Said(at(1)).confirm(Some(at(3)), at(5)), Began::Confirmed(Some(at(3))));
 }
 
 #[test]
 fn a_failed_removal_is_tried_again_while_there_is_time() {
     let mut world = world();
-    world.last_failure = Some("the CA was busy");
+    world.tried = Some("the CA was busy");
     assert_purges(&world.decide());
 }

@@ -73,19 +73,31 @@ impl CaAdmin {
         self.ca.connection.send(ask.about(subject).json(json!({ "certnames": names }))).await
     }
 
-    /// One after another: the CA takes writes one at a time anyway.
+    /// One after another: the CA takes writes one at a time anyway. A name that the CA cannot do must not keep the
+    /// others from being cleaned; its error is the answer when all have been tried.
     async fn clean_singly(&self, certnames: &[Certname]) -> Result<Cleaned, Error> {
         let mut missing = Vec::new();
+        let mut first_error = None;
         for certname in certnames {
-            match self.revoke(certname).await? {
-                // Deleting here would delete no certificate, and a CSR that nobody asked about.
-                Outcome::AlreadyDone => missing.push(certname.clone()),
-                Outcome::Done => {
-                    self.delete(certname).await?;
+            match self.clean_one(certname).await {
+                Ok(Outcome::Done) => {}
+                Ok(Outcome::AlreadyDone) => missing.push(certname.clone()),
+                Err(error @ (Error::Busy { .. } | Error::Refused { .. } | Error::Unexpected { .. })) => {
+                    first_error.get_or_insert(error);
                 }
+                Err(error) => return Err(error),
             }
         }
-        Ok(Cleaned { missing })
+        first_error.map_or(Ok(Cleaned { missing }), Err)
+    }
+
+    async fn clean_one(&self, certname: &Certname) -> Result<Outcome, Error> {
+        let revoked = self.revoke(certname).await?;
+        // Where nothing was revoked, deleting would delete no certificate, and a CSR that nobody asked about.
+        if revoked == Outcome::Done {
+            self.delete(certname).await?;
+        }
+        Ok(revoked)
     }
 }
 
