@@ -22,7 +22,7 @@ use crate::reconcile::Until;
 /// How many questions go to one service at a time.
 const AT_ONCE: usize = 16;
 /// How long what AWS said is good enough; the proof of a removal falls within it.
-const CLOUD_KEPT: SignedDuration = SignedDuration::from_secs(10);
+const CLOUD_KEPT: SignedDuration = SignedDuration::from_secs(30);
 
 /// What a look brought besides the views of the cases.
 pub(crate) struct Sight {
