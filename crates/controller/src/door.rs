@@ -142,14 +142,12 @@ impl PuppetSite {
     pub async fn open(&self) -> Result<Arc<Puppet>, String> {
         let reading = self.secret.read().await.map_err(|error| error.to_string())?;
         let number = reading.number;
-        match self.make(reading).await {
-            Ok(puppet) => Ok(puppet),
-            // It may have been mended since it was read.
-            Err(_) => {
-                let reading = self.secret.read_again(number).await.map_err(|error| error.to_string())?;
-                self.make(reading).await
-            }
+        if let Ok(puppet) = self.make(reading).await {
+            return Ok(puppet);
         }
+        // It may have been mended since it was read.
+        let reading = self.secret.read_again(number).await.map_err(|error| error.to_string())?;
+        self.make(reading).await
     }
 
     /// The clients made of a new reading of the secret, after those of `refused` were refused by Puppet.

@@ -13,7 +13,7 @@ use crate::event::{Place, Transition};
 use crate::identity::{Purgeable, Whose, whose};
 use crate::observation::{Began, Group, Hook, LifecycleState, Machine, NameView, NodeView, Reachable, Subject};
 use crate::profile::{ActionResult, PROFILE_TAG, Profile, Protected};
-use crate::{Certname, ProfileName};
+use crate::{Certname, InstanceId, ProfileName};
 
 /// What AWS says about the subject.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -204,14 +204,14 @@ pub fn decide(
     for view in &seen.names {
         let name = &view.certname;
         match whose(view, instance, protected) {
-            Whose::Ours(purgeable) => match removal(purgeable, view, instance) {
-                Ok(Some(removal)) => left.push(removal),
-                Ok(None) => story.push(format!("{name} is gone from Puppet")),
-                Err((removal, trouble)) => {
-                    left.extend(removal);
-                    unreachable = Some(trouble);
+            Whose::Ours(purgeable) => {
+                let (removal, trouble) = removal(purgeable, view, instance);
+                if removal.is_none() && trouble.is_none() {
+                    story.push(format!("{name} is gone from Puppet"));
                 }
-            },
+                left.extend(removal);
+                unreachable = unreachable.or(trouble);
+            }
             Whose::Nobody => story.push(format!("{name} is not in Puppet")),
             Whose::Another(owner) => story.push(format!("{name} belongs to {owner} now and was left alone")),
             Whose::Protected(pattern) => story.push(format!("{name} is protected by {pattern} and was left alone")),
@@ -264,12 +264,8 @@ pub fn decide(
     }
 }
 
-/// What is left under a name that is ours. When somebody could not be asked, the part that is known and the trouble.
-fn removal(
-    name: Purgeable,
-    view: &NameView,
-    instance: &crate::InstanceId,
-) -> Result<Option<Removal>, (Option<Removal>, String)> {
+/// What is left under a name that is ours, as far as it is known; and the trouble, when somebody could not be asked.
+fn removal(name: Purgeable, view: &NameView, instance: &InstanceId) -> (Option<Removal>, Option<String>) {
     let (certificate, request, node) = (view.certificate.known(), view.request.known(), view.node.known());
     let removal = Removal {
         name,
@@ -278,11 +274,8 @@ fn removal(
         node: node.ok().flatten().filter(|node| node.active).copied(),
     };
     let something = removal.certificate.is_some() || removal.request || removal.node.is_some();
-    let removal = something.then_some(removal);
-    match [certificate.err(), request.err(), node.err()].into_iter().flatten().next() {
-        Some(trouble) => Err((removal, trouble.to_owned())),
-        None => Ok(removal),
-    }
+    let trouble = [certificate.err(), request.err(), node.err()].into_iter().flatten().next();
+    (something.then_some(removal), trouble.map(str::to_owned))
 }
 
 #[cfg(test)]
