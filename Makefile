@@ -22,10 +22,10 @@ demo: ## See it work: the built function against the lab, told as a story (first
 	echo "Building the function (release; the EC2 SDK alone takes minutes the first time) …"; \
 	$(CARGO) build --release --locked -p stagedoor-functions; \
 	echo "Building the lab …"; \
-	$(CARGO) build --locked -p stagedoor-lab --example demo; \
+	$(CARGO) build --locked --workspace --example demo; \
 	PATH="$$bin:$$PATH" "$(TARGET)/debug/examples/demo"
 
-# One build of the whole workspace, so that every crate sees the same features and the EC2 SDK is compiled once.
+# Debug builds always name the whole workspace, so that every crate sees the same features and nothing is compiled twice.
 .PHONY: test
 test: ## Run every test that needs nothing but the workspace
 	@echo "Building everything (the EC2 SDK alone takes minutes the first time) …"
@@ -38,7 +38,7 @@ live: boto3 ## Hold it against real Puppet Server, PuppetDB and agents (root, De
 
 .PHONY: boto3
 boto3: ## Hold the lab's AWS side against boto3
-	$(CARGO) build --locked -p stagedoor-lab
+	$(CARGO) build --locked --workspace --bin lab
 	LAB_BIN="$(TARGET)/debug/lab" tests/boto3/run
 
 .PHONY: lint
