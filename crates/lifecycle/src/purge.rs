@@ -245,8 +245,13 @@ pub fn decide(
     };
     let (unnamed, nameless) = match &leaving.expected {
         Err(Nameless::Unreachable(trouble)) => (Some(trouble.clone()), None),
-        Err(Nameless::Untellable(why)) if seen.names.is_empty() => {
+        Err(Nameless::Untellable(why)) if seen.names.is_empty() && leaving.waits => {
             (None, Some(format!("its certname cannot be told: {why}")))
+        }
+        // Nothing holds it any more, and no later look could find what this one did not.
+        Err(Nameless::Untellable(_)) if seen.names.is_empty() => {
+            story.push(format!("{instance} is gone, and PuppetDB knows no node of it"));
+            (None, None)
         }
         _ => (None, None),
     };

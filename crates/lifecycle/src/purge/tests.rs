@@ -412,6 +412,8 @@ fn an_instance_whose_name_cannot_be_told_is_not_let_go_as_clean() {
     machine.private_dns = None;
     world.puppet = PuppetView { names: vec![], known_as: Reachable::Found(vec![]) };
     assert!(matches!(world.decide(), Decision::Wait(reason) if reason.contains("cannot be told")));
+    let gone = world.in_state("Terminating:Proceed");
+    assert!(completed(gone.decide()).contains("PuppetDB knows no node of it"), "nobody waits for it");
 }
 
 #[test]
