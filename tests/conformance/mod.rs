@@ -36,7 +36,7 @@ macro_rules! hold {
             $(mod $module {$(
                 #[tokio::test]
                 async fn $assertion() {
-                    let site = crate::conformance::site::Site::real();
+                    let site = crate::conformance::site::Site::real().await;
                     crate::conformance::$module::$assertion(&site).await;
                 }
             )+})+

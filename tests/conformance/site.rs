@@ -29,6 +29,10 @@ pub(crate) struct Site {
     pub(crate) controller: Identity,
     pub(crate) outsider: Identity,
     _lab: Option<Lab>,
+    /// Puppet Server 7.9 loses a revocation when another request of `clean` writes the CRL at the same time, so on the
+    /// servers that all assertions share they take turns.
+    #[cfg(feature = "live")]
+    _turn: Option<tokio::sync::MutexGuard<'static, ()>>,
 }
 
 impl Site {
@@ -60,12 +64,16 @@ impl Site {
             controller: identity(CONTROLLER),
             outsider: identity(OUTSIDER),
             _lab: Some(lab),
+            #[cfg(feature = "live")]
+            _turn: None,
         }
     }
 
     /// The servers that `tests/live/stage up` has started.
     #[cfg(feature = "live")]
-    pub(crate) fn real() -> Self {
+    pub(crate) async fn real() -> Self {
+        static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+        let turn = TURN.lock().await;
         let stage = crate::live_stage::LiveStage::read();
         let identity =
             |client: &crate::live_stage::Client| Identity { cert: client.cert.clone(), key: client.key.clone() };
@@ -80,6 +88,7 @@ impl Site {
             puppetserver_version: stage.puppetserver_version,
             puppetdb_version: stage.puppetdb_version,
             _lab: None,
+            _turn: Some(turn),
         }
     }
 
