@@ -4,22 +4,45 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
+use crate::InstanceId;
 use crate::observation::Hook;
 
 /// Kept between our own decision and the moment at which Auto Scaling would decide by itself, for the
 /// calls that it still takes.
 pub const HOOK_RESERVE: Duration = Duration::from_secs(30);
 
-/// How long after its beginning an action must have been decided, whatever is still missing.
-///
-/// It is the shorter of the profile's patience and the hook's timeout, less a reserve. A hook whose whole timeout
-/// is shorter than twice the reserve keeps half of its time instead.
+/// How much time an action has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Allowance {
+    /// How long after its beginning it must have been decided, whatever is still missing.
+    pub allowed: Duration,
+    /// The hook's heartbeat timeout, where the hook would give up before that unless it gets heartbeats.
+    pub heartbeat: Option<Duration>,
+}
+
+/// The shorter of the profile's patience and the hook's global timeout, less a reserve. A hook whose whole timeout is
+/// shorter than twice the reserve keeps half of its time instead.
 #[must_use]
-pub fn allowed(patience: Duration, hook: Option<&Hook>) -> Duration {
-    hook.map_or(patience, |hook| {
-        let lives = hook.heartbeat_timeout.min(hook.global_timeout);
-        patience.min(lives.saturating_sub(HOOK_RESERVE.min(lives / 2)))
-    })
+pub fn allowance(patience: Duration, hook: Option<&Hook>) -> Allowance {
+    let Some(hook) = hook else { return Allowance { allowed: patience, heartbeat: None } };
+    let less_reserve = |lives: Duration| lives.saturating_sub(HOOK_RESERVE.min(lives / 2));
+    let allowed = patience.min(less_reserve(hook.global_timeout));
+    let heartbeat = (allowed > less_reserve(hook.heartbeat_timeout)).then_some(hook.heartbeat_timeout);
+    Allowance { allowed, heartbeat }
+}
+
+/// Whether a heartbeat is due, given when it was last thought of.
+///
+/// Nobody remembers the last one, and need not: each instance has its own moments, a third of the timeout apart and
+/// spread by its id, and one is due whenever such a moment has passed. So two may be lost, and a fleet that was
+/// launched together does not send them together.
+#[must_use]
+pub fn heartbeat_due(instance: &InstanceId, timeout: Duration, last: Timestamp, now: Timestamp) -> bool {
+    let period = i64::try_from(timeout.as_secs() / 3).unwrap_or(i64::MAX).max(1);
+    let id = instance.as_str();
+    let spread = i64::from_str_radix(&id[id.len() - 8..], 16).unwrap_or(0);
+    let moment = |time: Timestamp| (time.as_second().saturating_add(spread)).div_euclid(period);
+    moment(last) != moment(now)
 }
 
 /// The moment at which this invocation stops looking again: its budget, or the platform's deadline less a
@@ -66,20 +89,53 @@ mod tests {
         }
     }
 
-    #[test]
-    fn patience_decides_when_the_hook_lives_longer() {
-        assert_eq!(allowed(Duration::from_secs(600), Some(&hook(3600))), Duration::from_secs(600));
-        assert_eq!(allowed(Duration::from_secs(600), None), Duration::from_secs(600));
+    fn allowed(patience: u64, hook: Option<&Hook>) -> (u64, Option<u64>) {
+        let Allowance { allowed, heartbeat } = allowance(Duration::from_secs(patience), hook);
+        (allowed.as_secs(), heartbeat.map(|heartbeat| heartbeat.as_secs()))
     }
 
     #[test]
-    fn the_decision_comes_before_the_hook_would_time_out() {
-        assert_eq!(allowed(Duration::from_secs(600), Some(&hook(300))), Duration::from_secs(270));
+    fn patience_decides_when_the_hook_lives_longer() {
+        assert_eq!(allowed(600, Some(&hook(3600))), (600, None));
+        assert_eq!(allowed(600, None), (600, None));
+    }
+
+    #[test]
+    fn heartbeats_are_needed_only_where_patience_is_longer_than_the_hooks_timeout() {
+        assert_eq!(allowed(270, Some(&hook(300))), (270, None));
+        assert_eq!(allowed(271, Some(&hook(300))), (271, Some(300)));
+    }
+
+    #[test]
+    fn the_decision_comes_before_the_hooks_global_timeout() {
+        assert_eq!(allowed(172_800, Some(&hook(7200))), (172_770, Some(7200)));
     }
 
     #[test]
     fn a_very_short_hook_keeps_half_of_its_time() {
-        assert_eq!(allowed(Duration::from_secs(600), Some(&hook(30))), Duration::from_secs(15));
+        let hook = Hook { global_timeout: Duration::from_secs(30), ..hook(30) };
+        assert_eq!(allowed(600, Some(&hook)), (15, None));
+    }
+
+    #[test]
+    fn a_heartbeat_is_due_once_in_each_third_of_the_timeout() {
+        let instance: InstanceId = "i-0a1b2c3d4e5f60718".parse().unwrap();
+        let due = |from: i64, to: i64| heartbeat_due(&instance, Duration::from_secs(300), at(from), at(to));
+        let moments: Vec<i64> = (0..600).filter(|second| due(*second, second + 1)).collect();
+        assert_eq!(moments.len(), 6, "every 100 seconds");
+        assert!(moments.windows(2).all(|pair| pair[1] - pair[0] == 100));
+        assert!(due(0, 100) && !due(moments[0] + 1, moments[0] + 100));
+    }
+
+    #[test]
+    fn instances_that_were_launched_together_have_their_heartbeats_apart() {
+        let due = |number: u32| {
+            let instance: InstanceId =
+                format!("i-0a1b2c3d{:09x}", u64::from(number) * 2_654_435_761 % 0xffff_ffff).parse().unwrap();
+            heartbeat_due(&instance, Duration::from_secs(3600), at(0), at(60))
+        };
+        let together = (0..1000).filter(|number| due(*number)).count();
+        assert!((20..100).contains(&together), "{together} of 1000 in one minute of twenty");
     }
 
     #[test]

@@ -68,6 +68,8 @@ pub struct LifecycleAction {
     pub hook: HookName,
     /// Which way it goes.
     pub transition: Transition,
+    /// Where it comes from; not every event says.
+    pub origin: Option<Place>,
     /// Where it goes to; not every event says.
     pub destination: Option<Place>,
     /// When the event was made; not every event says.
@@ -95,7 +97,7 @@ impl Transition {
     }
 }
 
-/// Where an instance goes to.
+/// Where an instance comes from, or goes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
     /// Out of (or into) existence.
@@ -106,6 +108,17 @@ pub enum Place {
     WarmPool,
     /// A word that is not known yet.
     Other,
+}
+
+impl Place {
+    fn parse(text: &str) -> Self {
+        match text {
+            "EC2" => Self::Ec2,
+            "AutoScalingGroup" => Self::AutoScalingGroup,
+            "WarmPool" => Self::WarmPool,
+            _ => Self::Other,
+        }
+    }
 }
 
 /// Reads whatever a function was invoked with. Never fails and never panics.
@@ -192,12 +205,8 @@ fn read_action(fields: &Value, time: Option<&str>) -> Result<LifecycleAction, St
         hook: text("LifecycleHookName")?.parse().map_err(said)?,
         transition: Transition::parse(transition)
             .ok_or_else(|| format!("unknown LifecycleTransition \"{}\"", short(transition)))?,
-        destination: text("Destination").ok().map(|place| match place {
-            "EC2" => Place::Ec2,
-            "AutoScalingGroup" => Place::AutoScalingGroup,
-            "WarmPool" => Place::WarmPool,
-            _ => Place::Other,
-        }),
+        origin: text("Origin").ok().map(Place::parse),
+        destination: text("Destination").ok().map(Place::parse),
         at: time.and_then(|time| time.parse().ok()),
     })
 }

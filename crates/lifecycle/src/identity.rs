@@ -39,6 +39,8 @@ pub enum Evidence {
     Request,
     /// The name holds the instance id.
     Name,
+    /// It is the name that the instance's profile gives it, and nobody else has it now.
+    Nobody,
 }
 
 impl Evidence {
@@ -50,6 +52,7 @@ impl Evidence {
             Self::Facts => "instance id in its facts",
             Self::Request => "pp_instance_id in its certificate request",
             Self::Name => "instance id in its name",
+            Self::Nobody => "name, which nobody else has now",
         }
     }
 }
@@ -96,7 +99,7 @@ pub fn whose(view: &NameView, instance: &InstanceId, protected: &Protected) -> W
         Ok(None) => match view.node.known() {
             Err(trouble) => return Whose::Unreachable(trouble.to_owned()),
             Ok(Some(node)) if node.active => {}
-            Ok(_) => return whose_request(view, instance, ours(Evidence::Request)),
+            Ok(_) => return whose_request(view, instance, ours(Evidence::Request), ours(Evidence::Nobody)),
         },
     }
     // A certificate without the extension that has been used, or a living node without a certificate: the facts have
@@ -110,13 +113,18 @@ pub fn whose(view: &NameView, instance: &InstanceId, protected: &Protected) -> W
     }
 }
 
-/// With neither certificate nor living node, a pending request is all there can be.
-fn whose_request(view: &NameView, instance: &InstanceId, ours: Whose) -> Whose {
+/// With neither certificate nor living node, a pending request is all there can be, or a pin.
+fn whose_request(view: &NameView, instance: &InstanceId, ours: Whose, pinned: Whose) -> Whose {
     match view.request.known() {
         Err(trouble) => Whose::Unreachable(trouble.to_owned()),
         Ok(Some(request)) if request.instance.as_ref() == Some(instance) => ours,
         // Somebody else's request, or nobody's: a successor may be waiting for its certificate.
-        Ok(_) => Whose::Nobody,
+        Ok(Some(_)) => Whose::Nobody,
+        Ok(None) => match view.pins.known() {
+            Err(trouble) => Whose::Unreachable(trouble.to_owned()),
+            Ok(Some(pins)) if !pins.is_empty() => pinned,
+            Ok(_) => Whose::Nobody,
+        },
     }
 }
 

@@ -5,18 +5,22 @@
 //!
 //! * [`event`] reads what arrived,
 //! * [`observation`] and [`profile`] hold what is known and what is wanted,
-//! * [`identity`] says whose a name is,
-//! * [`purge`] decides, [`deadline`] says until when,
+//! * [`admission`] says what AWS knows of an instance, [`identity`] whose a name is, [`signing`] what may be signed,
+//! * [`onboard`] and [`purge`] decide, [`refresh`] says who is to run Puppet, [`deadline`] until when,
 //! * [`receipt`] tells what happened.
 
+pub mod admission;
 pub mod deadline;
+pub mod decision;
 pub mod event;
 pub mod identity;
 mod names;
 pub mod observation;
+pub mod onboard;
 pub mod profile;
 pub mod purge;
 pub mod receipt;
+pub mod refresh;
 pub mod signing;
 
 pub use names::{Certname, GroupName, HookName, InstanceId, InvalidName, ProfileName};

@@ -1,10 +1,12 @@
 //! What AWS and Puppet say now about one instance. Plain values, no I/O.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use jiff::Timestamp;
 
 use crate::event::{LifecycleAction, Place, Transition};
+use crate::signing::Request;
 use crate::{Certname, GroupName, HookName, InstanceId};
 
 /// The answer to a question, in which "is not there" and "could not ask" can never be mixed up.
@@ -40,6 +42,8 @@ pub struct Subject {
     pub hook: HookName,
     /// Which way it is said to go.
     pub transition: Transition,
+    /// Where it is said to come from, if that was said.
+    pub origin: Option<Place>,
     /// Where it is said to go to, if that was said.
     pub destination: Option<Place>,
     /// When the action began, as far as known.
@@ -80,8 +84,9 @@ impl Began {
 
 impl From<LifecycleAction> for Subject {
     fn from(action: LifecycleAction) -> Self {
-        let LifecycleAction { instance, group, hook, transition, destination, at } = action;
-        Self { instance, group, hook, transition, destination, began: at.map_or(Began::Unknown, Began::Said) }
+        let LifecycleAction { instance, group, hook, transition, origin, destination, at } = action;
+        let began = at.map_or(Began::Unknown, Began::Said);
+        Self { instance, group, hook, transition, origin, destination, began }
     }
 }
 
@@ -125,6 +130,8 @@ pub enum LifecycleState {
     WarmedTerminatingWait,
     /// On its way out and past every hook: `…:Proceed`, `…:Retained`, `Terminated`.
     Past,
+    /// `Pending`, `Warmed:Pending`: on its way in; its hooks are about to hold it, if this is not just an old view.
+    Pending,
     /// `Pending:Wait`: held on its way in.
     PendingWait,
     /// `Warmed:Pending:Wait`: held on its way into the warm pool.
@@ -141,6 +148,7 @@ impl LifecycleState {
             "Terminating" | "Warmed:Terminating" => Self::Terminating,
             "Terminating:Wait" => Self::TerminatingWait,
             "Warmed:Terminating:Wait" => Self::WarmedTerminatingWait,
+            "Pending" | "Warmed:Pending" => Self::Pending,
             "Pending:Wait" => Self::PendingWait,
             "Warmed:Pending:Wait" => Self::WarmedPendingWait,
             _ => match text.strip_prefix("Warmed:").unwrap_or(text) {
@@ -167,16 +175,23 @@ pub struct Machine {
     pub state: String,
     /// Its private DNS name. Empty at EC2 once it is terminated, `None` here.
     pub private_dns: Option<String>,
+    /// Its private address, by which the controller reaches its services. None at EC2 once it is terminated.
+    pub private_ip: Option<IpAddr>,
     /// Its tags.
     pub tags: BTreeMap<String, String>,
 }
 
 impl Machine {
+    /// Whether EC2 itself says that it is gone, or going, and never comes back.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        matches!(self.state.as_str(), "shutting-down" | "terminated")
+    }
+
     /// Whether EC2 itself says that it is gone, or going, and that it was of this group.
     #[must_use]
     pub fn is_gone_from(&self, group: &GroupName) -> bool {
-        matches!(self.state.as_str(), "shutting-down" | "terminated")
-            && self.tags.get("aws:autoscaling:groupName").is_some_and(|name| name == group.as_str())
+        self.is_gone() && self.tags.get("aws:autoscaling:groupName").is_some_and(|name| name == group.as_str())
     }
 }
 
@@ -193,6 +208,8 @@ pub struct NameView {
     pub node: Reachable<NodeView>,
     /// The instance that the node's facts name; `Absent` when no fact says, or when they contradict each other.
     pub fact_instance: Reachable<InstanceId>,
+    /// The node groups that the name is pinned to; empty where there is no classifier.
+    pub pins: Reachable<Vec<String>>,
 }
 
 /// A certificate: whose it is, and which.
@@ -204,6 +221,8 @@ pub struct CertificateView {
     pub instance: Option<InstanceId>,
     /// When it was issued.
     pub issued: Timestamp,
+    /// Everything that it certifies.
+    pub holds: Request,
 }
 
 /// A pending certificate request: whose it says it is.
@@ -211,6 +230,8 @@ pub struct CertificateView {
 pub struct RequestView {
     /// The requested extension `pp_instance_id`.
     pub instance: Option<InstanceId>,
+    /// Everything that it asks for.
+    pub asks: Request,
 }
 
 /// A node in PuppetDB.
@@ -218,6 +239,8 @@ pub struct RequestView {
 pub struct NodeView {
     /// Whether PuppetDB counts it among the living: neither deactivated nor expired.
     pub active: bool,
+    /// When it was deactivated, if it was.
+    pub deactivated: Option<Timestamp>,
     /// When its newest facts were collected.
     pub facts: Option<Timestamp>,
     /// The newest time that any of its facts, catalogs and reports bears. A deactivation that bears an older one

@@ -5,6 +5,7 @@ use std::time::Duration;
 use thiserror::Error;
 
 use crate::observation::Machine;
+use crate::signing::SigningRules;
 use crate::{Certname, HookName, InstanceId, ProfileName};
 
 /// The Auto Scaling group tag by which a group opts in; its value names the profile.
@@ -19,6 +20,26 @@ pub struct Profile {
     pub certname: CertnameTemplate,
     /// The beginning of the names of the hooks that are ours; hooks of other tools are left to them.
     pub hook_prefix: String,
+    /// Who signs certificate requests.
+    pub sign: SignMode,
+    /// What a request must be like to be signed, and a certificate that somebody else signed to be accepted.
+    pub rules: SigningRules,
+    /// Node groups to pin an arriving node to.
+    pub pin: Vec<String>,
+    /// Node groups that an arriving node must be in before it may serve.
+    pub classified: Vec<String>,
+    /// Nodes that must run Puppet after a change.
+    pub refresh: Vec<Certname>,
+    /// Whether to wait for those runs where there is no orchestrator to order them.
+    pub await_refresh: bool,
+    /// What else must answer before an arriving node may serve. Its first good report always must.
+    pub ready: Vec<Probe>,
+    /// Whether an instance may get a new certificate in place of its own old one.
+    pub rekey: Rekey,
+    /// How long an arriving instance is held at the most.
+    pub onboard_patience: Duration,
+    /// How the action of an arriving instance ends when patience does.
+    pub on_launch_timeout: ActionResult,
     /// How long a leaving instance is held at the most.
     pub purge_patience: Duration,
     /// How the action of a leaving instance ends when patience does.
@@ -26,10 +47,92 @@ pub struct Profile {
 }
 
 impl Profile {
+    /// A profile with nothing but what must be there, for tests.
+    #[cfg(test)]
+    pub(crate) fn example() -> Self {
+        Self {
+            name: "compiler".parse().unwrap(),
+            certname: "{private_dns}".parse().unwrap(),
+            hook_prefix: "stagedoor-".into(),
+            sign: SignMode::Verify,
+            rules: SigningRules::default(),
+            pin: Vec::new(),
+            classified: Vec::new(),
+            refresh: Vec::new(),
+            await_refresh: false,
+            ready: Vec::new(),
+            rekey: Rekey::Allow,
+            onboard_patience: Duration::from_secs(1800),
+            on_launch_timeout: ActionResult::Abandon,
+            purge_patience: Duration::from_secs(600),
+            on_terminate_timeout: ActionResult::Continue,
+        }
+    }
+
     /// Whether this hook is ours to answer.
     #[must_use]
     pub fn owns(&self, hook: &HookName) -> bool {
         hook.as_str().starts_with(&self.hook_prefix)
+    }
+}
+
+/// Who signs certificate requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SignMode {
+    /// The controller, after its checks.
+    Verify,
+    /// Somebody else; the controller checks the certificate.
+    External,
+}
+
+/// What to do about an instance that has a new key and still its old certificate, as after its root volume was
+/// replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rekey {
+    /// Clean the old certificate, so that it may have a new one, while a hook holds it.
+    Allow,
+    /// Leave it to a person.
+    Refuse,
+}
+
+/// What must answer before a node may serve.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Probe {
+    /// `report`: its newest Puppet run was good. Always required.
+    Report,
+    /// `status:8140`: the Status API on this port says `running`, under the node's own certificate.
+    Status(u16),
+    /// `tcp:8142`: the port takes connections.
+    Tcp(u16),
+}
+
+/// A text that is no probe.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{0:?} is no probe; there are \"report\", \"status:PORT\" and \"tcp:PORT\"")]
+pub struct InvalidProbe(String);
+
+impl std::str::FromStr for Probe {
+    type Err = InvalidProbe;
+
+    fn from_str(text: &str) -> Result<Self, InvalidProbe> {
+        let port = |port: &str| port.parse().ok().filter(|port| *port != 0);
+        match text.split_once(':') {
+            None if text == "report" => Some(Self::Report),
+            Some(("status", number)) => port(number).map(Self::Status),
+            Some(("tcp", number)) => port(number).map(Self::Tcp),
+            _ => None,
+        }
+        .ok_or_else(|| InvalidProbe(text.to_owned()))
+    }
+}
+
+impl std::fmt::Display for Probe {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Report => f.write_str("report"),
+            Self::Status(port) => write!(f, "status:{port}"),
+            Self::Tcp(port) => write!(f, "tcp:{port}"),
+        }
     }
 }
 
@@ -208,6 +311,7 @@ mod tests {
             instance: "i-0a1b2c3d4e5f60718".parse().unwrap(),
             state: "running".into(),
             private_dns: Some("ip-10-0-3-7.ec2.internal".into()),
+            private_ip: None,
             tags: BTreeMap::from([("Name".into(), "Compiler-1".into())]),
         }
     }
@@ -249,6 +353,16 @@ mod tests {
         assert_eq!("{private_dns".parse::<CertnameTemplate>(), Err(InvalidTemplate::UnbalancedBrace));
         assert_eq!("a}{private_dns}".parse::<CertnameTemplate>(), Err(InvalidTemplate::UnbalancedBrace));
         assert!(matches!("{private_dns} x".parse::<CertnameTemplate>(), Err(InvalidTemplate::InvalidText(_))));
+    }
+
+    #[test]
+    fn a_probe_is_written_as_it_is_read() {
+        for text in ["report", "status:8140", "tcp:8142"] {
+            assert_eq!(text.parse::<Probe>().unwrap().to_string(), text);
+        }
+        for text in ["", "reports", "status", "status:0", "tcp:70000", "udp:53"] {
+            assert!(text.parse::<Probe>().unwrap_err().to_string().contains("no probe"), "{text}");
+        }
     }
 
     #[test]

@@ -65,6 +65,29 @@ pub enum Key {
     Other(String),
 }
 
+/// A request that may be signed. Only [`approve`] makes one, so that code that forgets the checks does not compile.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Signable(Certname);
+
+impl Signable {
+    /// The name to sign.
+    #[must_use]
+    pub fn certname(&self) -> &Certname {
+        &self.0
+    }
+}
+
+/// Lets a request be signed if nothing speaks against it; else says all that does.
+pub fn approve(
+    request: &Request,
+    certname: &Certname,
+    instance: &InstanceId,
+    rules: &SigningRules,
+) -> Result<Signable, Vec<String>> {
+    let objections = objections(request, certname, instance, rules);
+    if objections.is_empty() { Ok(Signable(certname.clone())) } else { Err(objections) }
+}
+
 /// Everything that speaks against signing this request; nothing means that it may be signed.
 #[must_use]
 pub fn objections(request: &Request, certname: &Certname, instance: &InstanceId, rules: &SigningRules) -> Vec<String> {

@@ -1,11 +1,16 @@
 mod properties;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
+use crate::admission::{Admission, CloudView, admit};
+use crate::event::Place;
 use crate::event::Transition;
-use crate::observation::{CertificateView, NodeView, RequestView};
+use crate::observation::{Began, CertificateView, Group, Hook, LifecycleState, Machine, NodeView, RequestView};
+use crate::profile::{PROFILE_TAG, Profile};
+use crate::signing::{Challenge, Key, Request};
 use crate::{GroupName, InstanceId};
 
 const OURS: &str = "i-0a1b2c3d4e5f60718";
@@ -17,11 +22,29 @@ fn at(second: i64) -> Timestamp {
 }
 
 fn node(active: bool) -> NodeView {
-    NodeView { active, facts: Some(at(-100)), newest: None }
+    NodeView { active, deactivated: None, facts: Some(at(-100)), newest: None }
 }
 
 fn certificate(owner: Option<&str>) -> CertificateView {
-    CertificateView { serial: "01A1".into(), instance: owner.map(|id| id.parse().unwrap()), issued: at(-1000) }
+    let instance = owner.map(|id| id.parse().unwrap());
+    CertificateView { serial: "01A1".into(), instance, issued: at(-1000), holds: nothing() }
+}
+
+fn request(owner: Option<InstanceId>) -> RequestView {
+    RequestView { instance: owner, asks: nothing() }
+}
+
+/// What a certificate says besides whose it is does not matter here.
+fn nothing() -> Request {
+    Request {
+        common_name: None,
+        signature_valid: true,
+        extensions: BTreeMap::new(),
+        other_extensions: Vec::new(),
+        alt_names: Vec::new(),
+        challenge: Challenge::NotRequired,
+        key: Key::Ec(256),
+    }
 }
 
 /// A leaving instance in its world; each test changes the one thing that it is about.
@@ -45,6 +68,7 @@ fn world() -> World {
         request: Reachable::Absent,
         node: Reachable::Found(node(true)),
         fact_instance: Reachable::Found(instance.clone()),
+        pins: Reachable::Found(vec![]),
     };
     World {
         subject: Subject {
@@ -52,6 +76,7 @@ fn world() -> World {
             group: group.clone(),
             hook: "stagedoor-terminate".parse().unwrap(),
             transition: Transition::Terminating,
+            origin: None,
             destination: Some(Place::Ec2),
             began: Began::Said(at(0)),
         },
@@ -72,10 +97,11 @@ fn world() -> World {
                 instance,
                 state: "running".into(),
                 private_dns: Some(NAME.into()),
+                private_ip: None,
                 tags: BTreeMap::new(),
             }),
         },
-        puppet: PuppetView { names: vec![view], known_as: Reachable::Absent },
+        puppet: PuppetView { names: vec![view], known_as: Reachable::Absent, targets: None },
         protected: Protected::new(["puppet.example.com"]).unwrap(),
         certname: "{private_dns}",
         tried: None,
@@ -85,25 +111,19 @@ fn world() -> World {
 
 impl World {
     fn admit(&self) -> Admission {
-        let profile = Profile {
-            name: "compiler".parse().unwrap(),
-            certname: self.certname.parse().unwrap(),
-            hook_prefix: "stagedoor-".into(),
-            purge_patience: Duration::from_secs(600),
-            on_terminate_timeout: ActionResult::Continue,
-        };
+        let profile = Arc::new(Profile { certname: self.certname.parse().unwrap(), ..Profile::example() });
         admit(&self.subject, &self.cloud, &|name| (*name == profile.name).then(|| profile.clone()))
     }
 
-    fn leaving(&self) -> Leaving {
+    fn leaving(&self) -> Held {
         match self.admit() {
-            Admission::Leaving(leaving) => leaving,
+            Admission::Held(leaving) => leaving,
             other => panic!("{other:?}"),
         }
     }
 
     fn decide(&self) -> Decision {
-        decide(&self.subject, &self.leaving(), &self.puppet, &self.protected, self.tried, self.now)
+        decide(&self.subject, &self.leaving(), &self.puppet, &self.protected, self.tried, false, self.now)
     }
 
     fn in_state(mut self, state: &str) -> Self {
@@ -146,7 +166,7 @@ impl World {
 }
 
 fn assert_purges(decision: &Decision) {
-    assert!(matches!(decision, Decision::Purge(_)), "{decision:?}");
+    assert!(matches!(decision, Decision::Do(Deed::Remove(_))), "{decision:?}");
 }
 
 fn completed(decision: Decision) -> String {
@@ -221,13 +241,6 @@ fn another_tools_hook_is_left_to_it() {
 }
 
 #[test]
-fn a_launching_instance_is_left_to_onboarding() {
-    let mut world = world();
-    world.subject.transition = Transition::Launching;
-    assert!(matches!(world.admit(), Admission::Ignore(_)));
-}
-
-#[test]
 fn an_instance_on_its_way_to_the_warm_pool_is_not_purged() {
     let mut world = world().with_warm_pool();
     world.subject.destination = Some(Place::WarmPool);
@@ -278,7 +291,7 @@ fn unreachable_is_never_read_as_absent() {
     assert!(matches!(w.admit(), Admission::Fail(_)));
     let mut w = world();
     w.cloud.machine = Reachable::Unreachable(trouble());
-    w.puppet = PuppetView { names: vec![], known_as: Reachable::Found(vec![]) };
+    w.puppet = PuppetView { names: vec![], known_as: Reachable::Found(vec![]), targets: None };
     assert!(matches!(w.decide(), Decision::Fail(_)));
     let mut w = world().in_state("Terminating:Wait");
     w.cloud.machine = Reachable::Unreachable(trouble());
@@ -311,7 +324,7 @@ fn ec2_is_not_needed_where_the_name_is_made_of_the_instance_id() {
 
 #[test]
 fn what_is_left_is_removed() {
-    let Decision::Purge(removals) = world().decide() else { panic!() };
+    let Decision::Do(Deed::Remove(removals)) = world().decide() else { panic!() };
     assert_eq!(removals.len(), 1);
     assert_eq!(removals[0].name.certname().as_str(), NAME);
     assert_eq!(removals[0].certificate.as_deref(), Some("01A1"));
@@ -380,12 +393,12 @@ fn a_protected_name_is_never_purged_even_if_it_is_the_leaving_instances_own() {
 #[test]
 fn only_its_own_certificate_request_is_removed() {
     let mut world = world().purged();
-    world.view().request = Reachable::Found(RequestView { instance: Some(OTHER.parse().unwrap()) });
+    world.view().request = Reachable::Found(request(Some(OTHER.parse().unwrap())));
     completed(world.decide());
-    world.view().request = Reachable::Found(RequestView { instance: None });
+    world.view().request = Reachable::Found(request(None));
     completed(world.decide());
-    world.view().request = Reachable::Found(RequestView { instance: Some(OURS.parse().unwrap()) });
-    let Decision::Purge(removals) = world.decide() else { panic!() };
+    world.view().request = Reachable::Found(request(Some(OURS.parse().unwrap())));
+    let Decision::Do(Deed::Remove(removals)) = world.decide() else { panic!() };
     assert!(removals[0].request && removals[0].certificate.is_none() && removals[0].node.is_none());
 }
 
@@ -402,7 +415,7 @@ fn an_instance_that_puppet_never_knew_may_go() {
 fn a_name_other_than_the_expected_one_is_looked_at_too() {
     let mut world = world().purged();
     world.puppet.known_as = Reachable::Found(vec!["renamed.example.com".parse().unwrap()]);
-    assert_eq!(world.decide(), Decision::Look(vec!["renamed.example.com".parse().unwrap()]));
+    assert_eq!(world.decide(), Decision::Ask(Question::Names(vec!["renamed.example.com".parse().unwrap()])));
 }
 
 #[test]
@@ -410,7 +423,7 @@ fn an_instance_whose_name_cannot_be_told_is_not_let_go_as_clean() {
     let mut world = world();
     let Reachable::Found(machine) = &mut world.cloud.machine else { unreachable!() };
     machine.private_dns = None;
-    world.puppet = PuppetView { names: vec![], known_as: Reachable::Found(vec![]) };
+    world.puppet = PuppetView { names: vec![], known_as: Reachable::Found(vec![]), targets: None };
     assert!(matches!(world.decide(), Decision::Wait(reason) if reason.contains("cannot be told")));
     let gone = world.in_state("Terminating:Proceed");
     assert!(completed(gone.decide()).contains("PuppetDB knows no node of it"), "nobody waits for it");
@@ -420,7 +433,7 @@ fn an_instance_whose_name_cannot_be_told_is_not_let_go_as_clean() {
 fn the_certificate_goes_even_while_puppetdb_is_down() {
     let mut world = world();
     world.view().node = Reachable::Unreachable("down".into());
-    let Decision::Purge(removals) = world.decide() else { panic!() };
+    let Decision::Do(Deed::Remove(removals)) = world.decide() else { panic!() };
     assert!(removals[0].certificate.is_some() && removals[0].node.is_none());
 }
 
@@ -443,7 +456,7 @@ fn nothing_is_stranded_when_patience_is_over() {
 
     let mut unnamed = world().late();
     unnamed.cloud.machine = Reachable::Unreachable("EC2 is down".into());
-    unnamed.puppet = PuppetView { names: vec![], known_as: Reachable::Found(vec![]) };
+    unnamed.puppet = PuppetView { names: vec![], known_as: Reachable::Found(vec![]), targets: None };
     assert!(completed(unnamed.decide()).contains("EC2 is down"));
 
     assert!(completed(world().owned_by(None, None).late().decide()).contains("patience is over"));
@@ -454,7 +467,7 @@ fn an_old_event_alone_does_not_end_patience() {
     let mut down = world().late();
     down.subject.began = Began::Said(at(0));
     down.view().certificate = Reachable::Unreachable("connection refused".into());
-    assert_eq!(down.decide(), Decision::AskWhenItBegan);
+    assert_eq!(down.decide(), Decision::Ask(Question::Began));
     down.subject.began = down.subject.began.confirm(Some(at(590)), down.now);
     assert!(matches!(down.decide(), Decision::Fail(_)));
 }
@@ -472,7 +485,7 @@ fn an_event_that_does_not_say_when_has_it_asked() {
     world.subject.began = Began::Unknown;
     assert_purges(&world.decide());
     world.view().certificate = Reachable::Unreachable("down".into());
-    assert_eq!(world.decide(), Decision::AskWhenItBegan);
+    assert_eq!(world.decide(), Decision::Ask(Question::Began));
     world.subject.began = world.subject.began.confirm(None, world.now);
     assert!(matches!(world.decide(), Decision::Fail(_)));
 }

@@ -21,8 +21,8 @@ fn owner() -> impl Strategy<Value = Option<InstanceId>> {
 
 fn any_world() -> impl Strategy<Value = World> {
     let view = (
-        reachable(owner().prop_map(|instance| CertificateView { serial: "01A1".into(), instance, issued: at(-1000) })),
-        reachable(owner().prop_map(|instance| RequestView { instance })),
+        reachable(owner().prop_map(|owner| certificate(owner.as_ref().map(InstanceId::as_str)))),
+        reachable(owner().prop_map(request)),
         reachable(any::<bool>().prop_map(node)),
         reachable(prop_oneof![Just(OURS), Just(OTHER)].prop_map(|id| id.parse().unwrap())),
         prop_oneof![Just(NAME), Just("puppet.example.com"), Just("i-0a1b2c3d4e5f60718.example.com")],
@@ -30,7 +30,14 @@ fn any_world() -> impl Strategy<Value = World> {
     (view, any::<bool>(), prop::option::of(Just("busy"))).prop_map(
         |((certificate, request, node, fact_instance, name), late, tried)| {
             let mut world = if late { world().late() } else { world() };
-            *world.view() = NameView { certname: name.parse().unwrap(), certificate, request, node, fact_instance };
+            *world.view() = NameView {
+                certname: name.parse().unwrap(),
+                certificate,
+                request,
+                node,
+                fact_instance,
+                pins: Reachable::Absent,
+            };
             world.tried = tried;
             world
         },
@@ -40,7 +47,7 @@ fn any_world() -> impl Strategy<Value = World> {
 proptest! {
     #[test]
     fn nothing_that_belongs_to_another_is_ever_in_a_removal(world in any_world()) {
-        if let Decision::Purge(removals) = world.decide() {
+        if let Decision::Do(Deed::Remove(removals)) = world.decide() {
             let view = &world.puppet.names[0];
             let certificate_of_another = matches!(&view.certificate, Reachable::Found(c) if c.instance.as_ref().is_some_and(|id| id.as_str() != OURS));
             prop_assert!(!certificate_of_another);
@@ -78,7 +85,7 @@ proptest! {
     fn once_patience_is_over_the_answer_is_never_to_wait(world in any_world()) {
         if world.now >= at(600) {
             let decision = world.decide();
-            let first_try = matches!(decision, Decision::Purge(_)) && world.tried.is_none();
+            let first_try = matches!(decision, Decision::Do(Deed::Remove(_))) && world.tried.is_none();
             prop_assert!(matches!(decision, Decision::Complete(..)) || first_try, "{decision:?}");
         }
     }

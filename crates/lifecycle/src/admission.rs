@@ -1,0 +1,202 @@
+//! Rules about AWS: is this instance ours, does a hook hold it, and for how long? Pure.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::deadline;
+use crate::event::{Place, Transition};
+use crate::observation::{Began, Group, Hook, LifecycleState, Machine, Reachable, Subject};
+use crate::profile::{ActionResult, PROFILE_TAG, Profile};
+use crate::{Certname, HookName, ProfileName};
+
+/// What AWS says about the subject.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CloudView {
+    /// The Auto Scaling group.
+    pub group: Reachable<Group>,
+    /// The group's hooks.
+    pub hooks: Reachable<Vec<Hook>>,
+    /// The instance at EC2.
+    pub machine: Reachable<Machine>,
+}
+
+/// Whether an instance is dealt with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Admission {
+    /// It is leaving or arriving, and ours to deal with.
+    Held(Held),
+    /// It waits, but there is nothing to do for it: complete with CONTINUE.
+    Pass(String),
+    /// None of our business.
+    Ignore(String),
+    /// Must not be done.
+    Refuse(String),
+    /// Could not be told.
+    Fail(String),
+}
+
+/// An instance on its way through the door.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    /// What its group wants.
+    pub profile: Arc<Profile>,
+    /// The certname that its profile gives it.
+    pub expected: Result<Certname, Nameless>,
+    /// Its private address, if EC2 shows one.
+    pub address: Option<IpAddr>,
+    /// Whether the hook may still hold it. If not, Auto Scaling went on without us, and Puppet is still to be cleared.
+    pub waits: bool,
+    /// Whether another tool's hook may hold it as well.
+    pub other_hooks: bool,
+    /// How long after its beginning it has to be decided, whatever is still missing.
+    pub allowed: Duration,
+    /// The hook's heartbeat timeout, where the hook would give up before patience does.
+    pub heartbeat: Option<Duration>,
+    /// What to answer when patience is over.
+    pub on_timeout: ActionResult,
+}
+
+/// Why no certname can be given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Nameless {
+    /// EC2 could not be asked.
+    Unreachable(String),
+    /// EC2 does not show what the name is made of.
+    Untellable(String),
+}
+
+impl Held {
+    /// Whether patience is over.
+    #[must_use]
+    pub fn is_late(&self, began: Began, now: Timestamp) -> bool {
+        began.time().is_some_and(|began| now >= deadline::after(began, self.allowed))
+    }
+}
+
+/// Rules about AWS, top to bottom: is it ours, and is it where it is said to be?
+#[must_use]
+pub fn admit(
+    subject: &Subject,
+    cloud: &CloudView,
+    profile_named: &dyn Fn(&ProfileName) -> Option<Arc<Profile>>,
+) -> Admission {
+    let Subject { group: group_name, hook: hook_name, .. } = subject;
+    let group = match cloud.group.known() {
+        Err(trouble) => return Admission::Fail(trouble.to_owned()),
+        Ok(None) => {
+            return Admission::Refuse(format!("Auto Scaling has no group {group_name} in this account and Region"));
+        }
+        Ok(Some(group)) => group,
+    };
+    let Some(tag) = group.tags.get(PROFILE_TAG) else {
+        return Admission::Ignore(format!("group {group_name} has not opted in: it has no tag {PROFILE_TAG}"));
+    };
+    let Some(profile) = tag.parse().ok().and_then(|name| profile_named(&name)) else {
+        return Admission::Fail(format!(
+            "the tag {PROFILE_TAG} of group {group_name} names the profile {tag:?}, which the configuration does not have"
+        ));
+    };
+    if !profile.owns(hook_name) {
+        return Admission::Ignore(format!(
+            "hook {hook_name} is another tool's: ours begin with {:?}",
+            profile.hook_prefix
+        ));
+    }
+    let waits = match subject.transition {
+        Transition::Launching => arriving(subject, group),
+        Transition::Terminating => leaving(subject, group, cloud),
+    };
+    match waits {
+        Ok(waits) => Admission::Held(held(subject, cloud, profile, waits)),
+        Err(admission) => admission,
+    }
+}
+
+/// Whether a hook may still hold the leaving instance; or why it is not dealt with as one.
+fn leaving(subject: &Subject, group: &Group, cloud: &CloudView) -> Result<bool, Admission> {
+    let Subject { instance, group: group_name, .. } = subject;
+    let to_the_pool = subject.destination == Some(Place::WarmPool) && group.reuses;
+    Err(match group.members.get(instance) {
+        Some(LifecycleState::TerminatingWait | LifecycleState::WarmedPendingWait) if to_the_pool => {
+            Admission::Pass(format!("{instance} goes to the warm pool, to be used again: it stays known to Puppet"))
+        }
+        Some(LifecycleState::TerminatingWait) if group.reuses && subject.destination.is_none() => {
+            Admission::Fail(format!(
+                "group {group_name} returns instances to its warm pool, and nothing says whether {instance} goes there"
+            ))
+        }
+        Some(LifecycleState::TerminatingWait | LifecycleState::WarmedTerminatingWait | LifecycleState::Terminating) => {
+            return Ok(true);
+        }
+        Some(LifecycleState::Past) => return Ok(false),
+        Some(LifecycleState::Pending | LifecycleState::PendingWait | LifecycleState::WarmedPendingWait) => {
+            Admission::Refuse(format!("Auto Scaling shows {instance} as launching, not as terminating"))
+        }
+        Some(LifecycleState::Other(state)) => {
+            Admission::Refuse(format!("Auto Scaling shows {instance} as {state}, not as terminating"))
+        }
+        None => match cloud.machine.known() {
+            Err(trouble) => Admission::Fail(trouble.to_owned()),
+            Ok(Some(machine)) if machine.is_gone_from(group_name) => return Ok(false),
+            Ok(_) => Admission::Refuse(format!(
+                "Auto Scaling shows no {instance} in group {group_name}, and EC2 does not say that it is gone from there"
+            )),
+        },
+    })
+}
+
+/// Whether a hook holds the arriving instance; or why it is not dealt with as one.
+fn arriving(subject: &Subject, group: &Group) -> Result<bool, Admission> {
+    let Subject { instance, group: group_name, .. } = subject;
+    Err(match group.members.get(instance) {
+        Some(LifecycleState::PendingWait | LifecycleState::WarmedPendingWait) => return Ok(true),
+        Some(LifecycleState::Pending) => {
+            Admission::Fail(format!("Auto Scaling does not hold {instance} at a hook yet: it shows it as Pending"))
+        }
+        Some(
+            LifecycleState::Terminating
+            | LifecycleState::TerminatingWait
+            | LifecycleState::WarmedTerminatingWait
+            | LifecycleState::Past,
+        ) => Admission::Refuse(format!("Auto Scaling shows {instance} as terminating, not as launching")),
+        // An event that comes late or twice is nothing special: the door has been passed.
+        Some(LifecycleState::Other(state)) => {
+            Admission::Ignore(format!("Auto Scaling shows {instance} as {state}: no launch hook holds it"))
+        }
+        None => Admission::Refuse(format!("Auto Scaling shows no {instance} in group {group_name}")),
+    })
+}
+
+fn held(subject: &Subject, cloud: &CloudView, profile: Arc<Profile>, waits: bool) -> Held {
+    // Hooks tell how much time there is. When they cannot be asked, patience alone does.
+    let hooks = cloud.hooks.known().ok().flatten().map_or(&[][..], Vec::as_slice);
+    let ours = hooks.iter().find(|hook| hook.name == subject.hook);
+    let guards = |hook: &&Hook| hook.transition.is_none_or(|transition| transition == subject.transition);
+    let another = |hook: &HookName| *hook != subject.hook;
+    let machine = cloud.machine.known();
+    let expected = match machine {
+        Err(trouble) if profile.certname.needs_machine() => Err(Nameless::Unreachable(trouble.to_owned())),
+        machine => profile.certname.certname(&subject.instance, machine.ok().flatten()).map_err(Nameless::Untellable),
+    };
+    let (patience, on_timeout) = match subject.transition {
+        Transition::Launching => (profile.onboard_patience, profile.on_launch_timeout),
+        Transition::Terminating => (profile.purge_patience, profile.on_terminate_timeout),
+    };
+    let deadline::Allowance { allowed, heartbeat } = deadline::allowance(patience, ours);
+    Held {
+        expected,
+        address: machine.ok().flatten().and_then(|machine| machine.private_ip),
+        waits,
+        other_hooks: hooks.iter().filter(guards).any(|hook| another(&hook.name)),
+        allowed,
+        heartbeat,
+        on_timeout,
+        profile,
+    }
+}
+
+#[cfg(test)]
+mod tests;

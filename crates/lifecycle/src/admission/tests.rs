@@ -1,0 +1,1 @@
+//! What AWS says about arriving and leaving instances, rule by rule.

@@ -1,0 +1,159 @@
+//! What a decision can be, for arriving and leaving instances alike. Pure.
+
+use jiff::Timestamp;
+
+use crate::admission::Held;
+use crate::identity::Purgeable;
+use crate::observation::{Began, NodeView, Subject};
+use crate::profile::ActionResult;
+use crate::signing::Signable;
+use crate::{Certname, InstanceId};
+
+/// What is to be done next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision {
+    /// This must be known before anything is decided.
+    Ask(Question),
+    /// Do this, then look again.
+    Do(Deed),
+    /// Answer the hook.
+    Complete(ActionResult, String),
+    /// Nothing can be done yet; look again later. Holds what is waited for.
+    Wait(String),
+    /// Something is wrong that only a person or another instance's end can mend; look again later.
+    Refuse(String),
+    /// Somebody could not be asked; try again.
+    Fail(String),
+}
+
+/// What has to be found out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Question {
+    /// PuppetDB knows the instance by these names too: look at them.
+    Names(Vec<Certname>),
+    /// When did the action really begin? Ask Auto Scaling.
+    Began,
+    /// What does EC2 say about this instance, which a certificate or request names?
+    Owner(InstanceId),
+    /// Which groups does the classifier put the node into?
+    Classification,
+    /// Is the node connected to the orchestrator, and is a run of it under way?
+    Connection,
+    /// When did the refresh targets last run Puppet, and are runs of them under way?
+    Targets,
+    /// Do the node's services answer?
+    Probes,
+}
+
+/// What changes something.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Deed {
+    /// Remove what is left of an instance that leaves, or of a dead one whose name is used again.
+    Remove(Vec<Removal>),
+    /// Sign this request.
+    Sign(Signable),
+    /// Remove what must not be signed, or must not have been; then abandon the launch.
+    Reject(Rejection),
+    /// Pin the node to these groups.
+    Pin(Certname, Vec<String>),
+    /// Have the node run Puppet; the text tells one such order from the next.
+    Run(Certname, String),
+    /// Have these targets run Puppet, to learn of a change at this time.
+    Refresh(Vec<Certname>, Timestamp),
+}
+
+impl Deed {
+    /// What is done, for a person: "… remove certificate 1F of ip-10-0-3-7.ec2.internal".
+    #[must_use]
+    pub fn describe(&self) -> String {
+        let names = |names: &[Certname]| names.iter().map(Certname::as_str).collect::<Vec<_>>().join(", ");
+        match self {
+            Self::Remove(removals) => {
+                format!("remove {}", removals.iter().map(Removal::describe).collect::<Vec<_>>().join("; "))
+            }
+            Self::Sign(signable) => format!("sign the certificate request of {}", signable.certname()),
+            Self::Reject(Rejection::Request(name, _)) => {
+                format!("delete the certificate request of {name}, and abandon the launch")
+            }
+            Self::Reject(Rejection::Certificate(removal, _)) => {
+                format!("remove {}, and abandon the launch", removal.describe())
+            }
+            Self::Pin(name, groups) => format!("pin {name} to {}", groups.join(", ")),
+            Self::Run(name, _) => format!("have {name} run Puppet"),
+            Self::Refresh(targets, _) => format!("have {} run Puppet", names(targets)),
+        }
+    }
+}
+
+/// What is left of an instance under one name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Removal {
+    /// The name, known to be that instance's.
+    pub name: Purgeable,
+    /// The serial number of its certificate, which is to be revoked and removed.
+    pub certificate: Option<String>,
+    /// Whether its own certificate request is pending.
+    pub request: bool,
+    /// Its node, if PuppetDB counts it among the living.
+    pub node: Option<NodeView>,
+    /// The node groups that it is pinned to.
+    pub pins: Vec<String>,
+}
+
+impl Removal {
+    /// What is left, for a person.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        let mut parts = Vec::new();
+        if let Some(serial) = &self.certificate {
+            parts.push(format!("certificate {serial}"));
+        }
+        if self.request {
+            parts.push("certificate request".to_owned());
+        }
+        if self.node.is_some() {
+            parts.push("PuppetDB node".to_owned());
+        }
+        if !self.pins.is_empty() {
+            parts.push(format!("pin to {}", self.pins.join(", ")));
+        }
+        format!("{} of {}", parts.join(", "), self.name.certname())
+    }
+}
+
+/// What is refused, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Rejection {
+    /// The certificate request pending under this name, which has no certificate.
+    Request(Certname, String),
+    /// The instance's own certificate.
+    Certificate(Removal, String),
+}
+
+/// Why an instance is not done yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Missing {
+    /// Somebody could not be asked.
+    Trouble(String),
+    /// Something has not happened yet.
+    News(String),
+    /// Something is wrong.
+    Wrong(String),
+}
+
+/// What to do while something is missing: wait while there is patience, then answer the hook all the same. That
+/// patience is over is never believed on the word of an event alone.
+pub(crate) fn not_yet(subject: &Subject, held: &Held, missing: Missing, now: Timestamp) -> Decision {
+    let late = held.is_late(subject.began, now);
+    if !matches!(subject.began, Began::Confirmed(_)) && (late || subject.began == Began::Unknown) {
+        return Decision::Ask(Question::Began);
+    }
+    match missing {
+        Missing::Trouble(what) | Missing::News(what) | Missing::Wrong(what) if late => {
+            Decision::Complete(held.on_timeout, format!("patience is over: {what}"))
+        }
+        Missing::Trouble(what) => Decision::Fail(what),
+        Missing::News(what) => Decision::Wait(what),
+        Missing::Wrong(what) => Decision::Refuse(what),
+    }
+}

@@ -1,0 +1,1 @@
+//! Onboarding, rule by rule.

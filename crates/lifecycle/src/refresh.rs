@@ -1,0 +1,229 @@
+//! Who has to run Puppet after a change, so that it is known everywhere? Pure.
+//!
+//! A target has learnt of a change when it ran Puppet from after the change on, whoever had it run. That it did is told by its
+//! newest report; that it is about to, by the orchestrator's jobs. Nothing else is remembered, so any number of
+//! invocations agree about it.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::admission::Held;
+use crate::decision::{Decision, Deed, Missing, Question, not_yet};
+use crate::observation::{Reachable, Subject};
+use crate::{Certname, deadline};
+
+/// A run of Puppet that is over, as its report tells it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunView {
+    /// When it began, by the node's clock.
+    pub start: Timestamp,
+    /// When it ended, by the node's clock.
+    pub end: Timestamp,
+    /// `changed`, `unchanged` or `failed`.
+    pub status: String,
+    /// Whether it was told to change nothing.
+    pub noop: bool,
+}
+
+impl RunView {
+    /// Whether it did what it should.
+    #[must_use]
+    pub fn is_good(&self) -> bool {
+        matches!(self.status.as_str(), "changed" | "unchanged") && !self.noop
+    }
+}
+
+/// An order to run Puppet on one node, as the orchestrator remembers it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Order {
+    /// Its job.
+    pub job: String,
+    /// When it was given or, once it has, when it began.
+    pub began: Option<Timestamp>,
+    /// When it ended, if it has.
+    pub ended: Option<Timestamp>,
+}
+
+/// What is known of a node that is to run Puppet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TargetView {
+    /// Its name.
+    pub certname: Certname,
+    /// Its newest run.
+    pub run: Reachable<RunView>,
+    /// Orders for it, old and new. `None` where there is no orchestrator.
+    pub orders: Option<Reachable<Vec<Order>>>,
+}
+
+/// How it stands with a target and a change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    /// It knows. Holds how that is known.
+    Learnt(String),
+    /// It will, or may, know soon.
+    Underway(String),
+    /// Somebody has to order a run.
+    Needed(String),
+    /// Somebody could not be asked.
+    Unknown(String),
+}
+
+/// After the end of an order, its report may still be on its way into PuppetDB; and after a failure, the next try had
+/// better not come at once.
+pub const SETTLING: Duration = Duration::from_secs(60);
+
+/// How it stands with this target and a change at this time.
+#[must_use]
+pub fn standing(target: &TargetView, change: Timestamp, now: Timestamp) -> Standing {
+    let TargetView { certname, run, orders } = target;
+    let run = match run.known() {
+        Err(trouble) => return Standing::Unknown(trouble.to_owned()),
+        Ok(run) => run.filter(|run| run.start >= change),
+    };
+    if let Some(run) = run.filter(|run| run.is_good()) {
+        return Standing::Learnt(format!("{certname} ran Puppet at {}", run.start));
+    }
+    if let Some(trouble) = orders.as_ref().and_then(|orders| orders.known().err()) {
+        return Standing::Unknown(trouble.to_owned());
+    }
+    match under_way(target, change, now) {
+        Some(order) if order.ended.is_none() => {
+            Standing::Underway(format!("the Puppet run of {certname} (job {})", order.job))
+        }
+        Some(order) => Standing::Underway(format!("the report of {certname}'s Puppet run (job {})", order.job)),
+        None => match run {
+            Some(failed) if now < deadline::after(failed.end, SETTLING) => {
+                Standing::Underway(format!("another try after the Puppet run of {certname} at {} failed", failed.start))
+            }
+            Some(failed) => Standing::Needed(format!("the Puppet run of {certname} at {} failed", failed.start)),
+            None => Standing::Needed(format!("{certname} has not run Puppet since {change}")),
+        },
+    }
+}
+
+/// An order for this node that is under way, or has just ended and began after the change. While one is, no other is
+/// given: however many changes there are, one run is in progress and the next one serves them all.
+fn under_way(target: &TargetView, change: Timestamp, now: Timestamp) -> Option<&Order> {
+    let orders = target.orders.as_ref()?.known().ok().flatten()?;
+    let fresh = |order: &&Order| match order.ended {
+        None => true,
+        Some(ended) => order.began.is_some_and(|began| began >= change) && now < deadline::after(ended, SETTLING),
+    };
+    orders.iter().find(fresh)
+}
+
+/// Whether all targets of the profile have learnt of the change; else what is to be done about it. Without an
+/// orchestrator nobody can be told, and the profile says whether to wait for runs that happen by themselves.
+pub(crate) fn all(
+    subject: &Subject,
+    held: &Held,
+    targets: Option<&[TargetView]>,
+    change: Timestamp,
+    orchestrated: bool,
+    now: Timestamp,
+) -> Result<Option<String>, Decision> {
+    let profile = &held.profile;
+    if profile.refresh.is_empty() {
+        return Ok(None);
+    }
+    if !orchestrated && !profile.await_refresh {
+        let names: Vec<&str> = profile.refresh.iter().map(Certname::as_str).collect();
+        return Ok(Some(format!("{} will learn of it at the next run of Puppet there", names.join(", "))));
+    }
+    let targets = targets.ok_or(Decision::Ask(Question::Targets))?;
+    let (mut learnt, mut needed, mut awaited) = (Vec::new(), Vec::new(), Vec::new());
+    for target in targets {
+        match standing(target, change, now) {
+            Standing::Learnt(how) => learnt.push(how),
+            Standing::Needed(why) => {
+                needed.push(target.certname.clone());
+                awaited.push(why);
+            }
+            // A target's services may restart while it runs Puppet, and then nobody answers for a while.
+            Standing::Underway(what) | Standing::Unknown(what) => awaited.push(what),
+        }
+    }
+    if awaited.is_empty() {
+        return Ok(Some(learnt.join("; ")));
+    }
+    let awaited = format!("waiting for {}", awaited.join("; "));
+    let late = held.is_late(subject.began, now);
+    if orchestrated && !needed.is_empty() && !late {
+        return Err(Decision::Do(Deed::Refresh(needed, change)));
+    }
+    Err(not_yet(subject, held, Missing::News(awaited), now))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(1_800_000_000 + second).unwrap()
+    }
+
+    fn ran(start: i64, end: i64, status: &str) -> Reachable<RunView> {
+        Reachable::Found(RunView { start: at(start), end: at(end), status: status.into(), noop: false })
+    }
+
+    fn order(began: i64, ended: Option<i64>) -> Order {
+        Order { job: "7".into(), began: Some(at(began)), ended: ended.map(at) }
+    }
+
+    /// How it stands at second 100 with a change at second 0.
+    fn standing_of(run: Reachable<RunView>, orders: Vec<Order>) -> Standing {
+        let certname = "puppet.example.com".parse().unwrap();
+        standing(&TargetView { certname, run, orders: Some(Reachable::Found(orders)) }, at(0), at(100))
+    }
+
+    #[test]
+    fn a_good_run_that_began_after_the_change_proves_it_whoever_ordered_it() {
+        assert!(matches!(standing_of(ran(0, 20, "unchanged"), vec![]), Standing::Learnt(_)));
+        assert!(matches!(standing_of(ran(0, 20, "changed"), vec![order(50, None)]), Standing::Learnt(_)));
+    }
+
+    #[test]
+    fn a_run_that_began_before_the_change_proves_nothing() {
+        assert!(matches!(standing_of(ran(-1, 20, "changed"), vec![]), Standing::Needed(_)));
+        assert!(matches!(standing_of(Reachable::Absent, vec![]), Standing::Needed(_)));
+    }
+
+    #[test]
+    fn a_run_without_effect_proves_nothing() {
+        let noop = RunView { start: at(1), end: at(2), status: "unchanged".into(), noop: true };
+        assert!(!matches!(standing_of(Reachable::Found(noop), vec![]), Standing::Learnt(_)));
+    }
+
+    #[test]
+    fn while_an_order_is_under_way_no_other_is_given() {
+        for began in [-50, 50] {
+            assert!(matches!(standing_of(ran(-99, -98, "changed"), vec![order(began, None)]), Standing::Underway(_)));
+        }
+    }
+
+    #[test]
+    fn the_report_of_an_order_that_has_just_ended_is_waited_for() {
+        assert!(matches!(standing_of(Reachable::Absent, vec![order(50, Some(70))]), Standing::Underway(_)));
+        assert!(matches!(standing_of(Reachable::Absent, vec![order(10, Some(39))]), Standing::Needed(_)));
+        assert!(
+            matches!(standing_of(Reachable::Absent, vec![order(-10, Some(70))]), Standing::Needed(_)),
+            "began too early"
+        );
+    }
+
+    #[test]
+    fn a_failed_run_is_tried_again_but_not_at_once() {
+        assert!(matches!(standing_of(ran(10, 70, "failed"), vec![]), Standing::Underway(_)));
+        assert!(matches!(standing_of(ran(10, 39, "failed"), vec![]), Standing::Needed(why) if why.contains("failed")));
+    }
+
+    #[test]
+    fn nobody_to_ask_is_not_the_same_as_no_run() {
+        assert!(matches!(standing_of(Reachable::Unreachable("down".into()), vec![]), Standing::Unknown(_)));
+        let certname = "puppet.example.com".parse().unwrap();
+        let orders = Some(Reachable::Unreachable("down".into()));
+        let target = TargetView { certname, run: Reachable::Absent, orders };
+        assert!(matches!(standing(&target, at(0), at(100)), Standing::Unknown(_)));
+    }
+}
