@@ -71,28 +71,28 @@ pub fn decide(
     now: Timestamp,
 ) -> Decision {
     let rules = Rules { subject, arriving, seen, protected, orchestrated, now };
-    match rules.from_the_top() {
+    match rules.all() {
         Ok(story) => Decision::Complete(ActionResult::Continue, story),
         Err(NotYet::Missing(missing)) => not_yet(subject, arriving, missing, now),
-        // What must not be is removed at any time; everything else is only worth doing while there is time to finish.
-        Err(NotYet::Decided(Decision::Do(deed)))
-            if arriving.is_late(subject.began, now) && !matches!(deed, Deed::Reject(_)) =>
-        {
-            not_yet(subject, arriving, Missing::News(format!("there is no time left to {}", deed.describe())), now)
-        }
-        Err(NotYet::Decided(decision)) => decision,
+        Err(NotYet::Decided(decision)) => match *decision {
+            // What must not be is removed at any time; everything else is only worth doing while there is time to finish.
+            Decision::Do(deed) if arriving.is_late(subject.began, now) && !matches!(deed, Deed::Reject(_)) => {
+                not_yet(subject, arriving, Missing::News(format!("there is no time left to {}", deed.describe())), now)
+            }
+            decision => decision,
+        },
     }
 }
 
 /// Why a rule does not hold.
 enum NotYet {
     Missing(Missing),
-    Decided(Decision),
+    Decided(Box<Decision>),
 }
 
 impl From<Decision> for NotYet {
     fn from(decision: Decision) -> Self {
-        Self::Decided(decision)
+        Self::Decided(Box::new(decision))
     }
 }
 
@@ -122,7 +122,7 @@ struct Rules<'a> {
 }
 
 impl Rules<'_> {
-    fn from_the_top(&self) -> Result<String, NotYet> {
+    fn all(&self) -> Result<String, NotYet> {
         let name = self.named()?;
         let certificate = self.signed(name)?;
         self.pinned(name)?;

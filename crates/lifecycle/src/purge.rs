@@ -124,7 +124,7 @@ fn tell(
             story.extend(told);
             Decision::Complete(ActionResult::Continue, story.join("; "))
         }
-        Err(decision) => decision,
+        Err(decision) => *decision,
     }
 }
 

@@ -122,7 +122,7 @@ pub(crate) fn all(
     change: Timestamp,
     orchestrated: bool,
     now: Timestamp,
-) -> Result<Option<String>, Decision> {
+) -> Result<Option<String>, Box<Decision>> {
     let profile = &held.profile;
     if profile.refresh.is_empty() {
         return Ok(None);
@@ -131,7 +131,7 @@ pub(crate) fn all(
         let names: Vec<&str> = profile.refresh.iter().map(Certname::as_str).collect();
         return Ok(Some(format!("{} will learn of it at the next run of Puppet there", names.join(", "))));
     }
-    let targets = targets.ok_or(Decision::Ask(Question::Targets))?;
+    let targets = targets.ok_or_else(|| Box::new(Decision::Ask(Question::Targets)))?;
     let (mut learnt, mut needed, mut awaited) = (Vec::new(), Vec::new(), Vec::new());
     for target in targets {
         match standing(target, change, now) {
@@ -150,9 +150,9 @@ pub(crate) fn all(
     let awaited = format!("waiting for {}", awaited.join("; "));
     let late = held.is_late(subject.began, now);
     if orchestrated && !needed.is_empty() && !late {
-        return Err(Decision::Do(Deed::Refresh(needed, change)));
+        return Err(Box::new(Decision::Do(Deed::Refresh(needed, change))));
     }
-    Err(not_yet(subject, held, Missing::News(awaited), now))
+    Err(Box::new(not_yet(subject, held, Missing::News(awaited), now)))
 }
 
 #[cfg(test)]
