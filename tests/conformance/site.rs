@@ -127,6 +127,7 @@ impl Site {
             client_cert: identity.cert.clone(),
             client_key: SecretString::from(identity.key.clone()),
             rbac_token: None,
+            challenge: None,
         }
     }
 

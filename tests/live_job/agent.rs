@@ -62,6 +62,7 @@ impl Agent {
             client_cert: read("certs"),
             client_key: SecretString::from(read("private_keys")),
             rbac_token: None,
+            challenge: None,
         };
         let until = Instant::now() + Duration::from_secs(30);
         loop {

@@ -54,6 +54,7 @@ fn machine(described: Instance) -> Option<Machine> {
         state: described.state.and_then(|state| state.name).map(|name| name.as_str().to_owned()).unwrap_or_default(),
         // A terminated instance has an empty one.
         private_dns: described.private_dns_name.filter(|name| !name.is_empty()),
+        private_ip: described.private_ip_address.and_then(|address| address.parse().ok()),
         tags: tags.filter_map(|tag| Some((tag.key?, tag.value.unwrap_or_default()))).collect::<BTreeMap<_, _>>(),
     })
 }

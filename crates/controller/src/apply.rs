@@ -1,155 +1,81 @@
-//! Apply: carries removals out. The only module that writes to Puppet. Every write may safely be repeated.
+//! Apply: carries decisions out. The only module that writes to Puppet. Every write may safely be repeated.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
+mod enrol;
+mod orders;
+mod remove;
 
-use futures_util::stream::{self, StreamExt};
-use jiff::{SignedDuration, Timestamp};
-use stagedoor_lifecycle::Certname;
-use stagedoor_lifecycle::identity::Purgeable;
-use stagedoor_lifecycle::purge::Removal;
+use std::time::Duration;
+
+use stagedoor_lifecycle::decision::{Deed, Rejection};
+use stagedoor_lifecycle::profile::ActionResult;
 use stagedoor_lifecycle::receipt::{Outcome, Stage};
-use stagedoor_puppet::{Deactivated, Error, Outcome as CaOutcome};
+use stagedoor_puppet::Error;
 
 use crate::case::Case;
-use crate::door::{Door, Hands, Puppet};
-use crate::gather::{Sight, within};
+use crate::door::{Door, Puppet};
+use crate::gather::Sight;
 use crate::reconcile::Until;
-
-/// The CA serialises its writes: more at a time would only queue there.
-const CA_WRITES_AT_ONCE: usize = 2;
-/// PuppetDB takes commands in a queue.
-const DEACTIVATIONS_AT_ONCE: usize = 8;
 
 /// What became of one write: what to tell, or what went wrong, and how long it took.
 type Done = (Result<String, String>, Duration);
 
-/// Removes what is left of these cases; says whether anything may have changed, and so is to be looked at again.
+/// Carries out what was decided for these cases, the same for many in one call wherever there is one. Says whether
+/// anything may have changed, and so is to be looked at again.
 pub(crate) async fn apply(
     door: &Door,
     puppet: &Puppet,
     sight: &Sight,
     cases: &mut [Case],
-    removals: Vec<(usize, Vec<Removal>)>,
+    deeds: Vec<(usize, Deed)>,
     until: Until,
 ) -> bool {
     let Some(hands) = &puppet.hands else { return false };
-    let all: Vec<&Removal> = removals.iter().flat_map(|(_, removals)| removals).collect();
-    let now = door.clock.now().max(sight.puppetdb_time.unwrap_or(Timestamp::MIN));
-    let ((files, cleaned), nodes) =
-        tokio::join!(remove_files(door, hands, &all, until), deactivate(door, hands, &all, now, until));
-
-    let mut changed = false;
-    for (index, removals) in removals {
-        let case = &mut cases[index];
-        let mut failure = None;
-        for removal in removals {
-            let name = removal.name.certname();
-            let done = files.get(name).into_iter().flatten().chain(nodes.get(name));
-            for (result, took) in done {
-                match result {
-                    Ok(what) => {
-                        changed = true;
-                        case.step(Stage::Done, *took, what.clone());
-                    }
-                    Err(trouble) => {
-                        case.step(Stage::Failed, *took, trouble.clone());
-                        case.stands(Outcome::Failed, trouble.clone());
-                        failure = Some(trouble.clone());
-                    }
-                }
+    let (mut removals, mut signs, mut requests, mut pins) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut runs, mut refreshes, mut rejected) = (Vec::new(), Vec::new(), Vec::new());
+    for (index, deed) in deeds {
+        match deed {
+            Deed::Remove(all) => removals.push((index, all)),
+            Deed::Sign(signable) => signs.push((index, signable)),
+            Deed::Reject(Rejection::Request(name, reason)) => requests.push((index, name, reason)),
+            Deed::Reject(Rejection::Certificate(removal, reason)) => {
+                removals.push((index, vec![removal]));
+                rejected.push((index, reason));
             }
-            if cleaned.contains(name) {
-                case.cleaned.insert(name.clone());
-            }
-            case.removed.insert(name.clone(), removal);
+            Deed::Pin(name, groups) => pins.push((index, name, groups)),
+            Deed::Run(name, key) => runs.push((index, name, key)),
+            Deed::Refresh(targets, change) => refreshes.push((index, targets, change)),
         }
-        case.just_tried = true;
-        case.tried = Some(failure.unwrap_or_else(|| "Puppet said that it was done".to_owned()));
     }
+    let mut changed = false;
+    if !removals.is_empty() {
+        let (removed, complete) = remove::remove(door, hands, sight, cases, removals, until).await;
+        changed |= removed;
+        for (index, reason) in rejected.into_iter().filter(|(index, _)| complete.contains(index)) {
+            cases[index].ready = Some((ActionResult::Abandon, reason));
+        }
+    }
+    changed |= enrol::reject(door, hands, cases, requests, until).await;
+    changed |= enrol::sign(door, hands, cases, signs, until).await;
+    changed |= enrol::pin(door, hands, sight, cases, pins, until).await;
+    // What was ordered takes its time; looking at once would see nothing new.
+    orders::run(door, hands, cases, runs, until).await;
+    orders::refresh(door, hands, cases, refreshes, until).await;
     changed
 }
 
-/// Certificates of the whole set in one `clean`; then the requests that `clean` leaves behind. Also tells the names
-/// whose certificates were cleaned.
-async fn remove_files(
-    door: &Door,
-    hands: &Hands,
-    all: &[&Removal],
-    until: Until,
-) -> (BTreeMap<Certname, Vec<Done>>, BTreeSet<Certname>) {
-    let mut done: BTreeMap<Certname, Vec<Done>> = BTreeMap::new();
-    let mut clean_names = BTreeSet::new();
-    let certificates: Vec<&Purgeable> = all.iter().filter(|r| r.certificate.is_some()).map(|r| &r.name).collect();
-    if !certificates.is_empty() {
-        let names: Vec<Certname> = certificates.iter().map(|name| name.certname().clone()).collect();
-        let started = Instant::now();
-        let cleaned = flat(within(door, until.work, hands.ca.clean(&names)).await);
-        if cleaned.is_ok() {
-            clean_names.extend(names.iter().cloned());
+/// Writes down what became of one write.
+fn record(case: &mut Case, took: Duration, result: Result<String, String>) -> bool {
+    match result {
+        Ok(what) => {
+            case.step(Stage::Done, took, what);
+            true
         }
-        for purgeable in certificates {
-            let name = purgeable.certname();
-            let what = cleaned.as_ref().map_err(Clone::clone).map(|cleaned| {
-                if cleaned.missing.contains(name) {
-                    format!("the certificate of {name} had gone already")
-                } else {
-                    format!("revoked and deleted the certificate of {name}, known by {}", purgeable.evidence().as_str())
-                }
-            });
-            done.entry(name.clone()).or_default().push((what, started.elapsed()));
+        Err(trouble) => {
+            case.step(Stage::Failed, took, trouble.clone());
+            case.stands(Outcome::Failed, trouble);
+            false
         }
     }
-    // Where the certificate is still there, so must the request be: deleting it may delete the certificate, unrevoked.
-    let bare = |removal: &&&Removal| removal.certificate.is_none() || clean_names.contains(removal.name.certname());
-    let requests = all.iter().filter(|removal| removal.request).filter(bare).map(|removal| removal.name.certname());
-    let requests = stream::iter(requests).map(|name| async move {
-        let started = Instant::now();
-        let deleted = within(door, until.work, delete_request(hands, name)).await;
-        let what = flat(deleted).map(|outcome| match outcome {
-            CaOutcome::Done => format!("deleted the certificate request of {name}"),
-            CaOutcome::AlreadyDone => format!("the certificate request of {name} had gone already"),
-        });
-        (name.clone(), (what, started.elapsed()))
-    });
-    let requests: Vec<_> = requests.buffer_unordered(CA_WRITES_AT_ONCE).collect().await;
-    for (name, what) in requests {
-        done.entry(name).or_default().push(what);
-    }
-    (done, clean_names)
-}
-
-/// The route that deletes nothing but a request is denied by the rules that Puppet Server ships. The one that is
-/// allowed deletes the certificate as well; there is none, or it has been cleaned just before.
-async fn delete_request(hands: &Hands, name: &Certname) -> Result<CaOutcome, Error> {
-    match hands.ca.delete_csr(name).await {
-        Err(Error::NotPermitted { .. }) => hands.ca.delete(name).await,
-        other => other,
-    }
-}
-
-/// Deactivates every node that still counts as living.
-async fn deactivate(
-    door: &Door,
-    hands: &Hands,
-    all: &[&Removal],
-    now: Timestamp,
-    until: Until,
-) -> BTreeMap<Certname, Done> {
-    let nodes = all.iter().filter_map(|removal| Some((removal.name.certname(), removal.node?)));
-    let commands = stream::iter(nodes).map(|(name, node)| async move {
-        // PuppetDB drops a command that is older than the node's newest data, whose time may be ahead of ours.
-        let after_newest = node.newest.and_then(|newest| newest.checked_add(SignedDuration::from_millis(1)).ok());
-        let at = after_newest.map_or(now, |newest| newest.max(now));
-        let started = Instant::now();
-        let what =
-            flat(within(door, until.work, hands.puppetdb.deactivate(name, at)).await).map(|outcome| match outcome {
-                Deactivated::Done => format!("deactivated {name} in PuppetDB"),
-                Deactivated::Queued => format!("PuppetDB has the deactivation of {name} in its queue"),
-            });
-        (name.clone(), (what, started.elapsed()))
-    });
-    commands.buffer_unordered(DEACTIVATIONS_AT_ONCE).collect().await
 }
 
 fn flat<T>(answer: Result<Result<T, Error>, String>) -> Result<T, String> {

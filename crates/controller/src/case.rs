@@ -5,9 +5,13 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use stagedoor_lifecycle::Certname;
+use stagedoor_lifecycle::admission::Held;
+use stagedoor_lifecycle::decision::Removal;
+use stagedoor_lifecycle::event::Transition;
 use stagedoor_lifecycle::observation::{Reachable, Subject};
+use stagedoor_lifecycle::onboard::Arrival;
 use stagedoor_lifecycle::profile::ActionResult;
-use stagedoor_lifecycle::purge::{Leaving, PuppetView, Removal};
+use stagedoor_lifecycle::purge::PuppetView;
 use stagedoor_lifecycle::receipt::{Outcome, Receipt, Stage, Step};
 use stagedoor_puppet::Certificate;
 
@@ -15,16 +19,18 @@ use stagedoor_puppet::Certificate;
 #[derive(Debug)]
 pub(crate) struct Case {
     pub(crate) subject: Subject,
-    /// What AWS said, once it was found to be leaving, and when.
-    pub(crate) leaving: Option<(Leaving, Timestamp)>,
+    /// What AWS said, once it was found to be ours to deal with, and when.
+    pub(crate) held: Option<(Held, Timestamp)>,
     /// Names to look at besides the expected one.
     pub(crate) extra_names: Vec<Certname>,
-    /// What Puppet says.
+    /// What Puppet says of a leaving instance.
     pub(crate) seen: PuppetView,
+    /// What Puppet says of an arriving instance.
+    pub(crate) arrival: Arrival,
     /// The certificates that were seen.
     pub(crate) certificates: BTreeMap<Certname, Certificate>,
-    /// What was tried to be removed, and waits for its proof.
-    pub(crate) removed: BTreeMap<Certname, Removal>,
+    /// What was tried to be removed, and waits for its proof; with the certificate that the CRL must hold then.
+    pub(crate) removed: BTreeMap<Certname, (Removal, Option<Certificate>)>,
     /// The names whose certificate the CA has said to have revoked.
     pub(crate) cleaned: BTreeSet<Certname>,
     /// What came of it when it was last tried to remove what is left.
@@ -37,6 +43,8 @@ pub(crate) struct Case {
     pub(crate) outcome: Outcome,
     reason: String,
     settled: bool,
+    /// What was seen and told already.
+    told: BTreeSet<String>,
     steps: Vec<Step>,
 }
 
@@ -44,9 +52,11 @@ impl Case {
     pub(crate) fn new(subject: Subject) -> Self {
         Self {
             subject,
-            leaving: None,
+            held: None,
             extra_names: Vec::new(),
-            seen: PuppetView { names: Vec::new(), known_as: Reachable::Absent },
+            seen: PuppetView { names: Vec::new(), known_as: Reachable::Absent, targets: None },
+            arrival: Arrival::default(),
+            told: BTreeSet::new(),
             certificates: BTreeMap::new(),
             removed: BTreeMap::new(),
             cleaned: BTreeSet::new(),
@@ -62,13 +72,30 @@ impl Case {
 
     /// The names that are to be looked at.
     pub(crate) fn names(&self) -> impl Iterator<Item = &Certname> {
-        let expected = self.leaving.iter().filter_map(|(leaving, _)| leaving.expected.as_ref().ok());
+        let expected = self.held.iter().filter_map(|(held, _)| held.expected.as_ref().ok());
         expected.chain(&self.extra_names)
+    }
+
+    pub(crate) fn is_arriving(&self) -> bool {
+        self.subject.transition == Transition::Launching
     }
 
     pub(crate) fn step(&mut self, stage: Stage, took: Duration, detail: impl Into<String>) {
         let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
         self.steps.push(Step { stage, detail: detail.into(), took_ms });
+    }
+
+    /// Tells what was seen, unless it was told before.
+    pub(crate) fn saw(&mut self, took: Duration, detail: String) {
+        if self.told.insert(detail.clone()) {
+            self.step(Stage::Seen, took, detail);
+        }
+    }
+
+    /// The certificate under the expected name, if it was seen and is the instance's own.
+    pub(crate) fn own_certificate(&self) -> Option<&Certificate> {
+        let certificate = self.certificates.get(self.names().next()?)?;
+        (certificate.instance_id().as_ref() == Some(&self.subject.instance)).then_some(certificate)
     }
 
     /// How it stands for now; the next pass may change it.

@@ -45,8 +45,8 @@ pub(crate) async fn complete(door: &Door, cases: &mut [Case], until: Until) {
 /// Answers one hook; gives the case back if Auto Scaling knows of no active action.
 async fn answer<'a>(door: &Door, case: &'a mut Case, until: Until) -> Option<&'a mut Case> {
     let (result, reason) = case.ready.clone()?;
-    if let Some((leaving, _)) = &case.leaving
-        && !leaving.waits
+    if let Some((held, _)) = &case.held
+        && !held.waits
     {
         case.settle(outcome(result), format!("{reason}; Auto Scaling had gone on before"));
         return None;
@@ -87,7 +87,7 @@ fn judge(case: &mut Case, groups: &[Group], now: Timestamp) {
     let members = groups.iter().find(|described| described.name == *group).map(|described| &described.members);
     let still_held = members.and_then(|members| members.get(instance)).is_some_and(LifecycleState::may_wait);
     let visible = began.time().is_some_and(|began| now >= deadline::after(began, SURELY_VISIBLE));
-    let beside_others = case.leaving.as_ref().is_some_and(|(leaving, _)| leaving.other_hooks);
+    let beside_others = case.held.as_ref().is_some_and(|(held, _)| held.other_hooks);
     let over = if !still_held {
         "the hook had been answered before"
     } else if beside_others && visible {

@@ -2,16 +2,19 @@
 //!
 //! Every error is found at once and named by its key, so that a deployment is mended in one go.
 
+mod profile;
 mod reader;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
-use stagedoor_lifecycle::ProfileName;
-use stagedoor_lifecycle::profile::{ActionResult, Profile, Protected};
+use stagedoor_lifecycle::profile::{Profile, Protected};
+use stagedoor_lifecycle::{Certname, ProfileName};
 use stagedoor_puppet::Endpoint;
 
+use profile::profile;
 use reader::{Problems, Reader};
 
 /// What the controller is to do, and with whom.
@@ -27,12 +30,16 @@ pub struct Config {
     pub ca: Endpoint,
     /// PuppetDB.
     pub puppetdb: Endpoint,
-    /// Names that are never purged: the configured ones and the hosts of the services above.
+    /// Puppet Enterprise's orchestrator.
+    pub orchestrator: Option<Endpoint>,
+    /// Puppet Enterprise's node classifier.
+    pub classifier: Option<Endpoint>,
+    /// Names that are never purged: the configured ones, the hosts of the services above, the refresh targets.
     pub protected: Protected,
     /// ARN of the SNS topic that outcomes are published to.
     pub topic: Option<String>,
     /// The profiles that groups may name in their tag.
-    pub profiles: BTreeMap<ProfileName, Profile>,
+    pub profiles: BTreeMap<ProfileName, Arc<Profile>>,
 }
 
 /// Whether anything is written.
@@ -61,8 +68,6 @@ impl std::error::Error for InvalidConfig {}
 const DEFAULT_BUDGET: Duration = Duration::from_secs(50);
 /// Lambda's own limit for one invocation.
 const MAX_BUDGET: Duration = Duration::from_secs(900);
-/// The longest that a lifecycle action can live.
-const MAX_PATIENCE: Duration = Duration::from_secs(172_800);
 
 impl Config {
     /// Reads the TOML text, or says everything that is wrong with it.
@@ -81,9 +86,10 @@ impl Config {
         let secret = puppet.text("secret");
         let ca: Option<Endpoint> = puppet.parsed("ca", None);
         let puppetdb: Option<Endpoint> = puppet.parsed("puppetdb", None);
-        let hosts = [&ca, &puppetdb].into_iter().flatten().map(|endpoint| endpoint.host().to_owned());
-        let names = puppet.texts("protected").into_iter().chain(hosts);
-        let protected = Protected::new(names).map_err(|error| puppet.problem("protected", error)).ok();
+        let orchestrator: Option<Endpoint> = puppet.optional("orchestrator");
+        let classifier: Option<Endpoint> = puppet.optional("classifier");
+        let configured = puppet.texts("protected");
+        let protected = Protected::new(configured).map_err(|error| puppet.problem("protected", error)).ok();
         puppet.finish();
 
         let mut notify = root.optional_section("notify");
@@ -92,52 +98,27 @@ impl Config {
 
         let mut profiles = BTreeMap::new();
         for (name, section) in root.named_sections("profile") {
-            if let Some(profile) = profile(&name, section) {
-                profiles.insert(profile.name.clone(), profile);
+            if let Some(profile) = profile(&name, section, classifier.is_some()) {
+                profiles.insert(profile.name.clone(), Arc::new(profile));
             }
         }
         root.finish();
 
+        let hosts = [&ca, &puppetdb, &orchestrator, &classifier].into_iter().flatten();
+        let hosts = hosts.filter_map(|endpoint| endpoint.host().parse::<Certname>().ok());
+        let targets = profiles.values().flat_map(|profile| profile.refresh.clone());
+        let protected = protected.map(|protected| hosts.chain(targets).fold(protected, |all, name| all.and(&name)));
+
         let built = || {
             let (secret, ca, puppetdb) = (secret?, ca?, puppetdb?);
-            Some(Self { mode, budget: budget?, secret, ca, puppetdb, protected: protected?, topic, profiles })
+            let (budget, protected) = (budget?, protected?);
+            Some(Self { mode, budget, secret, ca, puppetdb, orchestrator, classifier, protected, topic, profiles })
         };
         match (problems.into_inner(), built()) {
             (problems, Some(config)) if problems.is_empty() => Ok(config),
             (problems, _) => Err(InvalidConfig(problems)),
         }
     }
-}
-
-fn profile(name: &str, mut section: Reader<'_>) -> Option<Profile> {
-    let name: Option<ProfileName> = name.parse().map_err(|error| section.problem("", error)).ok();
-    let certname = section.parsed("certname", None);
-    let hook_prefix = section.text_or("hooks", "stagedoor-");
-
-    let mut patience = section.optional_section("patience");
-    let default_patience = Some(Duration::from_secs(600));
-    let purge_patience = match &mut patience {
-        Some(patience) => patience.duration("purge", default_patience, MAX_PATIENCE),
-        None => default_patience,
-    };
-    patience.into_iter().for_each(Reader::finish);
-
-    let results = [("continue", ActionResult::Continue), ("abandon", ActionResult::Abandon)];
-    let mut on_timeout = section.optional_section("on_timeout");
-    let on_terminate_timeout = match &mut on_timeout {
-        Some(on_timeout) => on_timeout.choice("terminate", &results, ActionResult::Continue),
-        None => ActionResult::Continue,
-    };
-    on_timeout.into_iter().for_each(Reader::finish);
-    section.finish();
-
-    Some(Profile {
-        name: name?,
-        certname: certname?,
-        hook_prefix,
-        purge_patience: purge_patience?,
-        on_terminate_timeout,
-    })
 }
 
 #[cfg(test)]

@@ -5,14 +5,18 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use secrecy::SecretString;
 use stagedoor_aws::autoscaling::AutoScaling;
 use stagedoor_aws::secrets::Secret;
 use stagedoor_aws::sns::Topic;
 use stagedoor_aws::{Error as AwsError, SdkConfig};
 use stagedoor_lifecycle::observation::Machine;
-use stagedoor_lifecycle::profile::Protected;
+use stagedoor_lifecycle::profile::{Profile, Protected};
 use stagedoor_lifecycle::{InstanceId, ProfileName};
-use stagedoor_puppet::{Ca, CaAdmin, Credentials, PuppetDb, PuppetDbAdmin};
+use stagedoor_puppet::{
+    Ca, CaAdmin, Classifier, ClassifierAdmin, Credentials, Orchestrator, OrchestratorAdmin, PuppetDb, PuppetDbAdmin,
+    Transport,
+};
 use tokio::sync::Mutex;
 
 use crate::config::{Config, Mode};
@@ -56,7 +60,7 @@ impl Door {
 
     /// The profile with this name.
     #[must_use]
-    pub fn profile(&self, name: &ProfileName) -> Option<stagedoor_lifecycle::profile::Profile> {
+    pub fn profile(&self, name: &ProfileName) -> Option<Arc<Profile>> {
         self.config.profiles.get(name).cloned()
     }
 }
@@ -116,6 +120,14 @@ pub struct Puppet {
     pub ca: Ca,
     /// Reads of PuppetDB.
     pub puppetdb: PuppetDb,
+    /// Reads of the orchestrator, where there is one.
+    pub orchestrator: Option<Orchestrator>,
+    /// Reads of the node classifier, where there is one.
+    pub classifier: Option<Classifier>,
+    /// What connections to the nodes' own services are made of.
+    pub transport: Transport,
+    /// The `challengePassword` that instances are given, if they are given one.
+    pub challenge: Option<SecretString>,
     /// Writes, unless the controller only observes.
     pub hands: Option<Hands>,
     /// Names that are never purged, the controller's own certificate among them.
@@ -131,6 +143,10 @@ pub struct Hands {
     pub ca: CaAdmin,
     /// Writes of PuppetDB.
     pub puppetdb: PuppetDbAdmin,
+    /// Orders to the orchestrator.
+    pub orchestrator: Option<OrchestratorAdmin>,
+    /// Writes of the node classifier.
+    pub classifier: Option<ClassifierAdmin>,
 }
 
 impl PuppetSite {
@@ -167,10 +183,27 @@ impl PuppetSite {
         let transport = credentials.transport().map_err(|error| unusable(&error))?;
         let ca = Ca::new(&transport, &self.config.ca);
         let puppetdb = PuppetDb::new(&transport, &self.config.puppetdb);
-        let hands = (self.config.mode == Mode::Act)
-            .then(|| Hands { ca: CaAdmin::new(ca.clone()), puppetdb: PuppetDbAdmin::new(puppetdb.clone()) });
+        let orchestrator = self.config.orchestrator.as_ref().map(|url| Orchestrator::new(&transport, url));
+        let classifier = self.config.classifier.as_ref().map(|url| Classifier::new(&transport, url));
+        let hands = (self.config.mode == Mode::Act).then(|| Hands {
+            ca: CaAdmin::new(ca.clone()),
+            puppetdb: PuppetDbAdmin::new(puppetdb.clone()),
+            orchestrator: orchestrator.clone().map(OrchestratorAdmin::new),
+            classifier: classifier.clone().map(ClassifierAdmin::new),
+        });
         let protected = self.config.protected.clone().and(transport.certname());
-        let puppet = Arc::new(Puppet { ca, puppetdb, hands, protected, reading: reading.number });
+        let (challenge, reading) = (credentials.challenge, reading.number);
+        let puppet = Arc::new(Puppet {
+            ca,
+            puppetdb,
+            orchestrator,
+            classifier,
+            transport,
+            challenge,
+            hands,
+            protected,
+            reading,
+        });
         *made = Some(puppet.clone());
         Ok(puppet)
     }

@@ -15,6 +15,8 @@ use crate::reconcile::{Until, reconcile};
 /// Which function was invoked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Function {
+    /// Deals with arriving instances.
+    Onboard,
     /// Deals with leaving instances.
     Purge,
 }
@@ -24,12 +26,14 @@ impl Function {
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
+            Self::Onboard => "onboard",
             Self::Purge => "purge",
         }
     }
 
     fn deals_with(self) -> Transition {
         match self {
+            Self::Onboard => Transition::Launching,
             Self::Purge => Transition::Terminating,
         }
     }

@@ -7,7 +7,7 @@
 //!
 //! It keeps no state: what there is to know is at AWS and Puppet, and any invocation may be killed anywhere.
 //! Read [`reconcile`] first; its stages are the modules `gather`, `apply` and `complete`, and what they decide is in
-//! [`stagedoor_lifecycle::purge`].
+//! [`stagedoor_lifecycle::onboard`] and [`stagedoor_lifecycle::purge`].
 
 mod apply;
 mod case;
@@ -15,6 +15,7 @@ mod complete;
 pub mod config;
 mod door;
 mod gather;
+mod heartbeat;
 mod invocation;
 mod reconcile;
 

@@ -3,20 +3,26 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use stagedoor_lifecycle::deadline;
-use stagedoor_lifecycle::observation::Subject;
-use stagedoor_lifecycle::purge::{Decision, Removal, decide};
+use stagedoor_lifecycle::decision::{Decision, Deed, Question, Removal};
+use stagedoor_lifecycle::observation::{Reachable, Subject};
+use stagedoor_lifecycle::profile::ActionResult;
 use stagedoor_lifecycle::receipt::{Outcome, Receipt, Stage};
+use stagedoor_lifecycle::{deadline, onboard, purge};
 
 use crate::apply::apply;
 use crate::case::Case;
 use crate::complete::complete;
 use crate::door::Door;
-use crate::gather::{Sight, ask_when_it_began, look};
+use crate::gather::{Sight, answer, ask_when_it_began, look};
+use crate::heartbeat::Heartbeats;
 
 /// Between two looks at first; it doubles up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// More questions than there are, so that a question without an answer ends.
+const QUESTIONS_IN_A_ROW: usize = 8;
+/// How long an order for refresh targets waits for others to join it.
+const GATHERING: Duration = Duration::from_secs(15);
 
 /// Until when an invocation goes on.
 #[derive(Debug, Clone, Copy)]
@@ -48,22 +54,34 @@ impl Until {
     }
 }
 
-/// Deals with a set of leaving instances until each is settled or the time is up.
+/// Deals with a set of instances until each is settled or the time is up.
 pub async fn reconcile(door: &Door, subjects: Vec<Subject>, until: Until) -> Vec<Receipt> {
     let mut cases: Vec<Case> = subjects.into_iter().map(Case::new).collect();
     let mut pause = FIRST_PAUSE;
-    let (mut renewed, mut asked) = (false, false);
+    let mut beats = Heartbeats::new(door.clock.now());
+    let (mut renewed, mut asked_began) = (false, false);
     loop {
-        let sight = look(door, &mut cases, until).await;
-        let next = settle_what_is_decided(door, &sight, &mut cases);
+        let mut sight = look(door, &mut cases, until).await;
+        let mut next = settle_what_is_decided(door, &sight, &mut cases);
+        for _ in 0..QUESTIONS_IN_A_ROW {
+            if next.questions.is_empty() {
+                break;
+            }
+            answer(door, &mut sight, &mut cases, next.questions, until).await;
+            let (again, began) = (next.look_again, next.ask_when_it_began);
+            next = settle_what_is_decided(door, &sight, &mut cases);
+            next.look_again |= again;
+            next.ask_when_it_began.extend(began);
+        }
 
         // What a pass finds out or changes is looked at again at once: that look is the proof.
         let mut again = next.look_again;
-        if let (Some(puppet), false) = (&sight.puppet, next.removals.is_empty()) {
-            again |= apply(door, puppet, &sight, &mut cases, next.removals, until).await;
+        let deeds = hold_refreshes(next.deeds, next.about_to_report, &mut cases, door.clock.now());
+        if let (Some(puppet), false) = (sight.puppet.clone(), deeds.is_empty()) {
+            again |= apply(door, &puppet, &sight, &mut cases, deeds, until).await;
         }
-        if !next.ask_when_it_began.is_empty() && !asked {
-            asked = true;
+        if !next.ask_when_it_began.is_empty() && !asked_began {
+            asked_began = true;
             again |= ask_when_it_began(door, &mut cases, &next.ask_when_it_began, until).await;
         }
         if sight.stale && !renewed {
@@ -71,6 +89,7 @@ pub async fn reconcile(door: &Door, subjects: Vec<Subject>, until: Until) -> Vec
             again |= sight.reopen(door, until).await;
         }
         complete(door, &mut cases, until).await;
+        beats.send(door, &mut cases, until).await;
 
         if !cases.iter().any(Case::is_open) || door.clock.now() >= until.calls {
             break;
@@ -92,65 +111,110 @@ pub async fn reconcile(door: &Door, subjects: Vec<Subject>, until: Until) -> Vec
 /// What a pass has to do before the next.
 #[derive(Default)]
 struct Next {
-    removals: Vec<(usize, Vec<Removal>)>,
+    deeds: Vec<(usize, Deed)>,
+    questions: Vec<(usize, Question)>,
     look_again: bool,
     ask_when_it_began: Vec<usize>,
+    /// Whether arriving nodes are about to make another change that refresh targets have to learn of.
+    about_to_report: bool,
 }
 
 /// Decides about every open case; what needs I/O is returned.
 fn settle_what_is_decided(door: &Door, sight: &Sight, cases: &mut [Case]) -> Next {
     let mut next = Next::default();
     let now = door.clock.now();
+    let orchestrated = door.config.orchestrator.is_some();
+    let protected = sight.protected(door);
     for (index, case) in cases.iter_mut().enumerate().filter(|(_, case)| case.is_open() && case.ready.is_none()) {
-        let Some((leaving, _)) = &case.leaving else { continue };
-        let protected = sight.protected(door);
-        match decide(&case.subject, leaving, &case.seen, protected, case.tried.as_deref(), now) {
-            Decision::Look(names) => {
+        let Some((held, _)) = &case.held else { continue };
+        let decision = if case.is_arriving() {
+            onboard::decide(&case.subject, held, &case.arrival, protected, orchestrated, now)
+        } else {
+            purge::decide(&case.subject, held, &case.seen, protected, case.tried.as_deref(), orchestrated, now)
+        };
+        next.about_to_report |= onboard::is_about_to_report(&decision, &case.arrival);
+        if case.is_arriving() && !case.removed.is_empty() && !shows_what_was_removed(case) {
+            sight.prove(case);
+        }
+        match decision {
+            Decision::Ask(Question::Names(names)) => {
                 case.extra_names.extend(names);
                 next.look_again = true;
             }
-            Decision::AskWhenItBegan => {
+            Decision::Ask(Question::Began) => {
                 case.stands(
                     Outcome::Failed,
                     "patience seems to be over, but Auto Scaling could not be asked since when",
                 );
                 next.ask_when_it_began.push(index);
             }
-            Decision::Purge(removals) if !door.acts() => {
-                for removal in &removals {
-                    case.step(Stage::Would, Duration::ZERO, format!("remove {}", describe(removal)));
-                }
-                case.settle(Outcome::Waiting, "observe mode: nothing was removed and the hook was not answered");
+            Decision::Ask(question) => {
+                case.stands(Outcome::Failed, "not everything could be found out in time");
+                next.questions.push((index, question));
             }
-            Decision::Purge(removals) if case.just_tried => {
+            Decision::Do(deed) if !door.acts() => {
+                match &deed {
+                    Deed::Remove(removals) => {
+                        for removal in removals {
+                            case.step(Stage::Would, Duration::ZERO, format!("remove {}", removal.describe()));
+                        }
+                    }
+                    deed => case.step(Stage::Would, Duration::ZERO, deed.describe()),
+                }
+                case.settle(Outcome::Waiting, "observe mode: nothing was changed and the hook was not answered");
+            }
+            Decision::Do(Deed::Remove(removals)) if case.just_tried => {
                 // The look that follows still shows something: not at once again, but after a pause.
-                let left: Vec<_> = removals.iter().map(describe).collect();
+                let left: Vec<_> = removals.iter().map(Removal::describe).collect();
                 let tried = case.tried.clone().unwrap_or_default();
                 case.stands(Outcome::Failed, format!("{tried}; still there: {}", left.join("; ")));
             }
-            Decision::Purge(removals) => next.removals.push((index, removals)),
+            Decision::Do(deed) => next.deeds.push((index, deed)),
             Decision::Complete(result, reason) => {
+                if case.is_arriving() && result == ActionResult::Continue {
+                    for fact in reason.split("; ") {
+                        case.step(Stage::Proven, Duration::ZERO, fact);
+                    }
+                }
                 sight.prove(case);
                 case.ready = Some((result, reason));
             }
             Decision::Wait(reason) => case.stands(Outcome::Waiting, reason),
+            Decision::Refuse(reason) => case.stands(Outcome::Refused, reason),
             Decision::Fail(reason) => case.stands(Outcome::Failed, reason),
         }
     }
     next
 }
 
-/// What is left of an instance, for a person.
-pub(crate) fn describe(removal: &Removal) -> String {
-    let mut parts = Vec::new();
-    if let Some(serial) = &removal.certificate {
-        parts.push(format!("certificate {serial}"));
+/// Whether a look still shows the certificate or request that was removed.
+fn shows_what_was_removed(case: &Case) -> bool {
+    let Some(view) = &case.arrival.name else { return true };
+    case.removed.get(&view.certname).is_some_and(|(removal, _)| {
+        let same = |serial: &String| matches!(&view.certificate, Reachable::Found(now) if now.serial == *serial);
+        let unknown = view.certificate.known().is_err();
+        unknown || removal.certificate.as_ref().is_some_and(same)
+    })
+}
+
+/// Holds orders for refresh targets back for a little while, as long as other nodes are about to make a change that the
+/// same run could serve.
+fn hold_refreshes(
+    deeds: Vec<(usize, Deed)>,
+    about_to_report: bool,
+    cases: &mut [Case],
+    now: Timestamp,
+) -> Vec<(usize, Deed)> {
+    let oldest =
+        deeds.iter().filter_map(|(_, deed)| if let Deed::Refresh(_, change) = deed { Some(*change) } else { None });
+    let hold = about_to_report && oldest.min().is_some_and(|oldest| now < deadline::after(oldest, GATHERING));
+    if !hold {
+        return deeds;
     }
-    if removal.request {
-        parts.push("certificate request".to_owned());
+    let (held, rest): (Vec<_>, Vec<_>) = deeds.into_iter().partition(|(_, deed)| matches!(deed, Deed::Refresh(..)));
+    for (index, deed) in held {
+        let what = format!("about to {}, for this and what else is about to change", deed.describe());
+        cases[index].stands(Outcome::Waiting, what);
     }
-    if removal.node.is_some() {
-        parts.push("PuppetDB node".to_owned());
-    }
-    format!("{} of {}", parts.join(", "), removal.name.certname())
+    rest
 }

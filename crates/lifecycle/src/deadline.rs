@@ -67,7 +67,9 @@ pub fn after(time: Timestamp, duration: Duration) -> Timestamp {
     SignedDuration::try_from(duration).ok().and_then(|d| time.checked_add(d).ok()).unwrap_or(Timestamp::MAX)
 }
 
-fn before(time: Timestamp, duration: Duration) -> Timestamp {
+/// `time` and `duration` earlier, or the beginning of time.
+#[must_use]
+pub fn before(time: Timestamp, duration: Duration) -> Timestamp {
     SignedDuration::try_from(duration).ok().and_then(|d| time.checked_sub(d).ok()).unwrap_or(Timestamp::MIN)
 }
 

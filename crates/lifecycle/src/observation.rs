@@ -212,6 +212,24 @@ pub struct NameView {
     pub pins: Reachable<Vec<String>>,
 }
 
+impl NameView {
+    /// What is known about a name when nobody could be asked.
+    #[must_use]
+    pub fn unreachable(certname: Certname, trouble: &str) -> Self {
+        fn nobody<T>(trouble: &str) -> Reachable<T> {
+            Reachable::Unreachable(trouble.to_owned())
+        }
+        Self {
+            certname,
+            certificate: nobody(trouble),
+            request: nobody(trouble),
+            node: nobody(trouble),
+            fact_instance: nobody(trouble),
+            pins: nobody(trouble),
+        }
+    }
+}
+
 /// A certificate: whose it is, and which.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CertificateView {

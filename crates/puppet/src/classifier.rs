@@ -35,18 +35,12 @@ impl Classifier {
         Self { connection: Connection::new(transport, endpoint, Service::Classifier) }
     }
 
-    /// `GET groups`: the node groups of these names, as far as there are any. One call that reads all groups: the
-    /// classifier cannot be asked for a name.
+    /// `GET groups`: all node groups. The classifier cannot be asked for a name, nor for pins.
     ///
     /// A group that the token's role may not see is not told from one that is not there.
-    pub async fn groups_by_name<N: AsRef<str>>(&self, names: &[N]) -> Result<Vec<Group>, Error> {
-        if names.is_empty() {
-            return Ok(Vec::new());
-        }
+    pub async fn groups(&self) -> Result<Vec<Group>, Error> {
         let ask = Ask::new(Method::GET, "GET groups", &["classifier-api", "v1", "groups"], TIMEOUT).large();
-        let mut groups: Vec<Group> = self.connection.json(ask).await?;
-        groups.retain(|group| names.iter().any(|name| name.as_ref() == group.name));
-        Ok(groups)
+        self.connection.json(ask).await
     }
 
     /// `POST classified/nodes`: how a node of this name with these facts would be classified now, pins included.

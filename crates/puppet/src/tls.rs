@@ -34,6 +34,8 @@ pub struct Credentials {
     pub client_key: SecretString,
     /// Puppet Enterprise only: an RBAC token.
     pub rbac_token: Option<SecretString>,
+    /// The `challengePassword` that instances are given, if they are given one.
+    pub challenge: Option<SecretString>,
 }
 
 /// A field of the credentials that cannot be used. Names the field, never its value.
@@ -76,6 +78,7 @@ impl Credentials {
             client_cert: required("client_cert")?,
             client_key: required("client_key")?.into(),
             rbac_token: optional("rbac_token")?.map(SecretString::from),
+            challenge: optional("challenge")?.map(SecretString::from),
         })
     }
 

@@ -1,7 +1,7 @@
 //! Reads one TOML table key by key and collects what is wrong instead of stopping at the first. No I/O.
 
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::str::FromStr;
 use std::time::Duration;
@@ -119,6 +119,37 @@ impl<'a> Reader<'a> {
         text.parse().map_err(|error| self.problem(key, error)).ok()
     }
 
+    /// Yes or no.
+    pub(super) fn flag(&mut self, key: &str, default: bool) -> bool {
+        match self.take(key) {
+            None => default,
+            Some(Value::Boolean(flag)) => *flag,
+            Some(other) => {
+                self.problem(key, format_args!("must be true or false, not {}", other.type_str()));
+                default
+            }
+        }
+    }
+
+    /// A text that may be there, and is read as a value.
+    pub(super) fn optional<T: FromStr<Err: Display>>(&mut self, key: &str) -> Option<T> {
+        let text = self.text_value(key)?;
+        text.parse().map_err(|error| self.problem(key, error)).ok()
+    }
+
+    /// A list of texts that are read as values; empty if absent.
+    pub(super) fn parsed_list<T: FromStr<Err: Display>>(&mut self, key: &str) -> Vec<T> {
+        let texts = self.texts(key);
+        texts.iter().filter_map(|text| text.parse().map_err(|error| self.problem(key, error)).ok()).collect()
+    }
+
+    /// A table of texts; empty if absent.
+    pub(super) fn text_table(&mut self, key: &str) -> BTreeMap<String, String> {
+        let mut reader = self.below(key);
+        let keys: Vec<String> = reader.table.into_iter().flat_map(Table::keys).cloned().collect();
+        keys.into_iter().filter_map(|key| Some((key.clone(), reader.text(&key)?))).collect()
+    }
+
     /// A duration such as "50s" or "10m", more than nothing and at most `longest`.
     pub(super) fn duration(&mut self, key: &str, default: Option<Duration>, longest: Duration) -> Option<Duration> {
         let default = default.and_then(|default| SignedDuration::try_from(default).ok());
@@ -148,6 +179,11 @@ impl<'a> Reader<'a> {
         if !self.has(key) {
             self.required(key);
         }
+        self.below(key)
+    }
+
+    /// A table that may be there; one that is not is empty.
+    pub(super) fn below(&mut self, key: &str) -> Reader<'a> {
         self.optional_section(key).unwrap_or_else(|| Reader {
             table: None,
             path: self.key(key),

@@ -1,3 +1,5 @@
+use stagedoor_lifecycle::profile::{ActionResult, Probe, Rekey, SignMode};
+
 use super::*;
 
 const WHOLE: &str = r#"
@@ -7,6 +9,8 @@ budget = "20s"
 secret = "stagedoor/puppet"
 ca = "https://puppet.example.com:8140"
 puppetdb = "https://puppetdb.example.com:8081"
+orchestrator = "https://orchestrator.example.com:8143"
+classifier = "https://classifier.example.com:4433"
 protected = ["replica.example.com", "*.infra.example.com"]
 
 [notify]
@@ -15,8 +19,17 @@ topic = "arn:aws:sns:eu-west-1:111122223333:stagedoor"
 [profile.compiler]
 certname = "{private_dns}"
 hooks = "puppet-"
-patience = { purge = "5m" }
-on_timeout = { terminate = "abandon" }
+sign.mode = "external"
+sign.require = { pp_role = "compiler" }
+sign.alt_names = ["puppet.example.com"]
+pin = ["PE Infrastructure Agent"]
+classified = ["PE Master"]
+refresh = ["primary.example.com"]
+await_refresh = true
+ready = ["report", "status:8140", "tcp:8142"]
+rekey = "refuse"
+patience = { onboard = "20m", purge = "5m" }
+on_timeout = { launch = "continue", terminate = "abandon" }
 "#;
 
 fn problems(text: &str) -> Vec<String> {
@@ -33,6 +46,16 @@ fn a_whole_configuration_is_read() {
     assert_eq!(profile.hook_prefix, "puppet-");
     assert_eq!(profile.purge_patience, Duration::from_secs(300));
     assert_eq!(profile.on_terminate_timeout, ActionResult::Abandon);
+    assert_eq!(profile.sign, SignMode::External);
+    assert_eq!(profile.rules.require["pp_role"], "compiler");
+    assert_eq!(profile.rules.alt_names, ["puppet.example.com"]);
+    assert_eq!((&profile.pin[0][..], &profile.classified[0][..]), ("PE Infrastructure Agent", "PE Master"));
+    assert_eq!(profile.refresh[0].as_str(), "primary.example.com");
+    assert!(profile.await_refresh);
+    assert_eq!(profile.ready, [Probe::Report, Probe::Status(8140), Probe::Tcp(8142)]);
+    assert_eq!(profile.rekey, Rekey::Refuse);
+    assert_eq!(profile.onboard_patience, Duration::from_secs(1200));
+    assert_eq!(profile.on_launch_timeout, ActionResult::Continue);
 }
 
 #[test]
@@ -45,12 +68,23 @@ fn defaults_are_those_of_the_documentation() {
     assert_eq!((config.mode, config.budget.as_secs()), (Mode::Act, 50));
     assert_eq!((profile.hook_prefix.as_str(), profile.purge_patience.as_secs()), ("stagedoor-", 600));
     assert_eq!(profile.on_terminate_timeout, ActionResult::Continue);
+    assert_eq!((profile.sign, profile.rekey), (SignMode::Verify, Rekey::Allow));
+    assert_eq!((profile.onboard_patience.as_secs(), profile.on_launch_timeout), (1800, ActionResult::Abandon));
+    assert!(profile.refresh.is_empty() && profile.ready.is_empty() && !profile.await_refresh);
 }
 
 #[test]
 fn the_hosts_of_puppets_services_are_protected_without_being_named() {
     let config = Config::parse(WHOLE).unwrap();
-    for name in ["puppet.example.com", "puppetdb.example.com", "replica.example.com", "a.infra.example.com"] {
+    for name in [
+        "puppet.example.com",
+        "puppetdb.example.com",
+        "replica.example.com",
+        "a.infra.example.com",
+        "primary.example.com",
+        "orchestrator.example.com",
+        "classifier.example.com",
+    ] {
         assert!(config.protected.protects(&name.parse().unwrap()).is_some(), "{name}");
     }
 }
@@ -70,6 +104,11 @@ fn every_error_is_reported_at_once_each_with_its_key() {
         certname = "{host}"
         patience = { purge = "-5m", forever = true }
         on_timeout = { terminate = "explode" }
+        sign = { mode = "all", require = { pp_instance_id = "i-1", pp_role = 7 }, allow = "*" }
+        pin = ["PE Master"]
+        refresh = ["Primary"]
+        await_refresh = "yes"
+        ready = ["status:99999"]
         [profile."no good"]
         certname = "{private_dns}"
         "#,
@@ -87,10 +126,18 @@ fn every_error_is_reported_at_once_each_with_its_key() {
         "profile.compiler.patience.forever:",
         "profile.compiler.on_timeout.terminate:",
         "profile.no good:",
+        "profile.compiler.sign.mode:",
+        "profile.compiler.sign.require:",
+        "profile.compiler.sign.require.pp_role:",
+        "profile.compiler.sign.allow:",
+        "profile.compiler.pin: needs puppet.classifier",
+        "profile.compiler.refresh:",
+        "profile.compiler.await_refresh:",
+        "profile.compiler.ready:",
     ] {
         assert!(problems.iter().any(|problem| problem.starts_with(key)), "{key} is not in {problems:#?}");
     }
-    assert_eq!(problems.len(), 12, "{problems:#?}");
+    assert_eq!(problems.len(), 20, "{problems:#?}");
 }
 
 #[test]

@@ -45,6 +45,7 @@ impl Pki {
             client_cert: self.client.cert.pem(),
             client_key: self.client.key.serialize_pem().into(),
             rbac_token: Some(SecretString::from(format!("{TOKEN}\n"))),
+            challenge: None,
         }
     }
 

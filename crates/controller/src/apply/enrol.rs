@@ -1,0 +1,116 @@
+//! Enrols arriving nodes: signs what was approved, removes what was refused, pins. Every write may safely be repeated.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use futures_util::stream::{self, StreamExt};
+use stagedoor_lifecycle::Certname;
+use stagedoor_lifecycle::profile::ActionResult;
+use stagedoor_lifecycle::receipt::{Outcome, Stage};
+use stagedoor_lifecycle::signing::Signable;
+use stagedoor_puppet::{Error, Outcome as CaOutcome, Signed};
+
+use super::remove::delete_request;
+use super::{flat, record};
+use crate::case::Case;
+use crate::door::{Door, Hands};
+use crate::gather::{Sight, within};
+use crate::reconcile::Until;
+
+/// The CA serialises its writes: more at a time would only queue there.
+const AT_ONCE: usize = 2;
+
+/// Signs the requests of the whole set, in one call where the CA has it.
+pub(super) async fn sign(
+    door: &Door,
+    hands: &Hands,
+    cases: &mut [Case],
+    signs: Vec<(usize, Signable)>,
+    until: Until,
+) -> bool {
+    if signs.is_empty() {
+        return false;
+    }
+    let names: Vec<Certname> = signs.iter().map(|(_, signable)| signable.certname().clone()).collect();
+    let started = Instant::now();
+    let signed = within(door, until.work, hands.ca.sign_all(&names)).await;
+    let took = started.elapsed();
+    let mut changed = false;
+    for (index, signable) in signs {
+        let (case, name) = (&mut cases[index], signable.certname());
+        match signed.as_ref().map(|signed| signed.get(name)) {
+            Ok(Some(Ok(Signed::NoRequest))) => changed = true,
+            Ok(Some(Ok(_))) => changed |= record(case, took, Ok(format!("signed the certificate request of {name}"))),
+            // The CA will not sign it as long as nobody changes its settings or the request: no use in trying again
+            // in this invocation.
+            Ok(Some(Err(error @ Error::Refused { .. }))) => {
+                case.step(Stage::Failed, took, error.to_string());
+                case.settle(Outcome::Refused, error.to_string());
+            }
+            Ok(Some(Err(error))) => changed |= record(case, took, Err(error.to_string())),
+            Ok(None) => changed |= record(case, took, Err(format!("the CA did not say what became of {name}"))),
+            Err(late) => changed |= record(case, took, Err(late.clone())),
+        }
+    }
+    changed
+}
+
+/// Deletes requests that were refused; then the launch is to be abandoned.
+pub(super) async fn reject(
+    door: &Door,
+    hands: &Hands,
+    cases: &mut [Case],
+    requests: Vec<(usize, Certname, String)>,
+    until: Until,
+) -> bool {
+    let deleting = stream::iter(requests).map(|(index, name, reason)| async move {
+        let started = Instant::now();
+        let deleted = flat(within(door, until.work, delete_request(hands, &name)).await);
+        (index, name, reason, deleted, started.elapsed())
+    });
+    let deleted: Vec<_> = deleting.buffer_unordered(AT_ONCE).collect().await;
+    let changed = !deleted.is_empty();
+    for (index, name, reason, deleted, took) in deleted {
+        let case = &mut cases[index];
+        let what = deleted.map(|outcome| match outcome {
+            CaOutcome::Done => format!("deleted the certificate request of {name}"),
+            CaOutcome::AlreadyDone => format!("the certificate request of {name} had gone already"),
+        });
+        if record(case, took, what) {
+            case.ready = Some((ActionResult::Abandon, reason));
+        }
+    }
+    changed
+}
+
+/// Pins nodes to groups, all nodes of a group in one call, group by group: what becomes of two changes of one group at
+/// the same time is not documented.
+pub(super) async fn pin(
+    door: &Door,
+    hands: &Hands,
+    sight: &Sight,
+    cases: &mut [Case],
+    pins: Vec<(usize, Certname, Vec<String>)>,
+    until: Until,
+) -> bool {
+    let mut by_group: BTreeMap<String, Vec<(usize, Certname)>> = BTreeMap::new();
+    for (index, name, groups) in pins {
+        for group in groups {
+            by_group.entry(group).or_default().push((index, name.clone()));
+        }
+    }
+    let mut changed = false;
+    for (group, members) in by_group {
+        let known = sight.groups.as_ref().and_then(|groups| groups.as_ref().ok());
+        let id = known.and_then(|groups| groups.iter().find(|known| known.name == group)).map(|known| &known.id);
+        let (Some(id), Some(classifier)) = (id, &hands.classifier) else { continue };
+        let names: Vec<Certname> = members.iter().map(|(_, name)| name.clone()).collect();
+        let started = Instant::now();
+        let pinned = flat(within(door, until.work, classifier.pin(id, &names)).await);
+        for (index, name) in members {
+            let what = pinned.as_ref().map(|()| format!("pinned {name} to {group}")).map_err(Clone::clone);
+            changed |= record(&mut cases[index], started.elapsed(), what);
+        }
+    }
+    changed
+}

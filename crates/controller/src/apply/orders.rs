@@ -1,0 +1,93 @@
+//! Orders Puppet runs from the orchestrator: one job for all nodes that are to run. An order that was lost on its way is
+//! found again by its key.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use jiff::Timestamp;
+use stagedoor_lifecycle::Certname;
+use stagedoor_lifecycle::receipt::{Outcome, Stage};
+use stagedoor_puppet::Error;
+
+use super::flat;
+use crate::case::Case;
+use crate::door::{Door, Hands};
+use crate::gather::within;
+use crate::reconcile::Until;
+
+/// Has arriving nodes run Puppet.
+pub(super) async fn run(
+    door: &Door,
+    hands: &Hands,
+    cases: &mut [Case],
+    runs: Vec<(usize, Certname, String)>,
+    until: Until,
+) {
+    let Some((_, first, key)) = runs.first() else { return };
+    let event = match runs.len() {
+        1 => key.clone(),
+        count => format!("{key} and {} more", count - 1),
+    };
+    let names: Vec<Certname> = runs.iter().map(|(_, name, _)| name.clone()).collect();
+    let description = format!("Stagedoor: first Puppet run of {first}{}", more(names.len()));
+    let which: Vec<usize> = runs.iter().map(|(index, ..)| *index).collect();
+    order(door, hands, cases, &which, &names, &description, &event, until).await;
+}
+
+/// Has refresh targets run Puppet, to learn of all these changes at once.
+pub(super) async fn refresh(
+    door: &Door,
+    hands: &Hands,
+    cases: &mut [Case],
+    refreshes: Vec<(usize, Vec<Certname>, Timestamp)>,
+    until: Until,
+) {
+    let Some(newest) = refreshes.iter().map(|(.., change)| *change).max() else { return };
+    let targets: BTreeSet<Certname> = refreshes.iter().flat_map(|(_, targets, _)| targets.clone()).collect();
+    let targets: Vec<Certname> = targets.into_iter().collect();
+    let which: Vec<usize> = refreshes.iter().map(|(index, ..)| *index).collect();
+    let changed: Vec<&str> = which.iter().map(|&index| cases[index].subject.instance.as_str()).collect();
+    let description = format!("Stagedoor: {} changed{}", changed[0], more(changed.len()));
+    // A later attempt for the same change is another order.
+    let event = format!("refresh of {} after {newest} at {}", targets[0], door.clock.now());
+    order(door, hands, cases, &which, &targets, &description, &event, until).await;
+}
+
+#[expect(clippy::too_many_arguments, reason = "what one order consists of")]
+async fn order(
+    door: &Door,
+    hands: &Hands,
+    cases: &mut [Case],
+    which: &[usize],
+    names: &[Certname],
+    description: &str,
+    event: &str,
+    until: Until,
+) {
+    let Some(orchestrator) = &hands.orchestrator else { return };
+    let started = Instant::now();
+    let ordered = within(door, until.work, orchestrator.deploy_once(names, description, event)).await;
+    let took = started.elapsed();
+    // The orchestrator may be restarting because Puppet runs on its host: nothing is wrong yet.
+    let away = matches!(&ordered, Ok(Err(Error::Unreachable { .. } | Error::Busy { .. })));
+    let ordered = flat(ordered);
+    let whom = format!("{}{}", names[0], more(names.len()));
+    for &index in which {
+        let case = &mut cases[index];
+        match &ordered {
+            Ok(job) => {
+                case.step(Stage::Done, took, format!("ordered a Puppet run of {whom} (job {job})"));
+                case.stands(Outcome::Waiting, format!("waiting for the Puppet run of {whom} (job {job})"));
+            }
+            Err(trouble) if away => case.stands(Outcome::Waiting, format!("waiting for the orchestrator: {trouble}")),
+            Err(trouble) => {
+                case.step(Stage::Failed, took, trouble.clone());
+                case.stands(Outcome::Failed, trouble.clone());
+            }
+        }
+    }
+}
+
+fn more(count: usize) -> String {
+    if count > 1 { format!(" and {} more", count - 1) } else { String::new() }
+}

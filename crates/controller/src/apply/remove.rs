@@ -1,0 +1,184 @@
+//! Removes what is left of instances: certificates, requests, nodes, pins. Every write may safely be repeated.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+
+use futures_util::stream::{self, StreamExt};
+use jiff::{SignedDuration, Timestamp};
+use stagedoor_lifecycle::Certname;
+use stagedoor_lifecycle::decision::Removal;
+use stagedoor_lifecycle::identity::Purgeable;
+use stagedoor_lifecycle::receipt::{Outcome, Stage};
+use stagedoor_puppet::{Deactivated, Error, Outcome as CaOutcome};
+
+use super::{Done, flat};
+use crate::case::Case;
+use crate::door::{Door, Hands};
+use crate::gather::{Sight, within};
+use crate::reconcile::Until;
+
+/// The CA serialises its writes: more at a time would only queue there.
+const CA_WRITES_AT_ONCE: usize = 2;
+/// PuppetDB takes commands in a queue.
+const DEACTIVATIONS_AT_ONCE: usize = 8;
+
+/// Removes what is left of these cases; says whether anything may have changed, and of which cases everything was done.
+pub(super) async fn remove(
+    door: &Door,
+    hands: &Hands,
+    sight: &Sight,
+    cases: &mut [Case],
+    removals: Vec<(usize, Vec<Removal>)>,
+    until: Until,
+) -> (bool, BTreeSet<usize>) {
+    let all: Vec<&Removal> = removals.iter().flat_map(|(_, removals)| removals).collect();
+    let now = door.clock.now().max(sight.puppetdb_time.unwrap_or(Timestamp::MIN));
+    let ((files, cleaned), nodes, pins) = tokio::join!(
+        remove_files(door, hands, &all, until),
+        deactivate(door, hands, &all, now, until),
+        unpin(door, hands, &all, until),
+    );
+
+    let (mut changed, mut complete) = (false, BTreeSet::new());
+    for (index, removals) in removals {
+        let case = &mut cases[index];
+        let mut failure = None;
+        for removal in removals {
+            let name = removal.name.certname();
+            let done = files.get(name).into_iter().flatten().chain(nodes.get(name)).chain(pins.get(name));
+            for (result, took) in done {
+                match result {
+                    Ok(what) => {
+                        changed = true;
+                        case.step(Stage::Done, *took, what.clone());
+                    }
+                    Err(trouble) => {
+                        case.step(Stage::Failed, *took, trouble.clone());
+                        case.stands(Outcome::Failed, trouble.clone());
+                        failure = Some(trouble.clone());
+                    }
+                }
+            }
+            if cleaned.contains(name) {
+                case.cleaned.insert(name.clone());
+            }
+            let certificate = case.certificates.get(name).cloned();
+            if case.is_arriving() {
+                // What was seen under the name is not there any more, and is looked for anew.
+                case.certificates.remove(name);
+            }
+            case.removed.insert(name.clone(), (removal, certificate));
+        }
+        if failure.is_none() {
+            complete.insert(index);
+        }
+        case.just_tried = true;
+        case.tried = Some(failure.unwrap_or_else(|| "Puppet said that it was done".to_owned()));
+    }
+    (changed, complete)
+}
+
+/// Certificates of the whole set in one `clean`; then the requests that `clean` leaves behind. Also tells the names
+/// whose certificates were cleaned.
+async fn remove_files(
+    door: &Door,
+    hands: &Hands,
+    all: &[&Removal],
+    until: Until,
+) -> (BTreeMap<Certname, Vec<Done>>, BTreeSet<Certname>) {
+    let mut done: BTreeMap<Certname, Vec<Done>> = BTreeMap::new();
+    let mut clean_names = BTreeSet::new();
+    let certificates: Vec<&Purgeable> = all.iter().filter(|r| r.certificate.is_some()).map(|r| &r.name).collect();
+    if !certificates.is_empty() {
+        let names: Vec<Certname> = certificates.iter().map(|name| name.certname().clone()).collect();
+        let started = Instant::now();
+        let cleaned = flat(within(door, until.work, hands.ca.clean(&names)).await);
+        if cleaned.is_ok() {
+            clean_names.extend(names.iter().cloned());
+        }
+        for purgeable in certificates {
+            let name = purgeable.certname();
+            let what = cleaned.as_ref().map_err(Clone::clone).map(|cleaned| {
+                if cleaned.missing.contains(name) {
+                    format!("the certificate of {name} had gone already")
+                } else {
+                    format!("revoked and deleted the certificate of {name}, known by {}", purgeable.evidence().as_str())
+                }
+            });
+            done.entry(name.clone()).or_default().push((what, started.elapsed()));
+        }
+    }
+    // Where the certificate is still there, so must the request be: deleting it may delete the certificate, unrevoked.
+    let bare = |removal: &&&Removal| removal.certificate.is_none() || clean_names.contains(removal.name.certname());
+    let requests = all.iter().filter(|removal| removal.request).filter(bare).map(|removal| removal.name.certname());
+    let requests = stream::iter(requests).map(|name| async move {
+        let started = Instant::now();
+        let deleted = within(door, until.work, delete_request(hands, name)).await;
+        let what = flat(deleted).map(|outcome| match outcome {
+            CaOutcome::Done => format!("deleted the certificate request of {name}"),
+            CaOutcome::AlreadyDone => format!("the certificate request of {name} had gone already"),
+        });
+        (name.clone(), (what, started.elapsed()))
+    });
+    let requests: Vec<_> = requests.buffer_unordered(CA_WRITES_AT_ONCE).collect().await;
+    for (name, what) in requests {
+        done.entry(name).or_default().push(what);
+    }
+    (done, clean_names)
+}
+
+/// The route that deletes nothing but a request is denied by the rules that Puppet Server ships. The one that is
+/// allowed deletes the certificate as well; there is none, or it has been cleaned just before.
+pub(super) async fn delete_request(hands: &Hands, name: &Certname) -> Result<CaOutcome, Error> {
+    match hands.ca.delete_csr(name).await {
+        Err(Error::NotPermitted { .. }) => hands.ca.delete(name).await,
+        other => other,
+    }
+}
+
+/// Deactivates every node that still counts as living.
+async fn deactivate(
+    door: &Door,
+    hands: &Hands,
+    all: &[&Removal],
+    now: Timestamp,
+    until: Until,
+) -> BTreeMap<Certname, Done> {
+    let nodes = all.iter().filter_map(|removal| Some((removal.name.certname(), removal.node?)));
+    let commands = stream::iter(nodes).map(|(name, node)| async move {
+        // PuppetDB drops a command that is older than the node's newest data, whose time may be ahead of ours.
+        let after_newest = node.newest.and_then(|newest| newest.checked_add(SignedDuration::from_millis(1)).ok());
+        let at = after_newest.map_or(now, |newest| newest.max(now));
+        let started = Instant::now();
+        let what =
+            flat(within(door, until.work, hands.puppetdb.deactivate(name, at)).await).map(|outcome| match outcome {
+                Deactivated::Done => format!("deactivated {name} in PuppetDB"),
+                Deactivated::Queued => format!("PuppetDB has the deactivation of {name} in its queue"),
+            });
+        (name.clone(), (what, started.elapsed()))
+    });
+    commands.buffer_unordered(DEACTIVATIONS_AT_ONCE).collect().await
+}
+
+/// Unpins the whole set in one call.
+async fn unpin(door: &Door, hands: &Hands, all: &[&Removal], until: Until) -> BTreeMap<Certname, Done> {
+    let pinned: Vec<Certname> =
+        all.iter().filter(|removal| !removal.pins.is_empty()).map(|removal| removal.name.certname().clone()).collect();
+    let (false, Some(classifier)) = (pinned.is_empty(), &hands.classifier) else { return BTreeMap::new() };
+    let started = Instant::now();
+    let unpinned = flat(within(door, until.work, classifier.unpin_from_all(&pinned)).await);
+    let took = started.elapsed();
+    let what = |name: &Certname| {
+        let unpinned = unpinned.as_ref().map_err(Clone::clone)?;
+        let groups =
+            unpinned.iter().filter(|unpinned| unpinned.certname == *name).flat_map(|unpinned| &unpinned.groups);
+        let groups: Vec<&str> = groups.map(|group| group.name.as_str()).collect();
+        match groups.is_empty() {
+            true => Err(format!(
+                "{name} could not be unpinned: the token's role may not edit the groups that it is pinned to"
+            )),
+            false => Ok(format!("unpinned {name} from {}", groups.join(", "))),
+        }
+    };
+    pinned.iter().map(|name| (name.clone(), (what(name), took))).collect()
+}

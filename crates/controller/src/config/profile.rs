@@ -1,0 +1,71 @@
+//! Reads the section of one profile. No I/O.
+
+use std::time::Duration;
+
+use stagedoor_lifecycle::ProfileName;
+use stagedoor_lifecycle::profile::{ActionResult, Profile, Rekey, SignMode};
+use stagedoor_lifecycle::signing::SigningRules;
+
+use super::reader::Reader;
+
+/// The longest that a lifecycle action can live.
+const MAX_PATIENCE: Duration = Duration::from_secs(172_800);
+const ONBOARD_PATIENCE: Duration = Duration::from_secs(1800);
+const PURGE_PATIENCE: Duration = Duration::from_secs(600);
+const RESULTS: [(&str, ActionResult); 2] = [("continue", ActionResult::Continue), ("abandon", ActionResult::Abandon)];
+
+/// The profile, unless something in it is wrong; `classifier` says whether there is one.
+pub(super) fn profile(name: &str, mut section: Reader<'_>, classifier: bool) -> Option<Profile> {
+    let name: Option<ProfileName> = name.parse().map_err(|error| section.problem("", error)).ok();
+    let certname = section.parsed("certname", None);
+    let hook_prefix = section.text_or("hooks", "stagedoor-");
+
+    let mut sign = section.below("sign");
+    let modes = [("verify", SignMode::Verify), ("external", SignMode::External)];
+    let mode = sign.choice("mode", &modes, SignMode::Verify);
+    let rules = SigningRules { require: sign.text_table("require"), alt_names: sign.texts("alt_names") };
+    if rules.require.contains_key("pp_instance_id") {
+        sign.problem("require", "must not name pp_instance_id: it always has to be the instance's own");
+    }
+    sign.finish();
+
+    let (pin, classified) = (section.texts("pin"), section.texts("classified"));
+    for (key, groups) in [("pin", &pin), ("classified", &classified)] {
+        if !groups.is_empty() && !classifier {
+            section.problem(key, "needs puppet.classifier");
+        }
+    }
+    let refresh = section.parsed_list("refresh");
+    let await_refresh = section.flag("await_refresh", false);
+    let ready = section.parsed_list("ready");
+    let rekey = section.choice("rekey", &[("allow", Rekey::Allow), ("refuse", Rekey::Refuse)], Rekey::Allow);
+
+    let mut patience = section.below("patience");
+    let onboard_patience = patience.duration("onboard", Some(ONBOARD_PATIENCE), MAX_PATIENCE);
+    let purge_patience = patience.duration("purge", Some(PURGE_PATIENCE), MAX_PATIENCE);
+    patience.finish();
+
+    let mut on_timeout = section.below("on_timeout");
+    let on_launch_timeout = on_timeout.choice("launch", &RESULTS, ActionResult::Abandon);
+    let on_terminate_timeout = on_timeout.choice("terminate", &RESULTS, ActionResult::Continue);
+    on_timeout.finish();
+    section.finish();
+
+    Some(Profile {
+        name: name?,
+        certname: certname?,
+        hook_prefix,
+        sign: mode,
+        rules,
+        pin,
+        classified,
+        refresh,
+        await_refresh,
+        ready,
+        rekey,
+        onboard_patience: onboard_patience?,
+        on_launch_timeout,
+        purge_patience: purge_patience?,
+        on_terminate_timeout,
+    })
+}

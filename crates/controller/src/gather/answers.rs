@@ -1,0 +1,231 @@
+//! Answers to what a decision has to know beyond a look at the names. Reads only, once per set where one call answers
+//! for all.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use futures_util::stream::{self, StreamExt};
+use serde_json::json;
+use stagedoor_lifecycle::decision::Question;
+use stagedoor_lifecycle::observation::Reachable;
+use stagedoor_lifecycle::onboard::{Classified, Connection};
+use stagedoor_lifecycle::profile::Probe;
+use stagedoor_lifecycle::refresh::{Order, TargetView};
+use stagedoor_lifecycle::{Certname, InstanceId};
+use stagedoor_puppet::{Job, ServiceState, StatusApi, trusted_facts};
+use tokio::net::TcpStream;
+
+use super::names::run_of;
+use super::{AT_ONCE, Questions, Sight, cloud, unique};
+use crate::case::Case;
+use crate::door::{Door, Puppet};
+use crate::reconcile::Until;
+
+/// How many of the newest orders are looked through.
+const ORDERS: usize = 100;
+/// How long a port may take to accept a connection.
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// Finds out what these cases asked. Whatever could not be found out is an answer as well.
+pub(crate) async fn answer(
+    door: &Door,
+    sight: &mut Sight,
+    cases: &mut [Case],
+    asked: Vec<(usize, Question)>,
+    until: Until,
+) {
+    let puppet = sight.puppet.clone();
+    let questions = Questions { door, until, stale: AtomicBool::new(false) };
+    let mut owners: Vec<(usize, InstanceId)> = Vec::new();
+    let (mut classified, mut connected, mut targets, mut probed) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for (index, question) in asked {
+        match question {
+            Question::Owner(owner) => owners.push((index, owner)),
+            Question::Classification => classified.push(index),
+            Question::Connection => connected.push(index),
+            Question::Targets => targets.push(index),
+            Question::Probes => probed.push(index),
+            Question::Names(_) | Question::Began => {}
+        }
+    }
+    if !owners.is_empty() {
+        let machines = cloud::owners(door, &unique(owners.iter().map(|(_, owner)| owner)), until).await;
+        for (index, owner) in owners {
+            let machine = machines.get(&owner).cloned().unwrap_or(Reachable::Absent);
+            cases[index].arrival.owner = Some((owner, machine));
+        }
+    }
+    let Some(puppet) = puppet else { return };
+    let ask = &questions;
+    if puppet.orchestrator.is_some() && sight.jobs.is_none() && !(connected.is_empty() && targets.is_empty()) {
+        sight.jobs = jobs(ask, &puppet).await;
+    }
+    classification(ask, &puppet, sight, cases, &classified).await;
+    connections(ask, &puppet, sight.jobs.as_ref(), cases, &connected).await;
+    refresh_targets(ask, &puppet, sight.jobs.as_ref(), cases, &targets).await;
+    probes(ask, &puppet, cases, &probed).await;
+    sight.stale |= questions.stale.into_inner();
+}
+
+async fn jobs(ask: &Questions<'_>, puppet: &Puppet) -> Option<Result<Vec<Job>, String>> {
+    Some(ask.ask(puppet.orchestrator.as_ref()?.jobs(ORDERS)).await)
+}
+
+async fn classification(ask: &Questions<'_>, puppet: &Puppet, sight: &mut Sight, cases: &mut [Case], which: &[usize]) {
+    let Some(classifier) = &puppet.classifier else {
+        which.iter().for_each(|&index| cases[index].arrival.classification = Some(Reachable::Absent));
+        return;
+    };
+    if !which.is_empty() && sight.groups.is_none() {
+        sight.groups = Some(ask.ask(classifier.groups()).await);
+    }
+    let certificates: Vec<_> =
+        which.iter().filter_map(|&index| Some((index, cases[index].own_certificate()?.clone()))).collect();
+    let answers = stream::iter(certificates).map(|(index, certificate)| async move {
+        let Ok(certname) = certificate.common_name().parse::<Certname>() else { return (index, None) };
+        let trusted = trusted_facts(&certificate);
+        (index, Some(ask.ask(classifier.classified(&certname, &json!({}), &trusted)).await))
+    });
+    let answers: Vec<_> = answers.buffer_unordered(AT_ONCE).collect().await;
+    let known: Result<BTreeSet<String>, String> = match &sight.groups {
+        Some(Ok(groups)) => Ok(groups.iter().map(|group| group.name.clone()).collect()),
+        Some(Err(trouble)) => Err(trouble.clone()),
+        None => Ok(BTreeSet::new()),
+    };
+    for (index, answer) in answers {
+        let answer = answer.unwrap_or_else(|| Err("the name of the certificate is no certname".to_owned()));
+        let both = answer.and_then(|answer| Ok((answer, known.clone()?)));
+        cases[index].arrival.classification = Some(match both {
+            Ok((answer, known)) => {
+                let groups = answer.groups.into_iter().map(|group| group.name).collect();
+                Reachable::Found(Classified { groups, known })
+            }
+            Err(trouble) => Reachable::Unreachable(trouble),
+        });
+    }
+}
+
+async fn connections(
+    ask: &Questions<'_>,
+    puppet: &Puppet,
+    jobs: Option<&Result<Vec<Job>, String>>,
+    cases: &mut [Case],
+    which: &[usize],
+) {
+    let names: Vec<Certname> = unique(which.iter().flat_map(|&index| cases[index].names()));
+    let (false, Some(orchestrator)) = (names.is_empty(), &puppet.orchestrator) else { return };
+    let connected = ask.ask(orchestrator.inventory(&names)).await;
+    for &index in which {
+        let Some(name) = cases[index].names().next().cloned() else { continue };
+        let connected = match &connected {
+            Ok(connected) if connected.get(&name) == Some(&true) => Reachable::Found(()),
+            Ok(_) => Reachable::Absent,
+            Err(trouble) => Reachable::Unreachable(trouble.clone()),
+        };
+        cases[index].arrival.connection = Some(Connection { connected, orders: orders_of(jobs, &name) });
+    }
+}
+
+async fn refresh_targets(
+    ask: &Questions<'_>,
+    puppet: &Puppet,
+    jobs: Option<&Result<Vec<Job>, String>>,
+    cases: &mut [Case],
+    which: &[usize],
+) {
+    let wanted = |case: &Case| case.held.as_ref().map(|(held, _)| held.profile.refresh.clone()).unwrap_or_default();
+    let names: BTreeSet<Certname> = which.iter().flat_map(|&index| wanted(&cases[index])).collect();
+    if names.is_empty() {
+        return;
+    }
+    let names: Vec<Certname> = names.into_iter().collect();
+    let runs = ask.ask(puppet.puppetdb.latest_reports(&names)).await;
+    let views: BTreeMap<Certname, TargetView> = names
+        .into_iter()
+        .map(|name| {
+            let orders = puppet.orchestrator.is_some().then(|| orders_of(jobs, &name));
+            (name.clone(), TargetView { run: run_of(&runs, &name), orders, certname: name })
+        })
+        .collect();
+    for &index in which {
+        let targets: Vec<TargetView> = wanted(&cases[index]).iter().map(|name| views[name].clone()).collect();
+        let case = &mut cases[index];
+        if case.is_arriving() {
+            case.arrival.targets = Some(targets);
+        } else {
+            case.seen.targets = Some(targets);
+        }
+    }
+}
+
+/// The orders for a node, newest first; those that change nothing are none.
+fn orders_of(jobs: Option<&Result<Vec<Job>, String>>, name: &Certname) -> Reachable<Vec<Order>> {
+    match jobs {
+        None => Reachable::Absent,
+        Some(Err(trouble)) => Reachable::Unreachable(trouble.clone()),
+        Some(Ok(jobs)) => Reachable::Found(
+            jobs.iter()
+                .filter(|job| job.is_for(name) && !job.noop)
+                .map(|job| {
+                    let began = job.started.or(job.created);
+                    let ended = if job.state.is_over() { job.finished.or(began) } else { None };
+                    Order { job: job.id.to_string(), began, ended }
+                })
+                .collect(),
+        ),
+    }
+}
+
+async fn probes(ask: &Questions<'_>, puppet: &Puppet, cases: &mut [Case], which: &[usize]) {
+    let mut wanted = Vec::new();
+    for &index in which {
+        let case = &cases[index];
+        let Some((held, _)) = &case.held else { continue };
+        let probes = held.profile.ready.iter().filter(|probe| **probe != Probe::Report);
+        wanted.extend(probes.map(|probe| (index, case.names().next().cloned(), held.address, *probe)));
+    }
+    let answers = stream::iter(wanted).map(|(index, name, address, probe)| async move {
+        let answer = match (name, address) {
+            (Some(name), Some(address)) => ask_probe(ask, puppet, &name, address, probe).await,
+            _ => Err("EC2 shows no private address for it".to_owned()),
+        };
+        (index, probe, answer)
+    });
+    let answers: Vec<_> = answers.buffer_unordered(AT_ONCE).collect().await;
+    for &index in which {
+        let of_case = answers.iter().filter(|(of, ..)| *of == index);
+        cases[index].arrival.probes = Some(of_case.map(|(_, probe, answer)| (*probe, answer.clone())).collect());
+    }
+}
+
+/// Whether the node's service answers as it should; the text says what it did instead.
+async fn ask_probe(
+    ask: &Questions<'_>,
+    puppet: &Puppet,
+    name: &Certname,
+    address: IpAddr,
+    probe: Probe,
+) -> Result<(), String> {
+    match probe {
+        Probe::Report => Ok(()),
+        Probe::Status(port) => {
+            let api = StatusApi::of_node(&puppet.transport, name, SocketAddr::new(address, port));
+            let api = api.map_err(|error| error.to_string())?;
+            match ask.ask(api.simple()).await? {
+                ServiceState::Running => Ok(()),
+                ServiceState::Unreachable { reason } => Err(reason),
+                other => Err(format!("it says {other:?}").to_lowercase()),
+            }
+        }
+        Probe::Tcp(port) => {
+            let connecting = tokio::time::timeout(CONNECT, TcpStream::connect(SocketAddr::new(address, port)));
+            match super::within(ask.door, ask.until.work, connecting).await? {
+                Ok(Ok(_)) => Ok(()),
+                Ok(Err(error)) => Err(error.to_string()),
+                Err(_) => Err("nobody answered within 5 s".to_owned()),
+            }
+        }
+    }
+}

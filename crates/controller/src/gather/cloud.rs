@@ -1,0 +1,126 @@
+//! What Auto Scaling and EC2 say. Reads only, once per set wherever one call answers for all.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+
+use futures_util::future::join_all;
+use jiff::SignedDuration;
+use stagedoor_lifecycle::admission::{Admission, CloudView, admit};
+use stagedoor_lifecycle::observation::{Machine, Reachable, Subject};
+use stagedoor_lifecycle::profile::ActionResult;
+use stagedoor_lifecycle::receipt::{Outcome, Stage};
+use stagedoor_lifecycle::{GroupName, InstanceId};
+
+use super::{unique, within};
+use crate::case::Case;
+use crate::door::Door;
+use crate::reconcile::Until;
+
+/// How long what AWS said is good enough; the proof of a removal falls within it.
+const CLOUD_KEPT: SignedDuration = SignedDuration::from_secs(30);
+
+/// Auto Scaling and EC2, side by side, for all cases whose view is not fresh; then who of them is ours to deal with.
+pub(super) async fn look_at_aws(door: &Door, open: &mut [&mut Case], until: Until) {
+    let now = door.clock.now();
+    let old = |case: &Case| !matches!(&case.held, Some((_, at)) if now.duration_since(*at) < CLOUD_KEPT);
+    let mut old: Vec<&mut Case> = open.iter_mut().map(|case| &mut **case).filter(|case| old(case)).collect();
+    if old.is_empty() {
+        return;
+    }
+    let groups: Vec<GroupName> = unique(old.iter().map(|case| &case.subject.group));
+    let instances: Vec<InstanceId> = unique(old.iter().map(|case| &case.subject.instance));
+    let started = Instant::now();
+    let hooks = join_all(groups.iter().map(|group| within(door, until.work, door.autoscaling.hooks(group))));
+    let (described, hooks, machines) = tokio::join!(
+        within(door, until.work, door.autoscaling.groups(&groups)),
+        hooks,
+        within(door, until.work, door.machines.machines(&instances)),
+    );
+    let took = started.elapsed();
+
+    let hooks: BTreeMap<_, _> = groups.iter().zip(hooks).collect();
+    for case in &mut old {
+        let Subject { instance, group, .. } = &case.subject;
+        let cloud = CloudView {
+            group: pick(&described, |described| described.name == *group),
+            hooks: match &hooks[group] {
+                Ok(Ok(hooks)) => Reachable::Found(hooks.clone()),
+                Ok(Err(error)) => Reachable::Unreachable(error.to_string()),
+                Err(late) => Reachable::Unreachable(late.clone()),
+            },
+            machine: pick(&machines, |machine| machine.instance == *instance),
+        };
+        let shown = cloud.group.known().ok().flatten().and_then(|group| group.members.get(instance));
+        let seen = shown.map_or_else(|| "not in the group".to_owned(), |state| format!("{state:?}"));
+        match admit(&case.subject, &cloud, &|name| door.profile(name)) {
+            Admission::Held(held) => {
+                if case.held.is_none() {
+                    let machine = cloud.machine.known().ok().flatten().map_or("unknown", |machine| &machine.state);
+                    case.step(Stage::Seen, took, format!("Auto Scaling: {seen}; EC2: {machine}"));
+                }
+                case.held = Some((held, now));
+            }
+            Admission::Pass(reason) => {
+                case.step(Stage::Seen, took, format!("Auto Scaling: {seen}"));
+                case.ready = Some((ActionResult::Continue, reason));
+            }
+            Admission::Ignore(reason) => case.settle(Outcome::Ignored, reason),
+            Admission::Refuse(reason) => case.settle(Outcome::Refused, reason),
+            Admission::Fail(reason) => {
+                case.held = None;
+                case.stands(Outcome::Failed, reason);
+            }
+        }
+    }
+}
+
+/// The one among the described that is asked for.
+pub(super) fn pick<T: Clone, E: std::fmt::Display>(
+    answer: &Result<Result<Vec<T>, E>, String>,
+    wanted: impl Fn(&&T) -> bool,
+) -> Reachable<T> {
+    match answer {
+        Ok(Ok(all)) => all.iter().find(wanted).cloned().map_or(Reachable::Absent, Reachable::Found),
+        Ok(Err(error)) => Reachable::Unreachable(error.to_string()),
+        Err(late) => Reachable::Unreachable(late.clone()),
+    }
+}
+
+/// What EC2 says about instances that certificates and requests name.
+pub(super) async fn owners(
+    door: &Door,
+    instances: &[InstanceId],
+    until: Until,
+) -> BTreeMap<InstanceId, Reachable<Machine>> {
+    let machines = within(door, until.work, door.machines.machines(instances)).await;
+    instances.iter().map(|id| (id.clone(), pick(&machines, |machine| machine.instance == *id))).collect()
+}
+
+/// Asks Auto Scaling's activities when these actions began; whether it answered for any.
+pub(crate) async fn ask_when_it_began(door: &Door, cases: &mut [Case], which: &[usize], until: Until) -> bool {
+    let mut by_group: BTreeMap<GroupName, BTreeSet<InstanceId>> = BTreeMap::new();
+    for &index in which {
+        let Subject { group, instance, .. } = &cases[index].subject;
+        by_group.entry(group.clone()).or_default().insert(instance.clone());
+    }
+    let asked = by_group.iter().map(|(group, instances)| async move {
+        // With the time that is kept for the hooks: the answer decides how they are answered.
+        (group, within(door, until.calls, door.autoscaling.activities_began(group, instances)).await)
+    });
+    let answers: BTreeMap<_, _> = join_all(asked).await.into_iter().collect();
+    let mut answered = false;
+    for &index in which {
+        let case = &mut cases[index];
+        match answers.get(&case.subject.group) {
+            Some(Ok(Ok(began))) => {
+                let began = began.get(&case.subject.instance).copied();
+                case.subject.began = case.subject.began.confirm(began, door.clock.now());
+                answered = true;
+            }
+            Some(Ok(Err(error))) => case.stands(Outcome::Failed, error.to_string()),
+            Some(Err(late)) => case.stands(Outcome::Failed, late.clone()),
+            None => {}
+        }
+    }
+    answered
+}

@@ -1,0 +1,280 @@
+//! What the CA, PuppetDB and the classifier say about names. Reads only; PuppetDB answers for the whole set at once.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+
+use futures_util::future::join;
+use futures_util::stream::{self, StreamExt};
+use jiff::{SignedDuration, Timestamp};
+use stagedoor_lifecycle::observation::{CertificateView, NameView, NodeView, Reachable, RequestView};
+use stagedoor_lifecycle::onboard::Arrival;
+use stagedoor_lifecycle::purge::PuppetView;
+use stagedoor_lifecycle::refresh::RunView;
+use stagedoor_lifecycle::{Certname, InstanceId};
+use stagedoor_puppet::{Certificate, Csr, Group, KnownIdentity, NodeStatus, Report, State};
+
+use super::request::{asks, holds};
+use super::{AT_ONCE, Questions, Sight, unique};
+use crate::case::Case;
+use crate::door::{Door, Puppet};
+use crate::reconcile::Until;
+
+/// From so many names on, the CA is asked for the list of all names instead of name by name.
+const LIST_FROM: usize = 8;
+
+/// A certificate and a certificate request, as far as the CA could be asked.
+type Files = (Result<Option<Certificate>, String>, Result<Option<Csr>, String>);
+
+/// The CA, PuppetDB and the classifier, side by side.
+pub(super) async fn look_at_puppet(
+    door: &Door,
+    puppet: &Puppet,
+    cases: Vec<&mut Case>,
+    until: Until,
+    sight: &mut Sight,
+) {
+    // What was once seen to be an arriving instance's own certificate stays that for this invocation.
+    let unsure = || cases.iter().filter(|case| !case.is_arriving() || case.own_certificate().is_none());
+    let names: Vec<Certname> = unique(unsure().flat_map(|case| case.names()));
+    let sure = cases.iter().filter(|case| case.is_arriving() && case.own_certificate().is_some());
+    let reporting: Vec<Certname> = unique(sure.flat_map(|case| case.names()));
+    let leaving: Vec<InstanceId> =
+        unique(cases.iter().filter(|case| !case.is_arriving()).map(|case| &case.subject.instance));
+    let asking_again: BTreeSet<Certname> =
+        cases.iter().filter(|case| case.is_arriving()).flat_map(|case| case.names().cloned()).collect();
+    let revoked = cases.iter().any(|case| case.removed.values().any(|(removal, _)| removal.certificate.is_some()));
+    let pinning = cases.iter().any(|case| match &case.held {
+        Some((held, _)) if case.is_arriving() => !held.profile.pin.is_empty(),
+        _ => true,
+    });
+    let questions = Questions { door, until, stale: AtomicBool::new(false) };
+    let ask = &questions;
+    let started = Instant::now();
+
+    let known_as = stream::iter(leaving).map(|instance| async move {
+        let names = ask.ask(puppet.puppetdb.certnames_of(&instance)).await;
+        (instance, names)
+    });
+    let crl = async { if revoked { ask.ask(puppet.ca.crl()).await.ok() } else { None } };
+    let groups = async {
+        match &puppet.classifier {
+            Some(classifier) if pinning => Some(ask.ask(classifier.groups()).await),
+            _ => None,
+        }
+    };
+    let (files, known_as, nodes, identities, runs, puppetdb_time, crl, groups) = tokio::join!(
+        files(ask, puppet, &names, &asking_again),
+        known_as.buffer_unordered(AT_ONCE).collect::<BTreeMap<_, _>>(),
+        ask.ask(puppet.puppetdb.nodes(&names)),
+        ask.ask(puppet.puppetdb.identities(&names)),
+        ask.ask(puppet.puppetdb.latest_reports(&reporting)),
+        ask.ask(puppet.puppetdb.server_time()),
+        crl,
+        groups,
+    );
+    sight.took = started.elapsed();
+    sight.puppetdb_time = puppetdb_time.ok();
+    sight.crl = crl;
+    sight.groups = groups;
+
+    let pins = |name: &Certname| pins(sight.groups.as_ref(), name);
+    let challenge = puppet.challenge.as_ref();
+    let view = |name: &Certname| {
+        let (certificate, request) = &files[name];
+        NameView {
+            certname: name.clone(),
+            certificate: reachable(certificate, certificate_view),
+            request: reachable(request, |csr| RequestView { instance: csr.instance_id(), asks: asks(csr, challenge) }),
+            node: among(&nodes, |node| node.certname == *name, |node| Some(node_view(node))),
+            fact_instance: among(&identities, |known| known.certname == *name, identity),
+            pins: pins(name),
+        }
+    };
+    for case in cases {
+        if case.is_arriving() {
+            let name = case.names().next().cloned();
+            let own = case.own_certificate().map(certificate_view);
+            let seen = name.as_ref().map(|name| match own {
+                Some(own) => NameView {
+                    certname: name.clone(),
+                    certificate: Reachable::Found(own),
+                    request: Reachable::Absent,
+                    node: Reachable::Absent,
+                    fact_instance: Reachable::Absent,
+                    pins: pins(name),
+                },
+                None => view(name),
+            });
+            let run = name.as_ref().map(|name| run_of(&runs, name));
+            match (&seen, case.own_certificate()) {
+                (Some(view), None) => case.saw(sight.took, tell(view)),
+                (Some(NameView { certname, .. }), Some(own)) => {
+                    let what = format!("{certname}: certificate {} of {}", own.serial(), case.subject.instance);
+                    case.saw(sight.took, what);
+                }
+                (None, _) => {}
+            }
+            if let Some(Reachable::Found(run)) = run.as_ref().filter(|_| case.own_certificate().is_some()) {
+                case.saw(sight.took, format!("its Puppet run at {} ended as {}", run.start, run.status));
+            }
+            case.arrival = Arrival { name: seen, run, ..Arrival::default() };
+        } else {
+            let names: Vec<NameView> = case.names().map(view).collect();
+            if case.seen.names.len() < names.len() {
+                for name in &names[case.seen.names.len()..] {
+                    case.saw(sight.took, tell(name));
+                }
+            }
+            let known_as = match &known_as[&case.subject.instance] {
+                Ok(names) => Reachable::Found(names.clone()),
+                Err(trouble) => Reachable::Unreachable(trouble.clone()),
+            };
+            case.seen = PuppetView { names, known_as, targets: None };
+        }
+        // What the CRL must hold later on, when the certificate itself is gone.
+        for name in case.names().cloned().collect::<Vec<_>>() {
+            if let Some((Ok(Some(certificate)), _)) = files.get(&name) {
+                case.certificates.insert(name, certificate.clone());
+            }
+        }
+    }
+    sight.stale = questions.stale.into_inner();
+}
+
+/// What the CA has under these names. One list tells for many; what is there is then read, for a list tells neither
+/// whose it is nor all that it holds. A list hides a request behind a certificate of the same name.
+async fn files(
+    ask: &Questions<'_>,
+    puppet: &Puppet,
+    names: &[Certname],
+    asking_again: &BTreeSet<Certname>,
+) -> BTreeMap<Certname, Files> {
+    let listed: Option<BTreeMap<String, State>> = if names.len() < LIST_FROM {
+        None
+    } else {
+        match ask.ask(puppet.ca.statuses(None)).await {
+            Ok(all) => Some(all.into_iter().map(|status| (status.name, status.state)).collect()),
+            Err(trouble) => {
+                return names.iter().map(|name| (name.clone(), (Err(trouble.clone()), Err(trouble.clone())))).collect();
+            }
+        }
+    };
+    let listed = listed.as_ref();
+    let files = stream::iter(names.to_vec()).map(|name| async move {
+        let state = listed.map(|listed| listed.get(name.as_str()).copied());
+        let certificate = async {
+            match state {
+                Some(None | Some(State::Requested)) => Ok(None),
+                _ => ask.ask(puppet.ca.certificate(&name)).await,
+            }
+        };
+        let request = async {
+            match state {
+                Some(None) => Ok(None),
+                Some(Some(State::Signed | State::Revoked)) if !asking_again.contains(&name) => Ok(None),
+                _ => ask.ask(puppet.ca.csr(&name)).await,
+            }
+        };
+        let files = join(certificate, request).await;
+        (name, files)
+    });
+    files.buffer_unordered(AT_ONCE).collect().await
+}
+
+fn certificate_view(certificate: &Certificate) -> CertificateView {
+    CertificateView {
+        serial: certificate.serial().to_string(),
+        instance: certificate.instance_id(),
+        issued: issued(certificate),
+        holds: holds(certificate),
+    }
+}
+
+fn node_view(node: &NodeStatus) -> NodeView {
+    NodeView {
+        active: node.is_active(),
+        deactivated: node.deactivated,
+        facts: node.facts_timestamp,
+        newest: node.catalog_timestamp.max(node.facts_timestamp).max(node.report_timestamp),
+    }
+}
+
+/// The newest run of a node, among those that were asked for.
+pub(super) fn run_of(runs: &Result<Vec<Report>, String>, name: &Certname) -> Reachable<RunView> {
+    among(
+        runs,
+        |report| report.certname == *name,
+        |report| {
+            Some(RunView {
+                start: report.start_time,
+                end: report.end_time,
+                status: report.status.clone().unwrap_or_else(|| "unknown".to_owned()),
+                noop: report.noop == Some(true),
+            })
+        },
+    )
+}
+
+fn pins(groups: Option<&Result<Vec<Group>, String>>, name: &Certname) -> Reachable<Vec<String>> {
+    match groups {
+        None => Reachable::Absent,
+        Some(Err(trouble)) => Reachable::Unreachable(trouble.clone()),
+        Some(Ok(groups)) => {
+            let pinning = groups.iter().filter(|group| group.pins(name));
+            Reachable::Found(pinning.map(|group| group.name.clone()).collect())
+        }
+    }
+}
+
+fn reachable<T, V>(answer: &Result<Option<T>, String>, view: impl Fn(&T) -> V) -> Reachable<V> {
+    match answer {
+        Ok(Some(value)) => Reachable::Found(view(value)),
+        Ok(None) => Reachable::Absent,
+        Err(trouble) => Reachable::Unreachable(trouble.clone()),
+    }
+}
+
+fn among<T, V>(
+    answer: &Result<Vec<T>, String>,
+    wanted: impl Fn(&&T) -> bool,
+    view: impl Fn(&T) -> Option<V>,
+) -> Reachable<V> {
+    match answer {
+        Ok(all) => all.iter().find(wanted).and_then(view).map_or(Reachable::Absent, Reachable::Found),
+        Err(trouble) => Reachable::Unreachable(trouble.clone()),
+    }
+}
+
+/// When a certificate was issued: the CA sets its beginning back by a day, for clocks that are behind.
+fn issued(certificate: &Certificate) -> Timestamp {
+    certificate.not_before().checked_add(SignedDuration::from_hours(24)).unwrap_or(Timestamp::MAX)
+}
+
+/// The instance that a node's facts name, unless they name two.
+fn identity(known: &KnownIdentity) -> Option<InstanceId> {
+    known.instance_id().filter(|_| !known.is_contradictory()).cloned()
+}
+
+/// What Puppet says about a name, for a person.
+fn tell(view: &NameView) -> String {
+    let certificate = match &view.certificate {
+        Reachable::Found(certificate) => match &certificate.instance {
+            Some(owner) => format!("certificate {} of {owner}", certificate.serial),
+            None => format!("certificate {} without pp_instance_id", certificate.serial),
+        },
+        Reachable::Absent => "no certificate".to_owned(),
+        Reachable::Unreachable(trouble) => format!("certificate unknown ({trouble})"),
+    };
+    let request = match &view.request {
+        Reachable::Found(_) => ", a pending certificate request",
+        _ => "",
+    };
+    let node = match &view.node {
+        Reachable::Found(NodeView { active: true, .. }) => "active node".to_owned(),
+        Reachable::Found(_) => "inactive node".to_owned(),
+        Reachable::Absent => "no node".to_owned(),
+        Reachable::Unreachable(trouble) => format!("node unknown ({trouble})"),
+    };
+    format!("{}: {certificate}{request}; {node}", view.certname)
+}

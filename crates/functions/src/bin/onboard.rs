@@ -1,0 +1,8 @@
+//! The function `onboard`: holds an instance that arrives until Puppet knows it and it can serve, and then lets it in.
+
+use stagedoor_controller::Function;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> anyhow::Result<()> {
+    stagedoor_functions::serve(Function::Onboard).await
+}
