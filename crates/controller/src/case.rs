@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use stagedoor_lifecycle::Certname;
 use stagedoor_lifecycle::admission::Held;
 use stagedoor_lifecycle::decision::Removal;
 use stagedoor_lifecycle::event::Transition;
@@ -13,6 +12,7 @@ use stagedoor_lifecycle::onboard::Arrival;
 use stagedoor_lifecycle::profile::ActionResult;
 use stagedoor_lifecycle::purge::PuppetView;
 use stagedoor_lifecycle::receipt::{Outcome, Receipt, Stage, Step};
+use stagedoor_lifecycle::{Certname, deadline};
 use stagedoor_puppet::Certificate;
 
 /// An instance that is being dealt with.
@@ -116,6 +116,11 @@ impl Case {
 
     pub(crate) fn into_receipt(self) -> Receipt {
         let certname = self.names().next().cloned();
+        let held = self.held.as_ref().filter(|(held, _)| {
+            held.waits && matches!(self.outcome, Outcome::Waiting | Outcome::Refused | Outcome::Failed)
+        });
+        let began = self.subject.began.time();
+        let decide_by = held.zip(began).map(|((held, _), began)| deadline::after(began, held.allowed));
         Receipt {
             instance_id: Some(self.subject.instance),
             group: Some(self.subject.group),
@@ -123,6 +128,7 @@ impl Case {
             certname,
             outcome: self.outcome,
             reason: self.reason,
+            decide_by,
             steps: self.steps,
         }
     }

@@ -86,7 +86,8 @@ fn judge(case: &mut Case, groups: &[Group], now: Timestamp) {
     let Subject { group, instance, began, .. } = &case.subject;
     let members = groups.iter().find(|described| described.name == *group).map(|described| &described.members);
     let still_held = members.and_then(|members| members.get(instance)).is_some_and(LifecycleState::may_wait);
-    let visible = began.time().is_some_and(|began| now >= deadline::after(began, SURELY_VISIBLE));
+    // A sweep does not know since when: it saw the instance waiting, which is not the first thing to be visible.
+    let visible = began.time().is_none_or(|began| now >= deadline::after(began, SURELY_VISIBLE));
     let beside_others = case.held.as_ref().is_some_and(|(held, _)| held.other_hooks);
     let over = if !still_held {
         "the hook had been answered before"

@@ -66,13 +66,13 @@ impl Door {
 }
 
 /// A future that borrows from its maker.
-pub type Answer<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+pub type Eventually<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// EC2, behind a trait because its SDK takes minutes to compile: only the functions, which bring the real client, wait
 /// for it.
 pub trait Machines: Send + Sync + std::fmt::Debug {
     /// The instances with these ids; unknown ones are missing from the answer.
-    fn machines<'a>(&'a self, instances: &'a [InstanceId]) -> Answer<'a, Result<Vec<Machine>, AwsError>>;
+    fn machines<'a>(&'a self, instances: &'a [InstanceId]) -> Eventually<'a, Result<Vec<Machine>, AwsError>>;
 }
 
 /// Where the time comes from.

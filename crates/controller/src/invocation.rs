@@ -1,4 +1,4 @@
-//! One invocation of a function: from the payload to the answer. Logs each receipt, once.
+//! One invocation of a function: from the payload to the answer.
 
 use std::collections::HashMap;
 
@@ -9,8 +9,9 @@ use stagedoor_lifecycle::observation::Subject;
 use stagedoor_lifecycle::receipt::{Outcome, Receipt};
 
 use crate::door::Door;
-use crate::gather::within;
 use crate::reconcile::{Until, reconcile};
+use crate::sweep::sweep;
+use crate::telemetry::{self, report};
 
 /// Which function was invoked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,6 +20,17 @@ pub enum Function {
     Onboard,
     /// Deals with leaving instances.
     Purge,
+    /// Deals with every instance that waits, whether an event came or not.
+    Sweep,
+}
+
+/// What an invocation ends with.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Answer {
+    /// The answer to whoever invoked the function.
+    pub payload: Value,
+    /// The metrics of the invocation, as a line for the log that CloudWatch reads metrics from.
+    pub metrics: Value,
 }
 
 impl Function {
@@ -28,27 +40,34 @@ impl Function {
         match self {
             Self::Onboard => "onboard",
             Self::Purge => "purge",
+            Self::Sweep => "sweep",
         }
     }
 
-    fn deals_with(self) -> Transition {
+    fn deals_with(self) -> Option<Transition> {
         match self {
-            Self::Onboard => Transition::Launching,
-            Self::Purge => Transition::Terminating,
+            Self::Onboard => Some(Transition::Launching),
+            Self::Purge => Some(Transition::Terminating),
+            Self::Sweep => None,
         }
     }
 }
-
-/// The most results in one published message, which may have 256 KiB.
-const RESULTS_PER_MESSAGE: usize = 100;
-/// The longest reason in a published message, in characters.
-const LONGEST_REASON: usize = 500;
 
 /// Deals with whatever the function was invoked with; `platform_deadline` is when the platform ends the invocation.
 ///
 /// For SQS the answer is `{"batchItemFailures": […]}` with the messages that should come again; for every other source
 /// `{"results": […]}` with a receipt for each instance. A message that can never be dealt with is not asked for again.
-pub async fn handle(door: &Door, function: Function, event: &Value, platform_deadline: Option<Timestamp>) -> Value {
+///
+/// A sweep needs no event: it looks for itself who waits.
+pub async fn handle(door: &Door, function: Function, event: &Value, platform_deadline: Option<Timestamp>) -> Answer {
+    let until = Until::new(door.clock.now(), door.config.budget, platform_deadline);
+    if function == Function::Sweep {
+        // Boxed: the loop's future is large, and the function's futures nest around it.
+        let receipts = Box::pin(sweep(door, until)).await;
+        report(door, function, &receipts, &[], until).await;
+        let metrics = telemetry::metrics(function, &receipts, door.clock.now());
+        return Answer { payload: json!({ "results": receipts }), metrics };
+    }
     let delivery = decode(event);
     let mut subjects: Vec<Subject> = Vec::new();
     let mut known = HashMap::new();
@@ -63,10 +82,11 @@ pub async fn handle(door: &Door, function: Function, event: &Value, platform_dea
             certname: None,
             outcome,
             reason,
+            decide_by: None,
             steps: Vec::new(),
         };
         match message.content.clone() {
-            Content::Action(action) if action.transition == function.deals_with() => {
+            Content::Action(action) if Some(action.transition) == function.deals_with() => {
                 // Duplicates within a batch collapse.
                 let key = (action.instance.clone(), action.group.clone(), action.hook.clone());
                 let place = *known.entry(key).or_insert(subjects.len());
@@ -91,18 +111,12 @@ pub async fn handle(door: &Door, function: Function, event: &Value, platform_dea
         places.push(None);
     }
 
-    let until = Until::new(door.clock.now(), door.config.budget, platform_deadline);
     // Boxed: the loop's future is large, and the function's futures nest around it.
     let dealt_with = if subjects.is_empty() { Vec::new() } else { Box::pin(reconcile(door, subjects, until)).await };
-    for receipt in dealt_with.iter().chain(&receipts) {
-        log(function, receipt);
-    }
-    let published = within(door, until.calls, publish(door, function, &dealt_with)).await;
-    if let Err(trouble) = published.unwrap_or_else(Err) {
-        tracing::warn!(function = function.name(), "the outcome could not be published: {trouble}");
-    }
+    report(door, function, &dealt_with, &receipts, until).await;
+    let metrics = telemetry::metrics(function, &dealt_with, door.clock.now());
 
-    match delivery.source {
+    let payload = match delivery.source {
         Source::Sqs => {
             let failed = |place: &Option<usize>| place.is_some_and(|at| dealt_with[at].outcome == Outcome::Failed);
             let failures = delivery.messages.iter().zip(&places).filter(|(_, place)| failed(place));
@@ -113,38 +127,6 @@ pub async fn handle(door: &Door, function: Function, event: &Value, platform_dea
             receipts.splice(0..0, dealt_with);
             json!({ "results": receipts })
         }
-    }
-}
-
-fn log(function: Function, receipt: &Receipt) {
-    let steps = serde_json::to_string(&receipt.steps).unwrap_or_default();
-    let instance = receipt.instance_id.as_ref().map(tracing::field::display);
-    let group = receipt.group.as_ref().map(tracing::field::display);
-    let certname = receipt.certname.as_ref().map(tracing::field::display);
-    let (function, outcome, reason) = (function.name(), receipt.outcome.as_str(), &receipt.reason);
-    match receipt.outcome {
-        Outcome::Failed => tracing::error!(function, outcome, instance, group, certname, steps, "{reason}"),
-        Outcome::Refused => tracing::warn!(function, outcome, instance, group, certname, steps, "{reason}"),
-        _ => tracing::info!(function, outcome, instance, group, certname, steps, "{reason}"),
-    }
-}
-
-/// Tells the topic, if there is one, what was decided and what a person should look at. Waiting is no news.
-async fn publish(door: &Door, function: Function, receipts: &[Receipt]) -> Result<(), String> {
-    let Some(topic) = &door.topic else { return Ok(()) };
-    let news: Vec<Value> = receipts
-        .iter()
-        .filter(|receipt| !matches!(receipt.outcome, Outcome::Waiting | Outcome::Ignored))
-        .map(|receipt| {
-            let Receipt { instance_id, group, hook, certname, outcome, reason, .. } = receipt;
-            let reason: String = reason.chars().take(LONGEST_REASON).collect();
-            json!({"instance_id": instance_id, "group": group, "hook": hook, "certname": certname, "outcome": outcome, "reason": reason})
-        })
-        .collect();
-    for chunk in news.chunks(RESULTS_PER_MESSAGE) {
-        let subject = format!("Stagedoor {}: {} instances", function.name(), chunk.len());
-        let message = json!({"function": function.name(), "results": chunk}).to_string();
-        topic.publish(&subject, &message).await.map_err(|error| error.to_string())?;
-    }
-    Ok(())
+    };
+    Answer { payload, metrics }
 }

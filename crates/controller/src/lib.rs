@@ -18,7 +18,9 @@ mod gather;
 mod heartbeat;
 mod invocation;
 mod reconcile;
+mod sweep;
+mod telemetry;
 
-pub use door::{Answer, Clock, Door, Hands, Machines, Puppet, PuppetSite};
-pub use invocation::{Function, handle};
+pub use door::{Clock, Door, Eventually, Hands, Machines, Puppet, PuppetSite};
+pub use invocation::{Answer, Function, handle};
 pub use reconcile::{Until, reconcile};

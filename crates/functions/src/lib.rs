@@ -11,7 +11,7 @@ use serde_json::Value;
 use stagedoor_aws::{Error as AwsError, connect};
 use stagedoor_aws_ec2::Ec2;
 use stagedoor_controller::config::Config;
-use stagedoor_controller::{Answer, Clock, Door, Function, Machines, handle};
+use stagedoor_controller::{Answer, Clock, Door, Eventually, Function, Machines, handle};
 use stagedoor_lifecycle::InstanceId;
 use stagedoor_lifecycle::observation::Machine;
 use tracing_subscriber::EnvFilter;
@@ -22,7 +22,14 @@ pub const CONFIG: &str = "STAGEDOOR_CONFIG";
 pub const CONFIG_FILE: &str = "STAGEDOOR_CONFIG_FILE";
 
 /// Serves invocations of one function until the platform stops it. An error is one that no invocation can mend.
-pub async fn serve(function: Function) -> anyhow::Result<()> {
+///
+/// Not `async`: an async function is compiled anew in every binary that awaits it, and this one holds the whole program.
+pub fn serve(function: Function) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("the async runtime")?;
+    runtime.block_on(serve_until_stopped(function))
+}
+
+async fn serve_until_stopped(function: Function) -> anyhow::Result<()> {
     log_to_stdout();
     let config = configuration()?;
     stagedoor_puppet::install_crypto_provider();
@@ -33,7 +40,10 @@ pub async fn serve(function: Function) -> anyhow::Result<()> {
     let answer = |invocation: LambdaEvent<Value>| async move {
         let deadline = deadline(invocation.context.deadline, door.clock.now());
         // Boxed: optimized, the futures nest deeper than the compiler's recursion limit.
-        Ok::<_, std::convert::Infallible>(Box::pin(handle(door, function, &invocation.payload, deadline)).await)
+        let Answer { payload, metrics } = Box::pin(handle(door, function, &invocation.payload, deadline)).await;
+        // A line of its own: CloudWatch takes metrics only from documents that begin with them.
+        println!("{metrics}");
+        Ok::<_, std::convert::Infallible>(payload)
     };
     lambda_runtime::run(service_fn(answer)).await.map_err(|error| anyhow!("the Lambda runtime stopped: {error}"))
 }
@@ -71,7 +81,7 @@ fn log_to_stdout() {
 struct Ec2Machines(Ec2);
 
 impl Machines for Ec2Machines {
-    fn machines<'a>(&'a self, instances: &'a [InstanceId]) -> Answer<'a, Result<Vec<Machine>, AwsError>> {
+    fn machines<'a>(&'a self, instances: &'a [InstanceId]) -> Eventually<'a, Result<Vec<Machine>, AwsError>> {
         Box::pin(self.0.machines(instances))
     }
 }

@@ -1,5 +1,6 @@
 //! The receipt: what was seen, done and proven for one instance, and how long each took. No I/O.
 
+use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::{Certname, GroupName, HookName, InstanceId};
@@ -52,6 +53,9 @@ pub struct Receipt {
     pub outcome: Outcome,
     /// Why, in a sentence for a person.
     pub reason: String,
+    /// Until when it has to be decided, where that is known and it is not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub decide_by: Option<Timestamp>,
     /// What was seen, done and proven, in order.
     pub steps: Vec<Step>,
 }

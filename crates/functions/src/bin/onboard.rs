@@ -2,7 +2,6 @@
 
 use stagedoor_controller::Function;
 
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> anyhow::Result<()> {
-    stagedoor_functions::serve(Function::Onboard).await
+fn main() -> anyhow::Result<()> {
+    stagedoor_functions::serve(Function::Onboard)
 }

@@ -1,0 +1,106 @@
+//! The sweep: finds every instance that waits at a hook of ours, whether its event came or not, and deals with all of
+//! them as one set.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use stagedoor_lifecycle::event::Transition;
+use stagedoor_lifecycle::observation::{Began, Group, LifecycleState, Subject};
+use stagedoor_lifecycle::profile::PROFILE_TAG;
+use stagedoor_lifecycle::receipt::{Outcome, Receipt};
+use stagedoor_lifecycle::{HookName, InstanceId, deadline};
+
+use crate::door::Door;
+use crate::gather::within;
+use crate::reconcile::{Until, reconcile};
+
+/// Between two looks for instances that began to wait meanwhile.
+const PAUSE: Duration = Duration::from_secs(5);
+
+/// Deals with everybody who waits until nobody does or the time is up. Where nobody does, that costs one call.
+pub(crate) async fn sweep(door: &Door, until: Until) -> Vec<Receipt> {
+    let mut receipts: Vec<Receipt> = Vec::new();
+    let mut dealt_with: BTreeSet<(InstanceId, HookName)> = BTreeSet::new();
+    loop {
+        let subjects = match waiting(door, until).await {
+            Ok(subjects) => subjects,
+            Err(trouble) => {
+                tracing::error!("the sweep could not see who waits: {trouble}");
+                break;
+            }
+        };
+        let key = |subject: &Subject| (subject.instance.clone(), subject.hook.clone());
+        // Whoever was answered may be shown as waiting for a little longer.
+        let new: Vec<Subject> = subjects.into_iter().filter(|subject| !dealt_with.contains(&key(subject))).collect();
+        if new.is_empty() {
+            break;
+        }
+        let done = reconcile(door, new, until).await;
+        for receipt in done {
+            let Receipt { instance_id: Some(instance), hook: Some(hook), .. } = &receipt else { continue };
+            let again = matches!(receipt.outcome, Outcome::Waiting | Outcome::Failed);
+            receipts.retain(|old| old.instance_id != receipt.instance_id || old.hook != receipt.hook);
+            if !again {
+                dealt_with.insert((instance.clone(), hook.clone()));
+            }
+            receipts.push(receipt);
+        }
+        if deadline::after(door.clock.now(), PAUSE) >= until.passes {
+            break;
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    receipts
+}
+
+/// Every instance that waits at a hook of ours.
+async fn waiting(door: &Door, until: Until) -> Result<Vec<Subject>, String> {
+    let started = Instant::now();
+    let groups =
+        within(door, until.work, door.autoscaling.opted_in_groups()).await?.map_err(|error| error.to_string())?;
+    let waiting: Vec<&Group> =
+        groups.iter().filter(|group| group.members.values().any(|state| way(state).is_some())).collect();
+    let hooks =
+        join_all(waiting.iter().map(|group| within(door, until.work, door.autoscaling.hooks(&group.name)))).await;
+    let mut subjects = Vec::new();
+    for (group, hooks) in waiting.into_iter().zip(hooks) {
+        let profile = group.tags.get(PROFILE_TAG).and_then(|tag| tag.parse().ok()).and_then(|name| door.profile(&name));
+        let Some(profile) = profile else {
+            tracing::error!(group = %group.name, "the group's tag {PROFILE_TAG} names a profile that the configuration does not have");
+            continue;
+        };
+        let hooks = match hooks {
+            Ok(Ok(hooks)) => hooks,
+            Ok(Err(error)) => {
+                tracing::error!(group = %group.name, "{error}");
+                continue;
+            }
+            Err(late) => return Err(late),
+        };
+        for (instance, state) in &group.members {
+            let Some(transition) = way(state) else { continue };
+            let ours = hooks.iter().filter(|hook| hook.transition == Some(transition) && profile.owns(&hook.name));
+            subjects.extend(ours.map(|hook| Subject {
+                instance: instance.clone(),
+                group: group.name.clone(),
+                hook: hook.name.clone(),
+                transition,
+                origin: None,
+                destination: None,
+                began: Began::Unknown,
+            }));
+        }
+    }
+    tracing::debug!(waiting = subjects.len(), took_ms = started.elapsed().as_millis(), "looked for waiting instances");
+    Ok(subjects)
+}
+
+/// Which way an instance in this state waits to go, if it waits.
+fn way(state: &LifecycleState) -> Option<Transition> {
+    match state {
+        LifecycleState::PendingWait | LifecycleState::WarmedPendingWait => Some(Transition::Launching),
+        LifecycleState::TerminatingWait | LifecycleState::WarmedTerminatingWait => Some(Transition::Terminating),
+        LifecycleState::Terminating | LifecycleState::Past | LifecycleState::Pending | LifecycleState::Other(_) => None,
+    }
+}

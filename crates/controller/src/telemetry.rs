@@ -1,0 +1,95 @@
+//! What the world is told of an invocation: a log line for each receipt, a message to the topic, metrics.
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use stagedoor_lifecycle::deadline;
+use stagedoor_lifecycle::receipt::{Outcome, Receipt};
+
+use crate::door::Door;
+use crate::gather::within;
+use crate::invocation::Function;
+use crate::reconcile::Until;
+
+/// The most results in one published message, which may have 256 KiB.
+const RESULTS_PER_MESSAGE: usize = 100;
+/// The longest reason in a published message, in characters.
+const LONGEST_REASON: usize = 500;
+/// An instance that still waits so shortly before it has to be decided is worth an alarm.
+const NEAR: std::time::Duration = std::time::Duration::from_secs(300);
+
+/// Logs each receipt, once, and publishes the news.
+pub(crate) async fn report(door: &Door, function: Function, dealt_with: &[Receipt], others: &[Receipt], until: Until) {
+    for receipt in dealt_with.iter().chain(others) {
+        log(function, receipt);
+    }
+    let published = within(door, until.calls, publish(door, function, dealt_with)).await;
+    if let Err(trouble) = published.unwrap_or_else(Err) {
+        tracing::warn!(function = function.name(), "the outcome could not be published: {trouble}");
+    }
+}
+
+/// The metrics of an invocation in CloudWatch's
+/// [embedded metric format](https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/CloudWatch_Embedded_Metric_Format_Specification.html):
+/// a log line that needs no call and no permission.
+pub(crate) fn metrics(function: Function, receipts: &[Receipt], now: Timestamp) -> Value {
+    let count = |outcome| receipts.iter().filter(|receipt| receipt.outcome == outcome).count();
+    let near = |receipt: &&Receipt| receipt.decide_by.is_some_and(|by| deadline::after(now, NEAR) >= by);
+    let values = [
+        ("Continued", count(Outcome::Continued)),
+        ("Abandoned", count(Outcome::Abandoned)),
+        ("Waiting", count(Outcome::Waiting)),
+        ("Refused", count(Outcome::Refused)),
+        ("Failed", count(Outcome::Failed)),
+        ("WaitingNearDeadline", receipts.iter().filter(near).count()),
+    ];
+    let names: Vec<Value> = values.iter().map(|(name, _)| json!({"Name": name, "Unit": "Count"})).collect();
+    let mut line = json!({
+        "_aws": {
+            "Timestamp": now.as_millisecond(),
+            "CloudWatchMetrics": [{"Namespace": "Stagedoor", "Dimensions": [["Function"]], "Metrics": names}],
+        },
+        "Function": function.name(),
+    });
+    for (name, value) in values {
+        line[name] = value.into();
+    }
+    line
+}
+
+fn log(function: Function, receipt: &Receipt) {
+    let steps = serde_json::to_string(&receipt.steps).unwrap_or_default();
+    let instance = receipt.instance_id.as_ref().map(tracing::field::display);
+    let group = receipt.group.as_ref().map(tracing::field::display);
+    let certname = receipt.certname.as_ref().map(tracing::field::display);
+    let (function, outcome, reason) = (function.name(), receipt.outcome.as_str(), &receipt.reason);
+    match receipt.outcome {
+        Outcome::Failed => tracing::error!(function, outcome, instance, group, certname, steps, "{reason}"),
+        Outcome::Refused => tracing::warn!(function, outcome, instance, group, certname, steps, "{reason}"),
+        _ => tracing::info!(function, outcome, instance, group, certname, steps, "{reason}"),
+    }
+}
+
+/// Tells the topic, if there is one, what was decided and what a person should look at. Waiting is no news, and that
+/// something is still refused is none either when the sweep finds it so every minute: that is what the metric is for.
+async fn publish(door: &Door, function: Function, receipts: &[Receipt]) -> Result<(), String> {
+    let Some(topic) = &door.topic else { return Ok(()) };
+    let news: Vec<Value> = receipts
+        .iter()
+        .filter(|receipt| match receipt.outcome {
+            Outcome::Waiting | Outcome::Ignored => false,
+            Outcome::Refused | Outcome::Failed => function != Function::Sweep,
+            Outcome::Continued | Outcome::Abandoned => true,
+        })
+        .map(|receipt| {
+            let Receipt { instance_id, group, hook, certname, outcome, reason, .. } = receipt;
+            let reason: String = reason.chars().take(LONGEST_REASON).collect();
+            json!({"instance_id": instance_id, "group": group, "hook": hook, "certname": certname, "outcome": outcome, "reason": reason})
+        })
+        .collect();
+    for chunk in news.chunks(RESULTS_PER_MESSAGE) {
+        let subject = format!("Stagedoor {}: {} instances", function.name(), chunk.len());
+        let message = json!({"function": function.name(), "results": chunk}).to_string();
+        topic.publish(&subject, &message).await.map_err(|error| error.to_string())?;
+    }
+    Ok(())
+}
