@@ -54,7 +54,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -274,6 +274,14 @@ impl Lab {
     #[must_use]
     pub fn puppetdb_url(&self) -> &str {
         self.stage.endpoints.puppetdb.as_deref().unwrap_or_default()
+    }
+
+    /// A text of the secret `stagedoor/puppet`, as it is now: its `challenge`, its `rbac_token`, ….
+    #[must_use]
+    pub fn credential(&self, key: &str) -> Option<SecretString> {
+        let secret = self.aws.secret(stage::PUPPET_SECRET)?;
+        let document: Value = serde_json::from_str(secret.expose_secret()).ok()?;
+        document[key].as_str().map(|text| text.to_owned().into())
     }
 
     /// The orchestrator: `https://localhost:PORT`; empty on an open source site.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -163,12 +163,16 @@ pub(crate) fn puppet_secret(puppet: &Puppet) -> anyhow::Result<SecretString> {
     let known = options.rbac_tokens.as_ref().and_then(|tokens| tokens.iter().find_map(valid));
     // A site that knows no tokens ignores the header.
     let token = known.unwrap_or_else(|| format!("lab-token-{}", Uuid::new_v4().simple()));
-    let document = json!({
+    let mut document = json!({
         "ca_cert": puppet.ca_bundle_pem(),
         "client_cert": credentials.cert_pem,
         "client_key": credentials.key_pem,
         "rbac_token": token,
-        "challenge": format!("lab-challenge-{}", Uuid::new_v4().simple()),
     });
+    let made_up = || format!("lab-challenge-{}", Uuid::new_v4().simple());
+    let challenge = options.challenge.map_or_else(made_up, |given| given.expose_secret().to_owned());
+    if !challenge.is_empty() {
+        document["challenge"] = challenge.into();
+    }
     Ok(document.to_string().into())
 }

@@ -5,6 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use jiff::Timestamp;
+use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -232,6 +233,8 @@ pub struct PuppetOptions {
     pub enterprise_state: ServiceState,
     /// The environments that the orchestrator knows.
     pub environments: Vec<String>,
+    /// The `challenge` of the secret `stagedoor/puppet`. None: one is made up; empty: the secret has none.
+    pub challenge: Option<SecretString>,
     /// How long the Puppet run of an orchestrator job takes, in milliseconds of real time.
     pub run_ms: u64,
 }
@@ -275,6 +278,7 @@ impl Default for PuppetOptions {
             rbac_certificate_allowlist: Vec::new(),
             enterprise_state: ServiceState::Running,
             environments: vec!["production".to_owned()],
+            challenge: None,
             run_ms: 30,
         }
     }
