@@ -187,8 +187,9 @@ impl RunningAgent {
     /// Runs Puppet now, to this end: `changed`, `unchanged` or `failed`. Waits for a run that is under way.
     ///
     /// # Errors
-    /// It has no certificate, or Puppet does not let it in with the one that it has.
+    /// It is off, has no certificate, or Puppet does not let it in with the one that it has.
     pub async fn run(&self, status: &str) -> anyhow::Result<()> {
+        anyhow::ensure!(self.state().phase != Phase::Off, "agent {} is off", self.name());
         self.inner.run(status).await
     }
 
@@ -234,6 +235,7 @@ impl RunningAgent {
         if let Some(task) = self.inner.task().take() {
             task.abort();
         }
+        self.inner.is_off();
     }
 
     fn start_task(&self) {
