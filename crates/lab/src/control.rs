@@ -9,9 +9,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::faults::Fault;
+use crate::puppet::ServiceState;
 use crate::scene::Scene;
 use crate::server::{Call, Reply, Request, Service};
-use crate::stage::Stage;
+use crate::stage::{Stage, agent_state};
 
 /// Ten years, in seconds: an advance beyond that is a slip.
 const FURTHEST_ADVANCE_S: i64 = 10 * 365 * 86_400;
@@ -53,6 +54,14 @@ impl Default for Report {
     }
 }
 
+/// What the ports of an agent's node do from now on.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Services {
+    state: Option<ServiceState>,
+    listening: Option<bool>,
+}
+
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum OneOrMany<T> {
@@ -65,7 +74,7 @@ impl Control {
         Self { stage }
     }
 
-    fn carry_out(&self, request: &Request) -> Result<Reply, Refusal> {
+    async fn carry_out(&self, request: &Request) -> Result<Reply, Refusal> {
         let stage = &self.stage;
         let segments = request.segments();
         let path: Vec<&str> = segments.iter().map(String::as_str).filter(|part| !part.is_empty()).collect();
@@ -119,11 +128,57 @@ impl Control {
                 ok(&json!({}))
             }
             ("POST", ["nodes", certname, "report"]) => self.report(certname, request),
-            _ => Err(Refusal {
-                status: StatusCode::NOT_FOUND,
-                message: format!("the control API has no {} {}", request.method, request.path),
-            }),
+            ("PUT", ["nodes", certname, "run"]) => {
+                stage.puppet.script(certname, read(request)?);
+                ok(&json!({}))
+            }
+            ("POST", ["node-groups"]) => {
+                stage.puppet.put_node_group(&read(request)?)?;
+                ok(&stage.puppet.node_groups())
+            }
+            (_, ["agents", rest @ ..]) => self.agents(request, rest).await,
+            _ => Err(nothing_there(request)),
         }
+    }
+
+    async fn agents(&self, request: &Request, path: &[&str]) -> Result<Reply, Refusal> {
+        let stage = &self.stage;
+        let method = request.method.as_str();
+        match (method, path) {
+            ("GET", []) => return ok(&stage.agents()),
+            ("POST", []) => {
+                let agent = stage.agents.start(read(request)?)?;
+                return ok(&json!({"name": agent.name(), "certname": agent.certname()}));
+            }
+            ("DELETE", [name]) => {
+                stage.agents.remove(name).await?;
+                return ok(&json!({}));
+            }
+            _ => {}
+        }
+        let Some(name) = path.first() else { return Err(nothing_there(request)) };
+        let agent = stage.agents.get(name)?;
+        match (method, &path[1..]) {
+            ("GET", []) => {}
+            ("POST", ["run"]) => {
+                let Report { status, .. } = read_or_default(request)?;
+                agent.run(&status).await?;
+            }
+            ("POST", ["stop"]) => agent.stop().await,
+            ("POST", ["reboot"]) => agent.reboot().await,
+            ("POST", ["rekey"]) => agent.rekey().await,
+            ("PUT", ["services"]) => {
+                let Services { state, listening } = read(request)?;
+                if let Some(state) = state {
+                    agent.set_service_state(state);
+                }
+                if let Some(listening) = listening {
+                    agent.set_listening(listening);
+                }
+            }
+            _ => return Err(nothing_there(request)),
+        }
+        ok(&agent_state(&agent))
     }
 
     fn put_secret(&self, name: &str, request: &Request) -> Result<Reply, Refusal> {
@@ -157,6 +212,13 @@ impl Control {
         let started = self.stage.back.clock.now() - SignedDuration::from_secs(took_s.into());
         self.stage.puppet.report(certname, &status, started);
         ok(&json!({}))
+    }
+}
+
+fn nothing_there(request: &Request) -> Refusal {
+    Refusal {
+        status: StatusCode::NOT_FOUND,
+        message: format!("the control API has no {} {}", request.method, request.path),
     }
 }
 
@@ -203,7 +265,7 @@ impl Service for Control {
     }
 
     async fn answer(&self, request: &Request) -> Reply {
-        self.carry_out(request).unwrap_or_else(|Refusal { status, message }| {
+        self.carry_out(request).await.unwrap_or_else(|Refusal { status, message }| {
             answer(status, "application/json", json!({"error": message}).to_string())
         })
     }

@@ -3,7 +3,8 @@
 //! A [`Lab`] serves, on loopback only,
 //!
 //! * Auto Scaling, EC2, Secrets Manager and SNS behind one endpoint ([`aws`]),
-//! * a Puppet CA and PuppetDB behind mutual TLS ([`puppet`]),
+//! * a Puppet CA and PuppetDB behind mutual TLS, and Puppet Enterprise's orchestrator, classifier and RBAC
+//!   ([`puppet`]), with simulated agents ([`agent`]),
 //! * the Lambda Runtime API, so that built function binaries run against it ([`lambda`]),
 //! * a control API ([`control`](crate#the-control-api)), which sets the scene, makes instances come and go, lets time
 //!   pass, makes calls fail, and tells what was called.
@@ -35,6 +36,7 @@
 //!
 //! JSON over HTTP; the crate's README shows every call with `curl`.
 
+pub mod agent;
 pub mod aws;
 pub mod clock;
 mod control;
@@ -52,11 +54,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
+use agent::Agents;
 use aws::Aws;
 use clock::Clock;
 use control::Control;
@@ -112,6 +115,10 @@ pub struct Ports {
     pub ca: u16,
     /// PuppetDB.
     pub puppetdb: u16,
+    /// The orchestrator.
+    pub orchestrator: u16,
+    /// The classifier and RBAC.
+    pub classifier: u16,
 }
 
 /// A running lab. Dropping it stops it.
@@ -120,6 +127,8 @@ pub struct Lab {
     pub aws: Aws,
     /// The simulated Puppet site.
     pub puppet: Puppet,
+    /// The simulated agents.
+    pub agents: Agents,
     /// What was called at AWS and Puppet; calls of the control API and the Lambda APIs are not in it.
     pub journal: Journal,
     /// What goes wrong at AWS and Puppet.
@@ -142,7 +151,7 @@ impl Lab {
         let lambda = Lambda::new(options.region.clone(), options.function_timeout);
         let mut standing_secrets = options.secrets;
         if options.serve_puppet {
-            let text = stage::puppet_secret(&puppet, &options.puppet)?;
+            let text = stage::puppet_secret(&puppet)?;
             standing_secrets.entry(stage::PUPPET_SECRET.to_owned()).or_insert(text);
         }
 
@@ -151,9 +160,11 @@ impl Lab {
         let (aws_listener, aws_url) = listen(ports.aws, "http://127.0.0.1").await?;
         let (runtime_listener, runtime) = listen(ports.runtime, "http://127.0.0.1").await?;
         let mut servers = JoinSet::new();
-        let (mut ca, mut puppetdb) = (None, None);
+        let (mut ca, mut ca_port, mut puppetdb) = (None, None, None);
+        let (mut orchestrator, mut classifier) = (None, None);
         if options.serve_puppet {
             let (listener, url) = listen(ports.ca, "https://localhost").await?;
+            ca_port = Some(listener.local_addr()?.port());
             servers.spawn(server::serve(listener, Some(puppet.tls()), puppet.ca_service(), back.clone()));
             ca = Some(url);
             let (listener, url) = listen(ports.puppetdb, "https://localhost").await?;
@@ -161,9 +172,27 @@ impl Lab {
             servers.spawn(server::serve(listener, Some(puppet.puppetdb_tls()), service, back.clone()));
             puppetdb = Some(url);
         }
+        if options.serve_puppet && options.puppet.enterprise {
+            let (listener, url) = listen(ports.orchestrator, "https://localhost").await?;
+            servers.spawn(server::serve(listener, Some(puppet.tls()), puppet.orchestrator_service(), back.clone()));
+            orchestrator = Some(url);
+            let (listener, url) = listen(ports.classifier, "https://localhost").await?;
+            servers.spawn(server::serve(listener, Some(puppet.tls()), puppet.console_service(), back.clone()));
+            classifier = Some(url);
+        }
 
-        let endpoints = Endpoints { control, aws: aws_url, runtime, ca, puppetdb, region: options.region };
-        let stage = Stage { aws, puppet, lambda, back, endpoints, standing_secrets };
+        let endpoints = Endpoints {
+            control,
+            aws: aws_url,
+            runtime,
+            ca,
+            puppetdb,
+            orchestrator,
+            classifier,
+            region: options.region,
+        };
+        let agents = Agents::new(puppet.clone(), aws.clone(), back.clone(), ca_port);
+        let stage = Stage { aws, puppet, agents, lambda, back, endpoints, standing_secrets };
         stage.set_scene(&Scene::default())?;
         let Stage { aws, lambda, back, .. } = stage.clone();
         servers.spawn(server::serve(aws_listener, None, Arc::new(aws), back));
@@ -174,6 +203,7 @@ impl Lab {
         Ok(Self {
             aws: stage.aws.clone(),
             puppet: stage.puppet.clone(),
+            agents: stage.agents.clone(),
             journal: stage.back.journal.clone(),
             faults: stage.back.faults.clone(),
             clock: stage.back.clock.clone(),
@@ -244,6 +274,26 @@ impl Lab {
     #[must_use]
     pub fn puppetdb_url(&self) -> &str {
         self.stage.endpoints.puppetdb.as_deref().unwrap_or_default()
+    }
+
+    /// A text of the secret `stagedoor/puppet`, as it is now: its `challenge`, its `rbac_token`, ….
+    #[must_use]
+    pub fn credential(&self, key: &str) -> Option<SecretString> {
+        let secret = self.aws.secret(stage::PUPPET_SECRET)?;
+        let document: Value = serde_json::from_str(secret.expose_secret()).ok()?;
+        document[key].as_str().map(|text| text.to_owned().into())
+    }
+
+    /// The orchestrator: `https://localhost:PORT`; empty on an open source site.
+    #[must_use]
+    pub fn orchestrator_url(&self) -> &str {
+        self.stage.endpoints.orchestrator.as_deref().unwrap_or_default()
+    }
+
+    /// The classifier and RBAC: `https://localhost:PORT`; empty on an open source site.
+    #[must_use]
+    pub fn classifier_url(&self) -> &str {
+        self.stage.endpoints.classifier.as_deref().unwrap_or_default()
     }
 
     /// The value of `AWS_LAMBDA_RUNTIME_API`, `host:port`: a runtime there is given invocations of any function.

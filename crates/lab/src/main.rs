@@ -15,10 +15,11 @@ The rehearsal stage: AWS and Puppet simulated on their real wire protocols, on l
 Usage: lab [OPTIONS]
 
   --scene FILE           set this scene (JSON) at the start
-  --ports BASE           listen on BASE (control), +1 (AWS), +2 (Lambda), +3 (CA), +4 (PuppetDB);
-                         0: any free ports. Default 4560
+  --ports BASE           listen on BASE (control), +1 (AWS), +2 (Lambda), +3 (CA), +4 (PuppetDB),
+                         +5 (orchestrator), +6 (classifier and RBAC); 0: any free ports. Default 4560
   --region REGION        the Region that the simulated AWS is. Default eu-west-1
   --puppet FILE          set-up of the simulated Puppet site (JSON)
+  --enterprise           the simulated Puppet site is Puppet Enterprise
   --no-puppet            simulate AWS only, for use with a real Puppet
   --secret NAME=FILE     a secret and the file with its text; may be given several times
   --function-timeout S   how many seconds an invoked function may take. Default 60
@@ -54,6 +55,10 @@ async fn main() -> anyhow::Result<()> {
         println!("ca {ca}");
         println!("puppetdb {puppetdb}");
     }
+    if let (Some(orchestrator), Some(classifier)) = (&endpoints.orchestrator, &endpoints.classifier) {
+        println!("orchestrator {orchestrator}");
+        println!("classifier {classifier}");
+    }
     println!("ready eval \"$(curl -s {}/env)\"", endpoints.control);
     tokio::select! {
         _ = interrupt.recv() => {}
@@ -66,6 +71,7 @@ async fn main() -> anyhow::Result<()> {
 fn parse(arguments: impl Iterator<Item = String>) -> anyhow::Result<Option<Arguments>> {
     let mut options = Options { ports: from_base(4560)?, ..Options::default() };
     let mut scene = None;
+    let mut enterprise = false;
     let mut arguments = arguments;
     while let Some(argument) = arguments.next() {
         let (name, attached) = match argument.split_once('=') {
@@ -84,6 +90,7 @@ fn parse(arguments: impl Iterator<Item = String>) -> anyhow::Result<Option<Argum
                 options.puppet = serde_json::from_str(&text_of(&path)?)
                     .with_context(|| format!("{} is not a set-up of Puppet", path.display()))?;
             }
+            "--enterprise" => enterprise = true,
             "--no-puppet" => options.serve_puppet = false,
             "--secret" => {
                 let value = value()?;
@@ -97,6 +104,7 @@ fn parse(arguments: impl Iterator<Item = String>) -> anyhow::Result<Option<Argum
             other => bail!("unknown option {other}; lab --help lists them"),
         }
     }
+    options.puppet.enterprise |= enterprise;
     Ok(Some(Arguments { options, scene }))
 }
 
@@ -104,10 +112,18 @@ fn from_base(base: u16) -> anyhow::Result<Ports> {
     if base == 0 {
         return Ok(Ports::default());
     }
-    if base > u16::MAX - 4 {
-        bail!("--ports {base} leaves no room for five ports");
+    if base > u16::MAX - 6 {
+        bail!("--ports {base} leaves no room for seven ports");
     }
-    Ok(Ports { control: base, aws: base + 1, runtime: base + 2, ca: base + 3, puppetdb: base + 4 })
+    Ok(Ports {
+        control: base,
+        aws: base + 1,
+        runtime: base + 2,
+        ca: base + 3,
+        puppetdb: base + 4,
+        orchestrator: base + 5,
+        classifier: base + 6,
+    })
 }
 
 fn text_of(path: &PathBuf) -> anyhow::Result<String> {
@@ -123,13 +139,13 @@ mod tests {
     }
 
     #[test]
-    fn five_ports_follow_the_base() {
+    fn seven_ports_follow_the_base() {
         let options = parsed("--ports 5000 --no-puppet").unwrap().unwrap().options;
-        assert_eq!((options.ports.control, options.ports.puppetdb), (5000, 5004));
+        assert_eq!((options.ports.control, options.ports.puppetdb, options.ports.classifier), (5000, 5004, 5006));
         assert!(!options.serve_puppet);
         let free = parsed("--ports=0").unwrap().unwrap().options;
         assert_eq!(free.ports, Ports::default());
-        assert!(parsed("--ports 65532").is_err());
+        assert!(parsed("--ports 65530").is_err());
     }
 
     #[test]

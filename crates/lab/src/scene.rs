@@ -16,6 +16,10 @@ pub struct Scene {
     pub instances: Vec<Instance>,
     /// What Puppet knows.
     pub nodes: Vec<crate::puppet::Node>,
+    /// Puppet Enterprise: node groups beside the preconfigured ones, or in place of them.
+    pub node_groups: Vec<crate::puppet::NodeGroup>,
+    /// Simulated agents, which start at once.
+    pub agents: Vec<crate::agent::Agent>,
     /// Secrets by name. `stagedoor/puppet` always exists; naming it here overrides it.
     pub secrets: BTreeMap<String, SecretString>,
     /// ARNs of the SNS topics that exist.
@@ -204,6 +208,8 @@ pub struct Settings {
     pub proceed_s: u32,
     /// The Auto Scaling API's token bucket; `None`: no throttling.
     pub throttle: Option<Throttle>,
+    /// Private addresses that are made up are on loopback, 127.x.y.z, so that simulated agents can listen there.
+    pub loopback_addresses: bool,
 }
 
 /// A token bucket in the lab's time.

@@ -92,6 +92,11 @@ pub trait Service: Send + Sync + 'static {
     /// poll must not.
     const OUTLIVES_ITS_CALLER: bool = true;
 
+    /// Whether it is there at all. While it is not, connections are closed before a byte is read.
+    fn accepts(&self) -> bool {
+        true
+    }
+
     /// Names the call for journal and faults, without carrying it out.
     fn describe(&self, request: &Request) -> Call;
 
@@ -155,6 +160,9 @@ async fn connection<S: Service>(
     service: Arc<S>,
     stage: Backstage,
 ) {
+    if !service.accepts() {
+        return;
+    }
     let _ = stream.set_nodelay(true);
     let Some(config) = tls else {
         return talk(stream, None, service, stage).await;
@@ -191,6 +199,9 @@ async fn handle<S: Service>(
     service: Arc<S>,
     stage: Backstage,
 ) -> Result<http::Response<Full<Bytes>>, Closed> {
+    if !service.accepts() {
+        return Err("the service has gone away".into());
+    }
     let request = read(incoming, peer).await?;
     let carried_out = carry_out(request, service, stage);
     let reply = if S::OUTLIVES_ITS_CALLER { tokio::spawn(carried_out).await? } else { carried_out.await };

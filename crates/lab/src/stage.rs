@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use crate::agent::{Agents, RunningAgent};
 use crate::aws::Aws;
 use crate::lambda::Lambda;
-use crate::puppet::{Puppet, PuppetOptions, TokenState};
+use crate::puppet::{Puppet, TokenState};
 use crate::scene::Scene;
 use crate::server::Backstage;
 
@@ -21,6 +22,7 @@ pub(crate) const PUPPET_SECRET: &str = "stagedoor/puppet";
 pub(crate) struct Stage {
     pub(crate) aws: Aws,
     pub(crate) puppet: Puppet,
+    pub(crate) agents: Agents,
     pub(crate) lambda: Lambda,
     pub(crate) back: Backstage,
     pub(crate) endpoints: Endpoints,
@@ -41,6 +43,10 @@ pub struct Endpoints {
     pub ca: Option<String>,
     /// PuppetDB; absent when Puppet is not simulated.
     pub puppetdb: Option<String>,
+    /// Puppet Enterprise's orchestrator; absent on an open source site.
+    pub orchestrator: Option<String>,
+    /// Puppet Enterprise's classifier and RBAC; absent on an open source site.
+    pub classifier: Option<String>,
     /// The Region that the simulated AWS is.
     pub region: String,
 }
@@ -53,12 +59,19 @@ impl Stage {
             scene.secrets.entry(name.clone()).or_insert_with(|| text.clone());
         }
         self.aws.set_scene(&scene)?;
+        self.agents.clear();
         self.puppet.reset()?;
+        for group in &scene.node_groups {
+            self.puppet.put_node_group(group)?;
+        }
         for node in &scene.nodes {
             self.puppet.place_node(node)?;
         }
         self.back.faults.clear();
         self.back.journal.clear();
+        for agent in &scene.agents {
+            self.agents.start(agent.clone())?;
+        }
         Ok(())
     }
 
@@ -67,8 +80,15 @@ impl Stage {
         let mut state = json!({"now": self.back.clock.now(), "aws": self.aws.snapshot()});
         if self.endpoints.ca.is_some() {
             state["puppet"] = self.puppet.snapshot();
+            state["agents"] = self.agents();
         }
         state
+    }
+
+    /// The state of each simulated agent.
+    pub(crate) fn agents(&self) -> Value {
+        let agents = self.agents.all();
+        agents.iter().map(|agent| (agent.name().to_owned(), agent_state(agent))).collect()
     }
 
     /// The environment variables with which Stagedoor, boto3 or the AWS CLI works against this lab; with a name, also
@@ -102,11 +122,17 @@ impl Stage {
     /// A configuration of Stagedoor for this lab's Puppet.
     fn config(&self) -> Option<String> {
         let (ca, puppetdb) = (self.endpoints.ca.as_ref()?, self.endpoints.puppetdb.as_ref()?);
+        let enterprise: String =
+            [("orchestrator", &self.endpoints.orchestrator), ("classifier", &self.endpoints.classifier)]
+                .iter()
+                .filter_map(|(key, url)| Some(format!("{key} = \"{}\"\n", url.as_ref()?)))
+                .collect();
         Some(format!(
             "[puppet]\n\
              secret = \"{PUPPET_SECRET}\"\n\
              ca = \"{ca}\"\n\
              puppetdb = \"{puppetdb}\"\n\
+             {enterprise}\
              \n\
              [profile.compiler]\n\
              certname = \"{{private_dns}}\"\n"
@@ -124,19 +150,29 @@ impl Stage {
     }
 }
 
+/// A simulated agent, as the control API shows it.
+pub(crate) fn agent_state(agent: &RunningAgent) -> Value {
+    json!({"certname": agent.certname(), "state": agent.state()})
+}
+
 /// The text of the secret with the Puppet credentials: a JSON document.
-pub(crate) fn puppet_secret(puppet: &Puppet, options: &PuppetOptions) -> anyhow::Result<SecretString> {
+pub(crate) fn puppet_secret(puppet: &Puppet) -> anyhow::Result<SecretString> {
+    let options = puppet.options();
     let credentials = puppet.credentials(&options.controller)?;
     let valid = |(token, state): (&String, &TokenState)| matches!(state, TokenState::Valid(_)).then(|| token.clone());
     let known = options.rbac_tokens.as_ref().and_then(|tokens| tokens.iter().find_map(valid));
     // A site that knows no tokens ignores the header.
     let token = known.unwrap_or_else(|| format!("lab-token-{}", Uuid::new_v4().simple()));
-    let document = json!({
+    let mut document = json!({
         "ca_cert": puppet.ca_bundle_pem(),
         "client_cert": credentials.cert_pem,
         "client_key": credentials.key_pem,
         "rbac_token": token,
-        "challenge": format!("lab-challenge-{}", Uuid::new_v4().simple()),
     });
+    let made_up = || format!("lab-challenge-{}", Uuid::new_v4().simple());
+    let challenge = options.challenge.map_or_else(made_up, |given| given.expose_secret().to_owned());
+    if !challenge.is_empty() {
+        document["challenge"] = challenge.into();
+    }
     Ok(document.to_string().into())
 }

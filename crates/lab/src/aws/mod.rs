@@ -40,6 +40,17 @@ pub struct Aws {
     inner: Arc<Mutex<Inner>>,
 }
 
+/// An instance as EC2 shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Machine {
+    /// `pending`, `running`, `shutting-down`, `terminated`, `stopping` or `stopped`.
+    pub state: &'static str,
+    /// The private IPv4 address.
+    pub private_ip: String,
+    /// The private DNS name.
+    pub private_dns: String,
+}
+
 #[derive(Debug)]
 struct Inner {
     world: World,
@@ -99,6 +110,19 @@ impl Aws {
         let mut inner = self.lock();
         inner.world.settle(self.clock.now());
         inner.world.instances.get(instance_id).map(|instance| instance.state.clone())
+    }
+
+    /// What EC2 shows of an instance: its state (`running`, `stopped`, …), its private address and DNS name; `None`:
+    /// EC2 does not know it.
+    #[must_use]
+    pub fn machine(&self, instance_id: &str) -> Option<Machine> {
+        let now = self.clock.now();
+        let mut inner = self.lock();
+        inner.world.settle(now);
+        let instance = inner.world.instances.get(instance_id)?;
+        let (state, _) = instance.ec2_state(now)?;
+        let (private_ip, private_dns) = (instance.private_ip.clone(), instance.private_dns.clone());
+        Some(Machine { state, private_ip, private_dns })
     }
 
     /// Every lifecycle event since the scene was set, oldest first; also those that no control call answered with,

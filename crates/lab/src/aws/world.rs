@@ -32,6 +32,8 @@ pub(super) struct World {
     pub(super) events: Vec<Event>,
     /// For instance ids and addresses that the lab makes up.
     pub(super) made_up: u32,
+    /// The second and third byte of made-up loopback addresses: by chance, for labs that run side by side.
+    loopback_net: [u8; 2],
 }
 
 #[derive(Debug)]
@@ -114,6 +116,7 @@ impl World {
             topics: BTreeMap::new(),
             events: Vec::new(),
             made_up: 0,
+            loopback_net: loopback_net(),
         }
     }
 
@@ -188,8 +191,7 @@ impl World {
     pub(super) fn new_instance(&mut self, from: &scene::Instance, group: Option<&str>) -> Instance {
         self.made_up += 1;
         let n = self.made_up;
-        let ip = from.private_ip.clone();
-        let private_ip = ip.unwrap_or_else(|| format!("10.200.{}.{}", n / 250 % 250, n % 250 + 4));
+        let private_ip = from.private_ip.clone().unwrap_or_else(|| self.make_up_address(n));
         let private_dns = from.private_dns.clone().unwrap_or_else(|| self.dns_name(&private_ip));
         Instance {
             id: from.id.clone(),
@@ -202,6 +204,16 @@ impl World {
             tags: from.tags.clone(),
             launched: Timestamp::UNIX_EPOCH,
             terminated: None,
+        }
+    }
+
+    fn make_up_address(&self, n: u32) -> String {
+        let (high, low) = (n / 250 % 250, n % 250 + 4);
+        if self.settings.loopback_addresses {
+            let [second, third] = self.loopback_net;
+            format!("127.{second}.{}.{low}", (u32::from(third) + high) % 256)
+        } else {
+            format!("10.200.{high}.{low}")
         }
     }
 
@@ -270,6 +282,12 @@ impl Instance {
             _ => return None,
         })
     }
+}
+
+/// 127.0 and 127.1 are for people.
+fn loopback_net() -> [u8; 2] {
+    let [second, third, ..] = *Uuid::new_v4().as_bytes();
+    [second.max(2), third]
 }
 
 /// An instance id that nothing has had yet.

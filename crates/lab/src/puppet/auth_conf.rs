@@ -2,8 +2,10 @@
 //! (<https://www.puppet.com/docs/puppet/8/server/config_file_auth.html>)
 
 use http::Method;
+use jiff::Timestamp;
 
-use super::options::{PuppetOptions, TokenState};
+use super::enterprise::token::{Token, look_up};
+use super::options::PuppetOptions;
 use super::x509::certificate::ClientName;
 
 const CLI_AUTH: Allow = Allow::Extension("pp_cli_auth", "true");
@@ -45,8 +47,9 @@ pub(crate) fn authorize(
     client: Option<&ClientName>,
     token: Option<&str>,
     options: &PuppetOptions,
+    now: Timestamp,
 ) -> Result<(), Refusal> {
-    let token = Token::look_up(token, options);
+    let token = look_up(token, options, now);
     let matching = rules(options).into_iter().find(|rule| {
         let in_path = match rule.path {
             Path::Prefix(prefix) => path.starts_with(prefix),
@@ -61,33 +64,10 @@ pub(crate) fn authorize(
     }
     let method = method.as_str().to_lowercase();
     let rbac = match token {
-        Token::Rejected(message) => format!("RBAC Message: {message} "),
+        Token::Rejected { message, .. } => format!("RBAC Message: {message} "),
         Token::Absent | Token::Accepted(_) => String::new(),
     };
     Err(format!("Forbidden request: {path} (method :{method}). {rbac}Please see the server logs for details."))
-}
-
-/// What RBAC says about the token of a request.
-enum Token<'a> {
-    /// None was sent, or nobody here looks at tokens.
-    Absent,
-    Accepted(&'a [String]),
-    Rejected(&'static str),
-}
-
-impl<'a> Token<'a> {
-    fn look_up(token: Option<&str>, options: &'a PuppetOptions) -> Self {
-        let (Some(token), Some(known)) = (token, &options.rbac_tokens) else {
-            return Self::Absent;
-        };
-        let token = token.strip_suffix("|no_keepalive").unwrap_or(token);
-        match known.get(token) {
-            Some(TokenState::Valid(permissions)) => Self::Accepted(permissions),
-            Some(TokenState::Expired) => Self::Rejected("The provided token has expired."),
-            Some(TokenState::Revoked) => Self::Rejected("The provided token has been revoked."),
-            None => Self::Rejected("The provided token is invalid."),
-        }
-    }
 }
 
 impl Allow {

@@ -1,10 +1,13 @@
-//! The simulated Puppet site: a CA with real certificates and CRLs, PuppetDB, and the TLS in front of
-//! both. In memory; the network is elsewhere.
+//! The simulated Puppet site: a CA with real certificates and CRLs, PuppetDB, Puppet Enterprise's services, and the
+//! TLS in front of them. In memory; the network is elsewhere.
 
+pub(crate) mod agent_side;
 mod auth_conf;
 mod authority;
 mod ca;
 mod ca_api;
+mod enterprise;
+mod jobs;
 mod node;
 mod options;
 mod puppetdb;
@@ -24,10 +27,12 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 pub use self::ca_api::CaService;
+pub(crate) use self::ca_api::compiler_status as status_answer;
+pub use self::enterprise::{ConsoleService, NodeGroup, OrchestratorService, RunScript};
 pub use self::node::{CertificateState, CsrAttributes, InPuppetdb, Node, PuppetdbRecord};
 pub use self::options::{Autosign, PuppetOptions, QueueDelay, ServerVersion, ServiceState, TokenState};
 pub use self::puppetdb::PuppetdbService;
-use self::puppetdb::store::{Command, millis};
+use self::puppetdb::store::{AgentRun, Command, millis};
 use self::site::{NotSubmitted, SERVER, Site, key_pair, pending};
 use crate::clock::Clock;
 use crate::server::TlsSource;
@@ -50,7 +55,7 @@ pub struct Credentials {
 impl Puppet {
     /// Makes the CA, the servers' certificate (`localhost`, `127.0.0.1`, `puppet`) and the controller's.
     pub fn new(options: PuppetOptions, clock: Clock) -> anyhow::Result<Self> {
-        Ok(Self { site: Arc::new(Site::new(options, clock)?) })
+        Ok(Self { site: Arc::new(Site::new(options.with_token(), clock)?) })
     }
 
     /// The service of port 8140.
@@ -63,6 +68,18 @@ impl Puppet {
     #[must_use]
     pub fn puppetdb_service(&self) -> Arc<PuppetdbService> {
         Arc::new(PuppetdbService::new(Arc::clone(&self.site)))
+    }
+
+    /// The service of port 8143 of Puppet Enterprise.
+    #[must_use]
+    pub fn orchestrator_service(&self) -> Arc<OrchestratorService> {
+        Arc::new(OrchestratorService::new(Arc::clone(&self.site)))
+    }
+
+    /// The service of port 4433 of Puppet Enterprise: classifier and RBAC.
+    #[must_use]
+    pub fn console_service(&self) -> Arc<ConsoleService> {
+        Arc::new(ConsoleService::new(Arc::clone(&self.site)))
     }
 
     /// TLS of port 8140: refuses clients whose certificate is revoked.
@@ -90,9 +107,17 @@ impl Puppet {
     }
 
     /// Changes the set-up, as an edit of the configuration and a restart would. The controller's
-    /// certificate stays what it was.
+    /// certificate stays what it was, and so do the RBAC tokens where the new set-up names none.
     pub fn configure(&self, change: impl FnOnce(&mut PuppetOptions)) {
-        change(&mut self.site.options_mut());
+        let mut options = self.site.options_mut();
+        let tokens = options.rbac_tokens.clone();
+        let enterprise = options.enterprise;
+        change(&mut options);
+        // Which services listen was decided when the lab started.
+        options.enterprise = enterprise;
+        if enterprise && options.rbac_tokens.is_none() {
+            options.rbac_tokens = tokens;
+        }
     }
 
     /// The controller's credentials.
@@ -170,7 +195,19 @@ impl Puppet {
             self.site.ca().requests.insert(node.certname.clone(), beside);
         }
         self.place_in_puppetdb(node, &extensions);
+        self.place_in_orchestrator(node);
         Ok(())
+    }
+
+    fn place_in_orchestrator(&self, node: &Node) {
+        let now = self.site.clock.now();
+        let mut orchestrator = self.site.orchestrator();
+        orchestrator.scripts.insert(node.certname.clone(), node.run);
+        if node.connected.unwrap_or(node.certificate == CertificateState::Signed) {
+            orchestrator.connect(&node.certname, now);
+        } else {
+            orchestrator.connected.remove(&node.certname);
+        }
     }
 
     fn place_in_puppetdb(&self, node: &Node, extensions: &[x509::request::Extension]) {
@@ -185,7 +222,7 @@ impl Puppet {
         store.at_once(&node.certname, Command::Facts { produced: arrived, facts }, arrived);
         if let Some(status) = &record.report_status {
             let started = arrived - SignedDuration::from_secs(10);
-            store.agent_run(&node.certname, status, started, arrived);
+            store.agent_run(&node.certname, &AgentRun { status, started, ended: arrived, job_id: None });
         }
         if record.deactivated {
             store.at_once(&node.certname, Command::Deactivate { produced: Some(arrived) }, now);
@@ -196,7 +233,7 @@ impl Puppet {
     /// again. `started` is when the run began; `status` is `unchanged`, `changed` or `failed`.
     pub fn report(&self, certname: &str, status: &str, started: Timestamp) {
         let now = self.site.clock.now();
-        self.site.puppetdb().agent_run(certname, status, started, now);
+        self.site.puppetdb().agent_run(certname, &AgentRun { status, started, ended: now, job_id: None });
     }
 
     /// Revokes every certificate of this name; from then on TLS refuses them.
@@ -225,7 +262,7 @@ impl Puppet {
             })
             .collect();
         let nodes: Vec<Value> = store.nodes.iter().map(|(certname, record)| record.node(certname)).collect();
-        json!({
+        let mut snapshot = json!({
             "servers": [SERVER],
             "certificates": certificates,
             "requests": ca.requests.keys().collect::<Vec<_>>(),
@@ -234,6 +271,12 @@ impl Puppet {
             "nodes": nodes,
             "puppetdb_queue_depth": store.queue_depth(),
             "time": millis(self.site.clock.now()),
-        })
+        });
+        if self.site.options().enterprise {
+            snapshot["jobs"] = self.jobs().into();
+            snapshot["connected"] = self.site.orchestrator().connected_names().collect();
+            snapshot["node_groups"] = self.node_groups().into();
+        }
+        snapshot
     }
 }

@@ -6,6 +6,7 @@ use secrecy::SecretString;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value, json};
 
+use super::enterprise::RunScript;
 use super::x509::oid;
 use super::x509::request::{Extension, Wish, trusted};
 
@@ -135,6 +136,12 @@ pub struct Node {
     /// What PuppetDB holds; `null` for nothing.
     #[serde(default)]
     pub puppetdb: InPuppetdb,
+    /// Puppet Enterprise: whether its PXP agent is connected. Absent: if its certificate is signed.
+    #[serde(default)]
+    pub connected: Option<bool>,
+    /// Puppet Enterprise: how the runs of its jobs go.
+    #[serde(default)]
+    pub run: RunScript,
 }
 
 impl Node {

@@ -4,7 +4,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
+use jiff::Timestamp;
+use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::site::SERVER;
 
 /// A release of Puppet Server. Several answers of the CA depend on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
@@ -114,6 +119,18 @@ pub enum TokenState {
     Revoked,
 }
 
+/// What a role needs for the work of a controller.
+const CONTROLLER_PERMISSIONS: [&str; 8] = [
+    "cert_requests:accept_reject:*",
+    "puppet_agent:run:*",
+    "orchestrator:view:*",
+    "nodes:view_data:*",
+    "nodes:edit_data:*",
+    "node_groups:view:*",
+    "node_groups:modify_children:*",
+    "node_groups:edit_child_rules:*",
+];
+
 /// How long a PuppetDB command waits in the queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
@@ -205,6 +222,21 @@ pub struct PuppetOptions {
     pub server_state: ServiceState,
     /// State of the status service beside PuppetDB.
     pub puppetdb_state: ServiceState,
+    /// Puppet Enterprise: orchestrator, classifier and RBAC are served. Decided when the lab starts; a site that has
+    /// them and names no `rbac_tokens` has one that may do everything a controller needs.
+    pub enterprise: bool,
+    /// When every valid RBAC token expires, by the lab's clock. None: 90 days from whenever it is asked.
+    pub rbac_token_expires: Option<Timestamp>,
+    /// `rbac-certificate-allowlist`: certnames that may do everything at orchestrator and classifier.
+    pub rbac_certificate_allowlist: Vec<String>,
+    /// State of the status services beside orchestrator and classifier.
+    pub enterprise_state: ServiceState,
+    /// The environments that the orchestrator knows.
+    pub environments: Vec<String>,
+    /// The `challenge` of the secret `stagedoor/puppet`. None: one is made up; empty: the secret has none.
+    pub challenge: Option<SecretString>,
+    /// How long the Puppet run of an orchestrator job takes, in milliseconds of real time.
+    pub run_ms: u64,
 }
 
 /// Tokens are secrets and stay out.
@@ -241,7 +273,32 @@ impl Default for PuppetOptions {
             ca_write_ms: 0,
             server_state: ServiceState::Running,
             puppetdb_state: ServiceState::Running,
+            enterprise: false,
+            rbac_token_expires: None,
+            rbac_certificate_allowlist: Vec::new(),
+            enterprise_state: ServiceState::Running,
+            environments: vec!["production".to_owned()],
+            challenge: None,
+            run_ms: 30,
         }
+    }
+}
+
+impl PuppetOptions {
+    /// A Puppet Enterprise site: all its services, and agents that are given the CRL of infrastructure nodes.
+    #[must_use]
+    pub fn enterprise() -> Self {
+        Self { enterprise: true, enable_infra_crl: true, infra_nodes: vec![SERVER.to_owned()], ..Self::default() }
+    }
+
+    /// Gives a Puppet Enterprise site that names no tokens one that may do everything a controller needs.
+    pub(super) fn with_token(mut self) -> Self {
+        if self.enterprise && self.rbac_tokens.is_none() {
+            let token = format!("lab-token-{}", Uuid::new_v4().simple());
+            let permissions = CONTROLLER_PERMISSIONS.map(str::to_owned).to_vec();
+            self.rbac_tokens = Some(BTreeMap::from([(token, TokenState::Valid(permissions))]));
+        }
+        self
     }
 }
 

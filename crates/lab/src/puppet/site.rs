@@ -6,9 +6,13 @@ use std::time::Duration;
 use jiff::SignedDuration;
 use rcgen::KeyPair;
 use rustls::ServerConfig;
+use rustls::pki_types::CertificateDer;
+use tokio::sync::watch;
 
 use super::authority::Authority;
 use super::ca::{Ca, Pending, Thrown, policy};
+use super::enterprise::classifier::Groups;
+use super::enterprise::orchestrator::Orchestrator;
 use super::node::CsrAttributes;
 use super::options::PuppetOptions;
 use super::puppetdb::store::Store;
@@ -30,6 +34,10 @@ pub(crate) struct Site {
     options: Mutex<PuppetOptions>,
     ca: Mutex<Ca>,
     puppetdb: Mutex<Store>,
+    orchestrator: Mutex<Orchestrator>,
+    node_groups: Mutex<Groups>,
+    /// Counts changes of the orchestrator's state, for those who wait for one.
+    changes: watch::Sender<u64>,
     tls: Mutex<Arc<ServerConfig>>,
     pub(crate) puppetdb_tls: Arc<ServerConfig>,
     /// Held by whoever writes to the CA: it does one write at a time.
@@ -76,6 +84,9 @@ impl Site {
             options: Mutex::new(options),
             ca: Mutex::new(ca),
             puppetdb: Mutex::new(Store::default()),
+            orchestrator: Mutex::new(Orchestrator::new(now)),
+            node_groups: Mutex::new(Groups::preconfigured()),
+            changes: watch::Sender::new(0),
             tls: Mutex::new(tls),
             puppetdb_tls,
             turn: tokio::sync::Mutex::new(()),
@@ -96,6 +107,33 @@ impl Site {
 
     pub(crate) fn puppetdb(&self) -> MutexGuard<'_, Store> {
         lock(&self.puppetdb)
+    }
+
+    pub(crate) fn orchestrator(&self) -> MutexGuard<'_, Orchestrator> {
+        lock(&self.orchestrator)
+    }
+
+    pub(crate) fn node_groups(&self) -> MutexGuard<'_, Groups> {
+        lock(&self.node_groups)
+    }
+
+    /// Tells those who wait that the orchestrator's state has changed.
+    pub(crate) fn has_changed(&self) {
+        self.changes.send_modify(|count| *count += 1);
+    }
+
+    /// Changes of the orchestrator's state from now on.
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// TLS of a service that runs on a node, under the node's own certificate.
+    pub(crate) fn node_tls(
+        &self,
+        certificate: CertificateDer<'static>,
+        key: Vec<u8>,
+    ) -> anyhow::Result<Arc<ServerConfig>> {
+        server_config(&Identity { certificate, key }, &self.authority, None, &self.clock)
     }
 
     /// Waits for this write's turn and for as long as a write of the simulated CA takes.
@@ -160,6 +198,9 @@ impl Site {
 
     pub(crate) fn reset(&self) -> anyhow::Result<()> {
         *self.puppetdb() = Store::default();
+        self.orchestrator().reset(self.clock.now());
+        *self.node_groups() = Groups::preconfigured();
+        self.has_changed();
         let mut ca = self.ca();
         ca.reset(&self.permanent, &self.authority, self.clock.now())?;
         self.reload_tls(&ca)

@@ -141,6 +141,14 @@ impl Ca {
         self.revoked.contains_key(&serial)
     }
 
+    /// Whether whoever has a certificate of this name is shut out: it is revoked, or gone from the CA's directory.
+    pub(crate) fn has_revoked(&self, certname: &str) -> bool {
+        match self.signed.get(certname) {
+            Some(issued) => self.is_revoked(issued.serial),
+            None => self.is_in_inventory(certname),
+        }
+    }
+
     /// Signs a certificate for a request's key and extensions and files it, in place of an older one.
     pub(crate) fn issue(
         &mut self,

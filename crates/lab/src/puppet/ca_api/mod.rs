@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::auth_conf::authorize;
 use super::ca::Thrown;
-use super::options::PuppetOptions;
+use super::options::{PuppetOptions, ServiceState};
 use super::reply::{PLAIN_UTF8, bare, header, typed};
 use super::site::Site;
 use super::status_api::{self, Reported};
@@ -63,14 +63,17 @@ impl CaService {
 
 impl Service for CaService {
     fn describe(&self, request: &Request) -> Call {
-        describe("ca", request)
+        // What the controller calls is counted apart from what agents do on their own.
+        let from_agent = header(&request.headers, "user-agent").is_some_and(|agent| agent.starts_with("Puppet/"));
+        describe(if from_agent { "agent" } else { "ca" }, request)
     }
 
     async fn answer(&self, request: &Request) -> Reply {
         let options = self.site.options();
         let client = client(request);
         let token = header(&request.headers, "x-authentication");
-        let allowed = authorize(&request.method, &request.path, client.as_ref(), token, &options);
+        let now = self.site.clock.now();
+        let allowed = authorize(&request.method, &request.path, client.as_ref(), token, &options, now);
         if request.path.starts_with("/status/v1/") {
             return match allowed {
                 Ok(()) => status_api::answer(request, options.server_state, &services(&options)),
@@ -126,6 +129,16 @@ pub(crate) fn describe(service: &'static str, request: &Request) -> Call {
 /// The client certificate of the connection.
 pub(crate) fn client(request: &Request) -> Option<ClientName> {
     ClientName::read(request.peer.as_ref()?.chain.first()?).ok()
+}
+
+/// The Status API of Puppet Server on a compiler, which has no CA.
+pub(crate) fn compiler_status(request: &Request, state: ServiceState, options: &PuppetOptions) -> Reply {
+    if request.path.starts_with("/status/v1/") {
+        let services: Vec<Reported> = services(options).into_iter().filter(|one| one.name != "ca").collect();
+        status_api::answer(request, state, &services)
+    } else {
+        not_found()
+    }
 }
 
 fn services(options: &PuppetOptions) -> Vec<Reported> {

@@ -10,10 +10,12 @@ pub(crate) mod store;
 use std::sync::Arc;
 
 use http::{Method, StatusCode};
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::ca_api::{client, describe};
-use super::options::{PuppetOptions, TokenState};
+use super::enterprise::token::{Token, look_up};
+use super::options::PuppetOptions;
 use super::reply::{PLAIN_UTF8, accepts, header, json as compact, media_type, typed};
 use super::site::Site;
 use super::status_api::{self, Reported};
@@ -54,7 +56,8 @@ impl Service for PuppetdbService {
             let text = "PuppetDB is currently down. Try again later.";
             return typed(StatusCode::SERVICE_UNAVAILABLE, PLAIN_UTF8, text);
         }
-        if let Some(refusal) = not_allowed(request, &options).or_else(|| not_negotiable(request)) {
+        if let Some(refusal) = not_allowed(request, &options, self.site.clock.now()).or_else(|| not_negotiable(request))
+        {
             return refusal;
         }
         self.site.puppetdb().settle(self.site.clock.now());
@@ -102,22 +105,16 @@ fn pretty_reply(status: StatusCode, body: &Value) -> Reply {
 }
 
 /// The certificate allow list, and tokens where RBAC is there.
-fn not_allowed(request: &Request, options: &PuppetOptions) -> Option<Reply> {
-    let token = header(&request.headers, "x-authentication");
-    if let (Some(token), Some(known)) = (token, &options.rbac_tokens) {
-        let reads = request.path.starts_with("/pdb/query/") || request.path.starts_with("/pdb/meta/");
-        let needed = if reads { "nodes:view_data:*" } else { "nodes:edit_data:*" };
-        match known.get(token.strip_suffix("|no_keepalive").unwrap_or(token)) {
-            Some(TokenState::Valid(held)) if held.iter().any(|one| one == needed) => return None,
-            Some(TokenState::Valid(_)) => {}
-            Some(TokenState::Expired) => {
-                return Some(bad_token("token-expired", "The provided token has expired."));
-            }
-            Some(TokenState::Revoked) => {
-                return Some(bad_token("token-revoked", "The provided token has been revoked."));
-            }
-            None => return Some(bad_token("invalid-token", "The provided token is invalid.")),
+fn not_allowed(request: &Request, options: &PuppetOptions, now: Timestamp) -> Option<Reply> {
+    let reads = request.path.starts_with("/pdb/query/") || request.path.starts_with("/pdb/meta/");
+    let needed = if reads { "nodes:view_data:*" } else { "nodes:edit_data:*" };
+    match look_up(header(&request.headers, "x-authentication"), options, now) {
+        Token::Accepted(held) if held.iter().any(|one| one == needed) => return None,
+        Token::Rejected { kind, message } => {
+            let body = json!({"kind": format!("puppetlabs.rbac/{kind}"), "msg": message});
+            return Some(compact(StatusCode::UNAUTHORIZED, JSON, &body));
         }
+        Token::Accepted(_) | Token::Absent => {}
     }
     let name = client(request).map(|client| client.common_name);
     let allowed = match (&name, &options.puppetdb_allowlist) {
@@ -134,11 +131,6 @@ fn not_allowed(request: &Request, options: &PuppetOptions) -> Option<Reply> {
          Is your master's (or other PuppetDB client's) certname listed in PuppetDB's certificate-allowlist file?"
     );
     Some(typed(StatusCode::FORBIDDEN, PLAIN_UTF8, text))
-}
-
-fn bad_token(kind: &str, text: &str) -> Reply {
-    let body = json!({"kind": format!("puppetlabs.rbac/{kind}"), "msg": text});
-    compact(StatusCode::UNAUTHORIZED, JSON, &body)
 }
 
 /// Content type and `Accept`.

@@ -15,6 +15,8 @@ pub(crate) struct Report {
     pub(crate) started: Timestamp,
     pub(crate) ended: Timestamp,
     pub(crate) produced: Timestamp,
+    /// The orchestrator job that ordered the run.
+    pub(crate) job_id: Option<String>,
 }
 
 /// When data were made and when they came in. PuppetDB compares the former and shows the latter.
@@ -71,7 +73,7 @@ impl Record {
             "latest_report_noop_pending": report.map(|_| false),
             "latest_report_corrective_change": null,
             "latest_report_hash": report.map(|report| &report.hash),
-            "latest_report_job_id": null,
+            "latest_report_job_id": report.and_then(|report| report.job_id.as_ref()),
             "cached_catalog_status": report.map(|_| "not_used"),
         })
     }
@@ -220,13 +222,28 @@ impl Store {
     ) -> Report {
         self.hashes += 1;
         let hash = format!("{:040x}", 0x5eed_0000_0000_u64 + self.hashes);
-        Report { hash, status: status.to_owned(), started, ended, produced }
+        Report { hash, status: status.to_owned(), started, ended, produced, job_id: None }
     }
 
-    /// Stores what an agent run leaves: catalog and report, and the facts if they are given.
-    pub(crate) fn agent_run(&mut self, certname: &str, status: &str, started: Timestamp, produced: Timestamp) {
-        let report = self.new_report(status, started, produced, produced);
-        self.carry_out(certname, Command::Catalog { produced }, produced);
-        self.carry_out(certname, Command::Report(report), produced);
+    /// Stores what an agent run leaves, catalog and report; gives the report's hash.
+    pub(crate) fn agent_run(&mut self, certname: &str, run: &AgentRun<'_>) -> String {
+        let AgentRun { status, started, ended, job_id } = *run;
+        let mut report = self.new_report(status, started, ended, ended);
+        report.job_id = job_id.map(str::to_owned);
+        let hash = report.hash.clone();
+        self.carry_out(certname, Command::Catalog { produced: ended }, ended);
+        self.carry_out(certname, Command::Report(report), ended);
+        hash
     }
+}
+
+/// A Puppet run that is over.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AgentRun<'a> {
+    /// `unchanged`, `changed` or `failed`.
+    pub(crate) status: &'a str,
+    pub(crate) started: Timestamp,
+    pub(crate) ended: Timestamp,
+    /// The orchestrator job that ordered it.
+    pub(crate) job_id: Option<&'a str>,
 }

@@ -2,6 +2,8 @@
 
 mod ca;
 mod ca_policy;
+mod console;
+mod orchestrator;
 mod puppetdb;
 mod wire;
 
@@ -12,7 +14,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use serde_json::Value;
 
-use super::{Puppet, PuppetOptions, ServerVersion};
+use super::{Puppet, PuppetOptions, ServerVersion, TokenState};
 use crate::clock::Clock;
 use crate::server::{Peer, Reply, Request, Service};
 
@@ -105,6 +107,19 @@ impl World {
         serde_json::from_str(&self.pdb(line, body).await.1).unwrap()
     }
 
+    /// Calls the orchestrator; the path is relative to `/orchestrator/v1/` unless it begins with `/`.
+    async fn orchestrator(&self, line: &str, body: impl Into<Bytes>) -> (u16, Value) {
+        let (method, path) = line.split_once(' ').unwrap();
+        let path = if path.starts_with('/') { path.to_owned() } else { format!("/orchestrator/v1/{path}") };
+        let request = self.request(&format!("{method} {path}"), body);
+        parsed(self.puppet.orchestrator_service().answer(&request).await)
+    }
+
+    /// Calls the port of classifier and RBAC.
+    async fn console(&self, line: &str, body: impl Into<Bytes>) -> (u16, Value) {
+        parsed(self.puppet.console_service().answer(&self.request(line, body)).await)
+    }
+
     /// Serials in the CRL that agents are given.
     async fn crl(&self) -> Vec<u64> {
         let (status, pem) = self.ca("GET certificate_revocation_list/ca", "").await;
@@ -123,6 +138,23 @@ impl World {
 
 fn answer(reply: Reply) -> Answer {
     (reply.status().as_u16(), String::from_utf8(reply.into_body().into()).unwrap())
+}
+
+/// Status and JSON body of an answer; null: it has none.
+fn parsed(reply: Reply) -> (u16, Value) {
+    let (status, body) = answer(reply);
+    (status, serde_json::from_str(&body).unwrap_or_default())
+}
+
+/// A Puppet Enterprise site, called with a token that has these permissions.
+fn enterprise(permissions: &[&str]) -> World {
+    let valid = TokenState::Valid(permissions.iter().map(|one| (*one).to_owned()).collect());
+    let tokens = [("good", valid), ("old", TokenState::Expired), ("revoked", TokenState::Revoked)];
+    let tokens = tokens.map(|(token, state)| (token.to_owned(), state));
+    let world = world(|options| {
+        *options = PuppetOptions { rbac_tokens: Some(tokens.into()), ..PuppetOptions::enterprise() };
+    });
+    world.called_by_anyone().with_header("x-authentication", "good")
 }
 
 fn said(status: u16, body: &str) -> Answer {

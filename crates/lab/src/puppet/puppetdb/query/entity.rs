@@ -129,7 +129,7 @@ fn reports(certname: &str, record: &Record) -> Vec<Value> {
             "hash": report.hash,
             "status": report.status,
             "environment": "production",
-            "job_id": null,
+            "job_id": report.job_id,
             "noop": false,
             "type": "agent",
             "start_time": millis(report.started),

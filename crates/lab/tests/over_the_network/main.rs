@@ -1,5 +1,8 @@
 //! The lab over real sockets: control API, faults, keep-alive, and what may be seen.
 
+mod agents;
+mod enterprise;
+
 use serde_json::{Value, json};
 use stagedoor_lab::aws::{Terminate, error_answer};
 use stagedoor_lab::faults::{Fault, FaultKind};

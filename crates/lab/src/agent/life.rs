@@ -1,0 +1,213 @@
+//! The life of an agent from boot to stop. Network I/O on loopback.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use http::Method;
+
+use super::https::call;
+use super::running::{AgentState, Inner, Phase};
+use super::services;
+use crate::puppet::Puppet;
+use crate::puppet::agent_side::{AgentIdentity, PxpConnection, new_key, signing_request};
+
+/// How often it is looked whether the instance that the agent runs on is on.
+const POWER_CHECK: Duration = Duration::from_millis(20);
+
+/// Lives as long as its instance does: off while that is stopped, booted whenever it is started.
+pub(super) async fn live(inner: Arc<Inner>) {
+    loop {
+        inner.powered(true).await;
+        inner.note(|state| {
+            *state = AgentState { phase: Phase::Booting, boots: state.boots + 1, ..AgentState::default() };
+        });
+        let starting_answers = inner.agent.starting_answers;
+        inner.services.send_modify(|services| services.starting_answers = starting_answers);
+        tokio::select! {
+            () = booted(&inner) => {}
+            () = inner.powered(false) => {}
+        }
+        inner.is_off();
+    }
+}
+
+/// From boot on; does not return.
+async fn booted(inner: &Arc<Inner>) {
+    let pause = Duration::from_millis(inner.agent.wait_for_cert_ms);
+    let identity = loop {
+        match inner.enrol().await {
+            Ok(Some(identity)) => break identity,
+            Ok(None) => {}
+            Err(error) => inner.note(|state| state.error = Some(format!("{error:#}"))),
+        }
+        if inner.agent.one_time {
+            inner.note(|state| state.phase = Phase::Exited);
+            return std::future::pending().await;
+        }
+        tokio::time::sleep(pause).await;
+    };
+    inner.note(|state| state.phase = Phase::Certified);
+    // The first run sets up pxp-agent and the node's services; from then on they start at boot.
+    let _pxp;
+    if inner.disk().has_run || !inner.agent.first_run {
+        _pxp = inner.connect(&identity);
+        if inner.agent.first_run {
+            let (services, run) = (services::serve(inner, &identity), inner.run_until_done(pause));
+            tokio::join!(services, run);
+        } else {
+            inner.has_reported().await;
+            services::serve(inner, &identity).await;
+        }
+    } else {
+        inner.run_until_done(pause).await;
+        _pxp = inner.connect(&identity);
+        services::serve(inner, &identity).await;
+    }
+}
+
+impl Inner {
+    /// Waits until the instance is on, or off. An agent on no instance is always on.
+    async fn powered(&self, wanted: bool) {
+        let is_on = || match &self.agent.on {
+            None => true,
+            // A machine answers until it is gone: shutting down is what it does after its last hook.
+            Some(id) => self.world.aws.machine(id).is_some_and(|machine| machine.state == "running"),
+        };
+        while is_on() != wanted {
+            tokio::time::sleep(POWER_CHECK).await;
+        }
+    }
+
+    async fn ask(
+        &self,
+        identity: Option<&AgentIdentity>,
+        method: Method,
+        path: &str,
+        body: String,
+    ) -> anyhow::Result<(u16, Vec<u8>)> {
+        let port = self.world.ca_port.context("Puppet is not served")?;
+        let tls = self.world.puppet.agent_tls(identity)?;
+        let (status, body) = call(port, tls, method, &format!("/puppet-ca/v1/{path}"), body).await?;
+        Ok((status, body.to_vec()))
+    }
+
+    /// One attempt to get a certificate that fits; `None`: not yet.
+    async fn enrol(&self) -> anyhow::Result<Option<AgentIdentity>> {
+        if !self.disk().has_ca {
+            for path in ["certificate/ca", "certificate_revocation_list/ca"] {
+                let (status, _) = self.ask(None, Method::GET, path, String::new()).await?;
+                anyhow::ensure!(status == 200, "GET {path} was answered {status}");
+            }
+            self.disk().has_ca = true;
+        }
+        let (key, on_disk) = {
+            let mut disk = self.disk();
+            let key = match &disk.key {
+                Some(key) => Arc::clone(key),
+                None => new_key()?,
+            };
+            disk.key = Some(Arc::clone(&key));
+            (key, disk.certificate_pem.clone())
+        };
+        if let Some(pem) = on_disk {
+            return AgentIdentity::of(&key, &pem);
+        }
+        let certname = &self.agent.certname;
+        let request = signing_request(certname, &self.agent.attributes(), &key)?;
+        let (status, body) = self.ask(None, Method::PUT, &format!("certificate_request/{certname}"), request).await?;
+        // 400: there is a request or a certificate of this name already. Perhaps it is ours.
+        anyhow::ensure!(matches!(status, 200 | 400), "submitting the signing request was answered {status}");
+        let refusal = (status == 400).then(|| String::from_utf8_lossy(&body).into_owned());
+        self.note(|state| {
+            state.submitted += 1;
+            state.refusal = refusal;
+        });
+        let (status, pem) = self.ask(None, Method::GET, &format!("certificate/{certname}"), String::new()).await?;
+        if status == 404 {
+            self.note(|state| {
+                state.phase = Phase::WaitingForCertificate;
+                state.error = None;
+            });
+            return Ok(None);
+        }
+        anyhow::ensure!(status == 200, "looking for the certificate was answered {status}");
+        let identity = AgentIdentity::of(&key, &pem)?;
+        if identity.is_some() {
+            self.disk().certificate_pem = Some(pem);
+            self.note(|state| state.error = None);
+        } else {
+            self.note(|state| {
+                state.phase = Phase::Mismatch;
+                state.error = Some(format!("The certificate for 'CN={certname}' does not match its private key"));
+            });
+        }
+        Ok(identity)
+    }
+
+    /// The identity on its disk.
+    fn identity(&self) -> anyhow::Result<AgentIdentity> {
+        let disk = self.disk();
+        let found = disk.key.as_ref().zip(disk.certificate_pem.as_ref());
+        let (key, pem) = found.with_context(|| format!("agent {} has no certificate", self.agent.certname))?;
+        AgentIdentity::of(key, pem)?.context("the certificate on disk does not fit the key")
+    }
+
+    fn facts(&self, identity: &AgentIdentity) -> anyhow::Result<serde_json::Map<String, serde_json::Value>> {
+        let claimed = || self.agent.instance_id.as_deref().filter(|id| !id.is_empty());
+        let instance = self.agent.on.as_deref().or_else(claimed);
+        Puppet::agent_facts(&self.agent.certname, instance, identity)
+    }
+
+    /// One run of its own.
+    pub(super) async fn run(&self, status: &str) -> anyhow::Result<()> {
+        let certname = &self.agent.certname;
+        let identity = self.identity()?;
+        let lock = self.world.puppet.run_lock(certname);
+        let _turn = lock.lock().await;
+        let started = self.world.back.clock.now();
+        // Any call shows whether Puppet lets it in.
+        let path = "certificate_revocation_list/ca";
+        let (answered, _) = self.ask(Some(&identity), Method::GET, path, String::new()).await?;
+        anyhow::ensure!(answered < 400, "Puppet answered {answered}");
+        tokio::time::sleep(Duration::from_millis(self.agent.run_ms)).await;
+        self.world.puppet.agent_ran(certname, status, started, self.facts(&identity)?)?;
+        self.has_run(status);
+        Ok(())
+    }
+
+    async fn run_until_done(&self, pause: Duration) {
+        while let Err(error) = self.run(&self.agent.status).await {
+            self.note(|state| state.error = Some(format!("{error:#}")));
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    fn has_run(&self, status: &str) {
+        self.disk().has_run = true;
+        self.note(|state| {
+            state.phase = Phase::Reported;
+            state.reports += 1;
+            state.status = Some(status.to_owned());
+            state.error = None;
+        });
+    }
+
+    async fn has_reported(&self) {
+        let mut states = self.state.subscribe();
+        // An error would mean that the sender is gone, which is in `self`.
+        let _ = states.wait_for(|state| state.phase == Phase::Reported).await;
+    }
+
+    fn connect(self: &Arc<Self>, identity: &AgentIdentity) -> Option<PxpConnection> {
+        let facts = self.facts(identity).ok()?;
+        // Weak, or agent and orchestrator would keep each other.
+        let inner = Arc::downgrade(self);
+        let ran = Arc::new(move |status: &str| {
+            if let Some(inner) = inner.upgrade() {
+                inner.has_run(status);
+            }
+        });
+        Some(self.world.puppet.connect_agent(&self.agent.certname, &self.agent.status, facts, ran))
+    }
+}

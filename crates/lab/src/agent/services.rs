@@ -1,0 +1,99 @@
+//! What listens on an agent's node: the Status API under its own certificate, and plain ports. Network I/O on loopback.
+
+use std::io;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use super::running::{Inner, Services};
+use crate::puppet::agent_side::AgentIdentity;
+use crate::puppet::{ServiceState, status_answer};
+use crate::server::{self, Call, Reply, Request, Service};
+
+/// Between two attempts to get a port that somebody else has.
+const PORT_RETRY: Duration = Duration::from_millis(20);
+
+/// Serves while the agent is set to listen; does not return.
+pub(super) async fn serve(inner: &Arc<Inner>, identity: &AgentIdentity) {
+    let mut settings = inner.services.subscribe();
+    loop {
+        is_listening(&mut settings, true).await;
+        let failed = tokio::select! {
+            ended = listen(inner, identity) => ended.err(),
+            () = is_listening(&mut settings, false) => None,
+        };
+        inner.note(|state| state.serving = false);
+        if let Some(error) = failed {
+            inner.note(|state| state.error = Some(format!("cannot serve its ports: {error:#}")));
+            tokio::time::sleep(PORT_RETRY).await;
+        }
+    }
+}
+
+async fn is_listening(settings: &mut watch::Receiver<Services>, wanted: bool) {
+    // An error would mean that the sender is gone, which the agent has.
+    let _ = settings.wait_for(|services| services.listening == wanted).await;
+}
+
+async fn listen(inner: &Arc<Inner>, identity: &AgentIdentity) -> anyhow::Result<()> {
+    let agent = &inner.agent;
+    let Some(address) = agent.address else { return std::future::pending().await };
+    let mut servers = JoinSet::new();
+    for port in &agent.status_ports {
+        let listener = bind(address, *port).await?;
+        let tls = inner.world.puppet.node_tls(identity)?;
+        let service = Arc::new(NodeService { inner: Arc::clone(inner) });
+        servers.spawn(server::serve(listener, Some(tls), service, inner.world.back.clone()));
+    }
+    for port in &agent.tcp_ports {
+        let listener = bind(address, *port).await?;
+        servers.spawn(async move {
+            loop {
+                // Taken, and closed again.
+                drop(listener.accept().await);
+            }
+        });
+    }
+    inner.note(|state| state.serving = true);
+    while servers.join_next().await.is_some() {}
+    // Without ports there is nothing to wait for.
+    std::future::pending().await
+}
+
+async fn bind(address: Ipv4Addr, port: u16) -> io::Result<TcpListener> {
+    TcpListener::bind((address, port)).await
+}
+
+/// Puppet Server on a compiler, as far as the Status API shows it.
+struct NodeService {
+    inner: Arc<Inner>,
+}
+
+impl Service for NodeService {
+    fn describe(&self, request: &Request) -> Call {
+        Call {
+            service: "node",
+            call: format!("{} {}", request.method, request.path),
+            subject: Some(self.inner.agent.certname.clone()),
+            caller: None,
+            request: json!({"query": request.query, "body": Value::Null}),
+        }
+    }
+
+    async fn answer(&self, request: &Request) -> Reply {
+        let mut state = ServiceState::Running;
+        self.inner.services.send_modify(|services| {
+            state = services.state;
+            if services.starting_answers > 0 {
+                services.starting_answers -= 1;
+                state = ServiceState::Starting;
+            }
+        });
+        status_answer(request, state, &self.inner.world.puppet.options())
+    }
+}
