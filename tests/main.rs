@@ -5,5 +5,6 @@ mod conformance;
 mod live_job;
 #[cfg(feature = "live")]
 mod live_stage;
+mod onboard;
 mod purge;
 mod rehearsal;

@@ -1,6 +1,6 @@
 //! A lab with a built function in it: what every end-to-end test begins with.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
@@ -70,7 +70,7 @@ pub(crate) struct Rehearsal {
     /// Changes of the function's environment.
     pub(crate) environment: BTreeMap<String, String>,
     configured: bool,
-    function: Option<Child>,
+    functions: BTreeMap<&'static str, Child>,
     log: Arc<Mutex<String>>,
     readers: Vec<tokio::task::JoinHandle<()>>,
     secrets: Vec<String>,
@@ -89,7 +89,15 @@ impl Rehearsal {
         // Short, so that a test of what cannot be done does not wait for long.
         let config = format!("budget = \"2s\"\nnotify.topic = \"{TOPIC}\"\n{config}");
         let environment = BTreeMap::from([("STAGEDOOR_CONFIG".to_owned(), config)]);
-        Self { lab, environment, configured: true, function: None, log: Arc::default(), readers: Vec::new(), secrets }
+        Self {
+            lab,
+            environment,
+            configured: true,
+            functions: BTreeMap::new(),
+            log: Arc::default(),
+            readers: Vec::new(),
+            secrets,
+        }
     }
 
     /// Changes the configuration.
@@ -109,11 +117,11 @@ impl Rehearsal {
         self.secrets.push(value.to_owned());
     }
 
-    /// Starts the function's process; a former one is killed.
-    pub(crate) fn start_purge(&mut self) -> &mut Child {
-        let mut command = Command::new(function_binary("purge"));
+    /// Starts a function's process; a former one is killed.
+    pub(crate) fn start(&mut self, function: &'static str) -> &mut Child {
+        let mut command = Command::new(function_binary(function));
         command.env_clear().kill_on_drop(true).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let environment = self.lab.function_environment("purge").into_iter();
+        let environment = self.lab.function_environment(function).into_iter();
         for (name, value) in environment.filter(|(name, _)| self.configured || !name.starts_with("STAGEDOOR_CONFIG")) {
             command.env(name, value);
         }
@@ -122,7 +130,12 @@ impl Rehearsal {
         let mut child = command.spawn().expect("the function starts");
         self.collect(child.stdout.take().expect("piped"));
         self.collect(child.stderr.take().expect("piped"));
-        self.function.insert(child)
+        self.functions.insert(function, child);
+        self.functions.get_mut(function).expect("it has just been put there")
+    }
+
+    pub(crate) fn start_purge(&mut self) -> &mut Child {
+        self.start("purge")
     }
 
     fn collect(&mut self, stream: impl AsyncRead + Send + Unpin + 'static) {
@@ -151,19 +164,45 @@ impl Rehearsal {
         self.log()
     }
 
-    /// Invokes the function and takes its answer, after a look that no secret is in the answer, the log or the journal.
-    pub(crate) async fn purge(&mut self, event: &Value) -> Value {
-        if self.function.is_none() {
-            self.start_purge();
+    /// Invokes a function and takes its answer, after a look that no secret is in the answer, the log or the journal.
+    pub(crate) async fn invoke(&mut self, function: &'static str, event: &Value) -> Value {
+        if !self.functions.contains_key(function) {
+            self.start(function);
         }
-        let answer = self.lab.invoke("purge", event).await;
+        let answer = self.lab.invoke(function, event).await;
         let answer = answer.unwrap_or_else(|error| panic!("{error}\n{}", self.log()));
         self.assert_no_secret_in("the answer", &answer.to_string());
         self.assert_no_secret_in("the log", &self.log());
         let journal = serde_json::to_string(&self.lab.journal.entries()).expect("JSON");
         self.assert_no_secret_in("the journal", &journal);
         self.assert_no_secret_in("what was published", &format!("{:?}", self.lab.aws.published(TOPIC)));
+        self.note_what_was_called(function);
         answer
+    }
+
+    pub(crate) async fn purge(&mut self, event: &Value) -> Value {
+        self.invoke("purge", event).await
+    }
+
+    /// Invokes `onboard` with the event of one instance that is not delivered by SQS: its receipt.
+    pub(crate) async fn onboard(&mut self, event: &Value) -> Value {
+        let answer = self.invoke("onboard", event).await;
+        let results = answer["results"].as_array().unwrap_or_else(|| panic!("no results in {answer}"));
+        assert_eq!(results.len(), 1, "{answer}");
+        results[0].clone()
+    }
+
+    /// Keeps the AWS actions that were called, where the check of the roles in `infra/` looks for them. A rehearsal of
+    /// more than one function cannot tell whose they are.
+    fn note_what_was_called(&self, function: &str) {
+        let (Some(directory), 1) = (std::env::var_os("STAGEDOOR_SEEN"), self.functions.len()) else { return };
+        let services = ["autoscaling", "ec2", "secretsmanager", "sns"];
+        let called = self.lab.journal.entries().into_iter().filter(|entry| services.contains(&entry.service.as_str()));
+        let actions: BTreeSet<String> = called.map(|entry| format!("{}:{}", entry.service, entry.call)).collect();
+        let directory = PathBuf::from(directory).join(function);
+        std::fs::create_dir_all(&directory).expect("a directory for what was called");
+        let file = directory.join(format!("{}.json", uuid::Uuid::new_v4().simple()));
+        std::fs::write(file, json!(actions).to_string()).expect("what was called is written down");
     }
 
     /// The same, for an event of one instance that is not delivered by SQS: its receipt.

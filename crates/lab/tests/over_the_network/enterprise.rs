@@ -178,9 +178,11 @@ async fn pins_and_classification_are_what_the_client_makes_of_them() {
     let trusted = trusted_facts(&certificate);
     let found = admin.classifier().classified(&node, &json!({}), &trusted).await.unwrap();
     assert!(found.is_in("Compilers") && !found.is_in("PE Master"));
-    let groups = admin.classifier().groups_by_name(&["PE Infrastructure Agent"]).await.unwrap();
+    let mut groups = admin.classifier().groups().await.unwrap();
+    groups.retain(|group| group.name == "PE Infrastructure Agent");
     admin.pin(&groups[0].id, &[node.clone(), stranger.clone()]).await.unwrap();
-    let groups = admin.classifier().groups_by_name(&["PE Infrastructure Agent"]).await.unwrap();
+    let mut groups = admin.classifier().groups().await.unwrap();
+    groups.retain(|group| group.name == "PE Infrastructure Agent");
     assert!(groups[0].pins(&node) && groups[0].pins(&stranger));
     let unpinned = admin.unpin_from_all(std::slice::from_ref(&node)).await.unwrap();
     assert_eq!(unpinned[0].groups[0].name, "PE Infrastructure Agent");
@@ -195,7 +197,8 @@ async fn a_pin_whose_answer_was_lost_is_no_second_pin() {
     let lab = enterprise().await;
     lab.puppet.put_node_group(&NodeGroup { name: "own".into(), ..NodeGroup::default() }).unwrap();
     let admin = classifier(&lab);
-    let groups = admin.classifier().groups_by_name(&["own"]).await.unwrap();
+    let mut groups = admin.classifier().groups().await.unwrap();
+    groups.retain(|group| group.name == "own");
     lab.faults.add(fault("classifier", "POST /classifier-api/v1/groups/{id}/pin", FaultKind::Cut));
     admin.pin(&groups[0].id, &[certname("n")]).await.unwrap();
     assert_eq!(lab.journal.count("classifier", "POST /classifier-api/v1/groups/{id}/pin"), 2);

@@ -1,0 +1,110 @@
+//! What is waited for, and for how long.
+
+use jiff::SignedDuration;
+use stagedoor_lab::agent::Agent;
+use stagedoor_lab::faults::FaultKind;
+use stagedoor_lab::puppet::RunScript;
+
+use super::stage::{PRIMARY, Stage};
+
+#[tokio::test]
+async fn each_wait_names_what_it_waits_for() {
+    let mut stage = Stage::open_source("ready = [\"tcp:8142\"]").await;
+    stage.budget("1s");
+    let (instance, event) = stage.launch();
+    let receipt = stage.rehearsal.onboard(&event).await;
+    assert_eq!(receipt["outcome"], "waiting", "{receipt:#}");
+    assert!(receipt["reason"].as_str().unwrap().contains("certificate request"), "{receipt:#}");
+    assert!(receipt["decide_by"].is_string(), "{receipt:#}");
+
+    let agent =
+        stage.start(Agent { first_run: false, tcp_ports: vec![8142], listening: false, ..stage.compiler(&instance) });
+    agent.waits_for_certificate().await.unwrap();
+    let receipt = stage.rehearsal.onboard(&event).await;
+    assert!(receipt["reason"].as_str().unwrap().contains("first Puppet run"), "{receipt:#}");
+
+    agent.run("failed").await.unwrap();
+    let receipt = stage.rehearsal.onboard(&event).await;
+    assert_eq!(receipt["outcome"], "waiting", "{receipt:#}");
+    assert!(receipt["reason"].as_str().unwrap().contains("ended as failed"), "{receipt:#}");
+
+    agent.run("unchanged").await.unwrap();
+    let receipt = stage.rehearsal.onboard(&event).await;
+    assert!(receipt["reason"].as_str().unwrap().contains("tcp:8142"), "{receipt:#}");
+    assert_eq!(stage.state_of(&instance).as_deref(), Some("Pending:Wait"));
+
+    agent.set_listening(true);
+    agent.serves().await.unwrap();
+    assert_eq!(stage.rehearsal.onboard(&event).await["outcome"], "continued");
+}
+
+#[tokio::test]
+async fn when_patience_is_over_the_launch_is_abandoned() {
+    let mut stage = Stage::open_source("patience.onboard = \"10m\"").await;
+    stage.budget("1s");
+    // The function goes by the machine's clock: the launch began long ago.
+    stage.rehearsal.lab.clock.advance(SignedDuration::from_secs(-601));
+    let (instance, event) = stage.launch();
+    let receipt = stage.rehearsal.onboard(&event).await;
+    assert_eq!(receipt["outcome"], "abandoned", "{receipt:#}");
+    assert!(receipt["reason"].as_str().unwrap().contains("patience is over"), "{receipt:#}");
+    assert_ne!(stage.state_of(&instance).as_deref(), Some("Pending:Wait"));
+}
+
+#[tokio::test]
+async fn a_puppetdb_that_does_not_answer_lets_nobody_in() {
+    let mut stage = Stage::open_source("").await;
+    stage.budget("1s");
+    stage.rehearsal.fault("puppetdb", "*", None, FaultKind::Reset);
+    let (instance, event) = stage.launch();
+    stage.start(stage.compiler(&instance));
+    let receipt = stage.rehearsal.onboard(&event).await;
+    assert_eq!(receipt["outcome"], "failed", "{receipt:#}");
+    assert_eq!(stage.state_of(&instance).as_deref(), Some("Pending:Wait"));
+    stage.rehearsal.lab.faults.clear();
+    stage.budget("30s");
+    stage.rehearsal.start("onboard");
+    assert_eq!(stage.rehearsal.onboard(&event).await["outcome"], "continued");
+}
+
+#[tokio::test]
+async fn a_primary_that_restarts_its_services_during_its_run_is_waited_for() {
+    let mut stage = Stage::enterprise(&format!("refresh = [\"{PRIMARY}\"]")).await;
+    stage.rehearsal.lab.puppet.connect(PRIMARY);
+    stage.rehearsal.lab.puppet.script(PRIMARY, RunScript::Restart { down_ms: 1500 });
+    let (instance, _, receipt) = stage.enrol().await;
+    assert_eq!(stage.rehearsal.lab.puppet.times_ordered(PRIMARY), 1, "{receipt:#}");
+    assert_eq!(stage.state_of(&instance).as_deref(), Some("InService"));
+}
+
+#[tokio::test]
+async fn an_order_whose_answer_was_lost_is_not_given_twice() {
+    let mut stage = Stage::enterprise(&format!("refresh = [\"{PRIMARY}\"]")).await;
+    stage.rehearsal.lab.puppet.connect(PRIMARY);
+    stage.rehearsal.fault("orchestrator", "POST /orchestrator/v1/command/deploy", Some(1), FaultKind::Cut);
+    let (_, _, receipt) = stage.enrol().await;
+    assert_eq!(stage.rehearsal.lab.puppet.times_ordered(PRIMARY), 1, "{receipt:#}");
+}
+
+#[tokio::test]
+async fn without_an_orchestrator_it_says_that_nobody_was_told() {
+    let mut stage = Stage::open_source(&format!("refresh = [\"{PRIMARY}\"]")).await;
+    let (_, _, receipt) = stage.enrol().await;
+    let reason = receipt["reason"].as_str().unwrap();
+    assert!(reason.contains(&format!("{PRIMARY} will learn of it at the next run")), "{reason}");
+}
+
+#[tokio::test]
+async fn without_an_orchestrator_it_waits_for_the_targets_own_run_if_the_profile_says_so() {
+    let mut stage = Stage::open_source(&format!("refresh = [\"{PRIMARY}\"]\nawait_refresh = true")).await;
+    stage.budget("3s");
+    let (instance, event) = stage.launch();
+    let agent = stage.start(stage.compiler(&instance));
+    let receipt = stage.rehearsal.onboard(&event).await;
+    assert_eq!(receipt["outcome"], "waiting", "{receipt:#}");
+    assert!(receipt["reason"].as_str().unwrap().contains(PRIMARY), "{receipt:#}");
+    agent.reported().await.unwrap();
+    let now = stage.rehearsal.lab.clock.now();
+    stage.rehearsal.lab.puppet.report(PRIMARY, "changed", now);
+    assert_eq!(stage.rehearsal.onboard(&event).await["outcome"], "continued");
+}

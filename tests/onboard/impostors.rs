@@ -1,0 +1,103 @@
+//! Who must not get a certificate.
+
+use secrecy::SecretString;
+use serde_json::Value;
+use stagedoor_lab::agent::Agent;
+use stagedoor_lab::puppet::PuppetOptions;
+
+use super::stage::Stage;
+use crate::rehearsal::{OTHER, TOPIC};
+
+/// Launches an instance, under whose name an agent asks with these changes; the receipt.
+async fn refused(profile: &str, change: impl FnOnce(&mut Agent)) -> (Stage, String, Value) {
+    let mut stage = Stage::open_source(profile).await;
+    let (instance, event) = stage.launch();
+    let name = stage.name_of(&instance);
+    let mut agent = Agent { certname: name.clone(), ..stage.compiler(&instance) };
+    change(&mut agent);
+    let agent = stage.start(agent);
+    agent.waits_for_certificate().await.unwrap();
+    agent.stop().await;
+    let receipt = stage.rehearsal.onboard(&event).await;
+    (stage, name, receipt)
+}
+
+#[tokio::test]
+async fn each_false_statement_has_the_request_deleted_and_the_launch_abandoned() {
+    type Lie = (&'static str, fn(&mut Agent));
+    let lies: [Lie; 7] = [
+        ("pp_instance_id is", |agent| agent.instance_id = Some(OTHER.to_owned())),
+        ("no pp_instance_id", |agent| agent.instance_id = Some(String::new())),
+        ("challengePassword", |agent| agent.challenge = Some(SecretString::from("guessed"))),
+        ("challengePassword", |agent| agent.challenge = None),
+        ("console.example.com", |agent| agent.alt_names.push("console.example.com".to_owned())),
+        ("pp_auth_role", |agent| drop(agent.extensions.insert("pp_auth_role".to_owned(), "pe_compiler".to_owned()))),
+        ("pp_role is", |agent| drop(agent.extensions.insert("pp_role".to_owned(), "primary".to_owned()))),
+    ];
+    for (objection, lie) in lies {
+        let (stage, name, receipt) = refused("", lie).await;
+        assert_eq!(receipt["outcome"], "abandoned", "{objection}: {receipt:#}");
+        let reason = receipt["reason"].as_str().unwrap();
+        assert!(reason.contains(objection) && !reason.contains("guessed"), "{objection}: {reason}");
+        let state = stage.rehearsal.lab.puppet.snapshot();
+        assert_eq!(state["requests"].as_array().map(Vec::len), Some(0), "{state:#}");
+        assert!(!stage.rehearsal.puppet_has(&name).0);
+        let published = format!("{:?}", stage.rehearsal.lab.aws.published(TOPIC));
+        assert!(published.contains("abandoned"), "{published}");
+    }
+}
+
+#[tokio::test]
+async fn an_authorization_extension_that_the_profile_requires_is_signed() {
+    let mut stage = Stage::open_source("sign.require.pp_auth_role = \"pe_compiler\"").await;
+    stage.rehearsal.configure(|config| {
+        config.replace("sign.require = { pp_role = \"compiler\" }", "sign.require.pp_role = \"compiler\"")
+    });
+    let (instance, event) = stage.launch();
+    let mut agent = stage.compiler(&instance);
+    agent.extensions.insert("pp_auth_role".to_owned(), "pe_compiler".to_owned());
+    stage.start(agent);
+    assert_eq!(stage.rehearsal.onboard(&event).await["outcome"], "continued");
+}
+
+#[tokio::test]
+async fn what_the_ca_will_not_sign_is_refused_with_the_remedy_and_the_hook_keeps_holding() {
+    let options = PuppetOptions::default();
+    let mut stage = Stage::with(options, "").await;
+    stage.rehearsal.lab.puppet.configure(|options| options.allow_subject_alt_names = false);
+    let (instance, event) = stage.launch();
+    stage.start(stage.compiler(&instance)).waits_for_certificate().await.unwrap();
+    let receipt = stage.rehearsal.onboard(&event).await;
+    assert_eq!(receipt["outcome"], "refused", "{receipt:#}");
+    assert!(receipt["reason"].as_str().unwrap().contains("allow-subject-alt-names"), "{receipt:#}");
+    assert_eq!(stage.state_of(&instance).as_deref(), Some("Pending:Wait"));
+}
+
+#[tokio::test]
+async fn where_somebody_else_signs_a_good_certificate_is_accepted() {
+    let mut stage = Stage::with(
+        PuppetOptions { autosign: stagedoor_lab::puppet::Autosign::Switch(true), ..PuppetOptions::default() },
+        "sign.mode = \"external\"",
+    )
+    .await;
+    let (_, _, receipt) = stage.enrol().await;
+    assert!(!receipt["steps"].to_string().contains("signed the certificate request"), "{receipt:#}");
+}
+
+#[tokio::test]
+async fn where_somebody_else_signs_a_bad_certificate_is_revoked_and_the_launch_abandoned() {
+    let mut stage = Stage::with(
+        PuppetOptions { autosign: stagedoor_lab::puppet::Autosign::Switch(true), ..PuppetOptions::default() },
+        "sign.mode = \"external\"",
+    )
+    .await;
+    let (instance, event) = stage.launch();
+    let mut agent = stage.compiler(&instance);
+    agent.extensions.insert("pp_role".to_owned(), "primary".to_owned());
+    stage.start(agent).certified().await.unwrap();
+    let receipt = stage.rehearsal.onboard(&event).await;
+    assert_eq!(receipt["outcome"], "abandoned", "{receipt:#}");
+    assert!(receipt["reason"].as_str().unwrap().contains("pp_role is"), "{receipt:#}");
+    assert!(!stage.rehearsal.puppet_has(&stage.name_of(&instance)).0);
+    assert!(receipt["steps"].to_string().contains("revoked and deleted"), "{receipt:#}");
+}

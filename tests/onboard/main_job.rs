@@ -1,0 +1,146 @@
+//! What it is for: an arriving instance is held until Puppet knows it and it can serve.
+
+use serde_json::{Value, json};
+use stagedoor_lab::agent::Agent;
+
+use super::stage::{PRIMARY, Stage};
+use crate::rehearsal::TOPIC;
+
+fn stages(receipt: &Value) -> Vec<String> {
+    let steps = receipt["steps"].as_array().expect("steps").iter();
+    steps.map(|step| step["stage"].as_str().expect("a stage").to_owned()).collect()
+}
+
+#[tokio::test]
+async fn an_arriving_instance_gets_its_certificate_runs_puppet_and_is_let_in() {
+    let mut stage = Stage::open_source("").await;
+    let (instance, agent, receipt) = stage.enrol().await;
+    let name = stage.name_of(&instance);
+    assert_eq!(receipt["certname"], name.as_str());
+    assert_eq!(agent.reported().await.unwrap().reports, 1);
+    assert_eq!(stage.rehearsal.puppet_has(&name), (true, true));
+    assert_eq!(stage.state_of(&instance).as_deref(), Some("InService"));
+    let steps = receipt["steps"].to_string();
+    assert!(steps.contains("signed the certificate request"), "{receipt:#}");
+    assert!(steps.contains("its Puppet run at"), "{receipt:#}");
+    assert!(
+        stages(&receipt).contains(&"proven".to_owned()) && steps.contains("answered stagedoor-launch with CONTINUE")
+    );
+    let published = format!("{:?}", stage.rehearsal.lab.aws.published(TOPIC));
+    assert!(published.contains("continued") && published.contains(&instance), "{published}");
+}
+
+#[tokio::test]
+async fn in_puppet_enterprise_it_is_pinned_classified_and_made_known_to_the_primary() {
+    let mut stage = Stage::enterprise(&format!(
+        "pin = [\"PE Infrastructure Agent\"]\nclassified = [\"PE Master\"]\nrefresh = [\"{PRIMARY}\"]\n\
+         ready = [\"report\", \"status:8140\", \"tcp:8142\"]"
+    ))
+    .await;
+    stage.rehearsal.lab.puppet.connect(PRIMARY);
+    let (instance, event) = stage.launch();
+    let agent =
+        Agent { status_ports: vec![8140], tcp_ports: vec![8142], starting_answers: 2, ..stage.compiler(&instance) };
+    stage.start(agent);
+    let receipt = stage.rehearsal.onboard(&event).await;
+    assert_eq!(receipt["outcome"], "continued", "{receipt:#}");
+    let puppet = &stage.rehearsal.lab.puppet;
+    assert!(puppet.is_pinned("PE Infrastructure Agent", &stage.name_of(&instance)));
+    assert_eq!(puppet.times_ordered(PRIMARY), 1);
+    let reason = receipt["reason"].as_str().unwrap();
+    assert!(reason.contains(&format!("{PRIMARY} ran Puppet at")), "{reason}");
+    assert_eq!(stage.state_of(&instance).as_deref(), Some("InService"));
+}
+
+#[tokio::test]
+async fn it_is_told_to_run_puppet_if_it_does_not_by_itself() {
+    let mut stage = Stage::enterprise("").await;
+    let (instance, event) = stage.launch();
+    stage.start(Agent { first_run: false, ..stage.compiler(&instance) });
+    let receipt = stage.rehearsal.onboard(&event).await;
+    assert_eq!(receipt["outcome"], "continued", "{receipt:#}");
+    assert_eq!(stage.rehearsal.lab.puppet.times_ordered(&stage.name_of(&instance)), 1, "{receipt:#}");
+}
+
+#[tokio::test]
+async fn fifty_at_once_cost_the_primary_two_runs_at_the_most_and_the_ca_one_list_a_look() {
+    let mut stage = Stage::enterprise(&format!("refresh = [\"{PRIMARY}\"]")).await;
+    stage.rehearsal.lab.puppet.connect(PRIMARY);
+    let mut records = Vec::new();
+    let mut instances = Vec::new();
+    for number in 0..50 {
+        let (instance, event) = stage.launch();
+        stage.start(stage.compiler(&instance));
+        records.push(json!({"messageId": format!("m{number}"), "eventSource": "aws:sqs", "body": event.to_string()}));
+        instances.push(instance);
+    }
+    let answer = stage.rehearsal.invoke("onboard", &json!({ "Records": records })).await;
+    assert_eq!(answer, json!({"batchItemFailures": []}));
+    let waiting: Vec<_> = instances.iter().filter(|id| stage.state_of(id).as_deref() != Some("InService")).collect();
+    assert_eq!(waiting, Vec::<&String>::new(), "{}", stage.rehearsal.log());
+    let lab = &stage.rehearsal.lab;
+    assert!((1..=2).contains(&lab.puppet.times_ordered(PRIMARY)), "{}", lab.puppet.times_ordered(PRIMARY));
+    let calls = lab.journal.calls("ca");
+    // Agents call the CA too; of the controller's calls, none asks for the status of one name.
+    let singly = calls.iter().filter(|entry| entry.call.starts_with("GET /puppet-ca/v1/certificate_status/"));
+    assert_eq!(singly.count(), 0);
+    assert!(lab.journal.count("autoscaling", "DescribeAutoScalingGroups") <= 3);
+}
+
+#[tokio::test]
+async fn every_shape_of_the_event_does_the_same() {
+    let mut stage = Stage::open_source("").await;
+    let wrap_sns = |event: &Value| json!({"Type": "Notification", "TopicArn": TOPIC, "Message": event.to_string()});
+    for shape in ["eventbridge", "sns", "sqs", "sns in sqs"] {
+        let (instance, event) = stage.launch();
+        stage.start(stage.compiler(&instance));
+        let record =
+            |body: &Value| json!({"Records": [{"messageId": "m", "eventSource": "aws:sqs", "body": body.to_string()}]});
+        let event = match shape {
+            "sns" => json!({"Records": [{"EventSource": "aws:sns", "Sns": wrap_sns(&event)}]}),
+            "sqs" => record(&event),
+            "sns in sqs" => record(&wrap_sns(&event)),
+            _ => event,
+        };
+        stage.rehearsal.invoke("onboard", &event).await;
+        assert_eq!(stage.state_of(&instance).as_deref(), Some("InService"), "{shape}");
+    }
+}
+
+#[tokio::test]
+async fn a_reboot_changes_nothing() {
+    let mut stage = Stage::open_source("").await;
+    let (instance, agent, _) = stage.enrol().await;
+    let before = stage.rehearsal.lab.puppet.snapshot()["certificates"].clone();
+    agent.reboot().await;
+    let state = agent.until(|state| state.boots == 2 && state.reports == 2).await.unwrap();
+    assert_eq!(state.submitted, 1, "no new request");
+    assert_eq!(stage.rehearsal.lab.puppet.snapshot()["certificates"], before);
+    assert_eq!(stage.state_of(&instance).as_deref(), Some("InService"));
+}
+
+#[tokio::test]
+async fn the_event_of_an_instance_that_has_been_let_in_is_ignored() {
+    let mut stage = Stage::open_source("").await;
+    let (instance, event) = stage.launch();
+    stage.start(stage.compiler(&instance));
+    assert_eq!(stage.rehearsal.onboard(&event).await["outcome"], "continued");
+    let writes = stage.rehearsal.writes();
+    let receipt = stage.rehearsal.onboard(&event).await;
+    assert_eq!(receipt["outcome"], "ignored", "{receipt:#}");
+    assert_eq!(stage.rehearsal.writes(), writes);
+}
+
+#[tokio::test]
+async fn observe_mode_says_what_it_would_sign_and_signs_nothing() {
+    let mut stage = Stage::open_source("").await;
+    stage.rehearsal.configure(|config| format!("mode = \"observe\"\n{config}"));
+    let (instance, event) = stage.launch();
+    let agent = stage.start(stage.compiler(&instance));
+    agent.waits_for_certificate().await.unwrap();
+    let receipt = stage.rehearsal.onboard(&event).await;
+    assert_eq!(receipt["outcome"], "waiting", "{receipt:#}");
+    assert!(receipt["steps"].to_string().contains("sign the certificate request"), "{receipt:#}");
+    assert_eq!(stage.state_of(&instance).as_deref(), Some("Pending:Wait"));
+    assert!(!stage.rehearsal.puppet_has(&stage.name_of(&instance)).0);
+}

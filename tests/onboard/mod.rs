@@ -1,0 +1,7 @@
+//! The built function `onboard` against the lab and its agents.
+
+mod door;
+mod impostors;
+mod main_job;
+mod names;
+mod stage;

@@ -1,0 +1,88 @@
+//! Names are used again, and keys are made anew.
+
+use serde_json::json;
+use stagedoor_lab::agent::Agent;
+use stagedoor_lab::aws::{Launch, Terminate};
+use stagedoor_lab::scene::Place;
+
+use super::stage::Stage;
+
+const ADDRESS: &str = "127.9.8.7";
+const NAME: &str = "ip-127-9-8-7.ec2.internal";
+
+fn launch() -> Launch {
+    Launch { private_ip: Some(ADDRESS.to_owned()), private_dns: Some(NAME.to_owned()), ..Launch::default() }
+}
+
+#[tokio::test]
+async fn a_recycled_name_enrols_after_the_certificate_of_its_dead_owner_is_cleaned() {
+    let mut stage = Stage::open_source("").await;
+    let (old, event) = stage.launch_as(&launch());
+    let agent = stage.start(stage.compiler(&old));
+    assert_eq!(stage.rehearsal.onboard(&event).await["outcome"], "continued");
+    agent.stop().await;
+    // It dies at once, and nobody purges it.
+    stage.rehearsal.lab.aws.terminate(&old, &Terminate { force: true, ..Terminate::default() }).unwrap();
+
+    let (new, event) = stage.launch_as(&launch());
+    stage.start(Agent { name: Some("new".to_owned()), ..stage.compiler(&new) });
+    let receipt = stage.rehearsal.onboard(&event).await;
+    assert_eq!(receipt["outcome"], "continued", "{receipt:#}");
+    let steps = receipt["steps"].to_string();
+    assert!(steps.contains("revoked and deleted") && steps.contains("its serial is in the CRL"), "{receipt:#}");
+    assert_eq!(stage.rehearsal.puppet_has(NAME), (true, true));
+}
+
+#[tokio::test]
+async fn a_name_whose_owner_lives_is_not_given_away() {
+    let mut stage = Stage::open_source("").await;
+    let (_, event) = stage.launch_as(&launch());
+    let owner = event["detail"]["EC2InstanceId"].as_str().unwrap().to_owned();
+    stage.start(stage.compiler(&owner));
+    assert_eq!(stage.rehearsal.onboard(&event).await["outcome"], "continued");
+    let before = stage.rehearsal.lab.puppet.snapshot()["certificates"].clone();
+
+    stage.budget("2s");
+    stage.rehearsal.start("onboard");
+    let (second, event) = stage.launch_as(&launch());
+    stage.start(Agent { name: Some("second".to_owned()), ..stage.compiler(&second) });
+    let receipt = stage.rehearsal.onboard(&event).await;
+    assert_eq!(receipt["outcome"], "refused", "{receipt:#}");
+    assert!(receipt["reason"].as_str().unwrap().contains(&owner), "{receipt:#}");
+    assert_eq!(stage.rehearsal.lab.puppet.snapshot()["certificates"], before);
+    assert_eq!(stage.state_of(&second).as_deref(), Some("Pending:Wait"));
+}
+
+#[tokio::test]
+async fn a_certificate_of_nobody_knows_whom_waits_for_a_person() {
+    let mut stage = Stage::open_source("").await;
+    stage.budget("2s");
+    stage.rehearsal.lab.puppet.issue(NAME, &stagedoor_lab::puppet::CsrAttributes::default()).unwrap();
+    let (instance, event) = stage.launch_as(&launch());
+    stage.start(stage.compiler(&instance));
+    let receipt = stage.rehearsal.onboard(&event).await;
+    assert_eq!(receipt["outcome"], "refused", "{receipt:#}");
+    assert!(receipt["reason"].as_str().unwrap().contains("by hand"), "{receipt:#}");
+}
+
+#[tokio::test]
+async fn an_instance_from_the_warm_pool_keeps_the_certificate_that_it_got_on_its_way_in() {
+    let mut stage = Stage::open_source("").await;
+    let mut scene = super::stage::scene();
+    scene["groups"][0]["warm_pool"] = json!("Stopped");
+    scene["secrets"] = json!({"stagedoor/puppet": stage.rehearsal.puppet_secret()});
+    stage.rehearsal.lab.set_scene(&stagedoor_lab::scene::Scene::from_json(scene).unwrap()).unwrap();
+    let (instance, event) = stage.launch_as(&Launch { to: Some(Place::WarmPool), ..launch() });
+    let agent = stage.start(stage.compiler(&instance));
+    let receipt = stage.rehearsal.onboard(&event).await;
+    assert_eq!(receipt["outcome"], "continued", "{receipt:#}");
+    let before = stage.rehearsal.lab.puppet.snapshot()["certificates"].clone();
+
+    let (same, event) = stage.launch_as(&Launch { id: Some(instance.clone()), ..Launch::default() });
+    assert_eq!(same, instance);
+    let receipt = stage.rehearsal.onboard(&event).await;
+    assert_eq!(receipt["outcome"], "continued", "{receipt:#}");
+    assert_eq!(stage.rehearsal.lab.puppet.snapshot()["certificates"], before);
+    assert_eq!(agent.state().submitted, 1);
+    assert_eq!(stage.state_of(&instance).as_deref(), Some("InService"));
+}
