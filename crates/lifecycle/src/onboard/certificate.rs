@@ -75,12 +75,16 @@ impl Rules<'_> {
     /// What to do about a certificate of somebody else: a dead instance's is cleaned, a live one's is left alone.
     fn of_another(&self, name: &NameView, certificate: &CertificateView) -> NotYet {
         let certname = &name.certname;
-        let Some(owner) = self.owner_of(name, certificate) else {
-            return wrong(format!(
-                "nothing tells whose the certificate {} of {certname} is: it has no pp_instance_id and PuppetDB no \
-                 ec2_metadata for it; if it is stale, clean it by hand",
-                certificate.serial
-            ));
+        let owner = match self.owner_of(name, certificate) {
+            Err(not_yet) => return not_yet,
+            Ok(Some(owner)) => owner,
+            Ok(None) => {
+                return wrong(format!(
+                    "nothing tells whose the certificate {} of {certname} is: it has no pp_instance_id and PuppetDB no \
+                     ec2_metadata for it; if it is stale, clean it by hand",
+                    certificate.serial
+                ));
+            }
         };
         match self.dead(&owner, name, certificate.issued) {
             Err(not_yet) => not_yet,
@@ -99,9 +103,12 @@ impl Rules<'_> {
         }
     }
 
-    fn owner_of(&self, name: &NameView, certificate: &CertificateView) -> Option<InstanceId> {
-        let by_facts = || name.fact_instance.known().ok().flatten().cloned();
-        certificate.instance.clone().or_else(by_facts).filter(|owner| *owner != self.subject.instance)
+    fn owner_of(&self, name: &NameView, certificate: &CertificateView) -> Result<Option<InstanceId>, NotYet> {
+        let owner = match &certificate.instance {
+            Some(owner) => Some(owner),
+            None => name.fact_instance.known().map_err(trouble)?,
+        };
+        Ok(owner.filter(|owner| **owner != self.subject.instance).cloned())
     }
 
     /// Whether the former owner of the name is surely gone: EC2 says so; or EC2 has forgotten it, its certificate is
@@ -147,6 +154,7 @@ impl Rules<'_> {
                 None => return Decision::Ask(Question::Owner(owner.clone())).into(),
                 Some((_, machine)) => match (machine.known(), whose(name, owner, self.protected)) {
                     (Err(why), _) => return trouble(why),
+                    (Ok(Some(machine)), Whose::Unreachable(why)) if machine.is_gone() => return trouble(why),
                     (Ok(Some(machine)), Whose::Ours(purgeable)) if machine.is_gone() => {
                         let removal =
                             Removal { name: purgeable, certificate: None, request: true, node: None, pins: Vec::new() };
