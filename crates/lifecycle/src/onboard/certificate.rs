@@ -86,7 +86,7 @@ impl Rules<'_> {
                 ));
             }
         };
-        match self.dead(&owner, name, certificate.issued) {
+        match self.dead(&owner, name, certificate) {
             Err(not_yet) => not_yet,
             Ok(false) => wrong(format!(
                 "{certname} belongs to {owner}, which is not known to be gone: two instances cannot have one name"
@@ -111,10 +111,10 @@ impl Rules<'_> {
         Ok(owner.filter(|owner| **owner != self.subject.instance).cloned())
     }
 
-    /// Whether the former owner of the name is surely gone: EC2 says so; or EC2 has forgotten it, its certificate is
-    /// one of this profile's, and PuppetDB has not heard of it for long. (An instance that EC2 does not know may live
-    /// in another account.)
-    fn dead(&self, owner: &InstanceId, name: &NameView, since: Timestamp) -> Result<bool, NotYet> {
+    /// Whether the former owner of the name is surely gone: EC2 says so; or EC2 has forgotten it, its certificate has
+    /// the extensions that this profile requires, and PuppetDB has not heard of it for long. (An instance that EC2 does
+    /// not know may live in another account. So where the profile requires none, nothing tells that it was one of ours.)
+    fn dead(&self, owner: &InstanceId, name: &NameView, certificate: &CertificateView) -> Result<bool, NotYet> {
         let Some((_, machine)) = self.seen.owner.as_ref().filter(|(asked, _)| asked == owner) else {
             return ask(Question::Owner(owner.clone()));
         };
@@ -122,13 +122,13 @@ impl Rules<'_> {
             Err(why) => Err(trouble(why)),
             Ok(Some(machine)) => Ok(machine.is_gone()),
             Ok(None) => {
-                let node = name.node.known().map_err(trouble)?;
-                let newest = node.filter(|node| node.active).and_then(|node| node.newest).unwrap_or(since).max(since);
+                // News are news, also of a node that somebody has deactivated since.
+                let newest = name.node.known().map_err(trouble)?.and_then(|node| node.newest);
                 let required = &self.arriving.profile.rules.require;
-                let holds = name.certificate.known().ok().flatten().map(|certificate| &certificate.holds.extensions);
-                let of_this_profile =
-                    holds.is_none_or(|holds| required.iter().all(|(key, value)| holds.get(key) == Some(value)));
-                Ok(of_this_profile && self.now >= deadline::after(newest, SILENCE))
+                let holds = |(key, value)| certificate.holds.extensions.get(key) == Some(value);
+                let of_this_profile = !required.is_empty() && required.iter().all(holds);
+                let since = newest.map_or(certificate.issued, |newest| newest.max(certificate.issued));
+                Ok(of_this_profile && self.now >= deadline::after(since, SILENCE))
             }
         }
     }
