@@ -133,11 +133,15 @@ pub(crate) fn all(
     }
     let targets = targets.ok_or_else(|| Box::new(Decision::Ask(Question::Targets)))?;
     let (mut learnt, mut needed, mut awaited) = (Vec::new(), Vec::new(), Vec::new());
-    for target in targets {
-        match standing(target, change, now) {
+    for name in &profile.refresh {
+        let standing = match targets.iter().find(|target| target.certname == *name) {
+            Some(target) => standing(target, change, now),
+            None => Standing::Unknown(format!("{name}, which was not asked about")),
+        };
+        match standing {
             Standing::Learnt(how) => learnt.push(how),
             Standing::Needed(why) => {
-                needed.push(target.certname.clone());
+                needed.push(name.clone());
                 awaited.push(why);
             }
             // A target's services may restart while it runs Puppet, and then nobody answers for a while.
