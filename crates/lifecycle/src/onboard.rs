@@ -240,13 +240,14 @@ impl Rules<'_> {
             return Ok(());
         };
         let settled = |ended: Timestamp| self.now >= deadline::after(ended, SETTLING);
-        let busy =
-            orders.is_some_and(|orders| orders.iter().any(|order| order.ended.is_none_or(|ended| !settled(ended))));
+        let orders = orders.map_or(&[][..], Vec::as_slice);
+        let busy = orders.iter().any(|order| order.is_open(self.now) || order.is_settling(self.now));
         if busy || own.is_some_and(|run| !settled(run.end)) {
             return Ok(());
         }
-        let attempts = orders.map_or(0, Vec::len);
-        let key = format!("{} {} run {}", self.subject.instance, certificate.serial, attempts + 1);
+        // An order whose answer was lost is found by its key. The next one must have another, so the one before is in it.
+        let before = orders.iter().max_by_key(|order| order.began).map_or("none", |order| &order.job);
+        let key = format!("{} {} after {before}", self.subject.instance, certificate.serial);
         Err(Decision::Do(Deed::Run(name.certname.clone(), key)).into())
     }
 
