@@ -12,7 +12,8 @@ use jiff::Timestamp;
 
 use crate::admission::{Held, Nameless};
 use crate::decision::{Decision, Deed, Missing, Question, not_yet};
-use crate::observation::{CertificateView, Machine, NameView, Reachable, Subject};
+use crate::event::Place;
+use crate::observation::{Began, CertificateView, Machine, NameView, Reachable, Subject};
 use crate::profile::{ActionResult, Probe, Protected};
 use crate::refresh::{self, Order, RunView, SETTLING, TargetView};
 use crate::{InstanceId, deadline};
@@ -202,19 +203,24 @@ impl Rules<'_> {
         )))
     }
 
-    /// Its newest run of Puppet since it has its certificate was good.
+    /// Its newest run of Puppet since it has its certificate, and in this launch, was good. One from before a rest in the
+    /// warm pool will do: the pool is there to be quick.
     fn first_run(&self, name: &NameView, certificate: &CertificateView) -> Result<&RunView, NotYet> {
         let run = match &self.seen.run {
             None => return Err(trouble(format!("PuppetDB was not asked about {}", name.certname))),
             Some(run) => run.known().map_err(trouble)?,
         };
         // A run of the name's former owner is not its own; the two clocks that are compared here may differ.
-        let own = run.filter(|run| deadline::after(run.end, CLOCKS_DIFFER) >= certificate.issued);
+        let Subject { origin, began, .. } = self.subject;
+        let rested = *origin == Some(Place::WarmPool);
+        let since =
+            if rested { certificate.issued } else { began.time().unwrap_or(Timestamp::MIN).max(certificate.issued) };
+        let own = run.filter(|run| deadline::after(run.end, CLOCKS_DIFFER) >= since);
         if let Some(good) = own.filter(|run| run.is_good()) {
-            return Ok(good);
+            return if rested || *began != Began::Unknown { Ok(good) } else { ask(Question::Began) };
         }
         let awaited = match own {
-            None => format!("waiting for the first Puppet run of {}", name.certname),
+            None => format!("waiting for the first Puppet run of {} since {since}", name.certname),
             Some(run) if run.noop => format!(
                 "the Puppet run of {} at {} was told to change nothing; waiting for a real one",
                 name.certname, run.start

@@ -36,7 +36,7 @@ impl Rules<'_> {
         if self.is_rekeyed(name, certificate)? {
             if self.arriving.profile.rekey == Rekey::Refuse {
                 return Err(wrong(format!(
-                    "{certname} has its certificate {} since before this launch, and the profile forbids another one; clean it by hand",
+                    "{certname} needs a new certificate in place of {}, and the profile allows none; clean the old one by hand",
                     certificate.serial
                 )));
             }
@@ -52,6 +52,9 @@ impl Rules<'_> {
 
     /// Whether the instance lost the key of its own old certificate: it was issued before this launch began, and the
     /// instance has not rested in a warm pool since. Or it asks for another one, on a CA that takes such requests.
+    ///
+    /// When the launch began is Auto Scaling's word alone; and what an event says about the origin only counts for the
+    /// launch that it announced. Otherwise a replayed event could cost an instance its certificate.
     fn is_rekeyed(&self, name: &NameView, certificate: &CertificateView) -> Result<bool, NotYet> {
         let asks_again = match name.request.known() {
             Err(why) => return Err(trouble(why)),
@@ -67,7 +70,9 @@ impl Rules<'_> {
         let old = |began: Timestamp| deadline::after(certificate.issued, CLOCKS_DIFFER) < began;
         match self.subject.began {
             Began::Said(began) if new_here && old(began) => ask(Question::Began),
-            Began::Confirmed(Some(began)) => Ok(new_here && old(began)),
+            Began::Confirmed { recorded: Some(recorded), said: Some(said) } => {
+                Ok(new_here && old(recorded) && said >= recorded)
+            }
             _ => Ok(false),
         }
     }

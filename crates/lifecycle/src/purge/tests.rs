@@ -71,7 +71,7 @@ impl World {
 
     fn late(mut self) -> Self {
         self.now = at(601);
-        self.aws.subject.began = Began::Confirmed(Some(at(0)));
+        self.aws.subject.began = Began::Confirmed { recorded: Some(at(0)), said: None };
         self
     }
 }
@@ -353,8 +353,9 @@ fn an_event_that_does_not_say_when_has_it_asked() {
 
 #[test]
 fn a_time_that_is_still_to_come_is_not_believed() {
-    assert_eq!(Began::Said(at(99)).confirm(None, at(5)), Began::Confirmed(Some(at(5))));
-    assert_eq!(Began::Said(at(1)).confirm(Some(at(3)), at(5)), Began::Confirmed(Some(at(3))));
+    assert_eq!(Began::Said(at(99)).confirm(None, at(5)).time(), Some(at(5)));
+    assert_eq!(Began::Said(at(1)).confirm(Some(at(3)), at(5)).time(), Some(at(3)));
+    assert_eq!(Began::Said(at(4)).confirm(Some(at(3)), at(5)).time(), Some(at(4)));
 }
 
 #[test]
