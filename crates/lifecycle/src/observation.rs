@@ -72,9 +72,8 @@ impl Began {
     #[must_use]
     pub fn confirm(self, recorded: Option<Timestamp>, now: Timestamp) -> Self {
         let said = match self {
-            Self::Unknown => None,
             Self::Said(said) | Self::Confirmed { said: Some(said), .. } => Some(said.min(now)),
-            Self::Confirmed { said: None, .. } => None,
+            Self::Unknown | Self::Confirmed { said: None, .. } => None,
         };
         Self::Confirmed { recorded, said }
     }

@@ -221,9 +221,12 @@ fn a_puppet_that_was_not_asked_is_a_failure() {
 
 // What could not be asked.
 
+/// What cannot be asked for, and how that comes about.
+type Outage = (&'static str, fn(&mut World));
+
 #[test]
 fn unreachable_is_never_read_as_absent() {
-    let cases: [(&str, fn(&mut World)); 12] = [
+    let outages: [Outage; 12] = [
         ("certificate", |w| w.view().certificate = down()),
         ("request beside a certificate", |w| w.view().request = down()),
         ("request", |w| {
@@ -262,7 +265,7 @@ fn unreachable_is_never_read_as_absent() {
         }),
         ("run", |w| w.puppet.run = Some(down())),
     ];
-    for (what, spoil) in cases {
+    for (what, spoil) in outages {
         let mut world = world();
         spoil(&mut world);
         let decision = world.decide();

@@ -16,9 +16,12 @@ fn a_request_that_is_what_the_profile_expects_is_signed() {
     assert_eq!(signable.certname().as_str(), NAME);
 }
 
+/// What is said of a flaw, and the flaw.
+type Flaw = (&'static str, fn(&mut Request));
+
 #[test]
 fn each_check_that_fails_rejects_the_request_and_says_why() {
-    let flaws: [(&str, fn(&mut Request)); 13] = [
+    let flaws: [Flaw; 13] = [
         ("its name is", |r| r.common_name = Some(PRIMARY.into())),
         ("more than a common name", |r| r.common_name = None),
         ("own key", |r| r.signature_valid = false),

@@ -8,8 +8,8 @@ fn groups(names: &[&str]) -> BTreeSet<String> {
     names.iter().map(|name| (*name).to_owned()).collect()
 }
 
-fn classified(in_groups: &[&str], known: &[&str]) -> Option<Reachable<Classified>> {
-    Some(Reachable::Found(Classified { groups: groups(in_groups), known: groups(known) }))
+fn classified(in_groups: &[&str], known: &[&str]) -> Reachable<Classified> {
+    Reachable::Found(Classified { groups: groups(in_groups), known: groups(known) })
 }
 
 fn to_be_pinned() -> World {
@@ -23,7 +23,7 @@ fn to_be_pinned() -> World {
 fn a_node_is_pinned_to_the_groups_that_it_is_not_pinned_to_yet() {
     let mut world = to_be_pinned();
     assert_eq!(world.decide(), Decision::Ask(Question::Classification));
-    world.puppet.classification = classified(&[], &["Canaries", "Agents"]);
+    world.puppet.classification = Some(classified(&[], &["Canaries", "Agents"]));
     assert_eq!(world.decide(), Decision::Do(Deed::Pin(NAME.parse().unwrap(), vec!["Canaries".into()])));
     world.view().pins = Reachable::Found(vec!["Agents".into(), "Canaries".into()]);
     completed(world.decide());
@@ -32,18 +32,18 @@ fn a_node_is_pinned_to_the_groups_that_it_is_not_pinned_to_yet() {
 #[test]
 fn nobody_is_pinned_before_its_certificate_is_its_own() {
     let mut world = to_be_pinned().taken(0).other_is(Reachable::Found(machine(OTHER, "running")));
-    world.puppet.classification = classified(&[], &["Canaries", "Agents"]);
+    world.puppet.classification = Some(classified(&[], &["Canaries", "Agents"]));
     refused(world.decide());
 }
 
 #[test]
 fn a_group_that_the_classifier_does_not_show_is_named_with_its_remedy() {
     let mut world = to_be_pinned();
-    world.puppet.classification = classified(&[], &["Agents"]);
+    world.puppet.classification = Some(classified(&[], &["Agents"]));
     let reason = refused(world.decide());
     assert!(reason.contains("no node group Canaries") && reason.contains("profile compiler"), "{reason}");
     let mut world = to_be_classified();
-    world.puppet.classification = classified(&[], &[]);
+    world.puppet.classification = Some(classified(&[], &[]));
     assert!(refused(world.decide()).contains("no node group PE Master"));
 }
 
@@ -57,9 +57,9 @@ fn to_be_classified() -> World {
 fn a_node_waits_until_the_classifier_puts_it_into_every_group_that_is_asked_for() {
     let mut world = to_be_classified();
     assert_eq!(world.decide(), Decision::Ask(Question::Classification));
-    world.puppet.classification = classified(&["Agents"], &["Agents", "PE Master"]);
+    world.puppet.classification = Some(classified(&["Agents"], &["Agents", "PE Master"]));
     assert!(waits(world.decide()).contains("put it into PE Master"));
-    world.puppet.classification = classified(&["Agents", "PE Master"], &["Agents", "PE Master"]);
+    world.puppet.classification = Some(classified(&["Agents", "PE Master"], &["Agents", "PE Master"]));
     completed(world.decide());
 }
 
