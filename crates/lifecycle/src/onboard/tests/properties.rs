@@ -115,9 +115,18 @@ fn a_beginning() -> impl Strategy<Value = Began> {
 fn any_world() -> impl Strategy<Value = World> {
     let wishes = prop::array::uniform8(any::<bool>());
     let origin = prop::sample::select(vec![None, Some(Place::Ec2), Some(Place::WarmPool)]);
-    (an_arrival(), a_beginning(), origin, wishes, any::<bool>(), prop_oneof![3 => Just(200), 1 => Just(2001)]).prop_map(
-        |(puppet, began, origin, wishes, orchestrated, now)| {
+    let time = prop_oneof![3 => Just(200), 1 => Just(2001)];
+    // Half of them are through with their certificate, so that the rules that come after it are reached.
+    let flags = (any::<bool>(), any::<bool>());
+    (an_arrival(), a_beginning(), origin, wishes, flags, time).prop_map(
+        |(puppet, began, origin, wishes, (orchestrated, signed), now)| {
             let mut world = World { puppet, orchestrated, now: at(now), ..world() };
+            if signed {
+                let own = certificate(Some(OURS), at(ISSUED));
+                let holds = flawed(own.holds.clone(), Some("pp_role"));
+                world.view().certificate = Reachable::Found(CertificateView { holds, ..own });
+                world.view().request = Reachable::Absent;
+            }
             world.aws.subject.began = began;
             world.aws.subject.origin = origin;
             let profile = &mut world.aws.profile;
