@@ -145,7 +145,7 @@ pub(crate) enum Missing {
 /// patience is over is never believed on the word of an event alone.
 pub(crate) fn not_yet(subject: &Subject, held: &Held, missing: Missing, now: Timestamp) -> Decision {
     let late = held.is_late(subject.began, now);
-    if !matches!(subject.began, Began::Confirmed(_)) && (late || subject.began == Began::Unknown) {
+    if !matches!(subject.began, Began::Confirmed { .. }) && (late || subject.began == Began::Unknown) {
         return Decision::Ask(Question::Began);
     }
     match missing {

@@ -22,5 +22,7 @@ pub mod purge;
 pub mod receipt;
 pub mod refresh;
 pub mod signing;
+#[cfg(test)]
+mod world;
 
 pub use names::{Certname, GroupName, HookName, InstanceId, InvalidName, ProfileName};

@@ -58,26 +58,34 @@ pub enum Began {
     Unknown,
     /// An event said.
     Said(Timestamp),
-    /// Auto Scaling's own record of its activities was asked: at this time, or nobody knows.
-    Confirmed(Option<Timestamp>),
+    /// Auto Scaling's own record of its activities was asked.
+    Confirmed {
+        /// When the newest activity with the instance began, if there is one.
+        recorded: Option<Timestamp>,
+        /// What an event said, if one did; never later than when the record was asked.
+        said: Option<Timestamp>,
+    },
 }
 
 impl Began {
-    /// With what Auto Scaling's activities say. The activity begins before the hook is reached, so a later
-    /// time from the event is the better one; an earlier one, or one that is still to come, cannot be true.
+    /// With what Auto Scaling's activities say now.
     #[must_use]
-    pub fn confirm(self, activity: Option<Timestamp>, now: Timestamp) -> Self {
-        let said = self.time().map(|said| said.min(now));
-        Self::Confirmed(said.max(activity))
+    pub fn confirm(self, recorded: Option<Timestamp>, now: Timestamp) -> Self {
+        let said = match self {
+            Self::Said(said) | Self::Confirmed { said: Some(said), .. } => Some(said.min(now)),
+            Self::Unknown | Self::Confirmed { said: None, .. } => None,
+        };
+        Self::Confirmed { recorded, said }
     }
 
-    /// The time, on whoever's word.
+    /// The time, on whoever's word. The activity begins before the hook is reached, so a later time from the event is
+    /// the better one, and an earlier one cannot be true.
     #[must_use]
     pub fn time(self) -> Option<Timestamp> {
         match self {
             Self::Unknown => None,
-            Self::Said(time) => Some(time),
-            Self::Confirmed(time) => time,
+            Self::Said(said) => Some(said),
+            Self::Confirmed { recorded, said } => said.max(recorded),
         }
     }
 }

@@ -3,19 +3,19 @@
 //! One rule after another, from the top: the first that does not hold says what to ask, to do or to wait for. When all
 //! hold, the instance has earned its CONTINUE.
 
+mod certificate;
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use jiff::Timestamp;
 
 use crate::admission::{Held, Nameless};
-use crate::decision::{Decision, Deed, Missing, Question, Rejection, Removal, not_yet};
+use crate::decision::{Decision, Deed, Missing, Question, not_yet};
 use crate::event::Place;
-use crate::identity::{Whose, whose};
 use crate::observation::{Began, CertificateView, Machine, NameView, Reachable, Subject};
-use crate::profile::{ActionResult, Probe, Protected, Rekey, SignMode};
+use crate::profile::{ActionResult, Probe, Protected};
 use crate::refresh::{self, Order, RunView, SETTLING, TargetView};
-use crate::signing;
 use crate::{InstanceId, deadline};
 
 /// What Puppet says about an arriving instance, as far as it was asked.
@@ -149,155 +149,6 @@ impl Rules<'_> {
         }
     }
 
-    /// The certificate under its name is its own, and holds nothing but what it may.
-    fn signed<'a>(&self, name: &'a NameView) -> Result<&'a CertificateView, NotYet> {
-        let certname = &name.certname;
-        let instance = &self.subject.instance;
-        let certificate = match name.certificate.known() {
-            Err(why) => return Err(trouble(why)),
-            Ok(None) => return Err(self.request(name)),
-            Ok(Some(certificate)) => certificate,
-        };
-        let purgeable = match whose(name, instance, self.protected) {
-            Whose::Ours(purgeable) => purgeable,
-            Whose::Unreachable(why) => return Err(trouble(why)),
-            _ => return Err(self.of_another(name, certificate)),
-        };
-        let objections = signing::objections(&certificate.holds, certname, instance, &self.arriving.profile.rules);
-        let removal = || Removal {
-            name: purgeable.clone(),
-            certificate: Some(certificate.serial.clone()),
-            request: false,
-            node: None,
-            pins: Vec::new(),
-        };
-        if self.is_rekeyed(name, certificate)? {
-            if self.arriving.profile.rekey == Rekey::Refuse {
-                return Err(wrong(format!(
-                    "{certname} has its certificate {} since before this launch, and the profile forbids another one; clean it by hand",
-                    certificate.serial
-                )));
-            }
-            return Err(Decision::Do(Deed::Remove(vec![removal()])).into());
-        }
-        if !objections.is_empty() {
-            let reason =
-                format!("the certificate {} of {certname} must not be: {}", certificate.serial, objections.join("; "));
-            return Err(Decision::Do(Deed::Reject(Rejection::Certificate(removal(), reason))).into());
-        }
-        Ok(certificate)
-    }
-
-    /// Whether the instance lost the key of its own old certificate: it was issued before this launch began, and the
-    /// instance has not rested in a warm pool since. Or it asks for another one, on a CA that takes such requests.
-    fn is_rekeyed(&self, name: &NameView, certificate: &CertificateView) -> Result<bool, NotYet> {
-        let asks_again = match name.request.known() {
-            Err(why) => return Err(trouble(why)),
-            Ok(request) => request.is_some_and(|request| {
-                signing::objections(&request.asks, &name.certname, &self.subject.instance, &self.arriving.profile.rules)
-                    .is_empty()
-            }),
-        };
-        if asks_again {
-            return Ok(true);
-        }
-        let new_here = self.subject.origin == Some(Place::Ec2);
-        let old = |began: Timestamp| deadline::after(certificate.issued, CLOCKS_DIFFER) < began;
-        match self.subject.began {
-            Began::Said(began) if new_here && old(began) => ask(Question::Began),
-            Began::Confirmed(Some(began)) => Ok(new_here && old(began)),
-            _ => Ok(false),
-        }
-    }
-
-    /// What to do about a certificate of somebody else: a dead instance's is cleaned, a live one's is left alone.
-    fn of_another(&self, name: &NameView, certificate: &CertificateView) -> NotYet {
-        let certname = &name.certname;
-        let Some(owner) = self.owner_of(name, certificate) else {
-            return wrong(format!(
-                "nothing tells whose the certificate {} of {certname} is: it has no pp_instance_id and PuppetDB no \
-                 ec2_metadata for it; if it is stale, clean it by hand",
-                certificate.serial
-            ));
-        };
-        match self.dead(&owner, name, certificate.issued) {
-            Err(not_yet) => not_yet,
-            Ok(false) => wrong(format!(
-                "{certname} belongs to {owner}, which is not known to be gone: two instances cannot have one name"
-            )),
-            Ok(true) => match whose(name, &owner, self.protected) {
-                Whose::Ours(purgeable) => {
-                    let certificate = Some(certificate.serial.clone());
-                    let removal =
-                        Removal { name: purgeable, certificate, request: false, node: None, pins: Vec::new() };
-                    Decision::Do(Deed::Remove(vec![removal])).into()
-                }
-                _ => wrong(format!("nothing tells surely whose {certname} is; if it is stale, clean it by hand")),
-            },
-        }
-    }
-
-    fn owner_of(&self, name: &NameView, certificate: &CertificateView) -> Option<InstanceId> {
-        let by_facts = || name.fact_instance.known().ok().flatten().cloned();
-        certificate.instance.clone().or_else(by_facts).filter(|owner| *owner != self.subject.instance)
-    }
-
-    /// Whether the former owner of the name is surely gone: EC2 says so; or EC2 has forgotten it, its certificate is
-    /// one of this profile's, and PuppetDB has not heard of it for long. (An instance that EC2 does not know may live
-    /// in another account.)
-    fn dead(&self, owner: &InstanceId, name: &NameView, since: Timestamp) -> Result<bool, NotYet> {
-        let Some((_, machine)) = self.seen.owner.as_ref().filter(|(asked, _)| asked == owner) else {
-            return ask(Question::Owner(owner.clone()));
-        };
-        match machine.known() {
-            Err(why) => Err(trouble(why)),
-            Ok(Some(machine)) => Ok(machine.is_gone()),
-            Ok(None) => {
-                let node = name.node.known().map_err(trouble)?;
-                let newest = node.filter(|node| node.active).and_then(|node| node.newest).unwrap_or(since).max(since);
-                let required = &self.arriving.profile.rules.require;
-                let holds = name.certificate.known().ok().flatten().map(|certificate| &certificate.holds.extensions);
-                let of_this_profile =
-                    holds.is_none_or(|holds| required.iter().all(|(key, value)| holds.get(key) == Some(value)));
-                Ok(of_this_profile && self.now >= deadline::after(newest, SILENCE))
-            }
-        }
-    }
-
-    /// There is no certificate: what to do about the request, or about there being none.
-    fn request(&self, name: &NameView) -> NotYet {
-        let certname = &name.certname;
-        let external = self.arriving.profile.sign == SignMode::External;
-        let request = match name.request.known() {
-            Err(why) => return trouble(why),
-            _ if external => return news(format!("waiting for somebody to sign the certificate of {certname}")),
-            Ok(None) => return news(format!("waiting for the certificate request of {certname}")),
-            Ok(Some(request)) => request,
-        };
-        let rules = &self.arriving.profile.rules;
-        let objections = match signing::approve(&request.asks, certname, &self.subject.instance, rules) {
-            Ok(signable) => return Decision::Do(Deed::Sign(signable)).into(),
-            Err(objections) => objections,
-        };
-        // What a dead predecessor left behind speaks against nobody.
-        if let Some(owner) = request.instance.as_ref().filter(|owner| **owner != self.subject.instance) {
-            match self.seen.owner.as_ref().filter(|(asked, _)| asked == owner) {
-                None => return Decision::Ask(Question::Owner(owner.clone())).into(),
-                Some((_, machine)) => match (machine.known(), whose(name, owner, self.protected)) {
-                    (Err(why), _) => return trouble(why),
-                    (Ok(Some(machine)), Whose::Ours(purgeable)) if machine.is_gone() => {
-                        let removal =
-                            Removal { name: purgeable, certificate: None, request: true, node: None, pins: Vec::new() };
-                        return Decision::Do(Deed::Remove(vec![removal])).into();
-                    }
-                    _ => {}
-                },
-            }
-        }
-        let reason = format!("the certificate request of {certname} is refused: {}", objections.join("; "));
-        Decision::Do(Deed::Reject(Rejection::Request(certname.clone(), reason))).into()
-    }
-
     /// It is pinned to every group that the profile pins to.
     fn pinned(&self, name: &NameView) -> Result<(), NotYet> {
         let wanted = &self.arriving.profile.pin;
@@ -352,19 +203,24 @@ impl Rules<'_> {
         )))
     }
 
-    /// Its newest run of Puppet since it has its certificate was good.
+    /// Its newest run of Puppet since it has its certificate, and in this launch, was good. One from before a rest in the
+    /// warm pool will do: the pool is there to be quick.
     fn first_run(&self, name: &NameView, certificate: &CertificateView) -> Result<&RunView, NotYet> {
         let run = match &self.seen.run {
             None => return Err(trouble(format!("PuppetDB was not asked about {}", name.certname))),
             Some(run) => run.known().map_err(trouble)?,
         };
         // A run of the name's former owner is not its own; the two clocks that are compared here may differ.
-        let own = run.filter(|run| deadline::after(run.end, CLOCKS_DIFFER) >= certificate.issued);
+        let Subject { origin, began, .. } = self.subject;
+        let rested = *origin == Some(Place::WarmPool);
+        let since =
+            if rested { certificate.issued } else { began.time().unwrap_or(Timestamp::MIN).max(certificate.issued) };
+        let own = run.filter(|run| deadline::after(run.end, CLOCKS_DIFFER) >= since);
         if let Some(good) = own.filter(|run| run.is_good()) {
-            return Ok(good);
+            return if rested || *began != Began::Unknown { Ok(good) } else { ask(Question::Began) };
         }
         let awaited = match own {
-            None => format!("waiting for the first Puppet run of {}", name.certname),
+            None => format!("waiting for the first Puppet run of {} since {since}", name.certname),
             Some(run) if run.noop => format!(
                 "the Puppet run of {} at {} was told to change nothing; waiting for a real one",
                 name.certname, run.start
@@ -390,13 +246,14 @@ impl Rules<'_> {
             return Ok(());
         };
         let settled = |ended: Timestamp| self.now >= deadline::after(ended, SETTLING);
-        let busy =
-            orders.is_some_and(|orders| orders.iter().any(|order| order.ended.is_none_or(|ended| !settled(ended))));
+        let orders = orders.map_or(&[][..], Vec::as_slice);
+        let busy = orders.iter().any(|order| order.is_open(self.now) || order.is_settling(self.now));
         if busy || own.is_some_and(|run| !settled(run.end)) {
             return Ok(());
         }
-        let attempts = orders.map_or(0, Vec::len);
-        let key = format!("{} {} run {}", self.subject.instance, certificate.serial, attempts + 1);
+        // An order whose answer was lost is found by its key. The next one must have another, so the one before is in it.
+        let before = orders.iter().max_by_key(|order| order.began).map_or("none", |order| &order.job);
+        let key = format!("{} {} after {before}", self.subject.instance, certificate.serial);
         Err(Decision::Do(Deed::Run(name.certname.clone(), key)).into())
     }
 

@@ -45,6 +45,19 @@ pub struct Order {
     pub ended: Option<Timestamp>,
 }
 
+impl Order {
+    /// Whether it is still under way. One that has been for too long is lost, as orders are when the orchestrator's own
+    /// services restart: nobody ever ends it.
+    pub(crate) fn is_open(&self, now: Timestamp) -> bool {
+        self.ended.is_none() && self.began.is_none_or(|began| now < deadline::after(began, LOST))
+    }
+
+    /// Whether it has ended, and so lately that its report may not be there yet.
+    pub(crate) fn is_settling(&self, now: Timestamp) -> bool {
+        self.ended.is_some_and(|ended| now < deadline::after(ended, SETTLING))
+    }
+}
+
 /// What is known of a node that is to run Puppet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TargetView {
@@ -72,6 +85,10 @@ pub enum Standing {
 /// After the end of an order, its report may still be on its way into PuppetDB; and after a failure, the next try had
 /// better not come at once.
 pub const SETTLING: Duration = Duration::from_secs(60);
+
+/// An order that has been under way for so long is not waited for any more. An agent waits up to ten minutes for another
+/// run to end before it begins; see [`pxp-agent`](https://github.com/puppetlabs/pxp-agent).
+pub const LOST: Duration = Duration::from_secs(20 * 60);
 
 /// How it stands with this target and a change at this time.
 #[must_use]
@@ -106,11 +123,8 @@ pub fn standing(target: &TargetView, change: Timestamp, now: Timestamp) -> Stand
 /// given: however many changes there are, one run is in progress and the next one serves them all.
 fn under_way(target: &TargetView, change: Timestamp, now: Timestamp) -> Option<&Order> {
     let orders = target.orders.as_ref()?.known().ok().flatten()?;
-    let fresh = |order: &&Order| match order.ended {
-        None => true,
-        Some(ended) => order.began.is_some_and(|began| began >= change) && now < deadline::after(ended, SETTLING),
-    };
-    orders.iter().find(fresh)
+    let may_know = |order: &Order| order.began.is_some_and(|began| began >= change);
+    orders.iter().find(|order| order.is_open(now) || order.is_settling(now) && may_know(order))
 }
 
 /// Whether all targets of the profile have learnt of the change; else what is to be done about it. Without an
@@ -133,11 +147,15 @@ pub(crate) fn all(
     }
     let targets = targets.ok_or_else(|| Box::new(Decision::Ask(Question::Targets)))?;
     let (mut learnt, mut needed, mut awaited) = (Vec::new(), Vec::new(), Vec::new());
-    for target in targets {
-        match standing(target, change, now) {
+    for name in &profile.refresh {
+        let standing = match targets.iter().find(|target| target.certname == *name) {
+            Some(target) => standing(target, change, now),
+            None => Standing::Unknown(format!("{name}, which was not asked about")),
+        };
+        match standing {
             Standing::Learnt(how) => learnt.push(how),
             Standing::Needed(why) => {
-                needed.push(target.certname.clone());
+                needed.push(name.clone());
                 awaited.push(why);
             }
             // A target's services may restart while it runs Puppet, and then nobody answers for a while.
@@ -200,6 +218,14 @@ mod tests {
         for began in [-50, 50] {
             assert!(matches!(standing_of(ran(-99, -98, "changed"), vec![order(began, None)]), Standing::Underway(_)));
         }
+    }
+
+    #[test]
+    fn an_order_that_nobody_ever_ends_is_not_waited_for_forever() {
+        let lost = i64::try_from(LOST.as_secs()).unwrap();
+        let under_way = |began| standing_of(Reachable::Absent, vec![order(began, None)]);
+        assert!(matches!(under_way(101 - lost), Standing::Underway(_)));
+        assert!(matches!(under_way(100 - lost), Standing::Needed(_)));
     }
 
     #[test]

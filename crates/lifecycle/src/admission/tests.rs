@@ -1,1 +1,256 @@
 //! What AWS says about arriving and leaving instances, rule by rule.
+
+use super::*;
+use crate::world::{Aws, NAME, down, hook};
+
+// Both ways.
+
+#[test]
+fn a_group_that_auto_scaling_does_not_have_is_refused() {
+    for mut aws in [Aws::arriving(), Aws::leaving()] {
+        aws.cloud.group = Reachable::Absent;
+        assert!(matches!(aws.admit(), Admission::Refuse(reason) if reason.contains("no group compilers")));
+    }
+}
+
+#[test]
+fn a_group_without_the_tag_is_none_of_our_business() {
+    for mut aws in [Aws::arriving(), Aws::leaving()] {
+        aws.group().tags.clear();
+        assert!(matches!(aws.admit(), Admission::Ignore(reason) if reason.contains("not opted in")));
+    }
+}
+
+#[test]
+fn a_profile_that_is_not_configured_fails_and_says_so() {
+    for tag in ["databases", "", "no profile name"] {
+        let mut aws = Aws::leaving();
+        aws.group().tags.insert(PROFILE_TAG.into(), tag.into());
+        assert!(matches!(aws.admit(), Admission::Fail(reason) if reason.contains(&format!("{tag:?}"))));
+    }
+}
+
+#[test]
+fn another_tools_hook_is_left_to_it() {
+    for mut aws in [Aws::arriving(), Aws::leaving()] {
+        aws.subject.hook = "drain-logs".parse().unwrap();
+        assert!(matches!(aws.admit(), Admission::Ignore(reason) if reason.contains("another tool's")));
+    }
+}
+
+#[test]
+fn an_unreachable_group_is_never_read_as_no_group() {
+    for mut aws in [Aws::arriving(), Aws::leaving()] {
+        aws.cloud.group = down();
+        assert!(matches!(aws.admit(), Admission::Fail(_)));
+    }
+}
+
+#[test]
+fn the_name_is_made_of_what_ec2_shows() {
+    for mut aws in [Aws::arriving(), Aws::leaving()] {
+        assert_eq!(aws.admitted().expected.unwrap().as_str(), NAME);
+        aws.machine().private_dns = None;
+        assert!(matches!(aws.admitted().expected, Err(Nameless::Untellable(why)) if why.contains("private DNS name")));
+        aws.cloud.machine = Reachable::Absent;
+        assert!(matches!(aws.admitted().expected, Err(Nameless::Untellable(why)) if why.contains("does not know")));
+        aws.cloud.machine = down();
+        assert_eq!(aws.admitted().expected, Err(Nameless::Unreachable("connection refused".into())));
+    }
+}
+
+#[test]
+fn ec2_is_not_needed_where_the_name_is_made_of_the_instance_id() {
+    for mut aws in [Aws::arriving(), Aws::leaving()] {
+        aws.profile.certname = "{instance_id}.nodes.example.com".parse().unwrap();
+        aws.cloud.machine = down();
+        assert_eq!(aws.admitted().expected.unwrap().as_str(), "i-0a1b2c3d4e5f60718.nodes.example.com");
+    }
+}
+
+#[test]
+fn each_way_has_its_own_patience_and_its_own_answer_when_that_is_over() {
+    let (arriving, leaving) = (Aws::arriving().admitted(), Aws::leaving().admitted());
+    assert_eq!((arriving.allowed, arriving.on_timeout), (Duration::from_secs(1800), ActionResult::Abandon));
+    assert_eq!((leaving.allowed, leaving.on_timeout), (Duration::from_secs(600), ActionResult::Continue));
+}
+
+#[test]
+fn a_heartbeat_is_only_needed_where_the_hook_would_give_up_before_patience_does() {
+    let mut aws = Aws::arriving();
+    assert_eq!(aws.admitted().heartbeat, None);
+    aws.hooks()[0].heartbeat_timeout = Duration::from_secs(300);
+    assert_eq!(aws.admitted().heartbeat, Some(Duration::from_secs(300)));
+    aws.hooks()[0].name = "stagedoor-another".parse().unwrap();
+    assert_eq!(aws.admitted().heartbeat, None, "it is this hook's own timeout that counts");
+}
+
+#[test]
+fn the_hooks_global_timeout_ends_patience_early() {
+    let mut aws = Aws::arriving();
+    aws.hooks()[0].global_timeout = Duration::from_secs(600);
+    assert_eq!(aws.admitted().allowed, Duration::from_secs(570));
+    aws.cloud.hooks = down();
+    assert_eq!(aws.admitted().allowed, Duration::from_secs(1800), "patience alone, when hooks cannot be asked");
+}
+
+#[test]
+fn another_hook_of_the_same_transition_is_noticed() {
+    for (mut aws, same, opposite) in [
+        (Aws::arriving(), Transition::Launching, Transition::Terminating),
+        (Aws::leaving(), Transition::Terminating, Transition::Launching),
+    ] {
+        assert!(!aws.admitted().other_hooks);
+        aws.hooks().push(hook("other-way", opposite));
+        assert!(!aws.admitted().other_hooks);
+        aws.hooks().push(hook("drain-logs", same));
+        assert!(aws.admitted().other_hooks);
+        aws.hooks().truncate(1);
+        aws.hooks().push(Hook { transition: None, ..hook("something-new", same) });
+        assert!(aws.admitted().other_hooks, "it may be");
+    }
+}
+
+// On the way in.
+
+#[test]
+fn an_instance_that_a_launch_hook_holds_is_arriving() {
+    for state in ["Pending:Wait", "Warmed:Pending:Wait"] {
+        let arriving = Aws::arriving().in_state(state).admitted();
+        assert!(arriving.waits, "{state}");
+    }
+}
+
+#[test]
+fn an_instance_that_no_hook_holds_yet_is_tried_again() {
+    for state in ["Pending", "Warmed:Pending"] {
+        let admission = Aws::arriving().in_state(state).admit();
+        assert!(matches!(&admission, Admission::Fail(reason) if reason.contains("not hold")), "{state}: {admission:?}");
+    }
+}
+
+#[test]
+fn an_instance_that_has_passed_the_door_is_none_of_our_business() {
+    for state in
+        ["InService", "Pending:Proceed", "Warmed:Stopped", "Warmed:Running", "Standby", "ReplacingRootVolume", "New"]
+    {
+        let admission = Aws::arriving().in_state(state).admit();
+        assert!(matches!(&admission, Admission::Ignore(reason) if reason.contains(state)), "{state}: {admission:?}");
+    }
+}
+
+#[test]
+fn an_instance_that_is_terminating_is_refused_as_arriving() {
+    for state in [
+        "Terminating",
+        "Terminating:Wait",
+        "Terminating:Proceed",
+        "Terminating:Retained",
+        "Terminated",
+        "Warmed:Terminating:Wait",
+    ] {
+        let admission = Aws::arriving().in_state(state).admit();
+        assert!(
+            matches!(&admission, Admission::Refuse(why) if why.contains("as terminating")),
+            "{state}: {admission:?}"
+        );
+    }
+}
+
+#[test]
+fn an_instance_that_is_not_in_the_group_is_refused_as_arriving_whatever_ec2_says() {
+    let mut aws = Aws::arriving().not_in_the_group();
+    aws.machine().tags.insert("aws:autoscaling:groupName".into(), "compilers".into());
+    assert!(matches!(aws.admit(), Admission::Refuse(_)));
+    aws.machine().state = "terminated".into();
+    assert!(matches!(aws.admit(), Admission::Refuse(_)));
+    aws.cloud.machine = down();
+    assert!(matches!(aws.admit(), Admission::Refuse(_)));
+}
+
+#[test]
+fn an_arriving_instance_is_reached_at_the_address_that_ec2_shows() {
+    let mut aws = Aws::arriving();
+    assert_eq!(aws.admitted().address, Some([10, 0, 3, 7].into()));
+    aws.machine().private_ip = None;
+    assert_eq!(aws.admitted().address, None);
+    aws.cloud.machine = down();
+    assert_eq!(aws.admitted().address, None);
+}
+
+// On the way out.
+
+#[test]
+fn a_waiting_instance_of_an_opted_in_group_is_leaving() {
+    let leaving = Aws::leaving().admitted();
+    assert!(leaving.waits && !leaving.other_hooks);
+}
+
+#[test]
+fn a_replayed_event_for_an_instance_in_service_is_refused() {
+    for state in ["InService", "Pending", "Pending:Wait", "Standby", "Warmed:Stopped", "Detached", "SomethingNew"] {
+        assert!(matches!(Aws::leaving().in_state(state).admit(), Admission::Refuse(_)), "{state}");
+    }
+}
+
+#[test]
+fn an_instance_that_ec2_says_is_gone_from_the_group_is_leaving_though_nothing_holds_it() {
+    let mut aws = Aws::leaving().not_in_the_group();
+    aws.machine().state = "terminated".into();
+    assert!(matches!(aws.admit(), Admission::Refuse(_)), "it may have been of another group");
+    aws.machine().tags.insert("aws:autoscaling:groupName".into(), "compilers".into());
+    assert!(!aws.admitted().waits);
+    aws.machine().state = "stopped".into();
+    assert!(matches!(aws.admit(), Admission::Refuse(_)), "it may come back");
+}
+
+#[test]
+fn an_instance_that_auto_scaling_does_not_show_is_refused() {
+    let mut aws = Aws::leaving().not_in_the_group();
+    assert!(matches!(aws.admit(), Admission::Refuse(_)));
+    aws.cloud.machine = Reachable::Absent;
+    assert!(matches!(aws.admit(), Admission::Refuse(_)));
+    aws.cloud.machine = down();
+    assert!(matches!(aws.admit(), Admission::Fail(_)), "EC2 could not be asked");
+}
+
+#[test]
+fn an_instance_on_its_way_to_the_warm_pool_is_not_purged() {
+    let mut aws = Aws::leaving().with_warm_pool();
+    aws.subject.destination = Some(Place::WarmPool);
+    for state in ["Terminating:Wait", "Warmed:Pending:Wait"] {
+        assert!(matches!(aws.clone().in_state(state).admit(), Admission::Pass(_)), "{state}");
+    }
+}
+
+#[test]
+fn a_claimed_warm_pool_that_the_group_does_not_have_is_not_believed() {
+    let mut aws = Aws::leaving();
+    aws.subject.destination = Some(Place::WarmPool);
+    assert!(aws.admitted().waits);
+}
+
+#[test]
+fn an_instance_that_leaves_the_warm_pool_is_purged_whatever_an_old_event_says() {
+    let mut aws = Aws::leaving().with_warm_pool().in_state("Warmed:Terminating:Wait");
+    assert!(aws.admitted().waits);
+    aws.subject.destination = Some(Place::WarmPool);
+    assert!(aws.admitted().waits);
+}
+
+#[test]
+fn where_instances_are_reused_one_is_not_purged_before_it_is_known_where_it_goes() {
+    let mut aws = Aws::leaving().with_warm_pool();
+    aws.subject.destination = None;
+    assert!(matches!(aws.admit(), Admission::Fail(reason) if reason.contains("warm pool")));
+}
+
+#[test]
+fn an_instance_that_is_about_to_wait_is_not_taken_for_gone() {
+    assert!(Aws::leaving().in_state("Terminating").admitted().waits);
+}
+
+#[test]
+fn an_instance_that_auto_scaling_no_longer_holds_is_leaving_all_the_same() {
+    assert!(!Aws::leaving().in_state("Terminating:Proceed").admitted().waits);
+}

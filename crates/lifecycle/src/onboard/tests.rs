@@ -1,1 +1,361 @@
 //! Onboarding, rule by rule.
+
+mod certificate;
+mod fitness;
+mod properties;
+
+use super::*;
+use crate::decision::{Rejection, Removal};
+use crate::event::Place;
+use crate::observation::Began;
+use crate::profile::{Rekey, SignMode};
+use crate::signing::Request;
+use crate::world::{
+    Aws, NAME, OTHER, OURS, PRIMARY, at, certificate, down, machine, node, order, request, run, target,
+};
+
+/// When its certificate was issued. The launch begins at 0.
+const ISSUED: i64 = 60;
+
+/// An arriving instance in its world; each test changes the one thing that it is about.
+#[derive(Debug, Clone)]
+struct World {
+    aws: Aws,
+    puppet: Arrival,
+    protected: Protected,
+    orchestrated: bool,
+    now: Timestamp,
+}
+
+/// It has its own certificate and a good run, and nothing more is asked of it.
+fn world() -> World {
+    let name = NameView {
+        certname: NAME.parse().unwrap(),
+        certificate: Reachable::Found(certificate(Some(OURS), at(ISSUED))),
+        request: Reachable::Absent,
+        node: Reachable::Found(node(true, at(110))),
+        fact_instance: Reachable::Found(OURS.parse().unwrap()),
+        pins: Reachable::Found(vec![]),
+    };
+    World {
+        aws: Aws::arriving(),
+        puppet: Arrival {
+            name: Some(name),
+            run: Some(Reachable::Found(run(at(100), "changed"))),
+            ..Arrival::default()
+        },
+        protected: Protected::new([PRIMARY]).unwrap(),
+        orchestrated: false,
+        now: at(200),
+    }
+}
+
+impl World {
+    fn decide(&self) -> Decision {
+        let arriving = self.aws.admitted();
+        decide(&self.aws.subject, &arriving, &self.puppet, &self.protected, self.orchestrated, self.now)
+    }
+
+    fn view(&mut self) -> &mut NameView {
+        self.puppet.name.as_mut().unwrap()
+    }
+
+    fn certificate(&mut self) -> &mut CertificateView {
+        let Reachable::Found(certificate) = &mut self.view().certificate else { panic!("there is no certificate") };
+        certificate
+    }
+
+    /// Nothing of it is in Puppet yet.
+    fn new_to_puppet(mut self) -> Self {
+        let view = self.view();
+        view.certificate = Reachable::Absent;
+        view.node = Reachable::Absent;
+        view.fact_instance = Reachable::Absent;
+        self.puppet.run = Some(Reachable::Absent);
+        self
+    }
+
+    /// Its request is pending, and this is wrong with it.
+    fn asking(self, flaw: impl FnOnce(&mut Request)) -> Self {
+        let mut world = self.new_to_puppet();
+        let mut pending = request(Some(OURS));
+        flaw(&mut pending.asks);
+        pending.instance = pending.asks.extensions.get("pp_instance_id").and_then(|id| id.parse().ok());
+        world.view().request = Reachable::Found(pending);
+        world
+    }
+
+    /// The certificate under its name is of the other instance, which has reported last at this time.
+    fn taken(mut self, newest: i64) -> Self {
+        let view = self.view();
+        view.certificate = Reachable::Found(certificate(Some(OTHER), at(-100_000)));
+        view.node = Reachable::Found(node(true, at(newest)));
+        view.fact_instance = Reachable::Found(OTHER.parse().unwrap());
+        self.puppet.run = Some(Reachable::Found(run(at(newest - 10), "unchanged")));
+        self
+    }
+
+    /// EC2 was asked about the other instance.
+    fn other_is(mut self, machine: Reachable<Machine>) -> Self {
+        self.puppet.owner = Some((OTHER.parse().unwrap(), machine));
+        self
+    }
+
+    /// Patience is over, and Auto Scaling's record says so.
+    fn late(mut self) -> Self {
+        self.now = at(1801);
+        self.confirmed()
+    }
+
+    fn confirmed(mut self) -> Self {
+        self.aws.subject.began = Began::Confirmed { recorded: Some(at(0)), said: None };
+        self
+    }
+}
+
+fn completed(decision: Decision) -> String {
+    match decision {
+        Decision::Complete(ActionResult::Continue, story) => story,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn abandoned(decision: Decision) -> String {
+    match decision {
+        Decision::Complete(ActionResult::Abandon, reason) => reason,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn waits(decision: Decision) -> String {
+    match decision {
+        Decision::Wait(reason) => reason,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn refused(decision: Decision) -> String {
+    match decision {
+        Decision::Refuse(reason) => reason,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn failed(decision: Decision) -> String {
+    match decision {
+        Decision::Fail(reason) => reason,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn done(decision: Decision) -> Deed {
+    match decision {
+        Decision::Do(deed) => deed,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn removal(decision: Decision) -> Removal {
+    match done(decision) {
+        Deed::Remove(mut removals) if removals.len() == 1 => removals.remove(0),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn rejected_request(decision: Decision) -> String {
+    match done(decision) {
+        Deed::Reject(Rejection::Request(name, reason)) if name.as_str() == NAME => reason,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn rejected_certificate(decision: Decision) -> String {
+    match done(decision) {
+        Deed::Reject(Rejection::Certificate(removal, reason)) => {
+            assert_eq!(removal.name.certname().as_str(), NAME);
+            assert_eq!(removal.certificate.as_deref(), Some("01A1"));
+            assert!(removal.node.is_none() && !removal.request && removal.pins.is_empty());
+            reason
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn an_instance_with_its_own_certificate_and_a_good_run_may_serve() {
+    let story = completed(world().decide());
+    assert!(story.contains("01A1") && story.contains("changed"), "{story}");
+}
+
+// Its name.
+
+#[test]
+fn a_name_that_cannot_be_told_is_waited_for() {
+    let mut world = world();
+    world.puppet.name = None;
+    world.aws.machine().private_dns = None;
+    assert!(waits(world.decide()).contains("certname cannot be told"));
+}
+
+#[test]
+fn an_ec2_that_cannot_be_asked_for_the_name_is_a_failure() {
+    let mut world = world();
+    world.aws.cloud.machine = down();
+    assert!(failed(world.decide()).contains("connection refused"));
+}
+
+#[test]
+fn a_protected_name_is_refused_to_every_arriving_instance() {
+    for mut world in [world(), world().new_to_puppet(), world().asking(|_| {})] {
+        world.protected = Protected::new([NAME]).unwrap();
+        assert!(refused(world.decide()).contains("protected"));
+    }
+}
+
+#[test]
+fn a_puppet_that_was_not_asked_is_a_failure() {
+    let mut world = world();
+    world.puppet.name = None;
+    assert!(failed(world.decide()).contains("not asked"));
+}
+
+// What could not be asked.
+
+/// What cannot be asked for, and how that comes about.
+type Outage = (&'static str, fn(&mut World));
+
+#[test]
+fn unreachable_is_never_read_as_absent() {
+    let outages: [Outage; 12] = [
+        ("certificate", |w| w.view().certificate = down()),
+        ("request beside a certificate", |w| w.view().request = down()),
+        ("request", |w| {
+            *w = w.clone().new_to_puppet();
+            w.view().request = down();
+        }),
+        ("owner of the certificate", |w| *w = w.clone().taken(0).other_is(down())),
+        ("owner of the request", |w| {
+            *w = w.clone().asking(|asks| name(asks, OTHER)).other_is(down());
+        }),
+        ("node of a forgotten owner", |w| {
+            *w = w.clone().taken(0).other_is(Reachable::Absent);
+            w.view().node = down();
+        }),
+        ("facts of a certificate without pp_instance_id", |w| {
+            w.certificate().instance = None;
+            w.view().fact_instance = down();
+        }),
+        ("facts that are older than the certificate", |w| {
+            w.certificate().instance = None;
+            w.view().node = Reachable::Found(node(true, at(0)));
+            w.view().fact_instance = down();
+        }),
+        ("node beside a dead predecessor's request", |w| {
+            let gone = Reachable::Found(machine(OTHER, "terminated"));
+            *w = w.clone().asking(|asks| name(asks, OTHER)).other_is(gone);
+            w.view().node = down();
+        }),
+        ("pins", |w| {
+            w.aws.profile.pin = vec!["Canaries".into()];
+            w.view().pins = down();
+        }),
+        ("classification", |w| {
+            w.aws.profile.classified = vec!["PE Master".into()];
+            w.puppet.classification = Some(down());
+        }),
+        ("run", |w| w.puppet.run = Some(down())),
+    ];
+    for (what, spoil) in outages {
+        let mut world = world();
+        spoil(&mut world);
+        let decision = world.decide();
+        assert!(matches!(&decision, Decision::Fail(why) if why.contains("refused")), "{what}: {decision:?}");
+    }
+}
+
+fn name(asks: &mut Request, owner: &str) {
+    asks.extensions.insert("pp_instance_id".into(), owner.into());
+}
+
+// Time.
+
+#[test]
+fn while_there_is_patience_an_event_is_enough_to_wait_on() {
+    assert!(waits(world().new_to_puppet().decide()).contains("certificate request"));
+}
+
+#[test]
+fn an_old_event_alone_does_not_end_patience() {
+    let mut world = world().new_to_puppet();
+    world.now = at(1801);
+    assert_eq!(world.decide(), Decision::Ask(Question::Began));
+    world.aws.subject.began = world.aws.subject.began.confirm(Some(at(1700)), world.now);
+    waits(world.decide());
+}
+
+#[test]
+fn nobody_waits_before_it_is_asked_when_the_launch_began() {
+    let mut world = world().new_to_puppet();
+    world.aws.subject.began = Began::Unknown;
+    assert_eq!(world.decide(), Decision::Ask(Question::Began));
+}
+
+#[test]
+fn what_is_missing_when_patience_is_over_is_said_with_the_profiles_answer() {
+    for (mut world, because) in [
+        (world().new_to_puppet(), "waiting for the certificate request"),
+        (world().taken(0).other_is(Reachable::Found(machine(OTHER, "running"))), "belongs to"),
+    ] {
+        world = world.late();
+        let reason = abandoned(world.decide());
+        assert!(reason.contains("patience is over") && reason.contains(because), "{reason}");
+        world.aws.profile.on_launch_timeout = ActionResult::Continue;
+        assert!(completed(world.decide()).contains(because));
+    }
+    let mut unreachable = world().late();
+    unreachable.view().certificate = down();
+    assert!(abandoned(unreachable.decide()).contains("connection refused"));
+}
+
+#[test]
+fn an_instance_that_is_fit_may_serve_however_late_it_is() {
+    assert!(completed(world().late().decide()).contains("was good"));
+}
+
+#[test]
+fn nothing_is_begun_that_there_is_no_time_to_finish() {
+    let sign = world().asking(|_| {});
+    let remove = world().taken(0).other_is(Reachable::Found(machine(OTHER, "terminated")));
+    for (world, what) in [(sign, "sign the certificate request"), (remove, "remove certificate 01A1")] {
+        done(world.decide());
+        let mut late = world.late();
+        let reason = abandoned(late.decide());
+        assert!(reason.contains("no time left") && reason.contains(what), "{reason}");
+        late.aws.subject.began = Began::Said(at(0));
+        assert_eq!(late.decide(), Decision::Ask(Question::Began), "an event alone does not say that it is late");
+    }
+}
+
+#[test]
+fn what_must_not_be_is_removed_however_late_it_is() {
+    rejected_request(world().asking(|asks| asks.signature_valid = false).late().decide());
+    let mut world = world().late();
+    world.certificate().holds.alt_names.push("console.example.com".into());
+    rejected_certificate(world.decide());
+}
+
+// Those who will soon change what the targets must learn.
+
+#[test]
+fn an_instance_that_has_a_certificate_and_no_good_run_is_about_to_report() {
+    let is = |world: &World| is_about_to_report(&world.decide(), &world.puppet);
+    let mut signed = world();
+    for run in [Reachable::Absent, Reachable::Found(run(at(100), "failed"))] {
+        signed.puppet.run = Some(run);
+        assert!(is(&signed));
+    }
+    assert!(!is(&world().new_to_puppet()), "it may never come");
+    assert!(!is(&world()), "it has");
+    signed.view().certificate = down();
+    assert!(!is(&signed));
+}

@@ -1,141 +1,52 @@
 mod properties;
-
-use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::time::Duration;
+mod targets;
 
 use super::*;
-use crate::admission::{Admission, CloudView, admit};
-use crate::event::Place;
-use crate::event::Transition;
-use crate::observation::{Began, CertificateView, Group, Hook, LifecycleState, Machine, NodeView, RequestView};
-use crate::profile::{PROFILE_TAG, Profile};
-use crate::signing::{Challenge, Key, Request};
-use crate::{GroupName, InstanceId};
-
-const OURS: &str = "i-0a1b2c3d4e5f60718";
-const OTHER: &str = "i-0b2c3d4e5f6071829";
-const NAME: &str = "ip-10-0-3-7.ec2.internal";
-
-fn at(second: i64) -> Timestamp {
-    Timestamp::from_second(1_800_000_000 + second).unwrap()
-}
+use crate::observation::{Began, NodeView};
+use crate::world::{self, Aws, NAME, OTHER, OURS, PRIMARY, at, down, request};
 
 fn node(active: bool) -> NodeView {
     NodeView { active, deactivated: None, facts: Some(at(-100)), newest: None }
 }
 
-fn certificate(owner: Option<&str>) -> CertificateView {
-    let instance = owner.map(|id| id.parse().unwrap());
-    CertificateView { serial: "01A1".into(), instance, issued: at(-1000), holds: nothing() }
-}
-
-fn request(owner: Option<InstanceId>) -> RequestView {
-    RequestView { instance: owner, asks: nothing() }
-}
-
-/// What a certificate says besides whose it is does not matter here.
-fn nothing() -> Request {
-    Request {
-        common_name: None,
-        signature_valid: true,
-        extensions: BTreeMap::new(),
-        other_extensions: Vec::new(),
-        alt_names: Vec::new(),
-        challenge: Challenge::NotRequired,
-        key: Key::Ec(256),
-    }
+fn certificate(owner: Option<&str>) -> crate::observation::CertificateView {
+    world::certificate(owner, at(-1000))
 }
 
 /// A leaving instance in its world; each test changes the one thing that it is about.
 #[derive(Debug, Clone)]
 struct World {
-    subject: Subject,
-    cloud: CloudView,
+    aws: Aws,
     puppet: PuppetView,
     protected: Protected,
-    certname: &'static str,
     tried: Option<&'static str>,
+    orchestrated: bool,
     now: Timestamp,
 }
 
 fn world() -> World {
-    let instance: InstanceId = OURS.parse().unwrap();
-    let group: GroupName = "compilers".parse().unwrap();
     let view = NameView {
         certname: NAME.parse().unwrap(),
         certificate: Reachable::Found(certificate(Some(OURS))),
         request: Reachable::Absent,
         node: Reachable::Found(node(true)),
-        fact_instance: Reachable::Found(instance.clone()),
+        fact_instance: Reachable::Found(OURS.parse().unwrap()),
         pins: Reachable::Found(vec![]),
     };
     World {
-        subject: Subject {
-            instance: instance.clone(),
-            group: group.clone(),
-            hook: "stagedoor-terminate".parse().unwrap(),
-            transition: Transition::Terminating,
-            origin: None,
-            destination: Some(Place::Ec2),
-            began: Began::Said(at(0)),
-        },
-        cloud: CloudView {
-            group: Reachable::Found(Group {
-                name: group,
-                tags: BTreeMap::from([(PROFILE_TAG.into(), "compiler".into())]),
-                members: BTreeMap::from([(instance.clone(), LifecycleState::TerminatingWait)]),
-                reuses: false,
-            }),
-            hooks: Reachable::Found(vec![Hook {
-                name: "stagedoor-terminate".parse().unwrap(),
-                transition: Some(Transition::Terminating),
-                heartbeat_timeout: Duration::from_secs(3600),
-                global_timeout: Duration::from_secs(172_800),
-            }]),
-            machine: Reachable::Found(Machine {
-                instance,
-                state: "running".into(),
-                private_dns: Some(NAME.into()),
-                private_ip: None,
-                tags: BTreeMap::new(),
-            }),
-        },
+        aws: Aws::leaving(),
         puppet: PuppetView { names: vec![view], known_as: Reachable::Absent, targets: None },
-        protected: Protected::new(["puppet.example.com"]).unwrap(),
-        certname: "{private_dns}",
+        protected: Protected::new([PRIMARY]).unwrap(),
         tried: None,
+        orchestrated: false,
         now: at(5),
     }
 }
 
 impl World {
-    fn admit(&self) -> Admission {
-        let profile = Arc::new(Profile { certname: self.certname.parse().unwrap(), ..Profile::example() });
-        admit(&self.subject, &self.cloud, &|name| (*name == profile.name).then(|| profile.clone()))
-    }
-
-    fn leaving(&self) -> Held {
-        match self.admit() {
-            Admission::Held(leaving) => leaving,
-            other => panic!("{other:?}"),
-        }
-    }
-
     fn decide(&self) -> Decision {
-        decide(&self.subject, &self.leaving(), &self.puppet, &self.protected, self.tried, false, self.now)
-    }
-
-    fn in_state(mut self, state: &str) -> Self {
-        let Reachable::Found(group) = &mut self.cloud.group else { unreachable!() };
-        group.members.insert(self.subject.instance.clone(), LifecycleState::parse(state));
-        self
-    }
-
-    fn with_warm_pool(mut self) -> Self {
-        let Reachable::Found(group) = &mut self.cloud.group else { unreachable!() };
-        group.reuses = true;
-        self
+        let (leaving, tried) = (self.aws.admitted(), self.tried);
+        decide(&self.aws.subject, &leaving, &self.puppet, &self.protected, tried, self.orchestrated, self.now)
     }
 
     fn view(&mut self) -> &mut NameView {
@@ -160,13 +71,20 @@ impl World {
 
     fn late(mut self) -> Self {
         self.now = at(601);
-        self.subject.began = Began::Confirmed(Some(at(0)));
+        self.aws.subject.began = Began::Confirmed { recorded: Some(at(0)), said: None };
         self
     }
 }
 
 fn assert_purges(decision: &Decision) {
     assert!(matches!(decision, Decision::Do(Deed::Remove(_))), "{decision:?}");
+}
+
+fn removals(decision: Decision) -> Vec<Removal> {
+    match decision {
+        Decision::Do(Deed::Remove(removals)) => removals,
+        other => panic!("{other:?}"),
+    }
 }
 
 fn completed(decision: Decision) -> String {
@@ -179,152 +97,26 @@ fn completed(decision: Decision) -> String {
 // What AWS says.
 
 #[test]
-fn a_waiting_instance_of_an_opted_in_group_is_leaving() {
-    let leaving = world().leaving();
-    assert_eq!(leaving.expected.unwrap().as_str(), NAME);
-    assert!(leaving.waits && !leaving.other_hooks);
-    assert_eq!(leaving.allowed, Duration::from_secs(600));
-}
-
-#[test]
-fn a_replayed_event_for_an_instance_in_service_is_refused() {
-    for state in ["InService", "Pending", "Pending:Wait", "Standby", "Warmed:Stopped", "Detached", "SomethingNew"] {
-        assert!(matches!(world().in_state(state).admit(), Admission::Refuse(_)), "{state}");
-    }
-}
-
-#[test]
 fn an_instance_that_ec2_says_is_gone_from_the_group_is_still_purged() {
     let mut world = world();
-    let Reachable::Found(group) = &mut world.cloud.group else { unreachable!() };
-    group.members.clear();
-    let Reachable::Found(machine) = &mut world.cloud.machine else { unreachable!() };
-    machine.state = "terminated".into();
-    assert!(matches!(world.admit(), Admission::Refuse(_)), "it may have been of another group");
-    let Reachable::Found(machine) = &mut world.cloud.machine else { unreachable!() };
-    machine.tags.insert("aws:autoscaling:groupName".into(), "compilers".into());
-    assert!(!world.leaving().waits);
+    world.aws = world.aws.not_in_the_group();
+    world.aws.machine().state = "terminated".into();
+    world.aws.machine().tags.insert("aws:autoscaling:groupName".into(), "compilers".into());
     assert_purges(&world.decide());
-}
-
-#[test]
-fn an_instance_that_auto_scaling_does_not_show_is_refused() {
-    let mut world = world();
-    let Reachable::Found(group) = &mut world.cloud.group else { unreachable!() };
-    group.members.clear();
-    assert!(matches!(world.admit(), Admission::Refuse(_)));
-    world.cloud.group = Reachable::Absent;
-    assert!(matches!(world.admit(), Admission::Refuse(_)));
-}
-
-#[test]
-fn a_group_without_the_tag_is_none_of_our_business() {
-    let mut world = world();
-    let Reachable::Found(group) = &mut world.cloud.group else { unreachable!() };
-    group.tags.clear();
-    assert!(matches!(world.admit(), Admission::Ignore(_)));
-}
-
-#[test]
-fn a_profile_that_is_not_configured_fails_and_says_so() {
-    let mut world = world();
-    let Reachable::Found(group) = &mut world.cloud.group else { unreachable!() };
-    group.tags.insert(PROFILE_TAG.into(), "databases".into());
-    assert!(matches!(world.admit(), Admission::Fail(reason) if reason.contains("databases")));
-}
-
-#[test]
-fn another_tools_hook_is_left_to_it() {
-    let mut world = world();
-    world.subject.hook = "drain-logs".parse().unwrap();
-    assert!(matches!(world.admit(), Admission::Ignore(reason) if reason.contains("another tool's")));
-}
-
-#[test]
-fn an_instance_on_its_way_to_the_warm_pool_is_not_purged() {
-    let mut world = world().with_warm_pool();
-    world.subject.destination = Some(Place::WarmPool);
-    for state in ["Terminating:Wait", "Warmed:Pending:Wait"] {
-        assert!(matches!(world.clone().in_state(state).admit(), Admission::Pass(_)), "{state}");
-    }
-}
-
-#[test]
-fn a_claimed_warm_pool_that_the_group_does_not_have_is_not_believed() {
-    let mut world = world();
-    world.subject.destination = Some(Place::WarmPool);
-    assert!(world.leaving().waits);
-}
-
-#[test]
-fn an_instance_that_leaves_the_warm_pool_is_purged_whatever_an_old_event_says() {
-    let mut world = world().with_warm_pool().in_state("Warmed:Terminating:Wait");
-    assert!(world.leaving().waits);
-    world.subject.destination = Some(Place::WarmPool);
-    assert!(world.leaving().waits);
-}
-
-#[test]
-fn where_instances_are_reused_one_is_not_purged_before_it_is_known_where_it_goes() {
-    let mut world = world().with_warm_pool();
-    world.subject.destination = None;
-    assert!(matches!(world.admit(), Admission::Fail(reason) if reason.contains("warm pool")));
-}
-
-#[test]
-fn an_instance_that_is_about_to_wait_is_not_taken_for_gone() {
-    assert!(world().in_state("Terminating").leaving().waits);
 }
 
 #[test]
 fn an_instance_that_auto_scaling_no_longer_holds_is_still_purged() {
-    let world = world().in_state("Terminating:Proceed");
-    assert!(!world.leaving().waits);
-    assert_purges(&world.decide());
-}
-
-#[test]
-fn unreachable_is_never_read_as_absent() {
-    let trouble = || "connection refused".to_owned();
-    let mut w = world();
-    w.cloud.group = Reachable::Unreachable(trouble());
-    assert!(matches!(w.admit(), Admission::Fail(_)));
-    let mut w = world();
-    w.cloud.machine = Reachable::Unreachable(trouble());
-    w.puppet = PuppetView { names: vec![], known_as: Reachable::Found(vec![]), targets: None };
-    assert!(matches!(w.decide(), Decision::Fail(_)));
-    let mut w = world().in_state("Terminating:Wait");
-    w.cloud.machine = Reachable::Unreachable(trouble());
-    let Reachable::Found(group) = &mut w.cloud.group else { unreachable!() };
-    group.members.clear();
-    assert!(matches!(w.admit(), Admission::Fail(_)));
-    let mut w = world();
-    w.view().certificate = Reachable::Unreachable(trouble());
-    assert!(matches!(w.decide(), Decision::Fail(_)));
-    for spoil in [
-        (|w: &mut World| w.view().node = Reachable::Unreachable("down".into())) as fn(&mut World),
-        |w| w.view().request = Reachable::Unreachable("down".into()),
-        |w| w.puppet.known_as = Reachable::Unreachable("down".into()),
-    ] {
-        let mut w = world().purged();
-        spoil(&mut w);
-        assert!(matches!(w.decide(), Decision::Fail(_)));
-    }
-}
-
-#[test]
-fn ec2_is_not_needed_where_the_name_is_made_of_the_instance_id() {
     let mut world = world();
-    world.certname = "{instance_id}.nodes.example.com";
-    world.cloud.machine = Reachable::Unreachable("timed out".into());
-    assert_eq!(world.leaving().expected.unwrap().as_str(), "i-0a1b2c3d4e5f60718.nodes.example.com");
+    world.aws = world.aws.in_state("Terminating:Proceed");
+    assert_purges(&world.decide());
 }
 
 // What Puppet says.
 
 #[test]
 fn what_is_left_is_removed() {
-    let Decision::Do(Deed::Remove(removals)) = world().decide() else { panic!() };
+    let removals = removals(world().decide());
     assert_eq!(removals.len(), 1);
     assert_eq!(removals[0].name.certname().as_str(), NAME);
     assert_eq!(removals[0].certificate.as_deref(), Some("01A1"));
@@ -393,12 +185,12 @@ fn a_protected_name_is_never_purged_even_if_it_is_the_leaving_instances_own() {
 #[test]
 fn only_its_own_certificate_request_is_removed() {
     let mut world = world().purged();
-    world.view().request = Reachable::Found(request(Some(OTHER.parse().unwrap())));
+    world.view().request = Reachable::Found(request(Some(OTHER)));
     completed(world.decide());
     world.view().request = Reachable::Found(request(None));
     completed(world.decide());
-    world.view().request = Reachable::Found(request(Some(OURS.parse().unwrap())));
-    let Decision::Do(Deed::Remove(removals)) = world.decide() else { panic!() };
+    world.view().request = Reachable::Found(request(Some(OURS)));
+    let removals = removals(world.decide());
     assert!(removals[0].request && removals[0].certificate.is_none() && removals[0].node.is_none());
 }
 
@@ -421,20 +213,89 @@ fn a_name_other_than_the_expected_one_is_looked_at_too() {
 #[test]
 fn an_instance_whose_name_cannot_be_told_is_not_let_go_as_clean() {
     let mut world = world();
-    let Reachable::Found(machine) = &mut world.cloud.machine else { unreachable!() };
-    machine.private_dns = None;
+    world.aws.machine().private_dns = None;
     world.puppet = PuppetView { names: vec![], known_as: Reachable::Found(vec![]), targets: None };
     assert!(matches!(world.decide(), Decision::Wait(reason) if reason.contains("cannot be told")));
-    let gone = world.in_state("Terminating:Proceed");
-    assert!(completed(gone.decide()).contains("PuppetDB knows no node of it"), "nobody waits for it");
+    world.aws = world.aws.in_state("Terminating:Proceed");
+    assert!(completed(world.decide()).contains("PuppetDB knows no node of it"), "nobody waits for it");
 }
 
 #[test]
 fn the_certificate_goes_even_while_puppetdb_is_down() {
     let mut world = world();
     world.view().node = Reachable::Unreachable("down".into());
-    let Decision::Do(Deed::Remove(removals)) = world.decide() else { panic!() };
+    let removals = removals(world.decide());
     assert!(removals[0].certificate.is_some() && removals[0].node.is_none());
+}
+
+#[test]
+fn unreachable_is_never_read_as_absent() {
+    let mut w = world();
+    w.aws.cloud.machine = down();
+    w.puppet = PuppetView { names: vec![], known_as: Reachable::Found(vec![]), targets: None };
+    assert!(matches!(w.decide(), Decision::Fail(_)));
+    let mut w = world();
+    w.view().certificate = down();
+    assert!(matches!(w.decide(), Decision::Fail(_)));
+    for spoil in [
+        (|w: &mut World| w.view().node = down()) as fn(&mut World),
+        |w| w.view().request = down(),
+        |w| w.view().pins = down(),
+        |w| w.puppet.known_as = down(),
+    ] {
+        let mut w = world().purged();
+        spoil(&mut w);
+        assert!(matches!(w.decide(), Decision::Fail(_)));
+    }
+}
+
+// Pins.
+
+#[test]
+fn its_pins_go_with_it() {
+    let mut world = world();
+    world.view().pins = Reachable::Found(vec!["PE Infrastructure Agent".into(), "Canaries".into()]);
+    let removals = removals(world.decide());
+    assert!(removals[0].certificate.is_some());
+    assert_eq!(removals[0].pins, ["PE Infrastructure Agent", "Canaries"]);
+}
+
+#[test]
+fn a_pin_alone_is_removed_under_a_name_that_nobody_has() {
+    let mut world = world().purged();
+    world.view().pins = Reachable::Found(vec!["Canaries".into()]);
+    let removals = removals(world.decide());
+    assert_eq!(removals[0].pins, ["Canaries"]);
+    assert!(removals[0].certificate.is_none() && removals[0].node.is_none() && !removals[0].request);
+}
+
+#[test]
+fn pins_stay_where_a_successor_has_the_name_or_waits_for_it() {
+    let pinned = |mut world: World| {
+        world.view().pins = Reachable::Found(vec!["Canaries".into()]);
+        world
+    };
+    completed(pinned(world().owned_by(Some(OTHER), None)).decide());
+    for owner in [Some(OTHER), None] {
+        let mut waits = pinned(world().purged());
+        waits.view().request = Reachable::Found(request(owner));
+        completed(waits.decide());
+    }
+    let mut registered = pinned(world().purged());
+    registered.view().node = Reachable::Found(node(true));
+    registered.view().fact_instance = Reachable::Found(OTHER.parse().unwrap());
+    completed(registered.decide());
+}
+
+#[test]
+fn a_classifier_that_cannot_be_asked_is_not_one_without_pins() {
+    let mut world = world();
+    world.view().pins = down();
+    assert!(removals(world.decide())[0].certificate.is_some(), "the rest is removed all the same");
+    let mut world = world.purged();
+    world.view().pins = down();
+    let Decision::Fail(reason) = world.decide() else { panic!() };
+    assert!(reason.contains("not proven purged"), "{reason}");
 }
 
 // Time.
@@ -455,7 +316,7 @@ fn nothing_is_stranded_when_patience_is_over() {
     assert!(completed(refused.decide()).contains("does not permit"));
 
     let mut unnamed = world().late();
-    unnamed.cloud.machine = Reachable::Unreachable("EC2 is down".into());
+    unnamed.aws.cloud.machine = Reachable::Unreachable("EC2 is down".into());
     unnamed.puppet = PuppetView { names: vec![], known_as: Reachable::Found(vec![]), targets: None };
     assert!(completed(unnamed.decide()).contains("EC2 is down"));
 
@@ -465,10 +326,10 @@ fn nothing_is_stranded_when_patience_is_over() {
 #[test]
 fn an_old_event_alone_does_not_end_patience() {
     let mut down = world().late();
-    down.subject.began = Began::Said(at(0));
+    down.aws.subject.began = Began::Said(at(0));
     down.view().certificate = Reachable::Unreachable("connection refused".into());
     assert_eq!(down.decide(), Decision::Ask(Question::Began));
-    down.subject.began = down.subject.began.confirm(Some(at(590)), down.now);
+    down.aws.subject.began = down.aws.subject.began.confirm(Some(at(590)), down.now);
     assert!(matches!(down.decide(), Decision::Fail(_)));
 }
 
@@ -482,18 +343,19 @@ fn what_is_seen_to_be_gone_is_gone_whatever_went_wrong_before() {
 #[test]
 fn an_event_that_does_not_say_when_has_it_asked() {
     let mut world = world();
-    world.subject.began = Began::Unknown;
+    world.aws.subject.began = Began::Unknown;
     assert_purges(&world.decide());
     world.view().certificate = Reachable::Unreachable("down".into());
     assert_eq!(world.decide(), Decision::Ask(Question::Began));
-    world.subject.began = world.subject.began.confirm(None, world.now);
+    world.aws.subject.began = world.aws.subject.began.confirm(None, world.now);
     assert!(matches!(world.decide(), Decision::Fail(_)));
 }
 
 #[test]
 fn a_time_that_is_still_to_come_is_not_believed() {
-    assert_eq!(Began::Said(at(99)).confirm(None, at(5)), Began::Confirmed(Some(at(5))));
-    assert_eq!(Began::Said(at(1)).confirm(Some(at(3)), at(5)), Began::Confirmed(Some(at(3))));
+    assert_eq!(Began::Said(at(99)).confirm(None, at(5)).time(), Some(at(5)));
+    assert_eq!(Began::Said(at(1)).confirm(Some(at(3)), at(5)).time(), Some(at(3)));
+    assert_eq!(Began::Said(at(4)).confirm(Some(at(3)), at(5)).time(), Some(at(4)));
 }
 
 #[test]

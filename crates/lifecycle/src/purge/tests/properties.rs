@@ -3,41 +3,26 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::world::reachable;
 
-fn reachable<T: Clone + std::fmt::Debug + 'static>(
-    value: impl Strategy<Value = T> + 'static,
-) -> BoxedStrategy<Reachable<T>> {
-    prop_oneof![
-        value.prop_map(Reachable::Found),
-        Just(Reachable::Absent),
-        Just(Reachable::Unreachable("down".to_owned()))
-    ]
-    .boxed()
-}
-
-fn owner() -> impl Strategy<Value = Option<InstanceId>> {
-    prop_oneof![Just(None), Just(Some(OURS.parse().unwrap())), Just(Some(OTHER.parse().unwrap()))]
+fn owner() -> impl Strategy<Value = Option<&'static str>> {
+    prop_oneof![Just(None), Just(Some(OURS)), Just(Some(OTHER))]
 }
 
 fn any_world() -> impl Strategy<Value = World> {
     let view = (
-        reachable(owner().prop_map(|owner| certificate(owner.as_ref().map(InstanceId::as_str)))),
+        reachable(owner().prop_map(certificate)),
         reachable(owner().prop_map(request)),
         reachable(any::<bool>().prop_map(node)),
         reachable(prop_oneof![Just(OURS), Just(OTHER)].prop_map(|id| id.parse().unwrap())),
         prop_oneof![Just(NAME), Just("puppet.example.com"), Just("i-0a1b2c3d4e5f60718.example.com")],
+        reachable(prop::collection::vec(Just("Canaries".to_owned()), 0..2)),
     );
     (view, any::<bool>(), prop::option::of(Just("busy"))).prop_map(
-        |((certificate, request, node, fact_instance, name), late, tried)| {
+        |((certificate, request, node, fact_instance, name, pins), late, tried)| {
             let mut world = if late { world().late() } else { world() };
-            *world.view() = NameView {
-                certname: name.parse().unwrap(),
-                certificate,
-                request,
-                node,
-                fact_instance,
-                pins: Reachable::Absent,
-            };
+            *world.view() =
+                NameView { certname: name.parse().unwrap(), certificate, request, node, fact_instance, pins };
             world.tried = tried;
             world
         },
@@ -55,6 +40,9 @@ proptest! {
             let facts_of_another = matches!(&view.fact_instance, Reachable::Found(id) if id.as_str() != OURS);
             let certificate_is_ours = matches!(&view.certificate, Reachable::Found(c) if c.instance.as_ref().is_some_and(|id| id.as_str() == OURS));
             prop_assert!(!facts_of_another || certificate_is_ours || removals[0].node.is_none());
+            if !removals[0].pins.is_empty() && !certificate_is_ours {
+                prop_assert!(!facts_of_another || !matches!(view.node, Reachable::Found(node) if node.active));
+            }
             if removals[0].request {
                 let own = matches!(&view.request, Reachable::Found(r) if r.instance.as_ref().is_some_and(|id| id.as_str() == OURS));
                 prop_assert!(own);

@@ -1,0 +1,175 @@
+//! Onboarding, its first half: whose is the certificate or request under the name, and may it be? Pure.
+
+use jiff::Timestamp;
+
+use super::{CLOCKS_DIFFER, NotYet, Rules, SILENCE, ask, news, trouble, wrong};
+use crate::decision::{Decision, Deed, Question, Rejection, Removal};
+use crate::event::Place;
+use crate::identity::{Whose, whose};
+use crate::observation::{Began, CertificateView, NameView};
+use crate::profile::{Rekey, SignMode};
+use crate::{InstanceId, deadline, signing};
+
+impl Rules<'_> {
+    /// The certificate under its name is its own, and holds nothing but what it may.
+    pub(super) fn signed<'a>(&self, name: &'a NameView) -> Result<&'a CertificateView, NotYet> {
+        let certname = &name.certname;
+        let instance = &self.subject.instance;
+        let certificate = match name.certificate.known() {
+            Err(why) => return Err(trouble(why)),
+            Ok(None) => return Err(self.request(name)),
+            Ok(Some(certificate)) => certificate,
+        };
+        let purgeable = match whose(name, instance, self.protected) {
+            Whose::Ours(purgeable) => purgeable,
+            Whose::Unreachable(why) => return Err(trouble(why)),
+            _ => return Err(self.of_another(name, certificate)),
+        };
+        let objections = signing::objections(&certificate.holds, certname, instance, &self.arriving.profile.rules);
+        let removal = || Removal {
+            name: purgeable.clone(),
+            certificate: Some(certificate.serial.clone()),
+            request: false,
+            node: None,
+            pins: Vec::new(),
+        };
+        if self.is_rekeyed(name, certificate)? {
+            if self.arriving.profile.rekey == Rekey::Refuse {
+                return Err(wrong(format!(
+                    "{certname} needs a new certificate in place of {}, and the profile allows none; clean the old one by hand",
+                    certificate.serial
+                )));
+            }
+            return Err(Decision::Do(Deed::Remove(vec![removal()])).into());
+        }
+        if !objections.is_empty() {
+            let reason =
+                format!("the certificate {} of {certname} must not be: {}", certificate.serial, objections.join("; "));
+            return Err(Decision::Do(Deed::Reject(Rejection::Certificate(removal(), reason))).into());
+        }
+        Ok(certificate)
+    }
+
+    /// Whether the instance lost the key of its own old certificate: it was issued before this launch began, and the
+    /// instance has not rested in a warm pool since. Or it asks for another one, on a CA that takes such requests.
+    ///
+    /// When the launch began is Auto Scaling's word alone; and what an event says about the origin only counts for the
+    /// launch that it announced. Otherwise a replayed event could cost an instance its certificate.
+    fn is_rekeyed(&self, name: &NameView, certificate: &CertificateView) -> Result<bool, NotYet> {
+        let asks_again = match name.request.known() {
+            Err(why) => return Err(trouble(why)),
+            Ok(request) => request.is_some_and(|request| {
+                signing::objections(&request.asks, &name.certname, &self.subject.instance, &self.arriving.profile.rules)
+                    .is_empty()
+            }),
+        };
+        if asks_again {
+            return Ok(true);
+        }
+        let new_here = self.subject.origin == Some(Place::Ec2);
+        let old = |began: Timestamp| deadline::after(certificate.issued, CLOCKS_DIFFER) < began;
+        match self.subject.began {
+            Began::Said(began) if new_here && old(began) => ask(Question::Began),
+            Began::Confirmed { recorded: Some(recorded), said: Some(said) } => {
+                Ok(new_here && old(recorded) && said >= recorded)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// What to do about a certificate of somebody else: a dead instance's is cleaned, a live one's is left alone.
+    fn of_another(&self, name: &NameView, certificate: &CertificateView) -> NotYet {
+        let certname = &name.certname;
+        let owner = match self.owner_of(name, certificate) {
+            Err(not_yet) => return not_yet,
+            Ok(Some(owner)) => owner,
+            Ok(None) => {
+                return wrong(format!(
+                    "nothing tells whose the certificate {} of {certname} is: it has no pp_instance_id and PuppetDB no \
+                     ec2_metadata for it; if it is stale, clean it by hand",
+                    certificate.serial
+                ));
+            }
+        };
+        match self.dead(&owner, name, certificate) {
+            Err(not_yet) => not_yet,
+            Ok(false) => wrong(format!(
+                "{certname} belongs to {owner}, which is not known to be gone: two instances cannot have one name"
+            )),
+            Ok(true) => match whose(name, &owner, self.protected) {
+                Whose::Ours(purgeable) => {
+                    let certificate = Some(certificate.serial.clone());
+                    let removal =
+                        Removal { name: purgeable, certificate, request: false, node: None, pins: Vec::new() };
+                    Decision::Do(Deed::Remove(vec![removal])).into()
+                }
+                _ => wrong(format!("nothing tells surely whose {certname} is; if it is stale, clean it by hand")),
+            },
+        }
+    }
+
+    fn owner_of(&self, name: &NameView, certificate: &CertificateView) -> Result<Option<InstanceId>, NotYet> {
+        let owner = match &certificate.instance {
+            Some(owner) => Some(owner),
+            None => name.fact_instance.known().map_err(trouble)?,
+        };
+        Ok(owner.filter(|owner| **owner != self.subject.instance).cloned())
+    }
+
+    /// Whether the former owner of the name is surely gone: EC2 says so; or EC2 has forgotten it, its certificate has
+    /// the extensions that this profile requires, and PuppetDB has not heard of it for long. (An instance that EC2 does
+    /// not know may live in another account. So where the profile requires none, nothing tells that it was one of ours.)
+    fn dead(&self, owner: &InstanceId, name: &NameView, certificate: &CertificateView) -> Result<bool, NotYet> {
+        let Some((_, machine)) = self.seen.owner.as_ref().filter(|(asked, _)| asked == owner) else {
+            return ask(Question::Owner(owner.clone()));
+        };
+        match machine.known() {
+            Err(why) => Err(trouble(why)),
+            Ok(Some(machine)) => Ok(machine.is_gone()),
+            Ok(None) => {
+                // News are news, also of a node that somebody has deactivated since.
+                let newest = name.node.known().map_err(trouble)?.and_then(|node| node.newest);
+                let required = &self.arriving.profile.rules.require;
+                let holds = |(key, value)| certificate.holds.extensions.get(key) == Some(value);
+                let of_this_profile = !required.is_empty() && required.iter().all(holds);
+                let since = newest.map_or(certificate.issued, |newest| newest.max(certificate.issued));
+                Ok(of_this_profile && self.now >= deadline::after(since, SILENCE))
+            }
+        }
+    }
+
+    /// There is no certificate: what to do about the request, or about there being none.
+    fn request(&self, name: &NameView) -> NotYet {
+        let certname = &name.certname;
+        let external = self.arriving.profile.sign == SignMode::External;
+        let request = match name.request.known() {
+            Err(why) => return trouble(why),
+            _ if external => return news(format!("waiting for somebody to sign the certificate of {certname}")),
+            Ok(None) => return news(format!("waiting for the certificate request of {certname}")),
+            Ok(Some(request)) => request,
+        };
+        let rules = &self.arriving.profile.rules;
+        let objections = match signing::approve(&request.asks, certname, &self.subject.instance, rules) {
+            Ok(signable) => return Decision::Do(Deed::Sign(signable)).into(),
+            Err(objections) => objections,
+        };
+        // What a dead predecessor left behind speaks against nobody.
+        if let Some(owner) = request.instance.as_ref().filter(|owner| **owner != self.subject.instance) {
+            match self.seen.owner.as_ref().filter(|(asked, _)| asked == owner) {
+                None => return Decision::Ask(Question::Owner(owner.clone())).into(),
+                Some((_, machine)) => match (machine.known(), whose(name, owner, self.protected)) {
+                    (Err(why), _) => return trouble(why),
+                    (Ok(Some(machine)), Whose::Unreachable(why)) if machine.is_gone() => return trouble(why),
+                    (Ok(Some(machine)), Whose::Ours(purgeable)) if machine.is_gone() => {
+                        let removal =
+                            Removal { name: purgeable, certificate: None, request: true, node: None, pins: Vec::new() };
+                        return Decision::Do(Deed::Remove(vec![removal])).into();
+                    }
+                    _ => {}
+                },
+            }
+        }
+        let reason = format!("the certificate request of {certname} is refused: {}", objections.join("; "));
+        Decision::Do(Deed::Reject(Rejection::Request(certname.clone(), reason))).into()
+    }
+}

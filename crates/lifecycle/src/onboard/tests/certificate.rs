@@ -1,0 +1,293 @@
+//! Whose the certificate or request is, and whether it may be.
+
+use super::*;
+use crate::signing::{Challenge, Key};
+
+// The request.
+
+#[test]
+fn a_request_that_has_not_come_is_waited_for() {
+    assert!(waits(world().new_to_puppet().decide()).contains("waiting for the certificate request of ip-10-0-3-7"));
+}
+
+#[test]
+fn a_request_that_is_what_the_profile_expects_is_signed() {
+    let Deed::Sign(signable) = done(world().asking(|_| {}).decide()) else { panic!() };
+    assert_eq!(signable.certname().as_str(), NAME);
+}
+
+/// What is said of a flaw, and the flaw.
+type Flaw = (&'static str, fn(&mut Request));
+
+#[test]
+fn each_check_that_fails_rejects_the_request_and_says_why() {
+    let flaws: [Flaw; 13] = [
+        ("its name is", |r| r.common_name = Some(PRIMARY.into())),
+        ("more than a common name", |r| r.common_name = None),
+        ("own key", |r| r.signature_valid = false),
+        ("no pp_instance_id", |r| drop(r.extensions.remove("pp_instance_id"))),
+        ("pp_instance_id is", |r| name(r, "nonsense")),
+        ("no pp_role", |r| drop(r.extensions.remove("pp_role"))),
+        ("pp_role is", |r| drop(r.extensions.insert("pp_role".into(), "primary".into()))),
+        ("pp_auth_role", |r| drop(r.extensions.insert("pp_auth_role".into(), "pe_compiler".into()))),
+        ("2.5.29.19", |r| r.other_extensions.push("2.5.29.19".into())),
+        ("console.example.com", |r| r.alt_names.push("console.example.com".into())),
+        ("challengePassword", |r| r.challenge = Challenge::Different),
+        ("1024 bits", |r| r.key = Key::Rsa(1024)),
+        ("192 bits", |r| r.key = Key::Ec(192)),
+    ];
+    for (because, flaw) in flaws {
+        let mut world = world().asking(|asks| {
+            asks.extensions.insert("pp_role".into(), "compiler".into());
+            flaw(asks);
+        });
+        world.aws.profile.rules.require.insert("pp_role".into(), "compiler".into());
+        let reason = rejected_request(world.decide());
+        assert!(reason.contains(because), "{because}: {reason}");
+    }
+}
+
+#[test]
+fn what_a_dead_predecessor_asked_for_is_removed_and_the_launch_goes_on() {
+    let world = world().asking(|asks| name(asks, OTHER));
+    assert_eq!(world.decide(), Decision::Ask(Question::Owner(OTHER.parse().unwrap())));
+    let removal = removal(world.other_is(Reachable::Found(machine(OTHER, "terminated"))).decide());
+    assert!(removal.request && removal.certificate.is_none() && removal.node.is_none());
+}
+
+#[test]
+fn a_request_of_an_instance_that_is_not_dead_is_an_impostors() {
+    for other in [Reachable::Found(machine(OTHER, "running")), Reachable::Absent] {
+        let world = world().asking(|asks| name(asks, OTHER)).other_is(other);
+        assert!(rejected_request(world.decide()).contains("pp_instance_id is"));
+    }
+}
+
+#[test]
+fn what_ec2_said_about_one_instance_does_not_speak_for_another() {
+    for mut world in [world().asking(|asks| name(asks, OTHER)), world().taken(0)] {
+        world.puppet.owner = Some((OURS.parse().unwrap(), Reachable::Found(machine(OURS, "terminated"))));
+        assert_eq!(world.decide(), Decision::Ask(Question::Owner(OTHER.parse().unwrap())));
+    }
+}
+
+#[test]
+fn where_somebody_else_signs_the_controller_only_waits() {
+    for mut world in
+        [world().asking(|_| {}), world().asking(|asks| asks.signature_valid = false), world().new_to_puppet()]
+    {
+        world.aws.profile.sign = SignMode::External;
+        assert!(waits(world.decide()).contains("somebody to sign"));
+    }
+}
+
+// The certificate.
+
+#[test]
+fn a_certificate_that_holds_what_it_must_not_is_rejected_whoever_signed_it() {
+    for mode in [SignMode::Verify, SignMode::External] {
+        let mut world = world();
+        world.aws.profile.sign = mode;
+        completed(world.decide());
+        world.certificate().holds.extensions.insert("pp_auth_role".into(), "pe_compiler".into());
+        assert!(rejected_certificate(world.decide()).contains("pp_auth_role"));
+    }
+}
+
+#[test]
+fn an_own_certificate_that_lacks_what_is_required_is_rejected() {
+    let mut world = world();
+    world.aws.profile.rules.require.insert("pp_role".into(), "compiler".into());
+    assert!(rejected_certificate(world.decide()).contains("no pp_role"));
+    let mut anonymous = self::world();
+    anonymous.certificate().instance = None;
+    anonymous.certificate().holds.extensions.clear();
+    assert!(rejected_certificate(anonymous.decide()).contains("no pp_instance_id"), "the facts say that it is its own");
+}
+
+#[test]
+fn a_certificate_that_nothing_tells_the_owner_of_is_left_to_a_person() {
+    let mut world = world();
+    world.certificate().instance = None;
+    world.view().fact_instance = Reachable::Absent;
+    let reason = refused(world.decide());
+    assert!(reason.contains("01A1") && reason.contains("by hand"), "{reason}");
+}
+
+// A certificate of another.
+
+#[test]
+fn the_owner_of_a_foreign_certificate_is_looked_up_at_ec2() {
+    let owner = Decision::Ask(Question::Owner(OTHER.parse().unwrap()));
+    assert_eq!(world().taken(0).decide(), owner);
+    let mut by_facts = world().taken(0);
+    by_facts.certificate().instance = None;
+    assert_eq!(by_facts.decide(), owner);
+}
+
+#[test]
+fn the_certificate_of_an_instance_that_ec2_says_is_gone_is_cleaned_and_nothing_else() {
+    for state in ["shutting-down", "terminated"] {
+        let removal = removal(world().taken(190).other_is(Reachable::Found(machine(OTHER, state))).decide());
+        assert_eq!(removal.name.certname().as_str(), NAME);
+        assert_eq!(removal.certificate.as_deref(), Some("01A1"));
+        assert!(removal.node.is_none() && removal.pins.is_empty() && !removal.request);
+    }
+}
+
+#[test]
+fn the_certificate_of_a_live_instance_is_never_touched() {
+    for state in ["pending", "running", "stopping", "stopped", "something-new"] {
+        let world = world().taken(-100_000).other_is(Reachable::Found(machine(OTHER, state)));
+        let reason = refused(world.decide());
+        assert!(reason.contains(OTHER) && reason.contains("two instances"), "{state}: {reason}");
+    }
+}
+
+/// The other instance is unknown to EC2, has this profile's extension, and was last heard of at this time.
+fn forgotten(newest: i64) -> World {
+    let mut world = world().taken(newest).other_is(Reachable::Absent);
+    world.aws.profile.rules.require.insert("pp_role".into(), "compiler".into());
+    world.certificate().holds.extensions.insert("pp_role".into(), "compiler".into());
+    world
+}
+
+#[test]
+fn an_instance_that_ec2_has_forgotten_and_puppet_has_not_heard_of_for_long_is_dead() {
+    assert!(removal(forgotten(200 - 7200).decide()).certificate.is_some());
+    assert!(refused(forgotten(200 - 7199).decide()).contains("not known to be gone"));
+}
+
+#[test]
+fn a_node_that_somebody_deactivated_has_been_heard_of_all_the_same() {
+    let mut world = forgotten(0);
+    world.view().node = Reachable::Found(node(false, at(0)));
+    refused(world.decide());
+}
+
+#[test]
+fn a_certificate_that_was_issued_lately_is_news_too() {
+    let mut world = forgotten(-100_000);
+    world.certificate().issued = at(200 - 7199);
+    refused(world.decide());
+    world.certificate().issued = at(200 - 7200);
+    world.view().node = Reachable::Absent;
+    assert!(removal(world.decide()).certificate.is_some());
+}
+
+#[test]
+fn a_forgotten_instance_without_this_profiles_extensions_may_live_in_another_account() {
+    let mut other_value = forgotten(-100_000);
+    other_value.certificate().holds.extensions.insert("pp_role".into(), "database".into());
+    refused(other_value.decide());
+    let mut nothing_required = forgotten(-100_000);
+    nothing_required.aws.profile.rules.require.clear();
+    refused(nothing_required.decide());
+}
+
+#[test]
+fn facts_that_are_older_than_a_certificate_do_not_condemn_it() {
+    let mut world = world().taken(0).other_is(Reachable::Found(machine(OTHER, "terminated")));
+    world.certificate().instance = None;
+    assert!(removal(world.decide()).certificate.is_some());
+    world.certificate().issued = at(1);
+    assert!(refused(world.decide()).contains("by hand"));
+}
+
+#[test]
+fn a_stale_certificate_is_cleaned_where_somebody_else_signs_too() {
+    let mut world = world().taken(0).other_is(Reachable::Found(machine(OTHER, "terminated")));
+    world.aws.profile.sign = SignMode::External;
+    assert!(removal(world.decide()).certificate.is_some());
+}
+
+// Its own old certificate.
+
+/// Its certificate was issued long before this launch, which an event announced at second 20 and which Auto Scaling's
+/// record says began at second 0.
+fn relaunched() -> World {
+    let mut world = world();
+    world.certificate().issued = at(-100_000);
+    world.aws.subject.began = Began::Confirmed { recorded: Some(at(0)), said: Some(at(20)) };
+    world
+}
+
+#[test]
+fn an_instance_that_has_lost_its_key_may_have_a_new_certificate() {
+    let removal = removal(relaunched().decide());
+    assert_eq!(removal.certificate.as_deref(), Some("01A1"));
+    assert!(removal.node.is_none() && removal.pins.is_empty() && !removal.request);
+}
+
+#[test]
+fn a_profile_that_refuses_new_keys_leaves_it_to_a_person() {
+    let mut world = relaunched();
+    world.aws.profile.rekey = Rekey::Refuse;
+    assert!(refused(world.decide()).contains("by hand"));
+}
+
+#[test]
+fn an_events_word_alone_costs_no_certificate() {
+    let mut world = relaunched();
+    world.aws.subject.began = Began::Said(at(20));
+    assert_eq!(world.decide(), Decision::Ask(Question::Began));
+    world.certificate().issued = at(10);
+    world.aws.subject.began = Began::Said(at(199));
+    assert_eq!(world.decide(), Decision::Ask(Question::Began));
+    for recorded in [Some(at(0)), None] {
+        world.aws.subject.began = Began::Said(at(199)).confirm(recorded, world.now);
+        assert!(waits(world.decide()).contains("first Puppet run"), "it was issued in this launch, or nobody knows");
+    }
+}
+
+#[test]
+fn an_event_of_an_earlier_launch_does_not_say_where_this_one_comes_from() {
+    for said in [Some(at(-100_100)), None] {
+        let mut world = relaunched();
+        world.aws.subject.began = Began::Confirmed { recorded: Some(at(0)), said };
+        completed(world.decide());
+    }
+}
+
+#[test]
+fn a_certificate_that_is_only_a_little_older_than_the_launch_is_of_the_launch() {
+    let mut world = relaunched();
+    world.certificate().issued = at(-60);
+    completed(world.decide());
+    world.certificate().issued = at(-61);
+    removal(world.decide());
+}
+
+#[test]
+fn an_instance_out_of_the_warm_pool_keeps_its_certificate_and_its_good_run() {
+    let mut world = relaunched();
+    world.aws.subject.origin = Some(Place::WarmPool);
+    world.puppet.run = Some(Reachable::Found(run(at(-50_000), "unchanged")));
+    completed(world.decide());
+}
+
+#[test]
+fn an_unsaid_origin_costs_no_certificate() {
+    for origin in [None, Some(Place::AutoScalingGroup), Some(Place::Other)] {
+        let mut world = relaunched();
+        world.aws.subject.origin = origin;
+        completed(world.decide());
+    }
+}
+
+#[test]
+fn an_instance_that_asks_for_another_certificate_gets_it() {
+    let mut world = world();
+    world.view().request = Reachable::Found(request(Some(OURS)));
+    let removal = removal(world.decide());
+    assert!(removal.certificate.is_some() && !removal.request, "its request is still to be signed");
+    world.aws.profile.rekey = Rekey::Refuse;
+    assert!(refused(world.decide()).contains("by hand"));
+}
+
+#[test]
+fn a_request_beside_its_certificate_that_is_not_its_own_changes_nothing() {
+    let mut world = world();
+    world.view().request = Reachable::Found(request(Some(OTHER)));
+    completed(world.decide());
+}

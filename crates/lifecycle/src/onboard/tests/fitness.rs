@@ -1,0 +1,332 @@
+//! What an instance that has its certificate still lacks.
+
+use super::*;
+
+// Pins and classification.
+
+fn groups(names: &[&str]) -> BTreeSet<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
+
+fn classified(in_groups: &[&str], known: &[&str]) -> Reachable<Classified> {
+    Reachable::Found(Classified { groups: groups(in_groups), known: groups(known) })
+}
+
+fn to_be_pinned() -> World {
+    let mut world = world();
+    world.aws.profile.pin = vec!["Canaries".into(), "Agents".into()];
+    world.view().pins = Reachable::Found(vec!["Agents".into()]);
+    world
+}
+
+#[test]
+fn a_node_is_pinned_to_the_groups_that_it_is_not_pinned_to_yet() {
+    let mut world = to_be_pinned();
+    assert_eq!(world.decide(), Decision::Ask(Question::Classification));
+    world.puppet.classification = Some(classified(&[], &["Canaries", "Agents"]));
+    assert_eq!(world.decide(), Decision::Do(Deed::Pin(NAME.parse().unwrap(), vec!["Canaries".into()])));
+    world.view().pins = Reachable::Found(vec!["Agents".into(), "Canaries".into()]);
+    completed(world.decide());
+}
+
+#[test]
+fn nobody_is_pinned_before_its_certificate_is_its_own() {
+    let mut world = to_be_pinned().taken(0).other_is(Reachable::Found(machine(OTHER, "running")));
+    world.puppet.classification = Some(classified(&[], &["Canaries", "Agents"]));
+    refused(world.decide());
+}
+
+#[test]
+fn a_group_that_the_classifier_does_not_show_is_named_with_its_remedy() {
+    let mut world = to_be_pinned();
+    world.puppet.classification = Some(classified(&[], &["Agents"]));
+    let reason = refused(world.decide());
+    assert!(reason.contains("no node group Canaries") && reason.contains("profile compiler"), "{reason}");
+    let mut world = to_be_classified();
+    world.puppet.classification = Some(classified(&[], &[]));
+    assert!(refused(world.decide()).contains("no node group PE Master"));
+}
+
+fn to_be_classified() -> World {
+    let mut world = world();
+    world.aws.profile.classified = vec!["PE Master".into(), "Agents".into()];
+    world
+}
+
+#[test]
+fn a_node_waits_until_the_classifier_puts_it_into_every_group_that_is_asked_for() {
+    let mut world = to_be_classified();
+    assert_eq!(world.decide(), Decision::Ask(Question::Classification));
+    world.puppet.classification = Some(classified(&["Agents"], &["Agents", "PE Master"]));
+    assert!(waits(world.decide()).contains("put it into PE Master"));
+    world.puppet.classification = Some(classified(&["Agents", "PE Master"], &["Agents", "PE Master"]));
+    completed(world.decide());
+}
+
+#[test]
+fn a_profile_that_needs_a_classifier_where_there_is_none_is_refused() {
+    for mut world in [to_be_pinned(), to_be_classified()] {
+        world.puppet.classification = Some(Reachable::Absent);
+        assert!(refused(world.decide()).contains("none is configured"));
+    }
+}
+
+#[test]
+fn a_profile_without_groups_needs_no_classifier() {
+    let mut world = world();
+    world.view().pins = down();
+    world.puppet.classification = Some(down());
+    completed(world.decide());
+}
+
+// The first run.
+
+#[test]
+fn without_an_orchestrator_the_agents_own_run_is_waited_for() {
+    let mut world = world();
+    world.puppet.run = Some(Reachable::Absent);
+    assert!(waits(world.decide()).contains("waiting for the first Puppet run of ip-10-0-3-7"));
+    world.puppet.run = None;
+    assert!(failed(world.decide()).contains("PuppetDB was not asked"));
+}
+
+#[test]
+fn a_run_that_failed_or_changed_nothing_on_purpose_is_shown_and_not_enough() {
+    let mut world = world();
+    world.puppet.run = Some(Reachable::Found(run(at(100), "failed")));
+    assert!(waits(world.decide()).contains("ended as failed"));
+    world.puppet.run = Some(Reachable::Found(RunView { noop: true, ..run(at(100), "unchanged") }));
+    assert!(waits(world.decide()).contains("change nothing"));
+}
+
+#[test]
+fn a_run_of_the_names_former_owner_is_not_its_own() {
+    let mut world = world();
+    world.certificate().issued = at(100 + 10 + 61);
+    assert!(waits(world.decide()).contains("first Puppet run"));
+    world.certificate().issued = at(100 + 10 + 60);
+    completed(world.decide());
+}
+
+/// It has a certificate from before this launch; it is not said where it comes from.
+fn of_unknown_origin(ran: i64) -> World {
+    let mut world = world().confirmed();
+    world.certificate().issued = at(-100_000);
+    world.aws.subject.origin = None;
+    world.puppet.run = Some(Reachable::Found(run(at(ran), "unchanged")));
+    world
+}
+
+#[test]
+fn a_run_from_before_this_launch_proves_nothing_unless_it_rested_in_the_warm_pool() {
+    let mut world = of_unknown_origin(-5000);
+    assert!(waits(world.decide()).contains("first Puppet run"));
+    completed(of_unknown_origin(10).decide());
+    world.aws.subject.origin = Some(Place::WarmPool);
+    completed(world.decide());
+}
+
+#[test]
+fn nobody_may_serve_before_it_is_asked_when_the_launch_began() {
+    let mut world = of_unknown_origin(-5000);
+    world.aws.subject.began = Began::Unknown;
+    assert_eq!(world.decide(), Decision::Ask(Question::Began));
+}
+
+/// It has no run yet, and is connected to the orchestrator.
+fn connected(orders: Vec<Order>) -> World {
+    let mut world = world();
+    world.orchestrated = true;
+    world.puppet.run = Some(Reachable::Absent);
+    world.puppet.connection = Some(Connection { connected: Reachable::Found(()), orders: Reachable::Found(orders) });
+    world
+}
+
+fn ordered(world: &World) -> String {
+    match done(world.decide()) {
+        Deed::Run(name, key) if name.as_str() == NAME => key,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn with_an_orchestrator_it_is_asked_whether_the_node_can_be_told_to_run() {
+    let mut world = connected(vec![]);
+    world.puppet.connection = None;
+    assert_eq!(world.decide(), Decision::Ask(Question::Connection));
+    world.puppet.run = Some(Reachable::Found(run(at(100), "changed")));
+    completed(world.decide());
+}
+
+#[test]
+fn a_connected_node_that_nobody_has_run_is_told_to() {
+    let key = ordered(&connected(vec![]));
+    assert!(key.contains(OURS) && key.contains("01A1"), "{key}");
+}
+
+#[test]
+fn a_node_that_cannot_be_told_is_left_to_its_own_agent() {
+    let mut world = connected(vec![]);
+    for connected in [Reachable::Absent, down()] {
+        world.puppet.connection = Some(Connection { connected, orders: Reachable::Found(vec![]) });
+        assert!(waits(world.decide()).contains("first Puppet run"));
+    }
+    world.puppet.connection = Some(Connection { connected: Reachable::Found(()), orders: down() });
+    assert!(waits(world.decide()).contains("first Puppet run"), "an order may be under way");
+}
+
+#[test]
+fn a_busy_node_is_not_told_again() {
+    waits(connected(vec![order("7", at(150), None)]).decide());
+    waits(connected(vec![order("7", at(100), Some(at(141)))]).decide());
+    waits(connected(vec![order("7", at(50), Some(at(60))), order("8", at(150), None)]).decide());
+}
+
+#[test]
+fn an_order_that_has_settled_without_a_report_is_given_again_under_another_key() {
+    let first = ordered(&connected(vec![]));
+    let second = ordered(&connected(vec![order("7", at(100), Some(at(140)))]));
+    let third = ordered(&connected(vec![order("7", at(70), Some(at(80))), order("8", at(100), Some(at(140)))]));
+    let cut_off = ordered(&connected(vec![order("8", at(100), Some(at(140)))]));
+    assert!(first != second && second != third && first != third);
+    assert_eq!(third, cut_off, "orders that are not shown any more do not matter");
+}
+
+#[test]
+fn an_order_that_nobody_ever_ends_does_not_keep_a_node_from_running() {
+    let mut world = connected(vec![order("7", at(150), None)]);
+    world.now = at(150 + 20 * 60);
+    ordered(&world);
+}
+
+#[test]
+fn a_failed_run_is_ordered_again_once_it_has_settled() {
+    let mut world = connected(vec![]);
+    world.puppet.run = Some(Reachable::Found(run(at(131), "failed")));
+    assert!(waits(world.decide()).contains("failed"));
+    world.puppet.run = Some(Reachable::Found(run(at(130), "failed")));
+    ordered(&world);
+}
+
+#[test]
+fn no_run_is_ordered_that_there_is_no_time_for() {
+    assert!(abandoned(connected(vec![]).late().decide()).contains("no time left"));
+}
+
+// The refresh targets.
+
+/// It reported at second 110, and the time is second 200.
+fn with_target() -> World {
+    let mut world = world();
+    world.orchestrated = true;
+    world.aws.profile.refresh = vec![PRIMARY.parse().unwrap()];
+    world
+}
+
+#[test]
+fn once_it_has_reported_the_targets_are_asked_about() {
+    let mut world = with_target();
+    assert_eq!(world.decide(), Decision::Ask(Question::Targets));
+    world.puppet.run = Some(Reachable::Absent);
+    world.puppet.connection = Some(Connection { connected: Reachable::Absent, orders: Reachable::Found(vec![]) });
+    waits(world.decide());
+}
+
+#[test]
+fn a_target_that_has_not_run_puppet_since_its_report_is_told_to() {
+    let mut world = with_target();
+    world.puppet.targets = Some(vec![target(Some(run(at(109), "changed")), Some(vec![]))]);
+    assert_eq!(world.decide(), Decision::Do(Deed::Refresh(vec![PRIMARY.parse().unwrap()], at(110))));
+}
+
+#[test]
+fn a_targets_run_that_is_under_way_is_waited_for_and_no_other_is_ordered() {
+    let mut world = with_target();
+    for began in [50, 150] {
+        world.puppet.targets = Some(vec![target(None, Some(vec![order("81", at(began), None)]))]);
+        assert!(waits(world.decide()).contains("job 81"));
+    }
+}
+
+#[test]
+fn a_target_whose_services_do_not_answer_is_waited_for() {
+    let mut world = with_target();
+    world.puppet.targets = Some(vec![TargetView { run: down(), ..target(None, Some(vec![])) }]);
+    assert!(waits(world.decide()).contains("connection refused"));
+}
+
+#[test]
+fn a_target_that_has_learnt_of_it_lets_it_serve() {
+    let mut world = with_target();
+    world.puppet.targets = Some(vec![target(Some(run(at(110), "unchanged")), Some(vec![]))]);
+    assert!(completed(world.decide()).contains("puppet.example.com ran Puppet"));
+}
+
+#[test]
+fn every_target_must_have_learnt_of_it() {
+    let mut world = with_target();
+    world.aws.profile.refresh.push("replica.example.com".parse().unwrap());
+    let learnt = target(Some(run(at(110), "unchanged")), Some(vec![]));
+    world.puppet.targets = Some(vec![learnt.clone()]);
+    assert!(waits(world.decide()).contains("replica.example.com"), "it was not asked about");
+    let replica = "replica.example.com".parse().unwrap();
+    world.puppet.targets = Some(vec![learnt, TargetView { certname: replica, ..target(None, Some(vec![])) }]);
+    let Deed::Refresh(targets, _) = done(world.decide()) else { panic!() };
+    assert_eq!(targets, ["replica.example.com".parse().unwrap()]);
+}
+
+#[test]
+fn without_an_orchestrator_the_profile_says_whether_to_wait_for_the_targets() {
+    let mut world = with_target();
+    world.orchestrated = false;
+    assert!(completed(world.decide()).contains("at the next run of Puppet there"));
+    world.aws.profile.await_refresh = true;
+    assert_eq!(world.decide(), Decision::Ask(Question::Targets));
+    world.puppet.targets = Some(vec![target(None, None)]);
+    assert!(waits(world.decide()).contains("has not run Puppet since"));
+    world.puppet.targets = Some(vec![target(Some(run(at(120), "changed")), None)]);
+    completed(world.decide());
+}
+
+#[test]
+fn a_target_that_does_not_learn_of_it_holds_it_no_longer_than_patience_lasts() {
+    let mut world = with_target().late();
+    for orders in [vec![], vec![order("81", at(1700), None)]] {
+        world.puppet.targets = Some(vec![target(None, Some(orders))]);
+        assert!(abandoned(world.decide()).contains("patience is over"));
+    }
+}
+
+// Probes.
+
+fn probed(probes: Vec<(Probe, Result<(), String>)>) -> World {
+    let mut world = world();
+    world.aws.profile.ready = vec![Probe::Report, Probe::Status(8140), Probe::Tcp(8142)];
+    world.puppet.probes = Some(probes);
+    world
+}
+
+#[test]
+fn every_probe_of_the_profile_must_pass() {
+    completed(probed(vec![(Probe::Status(8140), Ok(())), (Probe::Tcp(8142), Ok(()))]).decide());
+    let starting = Err("it says starting".to_owned());
+    let reason = waits(probed(vec![(Probe::Status(8140), starting), (Probe::Tcp(8142), Ok(()))]).decide());
+    assert!(reason.contains("status:8140 (it says starting)") && !reason.contains("tcp"), "{reason}");
+    assert!(waits(probed(vec![(Probe::Status(8140), Ok(()))]).decide()).contains("tcp:8142 (it was not asked)"));
+}
+
+#[test]
+fn probes_are_asked_last() {
+    let mut world = probed(vec![]);
+    world.puppet.probes = None;
+    assert_eq!(world.decide(), Decision::Ask(Question::Probes));
+    world.puppet.run = Some(Reachable::Absent);
+    waits(world.decide());
+}
+
+#[test]
+fn the_report_alone_needs_no_probe() {
+    let mut world = world();
+    world.aws.profile.ready = vec![Probe::Report];
+    completed(world.decide());
+}

@@ -1,0 +1,271 @@
+//! What holds for every observation there can be.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::observation::{NodeView, RequestView};
+use crate::signing::objections;
+use crate::world::reachable;
+
+/// Times before, in and after what matters, the silence of a dead instance among them.
+fn time() -> impl Strategy<Value = Timestamp> {
+    prop::sample::select(vec![-100_000, -7100, -61, 0, 60, 140, 199]).prop_map(at)
+}
+
+fn owner() -> impl Strategy<Value = Option<&'static str>> {
+    prop_oneof![1 => Just(None), 4 => Just(Some(OURS)), 2 => Just(Some(OTHER))]
+}
+
+fn flawed(mut says: Request, flaw: Option<&'static str>) -> Request {
+    match flaw {
+        Some("signature") => says.signature_valid = false,
+        Some(extension) => drop(says.extensions.insert(extension.into(), "compiler".into())),
+        None => {}
+    }
+    says
+}
+
+/// Nothing wrong; a bad signature, an authorization, or the extension that the profile may require.
+fn flaw() -> impl Strategy<Value = Option<&'static str>> {
+    prop_oneof![3 => Just(None), 1 => Just(Some("signature")), 1 => Just(Some("pp_auth_role")), 2 => Just(Some("pp_role"))]
+}
+
+fn a_certificate() -> impl Strategy<Value = CertificateView> {
+    (owner(), time(), flaw()).prop_map(|(owner, issued, flaw)| {
+        let view = certificate(owner, issued);
+        CertificateView { holds: flawed(view.holds.clone(), flaw), ..view }
+    })
+}
+
+fn a_request() -> impl Strategy<Value = RequestView> {
+    (owner(), flaw()).prop_map(|(owner, flaw)| {
+        let view = request(owner);
+        RequestView { asks: flawed(view.asks.clone(), flaw), ..view }
+    })
+}
+
+fn a_run() -> impl Strategy<Value = RunView> {
+    (time(), prop_oneof![3 => Just("changed"), 1 => Just("failed")], prop::bool::weighted(0.1))
+        .prop_map(|(start, status, noop)| RunView { noop, ..run(start, status) })
+}
+
+fn a_name() -> impl Strategy<Value = NameView> {
+    let a_node = (any::<bool>(), time()).prop_map(|(active, newest)| node(active, newest));
+    let facts = prop_oneof![Just(OURS), Just(OTHER)].prop_map(|id| id.parse().unwrap());
+    (
+        reachable(a_certificate()),
+        reachable(a_request()),
+        reachable::<NodeView>(a_node),
+        reachable(facts),
+        reachable(prop::collection::vec(Just("Canaries".to_owned()), 0..2)),
+    )
+        .prop_map(|(certificate, request, node, fact_instance, pins)| NameView {
+            certname: NAME.parse().unwrap(),
+            certificate,
+            request,
+            node,
+            fact_instance,
+            pins,
+        })
+}
+
+fn an_arrival() -> impl Strategy<Value = Arrival> {
+    let states = prop::sample::select(vec!["running", "stopped", "terminated"]);
+    let other = reachable(states.prop_map(|state| machine(OTHER, state)));
+    let orders = || {
+        let ended = prop::option::of(time());
+        reachable(prop::collection::vec((time(), ended).prop_map(|(began, ended)| order("7", began, ended)), 0..2))
+    };
+    let a_target = (reachable(a_run()), orders())
+        .prop_map(|(run, orders)| vec![TargetView { run, orders: Some(orders), ..target(None, None) }]);
+    let groups = || prop::collection::btree_set(Just("Canaries".to_owned()), 0..2);
+    let classified = (groups(), groups()).prop_map(|(groups, known)| Classified { groups, known });
+    let probe = prop_oneof![3 => Just(Ok(())), 1 => Just(Err("it says starting".to_owned()))];
+    (
+        a_name(),
+        prop::option::of(other.prop_map(|machine| (OTHER.parse().unwrap(), machine))),
+        prop::option::of(reachable(classified)),
+        prop::option::weighted(0.9, reachable(a_run())),
+        prop::option::of(
+            (reachable(Just(())), orders()).prop_map(|(connected, orders)| Connection { connected, orders }),
+        ),
+        prop::option::weighted(0.9, a_target),
+        prop::option::weighted(0.9, probe.prop_map(|says| vec![(Probe::Tcp(8142), says)])),
+    )
+        .prop_map(|(name, owner, classification, run, connection, targets, probes)| Arrival {
+            name: Some(name),
+            owner,
+            classification,
+            run,
+            connection,
+            targets,
+            probes,
+        })
+}
+
+fn a_beginning() -> impl Strategy<Value = Began> {
+    prop_oneof![
+        1 => Just(Began::Unknown),
+        2 => time().prop_map(Began::Said),
+        3 => (prop::option::of(time()), prop::option::of(time()))
+            .prop_map(|(recorded, said)| Began::Confirmed { recorded, said }),
+    ]
+}
+
+fn any_world() -> impl Strategy<Value = World> {
+    let wishes = prop::array::uniform8(any::<bool>());
+    let origin = prop::sample::select(vec![None, Some(Place::Ec2), Some(Place::WarmPool)]);
+    let time = prop_oneof![3 => Just(200), 1 => Just(2001)];
+    // Half of them are through with their certificate, so that the rules that come after it are reached.
+    let flags = (any::<bool>(), any::<bool>());
+    (an_arrival(), a_beginning(), origin, wishes, flags, time).prop_map(
+        |(puppet, began, origin, wishes, (orchestrated, signed), now)| {
+            let mut world = World { puppet, orchestrated, now: at(now), ..world() };
+            if signed {
+                let own = certificate(Some(OURS), at(ISSUED));
+                let holds = flawed(own.holds.clone(), Some("pp_role"));
+                world.view().certificate = Reachable::Found(CertificateView { holds, ..own });
+                world.view().request = Reachable::Absent;
+            }
+            world.aws.subject.began = began;
+            world.aws.subject.origin = origin;
+            let profile = &mut world.aws.profile;
+            let [pin, classified, refresh, await_refresh, ready, refuse, external, require] = wishes;
+            profile.pin = pin.then(|| "Canaries".to_owned()).into_iter().collect();
+            profile.classified = classified.then(|| "Canaries".to_owned()).into_iter().collect();
+            profile.refresh = refresh.then(|| PRIMARY.parse().unwrap()).into_iter().collect();
+            profile.await_refresh = await_refresh;
+            profile.ready = ready.then_some(Probe::Tcp(8142)).into_iter().collect();
+            profile.rekey = if refuse { Rekey::Refuse } else { Rekey::Allow };
+            profile.sign = if external { SignMode::External } else { SignMode::Verify };
+            profile.rules.require = require.then(|| ("pp_role".into(), "compiler".into())).into_iter().collect();
+            world
+        },
+    )
+}
+
+impl World {
+    fn objects_to(&self, says: &Request) -> bool {
+        let subject = &self.aws.subject;
+        !objections(says, &NAME.parse().unwrap(), &subject.instance, &self.aws.profile.rules).is_empty()
+    }
+
+    fn seen(&self) -> &NameView {
+        self.puppet.name.as_ref().unwrap()
+    }
+
+    /// Whether it is known that the other instance is gone.
+    fn other_is_gone(&self, its: &CertificateView) -> bool {
+        match &self.puppet.owner {
+            Some((_, Reachable::Found(machine))) => machine.state == "terminated",
+            Some((_, Reachable::Absent)) => {
+                let node = self.seen().node.known().unwrap();
+                let silent = |last: Timestamp| self.now.as_second() - last.as_second() >= 7200;
+                silent(its.issued)
+                    && node.is_none_or(|node| silent(node.newest.unwrap()))
+                    && !self.aws.profile.rules.require.is_empty()
+                    && its.holds.extensions.contains_key("pp_role")
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether the certificate is the instance's own and of an earlier launch, or it asks for another one.
+    fn may_lose_its_own(&self, its: &CertificateView) -> bool {
+        let recorded = match self.aws.subject.began {
+            Began::Confirmed { recorded, said: Some(_) } => recorded,
+            _ => None,
+        };
+        let asks = matches!(&self.seen().request, Reachable::Found(pending) if !self.objects_to(&pending.asks));
+        let old = recorded.is_some_and(|recorded| its.issued < recorded) && self.aws.subject.origin == Some(Place::Ec2);
+        self.aws.profile.rekey == Rekey::Allow && (asks || old)
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1024))]
+
+    #[test]
+    fn nothing_is_signed_that_anything_speaks_against(world in any_world()) {
+        if let Decision::Do(Deed::Sign(signable)) = world.decide() {
+            let seen = world.seen();
+            prop_assert_eq!(signable.certname(), &seen.certname);
+            prop_assert_eq!(&seen.certificate, &Reachable::Absent);
+            prop_assert!(matches!(&seen.request, Reachable::Found(pending) if !world.objects_to(&pending.asks)));
+            prop_assert!(world.aws.profile.sign == SignMode::Verify);
+        }
+    }
+
+    #[test]
+    fn no_certificate_is_removed_unless_its_owner_is_known_to_be_gone_or_wants_another(world in any_world()) {
+        let seen = world.seen();
+        match world.decide() {
+            Decision::Do(Deed::Remove(removals)) => for removal in removals {
+                prop_assert!(removal.node.is_none() && removal.pins.is_empty());
+                if let Reachable::Found(its) = &seen.certificate {
+                    let facts = || seen.fact_instance.known().ok().flatten();
+                    let owner = its.instance.as_ref().or_else(facts).expect("somebody's");
+                    let may = if owner.as_str() == OURS { world.may_lose_its_own(its) } else { world.other_is_gone(its) };
+                    prop_assert!(may, "{removal:?}");
+                } else {
+                    prop_assert!(removal.certificate.is_none() && removal.request);
+                    prop_assert!(matches!(&world.puppet.owner, Some((_, Reachable::Found(other))) if other.is_gone()));
+                }
+            },
+            Decision::Do(Deed::Reject(Rejection::Certificate(removal, _))) => {
+                prop_assert!(removal.node.is_none() && removal.pins.is_empty() && !removal.request);
+                let Reachable::Found(its) = &seen.certificate else { panic!("{removal:?}") };
+                prop_assert!(its.instance.as_ref().is_none_or(|owner| owner.as_str() == OURS));
+                prop_assert!(world.objects_to(&its.holds));
+            }
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn continue_is_earned(world in any_world()) {
+        let decision = world.decide();
+        if let Decision::Complete(ActionResult::Continue, story) = &decision {
+            let (seen, profile) = (world.seen(), &world.aws.profile);
+            let Reachable::Found(its) = &seen.certificate else { panic!("{story}") };
+            prop_assert!(its.instance.as_ref().is_some_and(|owner| owner.as_str() == OURS) && !world.objects_to(&its.holds));
+            let Some(Reachable::Found(run)) = &world.puppet.run else { panic!("{story}") };
+            prop_assert!(run.is_good() && run.end.as_second() + 60 >= its.issued.as_second());
+            let probes = world.puppet.probes.as_deref().unwrap_or_default();
+            prop_assert!(profile.ready.is_empty() || probes.iter().any(|(_, says)| says.is_ok()));
+            let groups = world.puppet.classification.as_ref().and_then(|says| says.known().ok().flatten());
+            prop_assert!(profile.classified.is_empty() || groups.is_some_and(|says| says.groups.contains("Canaries")));
+            let pins = seen.pins.known().ok().flatten();
+            prop_assert!(profile.pin.is_empty() || pins.is_some_and(|pins| !pins.is_empty()));
+            let told = world.orchestrated || profile.await_refresh;
+            if told && !profile.refresh.is_empty() {
+                let targets = world.puppet.targets.as_deref().unwrap_or_default();
+                let knows = |target: &TargetView| matches!(&target.run, Reachable::Found(its) if its.is_good() && its.start >= run.end);
+                prop_assert!(!targets.is_empty() && targets.iter().all(knows));
+            }
+        }
+    }
+
+    #[test]
+    fn once_patience_is_over_the_answer_is_never_to_wait(world in any_world()) {
+        let mut world = world;
+        world.now = at(2001);
+        if matches!(world.aws.subject.began, Began::Confirmed { .. }) && world.aws.subject.began.time().is_some() {
+            let decision = world.decide();
+            let answer = matches!(
+                decision,
+                Decision::Complete(..) | Decision::Do(Deed::Reject(_)) | Decision::Ask(_)
+            );
+            prop_assert!(answer, "{decision:?}");
+            prop_assert!(decision != Decision::Ask(Question::Began));
+        }
+    }
+
+    #[test]
+    fn under_a_protected_name_nothing_is_ever_done(world in any_world()) {
+        let mut world = world;
+        world.protected = Protected::new([NAME]).unwrap();
+        let decision = world.decide();
+        prop_assert!(!matches!(decision, Decision::Do(_) | Decision::Complete(ActionResult::Continue, _)), "{decision:?}");
+    }
+}

@@ -1,0 +1,72 @@
+//! Those who must learn that an instance is gone.
+
+use super::*;
+use crate::world::{order, run, target};
+
+/// Purged at second 0, with a refresh target and an orchestrator; the time is second 100.
+fn purged_with_target() -> World {
+    let mut world = world().purged();
+    world.view().node = Reachable::Found(NodeView { deactivated: Some(at(0)), ..node(false) });
+    world.aws.profile.refresh = vec![PRIMARY.parse().unwrap()];
+    world.orchestrated = true;
+    world.now = at(100);
+    world
+}
+
+#[test]
+fn once_it_is_gone_the_targets_are_asked_about() {
+    assert_eq!(purged_with_target().decide(), Decision::Ask(Question::Targets));
+    let mut world = purged_with_target();
+    world.view().certificate = Reachable::Found(certificate(Some(OURS)));
+    assert_purges(&world.decide());
+}
+
+#[test]
+fn a_target_that_has_not_run_puppet_since_the_deactivation_is_told_to() {
+    let mut world = purged_with_target();
+    world.puppet.targets = Some(vec![target(Some(run(at(-1), "changed")), Some(vec![]))]);
+    assert_eq!(world.decide(), Decision::Do(Deed::Refresh(vec![PRIMARY.parse().unwrap()], at(0))));
+}
+
+#[test]
+fn a_run_that_is_under_way_is_waited_for() {
+    let mut world = purged_with_target();
+    world.puppet.targets = Some(vec![target(None, Some(vec![order("81", at(50), None)]))]);
+    assert!(matches!(world.decide(), Decision::Wait(reason) if reason.contains("job 81")));
+    world.puppet.targets = Some(vec![TargetView { orders: Some(down()), ..target(None, None) }]);
+    assert!(matches!(world.decide(), Decision::Wait(reason) if reason.contains("refused")), "its services may restart");
+}
+
+#[test]
+fn a_target_that_ran_puppet_since_lets_it_go() {
+    let mut world = purged_with_target();
+    world.puppet.targets = Some(vec![target(Some(run(at(1), "unchanged")), Some(vec![]))]);
+    assert!(completed(world.decide()).contains("puppet.example.com ran Puppet"));
+}
+
+#[test]
+fn without_an_orchestrator_the_profile_says_whether_to_wait_for_the_targets() {
+    let mut world = purged_with_target();
+    world.orchestrated = false;
+    assert!(completed(world.decide()).contains("at the next run of Puppet there"));
+    world.aws.profile.await_refresh = true;
+    assert_eq!(world.decide(), Decision::Ask(Question::Targets));
+    world.puppet.targets = Some(vec![target(None, None)]);
+    assert!(matches!(world.decide(), Decision::Wait(reason) if reason.contains("has not run Puppet since")));
+}
+
+#[test]
+fn where_no_node_was_deactivated_nobody_has_to_learn_anything() {
+    for node in [Reachable::Absent, Reachable::Found(node(false))] {
+        let mut world = purged_with_target();
+        world.view().node = node;
+        completed(world.decide());
+    }
+}
+
+#[test]
+fn a_target_that_does_not_learn_of_it_holds_it_no_longer_than_patience_lasts() {
+    let mut world = purged_with_target().late();
+    world.puppet.targets = Some(vec![target(None, Some(vec![]))]);
+    assert!(completed(world.decide()).contains("patience is over"));
+}

@@ -1,0 +1,201 @@
+//! What the tests share: one instance as AWS shows it, of which each test changes the one thing that it is about, and what
+//! Puppet may hold of it. No I/O.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use proptest::prelude::*;
+
+use crate::InstanceId;
+use crate::admission::{Admission, CloudView, Held, admit};
+use crate::event::{Place, Transition};
+use crate::observation::{
+    Began, CertificateView, Group, Hook, LifecycleState, Machine, NodeView, Reachable, RequestView, Subject,
+};
+use crate::profile::{PROFILE_TAG, Profile};
+use crate::refresh::{Order, RunView, TargetView};
+use crate::signing::{Challenge, Key, Request};
+
+/// The instance that enters or leaves.
+pub(crate) const OURS: &str = "i-0a1b2c3d4e5f60718";
+/// Another one.
+pub(crate) const OTHER: &str = "i-0b2c3d4e5f6071829";
+/// Our instance's certname.
+pub(crate) const NAME: &str = "ip-10-0-3-7.ec2.internal";
+/// A refresh target.
+pub(crate) const PRIMARY: &str = "puppet.example.com";
+
+/// So many seconds after the beginning.
+pub(crate) fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(1_800_000_000 + second).unwrap()
+}
+
+/// One instance as AWS shows it, with its group's profile.
+#[derive(Debug, Clone)]
+pub(crate) struct Aws {
+    pub(crate) subject: Subject,
+    pub(crate) cloud: CloudView,
+    pub(crate) profile: Profile,
+}
+
+impl Aws {
+    /// Auto Scaling holds it on its way out.
+    pub(crate) fn leaving() -> Self {
+        Self::held(Transition::Terminating, "stagedoor-terminate", "Terminating:Wait")
+    }
+
+    /// Auto Scaling holds it on its way in.
+    pub(crate) fn arriving() -> Self {
+        Self::held(Transition::Launching, "stagedoor-launch", "Pending:Wait")
+    }
+
+    fn held(transition: Transition, hook: &str, state: &str) -> Self {
+        let instance: InstanceId = OURS.parse().unwrap();
+        let (origin, destination) = match transition {
+            Transition::Launching => (Some(Place::Ec2), Some(Place::AutoScalingGroup)),
+            Transition::Terminating => (None, Some(Place::Ec2)),
+        };
+        let subject = Subject {
+            instance: instance.clone(),
+            group: "compilers".parse().unwrap(),
+            hook: hook.parse().unwrap(),
+            transition,
+            origin,
+            destination,
+            began: Began::Said(at(0)),
+        };
+        let cloud = CloudView {
+            group: Reachable::Found(Group {
+                name: "compilers".parse().unwrap(),
+                tags: BTreeMap::from([(PROFILE_TAG.into(), "compiler".into())]),
+                members: BTreeMap::from([(instance, LifecycleState::parse(state))]),
+                reuses: false,
+            }),
+            hooks: Reachable::Found(vec![self::hook(hook, transition)]),
+            machine: Reachable::Found(machine(OURS, "running")),
+        };
+        Self { subject, cloud, profile: Profile::example() }
+    }
+
+    pub(crate) fn admit(&self) -> Admission {
+        let profile = Arc::new(self.profile.clone());
+        admit(&self.subject, &self.cloud, &|name| (*name == profile.name).then(|| profile.clone()))
+    }
+
+    /// It is dealt with, like this.
+    pub(crate) fn admitted(&self) -> Held {
+        match self.admit() {
+            Admission::Held(held) => held,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(crate) fn group(&mut self) -> &mut Group {
+        let Reachable::Found(group) = &mut self.cloud.group else { panic!("the group is not there") };
+        group
+    }
+
+    pub(crate) fn machine(&mut self) -> &mut Machine {
+        let Reachable::Found(machine) = &mut self.cloud.machine else { panic!("the instance is not there") };
+        machine
+    }
+
+    pub(crate) fn hooks(&mut self) -> &mut Vec<Hook> {
+        let Reachable::Found(hooks) = &mut self.cloud.hooks else { panic!("the hooks are not there") };
+        hooks
+    }
+
+    pub(crate) fn in_state(mut self, state: &str) -> Self {
+        let instance = self.subject.instance.clone();
+        self.group().members.insert(instance, LifecycleState::parse(state));
+        self
+    }
+
+    pub(crate) fn not_in_the_group(mut self) -> Self {
+        self.group().members.clear();
+        self
+    }
+
+    pub(crate) fn with_warm_pool(mut self) -> Self {
+        self.group().reuses = true;
+        self
+    }
+}
+
+pub(crate) fn hook(name: &str, transition: Transition) -> Hook {
+    Hook {
+        name: name.parse().unwrap(),
+        transition: Some(transition),
+        heartbeat_timeout: Duration::from_secs(3600),
+        global_timeout: Duration::from_secs(172_800),
+    }
+}
+
+pub(crate) fn machine(instance: &str, state: &str) -> Machine {
+    Machine {
+        instance: instance.parse().unwrap(),
+        state: state.into(),
+        private_dns: Some(NAME.into()),
+        private_ip: Some([10, 0, 3, 7].into()),
+        tags: BTreeMap::new(),
+    }
+}
+
+/// What a flawless certificate or request of this instance, or of nobody, says.
+pub(crate) fn says(owner: Option<&str>) -> Request {
+    Request {
+        common_name: Some(NAME.into()),
+        signature_valid: true,
+        extensions: owner.map(|id| ("pp_instance_id".to_owned(), id.to_owned())).into_iter().collect(),
+        other_extensions: Vec::new(),
+        alt_names: Vec::new(),
+        challenge: Challenge::NotRequired,
+        key: Key::Ec(256),
+    }
+}
+
+pub(crate) fn certificate(owner: Option<&str>, issued: Timestamp) -> CertificateView {
+    let instance = owner.map(|id| id.parse().unwrap());
+    CertificateView { serial: "01A1".into(), instance, issued, holds: says(owner) }
+}
+
+pub(crate) fn request(owner: Option<&str>) -> RequestView {
+    RequestView { instance: owner.map(|id| id.parse().unwrap()), asks: says(owner) }
+}
+
+/// A node whose newest news is of this time.
+pub(crate) fn node(active: bool, newest: Timestamp) -> NodeView {
+    NodeView { active, deactivated: None, facts: Some(newest), newest: Some(newest) }
+}
+
+pub(crate) fn run(start: Timestamp, status: &str) -> RunView {
+    let end = Timestamp::from_second(start.as_second() + 10).unwrap();
+    RunView { start, end, status: status.into(), noop: false }
+}
+
+/// A run that was ordered in this job.
+pub(crate) fn order(job: &str, began: Timestamp, ended: Option<Timestamp>) -> Order {
+    Order { job: job.into(), began: Some(began), ended }
+}
+
+/// The refresh target.
+pub(crate) fn target(run: Option<RunView>, orders: Option<Vec<Order>>) -> TargetView {
+    TargetView {
+        certname: PRIMARY.parse().unwrap(),
+        run: run.map_or(Reachable::Absent, Reachable::Found),
+        orders: orders.map(Reachable::Found),
+    }
+}
+
+pub(crate) fn down<T>() -> Reachable<T> {
+    Reachable::Unreachable("connection refused".into())
+}
+
+/// There, not there, or nobody to ask.
+pub(crate) fn reachable<T: Clone + std::fmt::Debug + 'static>(
+    value: impl Strategy<Value = T> + 'static,
+) -> BoxedStrategy<Reachable<T>> {
+    prop_oneof![3 => value.prop_map(Reachable::Found), 1 => Just(Reachable::Absent), 1 => Just(down())].boxed()
+}
