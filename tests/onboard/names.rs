@@ -36,14 +36,13 @@ async fn a_recycled_name_enrols_after_the_certificate_of_its_dead_owner_is_clean
 #[tokio::test]
 async fn a_name_whose_owner_lives_is_not_given_away() {
     let mut stage = Stage::open_source("").await;
+    stage.budget("4s");
     let (_, event) = stage.launch_as(&launch());
     let owner = event["detail"]["EC2InstanceId"].as_str().unwrap().to_owned();
     stage.start(stage.compiler(&owner));
     assert_eq!(stage.rehearsal.onboard(&event).await["outcome"], "continued");
     let before = stage.rehearsal.lab.puppet.snapshot()["certificates"].clone();
 
-    stage.budget("2s");
-    stage.rehearsal.start("onboard");
     let (second, event) = stage.launch_as(&launch());
     stage.start(Agent { name: Some("second".to_owned()), ..stage.compiler(&second) });
     let receipt = stage.rehearsal.onboard(&event).await;
@@ -83,6 +82,7 @@ async fn an_instance_from_the_warm_pool_keeps_the_certificate_that_it_got_on_its
     let receipt = stage.rehearsal.onboard(&event).await;
     assert_eq!(receipt["outcome"], "continued", "{receipt:#}");
     assert_eq!(stage.rehearsal.lab.puppet.snapshot()["certificates"], before);
-    assert_eq!(agent.state().submitted, 1);
+    let state = agent.state();
+    assert_eq!((state.boots, state.submitted), (2, 0), "it slept in the pool, and asked for nothing when it woke");
     assert_eq!(stage.state_of(&instance).as_deref(), Some("InService"));
 }

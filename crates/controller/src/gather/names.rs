@@ -37,12 +37,11 @@ pub(super) async fn look_at_puppet(
     // What was once seen to be an arriving instance's own certificate stays that for this invocation.
     let unsure = || cases.iter().filter(|case| !case.is_arriving() || case.own_certificate().is_none());
     let names: Vec<Certname> = unique(unsure().flat_map(|case| case.names()));
-    let sure = cases.iter().filter(|case| case.is_arriving() && case.own_certificate().is_some());
-    let reporting: Vec<Certname> = unique(sure.flat_map(|case| case.names()));
+    let arriving = || cases.iter().filter(|case| case.is_arriving());
+    let reporting: Vec<Certname> = unique(arriving().flat_map(|case| case.names()));
     let leaving: Vec<InstanceId> =
         unique(cases.iter().filter(|case| !case.is_arriving()).map(|case| &case.subject.instance));
-    let asking_again: BTreeSet<Certname> =
-        cases.iter().filter(|case| case.is_arriving()).flat_map(|case| case.names().cloned()).collect();
+    let asking_again: BTreeSet<Certname> = reporting.iter().cloned().collect();
     let revoked = cases.iter().any(|case| case.removed.values().any(|(removal, _)| removal.certificate.is_some()));
     let pinning = cases.iter().any(|case| match &case.held {
         Some((held, _)) if case.is_arriving() => !held.profile.pin.is_empty(),
