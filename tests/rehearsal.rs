@@ -119,6 +119,13 @@ impl Rehearsal {
 
     /// Starts a function's process; a former one is killed.
     pub(crate) fn start(&mut self, function: &'static str) -> &mut Child {
+        let child = self.another(function);
+        self.functions.insert(function, child);
+        self.functions.get_mut(function).expect("it has just been put there")
+    }
+
+    /// Starts one more process of a function, as Lambda does when invocations overlap.
+    pub(crate) fn another(&mut self, function: &'static str) -> Child {
         let mut command = Command::new(function_binary(function));
         command.env_clear().kill_on_drop(true).stdout(Stdio::piped()).stderr(Stdio::piped());
         let environment = self.lab.function_environment(function).into_iter();
@@ -130,8 +137,7 @@ impl Rehearsal {
         let mut child = command.spawn().expect("the function starts");
         self.collect(child.stdout.take().expect("piped"));
         self.collect(child.stderr.take().expect("piped"));
-        self.functions.insert(function, child);
-        self.functions.get_mut(function).expect("it has just been put there")
+        child
     }
 
     pub(crate) fn start_purge(&mut self) -> &mut Child {

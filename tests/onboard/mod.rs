@@ -4,4 +4,4 @@ mod door;
 mod impostors;
 mod main_job;
 mod names;
-mod stage;
+pub(crate) mod stage;

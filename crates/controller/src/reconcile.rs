@@ -1,10 +1,11 @@
 //! The loop: look, decide, act, look again. The page to read first. The stages that it calls do the I/O.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use stagedoor_lifecycle::decision::{Decision, Deed, Question, Removal};
-use stagedoor_lifecycle::observation::{Reachable, Subject};
+use stagedoor_lifecycle::observation::{Began, Reachable, Subject};
 use stagedoor_lifecycle::profile::ActionResult;
 use stagedoor_lifecycle::receipt::{Outcome, Receipt, Stage};
 use stagedoor_lifecycle::{deadline, onboard, purge};
@@ -59,7 +60,7 @@ pub async fn reconcile(door: &Door, subjects: Vec<Subject>, until: Until) -> Vec
     let mut cases: Vec<Case> = subjects.into_iter().map(Case::new).collect();
     let mut pause = FIRST_PAUSE;
     let mut beats = Heartbeats::new(door.clock.now());
-    let (mut renewed, mut asked_began) = (false, false);
+    let (mut renewed, mut asked_began) = (false, BTreeSet::new());
     loop {
         let mut sight = look(door, &mut cases, until).await;
         let mut next = settle_what_is_decided(door, &sight, &mut cases);
@@ -80,10 +81,7 @@ pub async fn reconcile(door: &Door, subjects: Vec<Subject>, until: Until) -> Vec
         if let (Some(puppet), false) = (sight.puppet.clone(), deeds.is_empty()) {
             again |= apply(door, &puppet, &sight, &mut cases, deeds, until).await;
         }
-        if !next.ask_when_it_began.is_empty() && !asked_began {
-            asked_began = true;
-            again |= ask_when_it_began(door, &mut cases, &next.ask_when_it_began, until).await;
-        }
+        again |= ask_when_they_began(door, &mut cases, &next.ask_when_it_began, &mut asked_began, until).await;
         if sight.stale && !renewed {
             renewed = true;
             again |= sight.reopen(door, until).await;
@@ -106,6 +104,26 @@ pub async fn reconcile(door: &Door, subjects: Vec<Subject>, until: Until) -> Vec
         }
     }
     cases.into_iter().map(Case::into_receipt).collect()
+}
+
+/// Asks Auto Scaling once for each case that has to know it since when it waits. One call answers for a whole group, so
+/// those that nobody has told anything are asked about as well; whether anything is known now that was not.
+async fn ask_when_they_began(
+    door: &Door,
+    cases: &mut [Case],
+    wanted: &[usize],
+    asked: &mut BTreeSet<usize>,
+    until: Until,
+) -> bool {
+    if wanted.iter().all(|index| asked.contains(index)) {
+        return false;
+    }
+    let unknown = |case: &Case| case.is_open() && case.held.is_some() && case.subject.began == Began::Unknown;
+    let unknown = cases.iter().enumerate().filter(|(_, case)| unknown(case)).map(|(index, _)| index);
+    let which: BTreeSet<usize> = unknown.chain(wanted.iter().copied()).filter(|index| !asked.contains(index)).collect();
+    asked.extend(&which);
+    let which: Vec<usize> = which.into_iter().collect();
+    ask_when_it_began(door, cases, &which, until).await
 }
 
 /// What a pass has to do before the next.
@@ -144,7 +162,7 @@ fn settle_what_is_decided(door: &Door, sight: &Sight, cases: &mut [Case]) -> Nex
             Decision::Ask(Question::Began) => {
                 case.stands(
                     Outcome::Failed,
-                    "patience seems to be over, but Auto Scaling could not be asked since when",
+                    "Auto Scaling could not be asked since when it waits, and so how long it still may",
                 );
                 next.ask_when_it_began.push(index);
             }

@@ -106,7 +106,8 @@ impl Stage {
             set("STAGEDOOR_CONFIG", config);
         }
         if let Some(function) = function {
-            set("AWS_LAMBDA_RUNTIME_API", self.runtime_api().to_owned());
+            // With its name, so that functions side by side each get what is theirs.
+            set("AWS_LAMBDA_RUNTIME_API", format!("{}/{function}", self.endpoints.runtime));
             set("AWS_LAMBDA_FUNCTION_NAME", function.to_owned());
             set("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST".to_owned());
             set("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "256".to_owned());

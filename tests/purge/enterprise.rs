@@ -1,0 +1,62 @@
+//! A leaving node of Puppet Enterprise: unpinned, and the primary learns that it is gone.
+
+use stagedoor_lab::aws::Terminate;
+use stagedoor_lab::faults::FaultKind;
+
+use crate::onboard::stage::{PRIMARY, Stage};
+
+const GROUP: &str = "PE Infrastructure Agent";
+
+async fn enrolled(profile: &str) -> (Stage, String) {
+    let mut stage = Stage::enterprise(&format!("pin = [\"{GROUP}\"]\n{profile}")).await;
+    stage.rehearsal.lab.puppet.connect(PRIMARY);
+    let (instance, _, _) = stage.enrol().await;
+    (stage, instance)
+}
+
+#[tokio::test]
+async fn it_is_unpinned_and_the_primary_runs_once_to_learn_of_it() {
+    let (mut stage, instance) = enrolled(&format!("refresh = [\"{PRIMARY}\"]")).await;
+    let name = stage.name_of(&instance);
+    let before = stage.rehearsal.lab.puppet.times_ordered(PRIMARY);
+    assert!(stage.rehearsal.lab.puppet.is_pinned(GROUP, &name));
+    let begun = stage.rehearsal.lab.aws.terminate(&instance, &Terminate::default()).unwrap();
+    let answer = stage.rehearsal.purge(&begun.events[0].eventbridge).await;
+    let receipt = &answer["results"][0];
+    assert_eq!(receipt["outcome"], "continued", "{receipt:#}");
+    let lab = &stage.rehearsal.lab;
+    assert!(!lab.puppet.is_pinned(GROUP, &name));
+    assert_eq!(lab.puppet.times_ordered(PRIMARY) - before, 1);
+    assert!(receipt["reason"].as_str().unwrap().contains(&format!("{PRIMARY} ran Puppet at")), "{receipt:#}");
+    assert!(receipt["steps"].to_string().contains("is pinned to no node group"), "{receipt:#}");
+}
+
+#[tokio::test]
+async fn while_the_classifier_does_not_answer_the_hook_waits() {
+    let (mut stage, instance) = enrolled("").await;
+    stage.budget("1s");
+    stage.rehearsal.fault("classifier", "*", None, FaultKind::Reset);
+    let begun = stage.rehearsal.lab.aws.terminate(&instance, &Terminate::default()).unwrap();
+    let answer = stage.rehearsal.purge(&begun.events[0].eventbridge).await;
+    assert_eq!(answer["results"][0]["outcome"], "failed", "{answer:#}");
+    assert_eq!(stage.state_of(&instance).as_deref(), Some("Terminating:Wait"));
+}
+
+#[tokio::test]
+async fn three_that_leave_together_cost_the_primary_one_run() {
+    let (mut stage, first) = enrolled(&format!("refresh = [\"{PRIMARY}\"]")).await;
+    let (second, _, _) = stage.enrol().await;
+    let (third, _, _) = stage.enrol().await;
+    let before = stage.rehearsal.lab.puppet.times_ordered(PRIMARY);
+    let records: Vec<_> = [first, second, third]
+        .iter()
+        .map(|instance| {
+            let begun = stage.rehearsal.lab.aws.terminate(instance, &Terminate::default()).unwrap();
+            let body = begun.events[0].eventbridge.to_string();
+            serde_json::json!({"messageId": instance, "eventSource": "aws:sqs", "body": body})
+        })
+        .collect();
+    let answer = stage.rehearsal.purge(&serde_json::json!({ "Records": records })).await;
+    assert_eq!(answer["batchItemFailures"], serde_json::json!([]));
+    assert_eq!(stage.rehearsal.lab.puppet.times_ordered(PRIMARY) - before, 1);
+}

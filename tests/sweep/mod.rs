@@ -1,0 +1,3 @@
+//! The built function `sweep` against the lab.
+
+mod waiting;

@@ -1,0 +1,117 @@
+//! Every event was lost: the sweep finds whoever waits, and deals with them.
+
+use jiff::SignedDuration;
+use serde_json::{Value, json};
+use stagedoor_lab::aws::Terminate;
+use stagedoor_lab::faults::FaultKind;
+
+use crate::onboard::stage::{PRIMARY, Stage};
+
+/// One sweep: its receipts.
+async fn sweep(stage: &mut Stage) -> Vec<Value> {
+    let answer = stage.rehearsal.invoke("sweep", &json!({})).await;
+    answer["results"].as_array().unwrap_or_else(|| panic!("no results in {answer}")).clone()
+}
+
+fn outcomes(receipts: &[Value]) -> Vec<&str> {
+    receipts.iter().map(|receipt| receipt["outcome"].as_str().expect("an outcome")).collect()
+}
+
+#[tokio::test]
+async fn with_every_event_lost_twenty_instances_arrive_and_leave_by_the_sweep_alone() {
+    let mut stage = Stage::enterprise(&format!("refresh = [\"{PRIMARY}\"]")).await;
+    stage.rehearsal.lab.puppet.connect(PRIMARY);
+    let instances: Vec<String> = (0..20)
+        .map(|_| {
+            let (instance, _) = stage.launch();
+            stage.start(stage.compiler(&instance));
+            instance
+        })
+        .collect();
+    let receipts = sweep(&mut stage).await;
+    assert_eq!(outcomes(&receipts), ["continued"; 20], "{receipts:#?}");
+    assert!(instances.iter().all(|id| stage.state_of(id).as_deref() == Some("InService")));
+
+    for instance in &instances {
+        stage.rehearsal.lab.aws.terminate(instance, &Terminate::default()).unwrap();
+    }
+    let receipts = sweep(&mut stage).await;
+    assert_eq!(outcomes(&receipts), ["continued"; 20], "{receipts:#?}");
+    for instance in &instances {
+        assert_ne!(stage.state_of(instance).as_deref(), Some("Terminating:Wait"));
+    }
+    let left = stage.rehearsal.lab.puppet.snapshot();
+    let names: Vec<&Value> = left["certificates"].as_array().unwrap().iter().map(|entry| &entry["certname"]).collect();
+    assert!(!names.iter().any(|name| name.as_str().is_some_and(|name| name.starts_with("ip-"))), "{names:?}");
+}
+
+#[tokio::test]
+async fn where_nobody_waits_it_costs_one_call() {
+    let mut stage = Stage::open_source("").await;
+    assert_eq!(sweep(&mut stage).await, Vec::<Value>::new());
+    let calls: Vec<String> = stage.rehearsal.lab.journal.entries().into_iter().map(|entry| entry.call).collect();
+    assert_eq!(calls, ["DescribeAutoScalingGroups"]);
+}
+
+#[tokio::test]
+async fn two_at_once_do_no_harm() {
+    let mut stage = Stage::enterprise(&format!("refresh = [\"{PRIMARY}\"]")).await;
+    stage.rehearsal.lab.puppet.connect(PRIMARY);
+    let (arriving, _) = stage.launch();
+    stage.start(stage.compiler(&arriving));
+    let (leaving, _, _) = stage.enrol().await;
+    stage.rehearsal.lab.aws.terminate(&leaving, &Terminate::default()).unwrap();
+    stage.rehearsal.start("sweep");
+    let mut other = stage.rehearsal.another("sweep");
+    let lab = &stage.rehearsal.lab;
+    let event = json!({});
+    let (one, two) = tokio::join!(lab.invoke("sweep", &event), lab.invoke("sweep", &event));
+    other.start_kill().unwrap();
+    for answer in [one.unwrap(), two.unwrap()] {
+        for receipt in answer["results"].as_array().unwrap() {
+            assert!(["continued", "ignored"].contains(&receipt["outcome"].as_str().unwrap()), "{receipt:#}");
+        }
+    }
+    assert_eq!(stage.state_of(&arriving).as_deref(), Some("InService"));
+    assert_ne!(stage.state_of(&leaving).as_deref(), Some("Terminating:Wait"));
+    assert_eq!(stage.rehearsal.puppet_has(&stage.name_of(&arriving)), (true, true));
+}
+
+#[tokio::test]
+async fn whoever_waits_is_decided_about_also_when_puppet_was_down_all_along() {
+    let mut stage = Stage::open_source("patience = { onboard = \"10m\", purge = \"5m\" }").await;
+    stage.budget("2s");
+    stage.rehearsal.lab.clock.advance(SignedDuration::from_secs(-700));
+    let (arriving, _) = stage.launch();
+    stage.rehearsal.fault("ca", "*", None, FaultKind::Reset);
+    stage.rehearsal.fault("puppetdb", "*", None, FaultKind::Reset);
+    let receipts = sweep(&mut stage).await;
+    assert_eq!(outcomes(&receipts), ["abandoned"], "{receipts:#?}");
+    assert!(receipts[0]["reason"].as_str().unwrap().contains("patience is over"), "{receipts:#?}");
+    assert_ne!(stage.state_of(&arriving).as_deref(), Some("Pending:Wait"));
+}
+
+#[tokio::test]
+async fn another_tools_hook_is_left_to_it() {
+    let mut stage = Stage::open_source("hooks = \"ours-\"").await;
+    let (instance, _) = stage.launch();
+    stage.start(stage.compiler(&instance));
+    assert_eq!(sweep(&mut stage).await, Vec::<Value>::new());
+    assert_eq!(stage.state_of(&instance).as_deref(), Some("Pending:Wait"));
+}
+
+#[tokio::test]
+async fn while_patience_is_longer_than_the_hooks_timeout_heartbeats_keep_it_alive() {
+    let mut stage = Stage::open_source("patience.onboard = \"2h\"").await;
+    stage.budget("1s");
+    let mut scene = crate::onboard::stage::scene();
+    scene["groups"][0]["hooks"][0]["heartbeat_timeout_s"] = json!(30);
+    scene["secrets"] = json!({"stagedoor/puppet": stage.rehearsal.puppet_secret()});
+    stage.rehearsal.lab.set_scene(&stagedoor_lab::scene::Scene::from_json(scene).unwrap()).unwrap();
+    let (instance, _) = stage.launch();
+    let receipts = sweep(&mut stage).await;
+    assert_eq!(outcomes(&receipts), ["waiting"], "{receipts:#?}");
+    let beats = stage.rehearsal.lab.journal.count("autoscaling", "RecordLifecycleActionHeartbeat");
+    assert!((1..=2).contains(&beats), "{beats}: one in every ten seconds, and a second has passed");
+    assert_eq!(stage.state_of(&instance).as_deref(), Some("Pending:Wait"));
+}
