@@ -6,11 +6,13 @@ use std::time::Duration;
 use anyhow::Context as _;
 use http::Method;
 
-use super::https::call;
+use super::https::Connection;
 use super::running::{AgentState, Inner, Phase};
 use super::services;
 use crate::puppet::Puppet;
 use crate::puppet::agent_side::{AgentIdentity, PxpConnection, new_key, signing_request};
+
+const CA: &str = "/puppet-ca/v1";
 
 /// How often it is looked whether the instance that the agent runs on is on.
 const POWER_CHECK: Duration = Duration::from_millis(20);
@@ -79,24 +81,18 @@ impl Inner {
         }
     }
 
-    async fn ask(
-        &self,
-        identity: Option<&AgentIdentity>,
-        method: Method,
-        path: &str,
-        body: String,
-    ) -> anyhow::Result<(u16, Vec<u8>)> {
+    async fn connection(&self, identity: Option<&AgentIdentity>) -> anyhow::Result<Connection> {
         let port = self.world.ca_port.context("Puppet is not served")?;
-        let tls = self.world.puppet.agent_tls(identity)?;
-        let (status, body) = call(port, tls, method, &format!("/puppet-ca/v1/{path}"), body).await?;
-        Ok((status, body.to_vec()))
+        Connection::open(port, self.world.puppet.agent_tls(identity)?).await
     }
 
     /// One attempt to get a certificate that fits; `None`: not yet.
     async fn enrol(&self) -> anyhow::Result<Option<AgentIdentity>> {
+        let mut ca = None;
         if !self.disk().has_ca {
+            let ca = ca.insert(self.connection(None).await?);
             for path in ["certificate/ca", "certificate_revocation_list/ca"] {
-                let (status, _) = self.ask(None, Method::GET, path, String::new()).await?;
+                let (status, _) = ca.call(Method::GET, &format!("{CA}/{path}"), String::new()).await?;
                 anyhow::ensure!(status == 200, "GET {path} was answered {status}");
             }
             self.disk().has_ca = true;
@@ -115,7 +111,12 @@ impl Inner {
         }
         let certname = &self.agent.certname;
         let request = signing_request(certname, &self.agent.attributes(), &key)?;
-        let (status, body) = self.ask(None, Method::PUT, &format!("certificate_request/{certname}"), request).await?;
+        let mut ca = match ca {
+            Some(ca) => ca,
+            None => self.connection(None).await?,
+        };
+        let path = format!("{CA}/certificate_request/{certname}");
+        let (status, body) = ca.call(Method::PUT, &path, request).await?;
         // 400: there is a request or a certificate of this name already. Perhaps it is ours.
         anyhow::ensure!(matches!(status, 200 | 400), "submitting the signing request was answered {status}");
         let refusal = (status == 400).then(|| String::from_utf8_lossy(&body).into_owned());
@@ -123,7 +124,7 @@ impl Inner {
             state.submitted += 1;
             state.refusal = refusal;
         });
-        let (status, pem) = self.ask(None, Method::GET, &format!("certificate/{certname}"), String::new()).await?;
+        let (status, pem) = ca.call(Method::GET, &format!("{CA}/certificate/{certname}"), String::new()).await?;
         if status == 404 {
             self.note(|state| {
                 state.phase = Phase::WaitingForCertificate;
@@ -167,8 +168,8 @@ impl Inner {
         let _turn = lock.lock().await;
         let started = self.world.back.clock.now();
         // Any call shows whether Puppet lets it in.
-        let path = "certificate_revocation_list/ca";
-        let (answered, _) = self.ask(Some(&identity), Method::GET, path, String::new()).await?;
+        let path = format!("{CA}/certificate_revocation_list/ca");
+        let (answered, _) = self.connection(Some(&identity)).await?.call(Method::GET, &path, String::new()).await?;
         anyhow::ensure!(answered < 400, "Puppet answered {answered}");
         tokio::time::sleep(Duration::from_millis(self.agent.run_ms)).await;
         self.world.puppet.agent_ran(certname, status, started, self.facts(&identity)?)?;
