@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use http::Method;
 
 use super::https::Connection;
-use super::running::{AgentState, Inner, Phase};
+use super::running::{AgentState, Disk, Inner, Phase};
 use super::services;
 use crate::puppet::Puppet;
 use crate::puppet::agent_side::{AgentIdentity, PxpConnection, new_key, signing_request};
@@ -17,10 +17,15 @@ const CA: &str = "/puppet-ca/v1";
 /// How often it is looked whether the instance that the agent runs on is on.
 const POWER_CHECK: Duration = Duration::from_millis(20);
 
-/// Lives as long as its instance does: off while that is stopped, booted whenever it is started.
+/// Lives as long as its instance does: off while that is stopped, booted whenever it is started, and with an empty
+/// disk when its root volume was replaced.
 pub(super) async fn live(inner: Arc<Inner>) {
+    let mut volumes = None;
     loop {
-        inner.powered(true).await;
+        let volume = inner.is_on().await;
+        if volumes.replace(volume).is_some_and(|last| last != volume) {
+            *inner.disk() = Disk::default();
+        }
         inner.note(|state| {
             *state = AgentState { phase: Phase::Booting, boots: state.boots + 1, ..AgentState::default() };
         });
@@ -28,9 +33,9 @@ pub(super) async fn live(inner: Arc<Inner>) {
         inner.services.send_modify(|services| services.starting_answers = starting_answers);
         tokio::select! {
             () = booted(&inner) => {}
-            () = inner.powered(false) => {}
+            () = inner.is_off_or_changed(volume) => {}
         }
-        inner.is_off();
+        inner.set_off();
     }
 }
 
@@ -69,14 +74,29 @@ async fn booted(inner: &Arc<Inner>) {
 }
 
 impl Inner {
-    /// Waits until the instance is on, or off. An agent on no instance is always on.
-    async fn powered(&self, wanted: bool) {
-        let is_on = || match &self.agent.on {
-            None => true,
-            // A machine answers until it is gone: shutting down is what it does after its last hook.
-            Some(id) => self.world.aws.machine(id).is_some_and(|machine| machine.state == "running"),
-        };
-        while is_on() != wanted {
+    /// Which root volume its instance runs from, by number; `None`: the instance is off. An agent on no instance is
+    /// always on.
+    fn running_from(&self) -> Option<u32> {
+        match &self.agent.on {
+            None => Some(1),
+            Some(id) => {
+                let machine = self.world.aws.machine(id).filter(|machine| machine.state == "running")?;
+                Some(machine.root_volumes)
+            }
+        }
+    }
+
+    async fn is_on(&self) -> u32 {
+        loop {
+            if let Some(volume) = self.running_from() {
+                return volume;
+            }
+            tokio::time::sleep(POWER_CHECK).await;
+        }
+    }
+
+    async fn is_off_or_changed(&self, volume: u32) {
+        while self.running_from() == Some(volume) {
             tokio::time::sleep(POWER_CHECK).await;
         }
     }

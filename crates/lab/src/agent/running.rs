@@ -214,7 +214,7 @@ impl RunningAgent {
             // Either it ended or it was aborted.
             let _ = task.await;
         }
-        self.inner.is_off();
+        self.inner.set_off();
     }
 
     /// Stops it and starts it again with the same disk: no new request, and Puppet runs again.
@@ -235,7 +235,7 @@ impl RunningAgent {
         if let Some(task) = self.inner.task().take() {
             task.abort();
         }
-        self.inner.is_off();
+        self.inner.set_off();
     }
 
     fn start_task(&self) {
@@ -253,7 +253,7 @@ impl Inner {
         self.task.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn is_off(&self) {
+    pub(super) fn set_off(&self) {
         self.state.send_modify(|state| *state = AgentState { boots: state.boots, ..AgentState::default() });
     }
 

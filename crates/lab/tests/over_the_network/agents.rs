@@ -274,6 +274,24 @@ async fn an_agent_on_an_instance_has_its_names_and_goes_with_it() {
 }
 
 #[tokio::test]
+async fn an_agent_loses_its_disk_with_its_instances_root_volume() {
+    let lab = lab().await;
+    let hooks = json!([{"name": "enter", "transition": "launching", "default_result": "CONTINUE"}]);
+    let scene = json!({"groups": [
+        {"name": "compilers", "hooks": hooks, "instances": [{"id": "i-0a1b2c3d4e5f60718", "private_dns": NAME}]},
+    ]});
+    lab.set_scene(&Scene::from_json(scene).unwrap()).unwrap();
+    let agent = enrolled(&lab, Agent { wait_for_cert_ms: 5, ..Agent::on("i-0a1b2c3d4e5f60718") }).await;
+    lab.aws.replace_root_volume("i-0a1b2c3d4e5f60718").unwrap();
+    let state = agent.mismatches().await.unwrap();
+    assert_eq!(state.boots, 2);
+    ca(&lab).clean(&[certname(NAME)]).await.unwrap();
+    agent.waits_for_certificate().await.unwrap();
+    sign(&lab, NAME).await;
+    agent.reported().await.unwrap();
+}
+
+#[tokio::test]
 async fn in_the_warm_pool_an_agent_is_off_and_comes_back_as_after_a_reboot() {
     let lab = lab().await;
     let hooks = json!([
