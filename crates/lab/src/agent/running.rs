@@ -144,12 +144,15 @@ impl RunningAgent {
         }
     }
 
-    /// Waits until it has submitted its request and looks for its certificate.
+    /// Waits until it looks for its certificate in vain and a request of its certname is at the CA: its own, unless
+    /// another was there before.
     ///
     /// # Errors
     /// As [`RunningAgent::until`].
     pub async fn waits_for_certificate(&self) -> anyhow::Result<AgentState> {
-        self.until(|state| state.phase == Phase::WaitingForCertificate).await
+        // A request that was refused for a certificate which was then cleaned is not there: only the next one is.
+        let has_request = || self.inner.world.puppet.has_request(self.certname());
+        self.until(|state| state.phase == Phase::WaitingForCertificate && has_request()).await
     }
 
     /// Waits until the CA has given it a certificate that does not fit its key.
