@@ -203,6 +203,18 @@ async fn a_pin_whose_answer_was_lost_is_no_second_pin() {
 }
 
 #[tokio::test]
+async fn the_secrets_challenge_is_as_the_set_up_says() {
+    for (given, expected) in [(Some("one-time"), Some("one-time")), (Some(""), None)] {
+        let puppet =
+            PuppetOptions { challenge: given.map(|text| text.to_owned().into()), ..PuppetOptions::enterprise() };
+        let lab = Lab::start(Options { puppet, ..Options::default() }).await.unwrap();
+        let challenge = lab.credential("challenge");
+        assert_eq!(challenge.as_ref().map(secrecy::ExposeSecret::expose_secret), expected);
+    }
+    assert!(enterprise().await.credential("challenge").is_some(), "else one is made up");
+}
+
+#[tokio::test]
 async fn an_open_source_site_has_none_of_it() {
     let lab = Lab::start(Options::default()).await.unwrap();
     assert_eq!((lab.orchestrator_url(), lab.classifier_url()), ("", ""));
