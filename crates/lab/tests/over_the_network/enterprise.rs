@@ -109,7 +109,7 @@ async fn an_order_that_did_not_arrive_is_repeated() {
 async fn while_the_orchestrator_restarts_it_is_unreachable_and_afterwards_the_job_is_unknown() {
     let lab = enterprise().await;
     let puppet = orchestrator(&lab);
-    lab.puppet.script("puppet", RunScript::Restart { down_ms: 150 });
+    lab.puppet.script("puppet", RunScript::Restart { down_ms: 300 });
     let id = puppet.deploy(&[certname("puppet")], "why", "e1").await.unwrap();
     until(|| lab.puppet.orchestrator_is_down()).await;
     let error = puppet.orchestrator().job(&id).await.unwrap_err();
