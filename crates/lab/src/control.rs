@@ -90,6 +90,7 @@ impl Control {
             ("GET", ["events"]) => ok(&json!({"events": stage.aws.events()})),
             ("POST", ["groups", group, "launch"]) => ok(&stage.aws.launch(group, &read_or_default(request)?)?),
             ("POST", ["instances", id, "terminate"]) => ok(&stage.aws.terminate(id, &read_or_default(request)?)?),
+            ("POST", ["instances", id, "replace-root-volume"]) => ok(&stage.aws.replace_root_volume(id)?),
             ("GET", ["settings"]) => ok(&stage.aws.settings()),
             ("PUT", ["settings"]) => {
                 stage.aws.set(read(request)?);

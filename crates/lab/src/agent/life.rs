@@ -6,19 +6,26 @@ use std::time::Duration;
 use anyhow::Context as _;
 use http::Method;
 
-use super::https::call;
-use super::running::{AgentState, Inner, Phase};
+use super::https::Connection;
+use super::running::{AgentState, Disk, Inner, Phase};
 use super::services;
 use crate::puppet::Puppet;
 use crate::puppet::agent_side::{AgentIdentity, PxpConnection, new_key, signing_request};
 
+const CA: &str = "/puppet-ca/v1";
+
 /// How often it is looked whether the instance that the agent runs on is on.
 const POWER_CHECK: Duration = Duration::from_millis(20);
 
-/// Lives as long as its instance does: off while that is stopped, booted whenever it is started.
+/// Lives as long as its instance does: off while that is stopped, booted whenever it is started, and with an empty
+/// disk when its root volume was replaced.
 pub(super) async fn live(inner: Arc<Inner>) {
+    let mut volumes = None;
     loop {
-        inner.powered(true).await;
+        let volume = inner.is_on().await;
+        if volumes.replace(volume).is_some_and(|last| last != volume) {
+            *inner.disk() = Disk::default();
+        }
         inner.note(|state| {
             *state = AgentState { phase: Phase::Booting, boots: state.boots + 1, ..AgentState::default() };
         });
@@ -26,9 +33,9 @@ pub(super) async fn live(inner: Arc<Inner>) {
         inner.services.send_modify(|services| services.starting_answers = starting_answers);
         tokio::select! {
             () = booted(&inner) => {}
-            () = inner.powered(false) => {}
+            () = inner.is_off_or_changed(volume) => {}
         }
-        inner.is_off();
+        inner.set_off();
     }
 }
 
@@ -67,36 +74,45 @@ async fn booted(inner: &Arc<Inner>) {
 }
 
 impl Inner {
-    /// Waits until the instance is on, or off. An agent on no instance is always on.
-    async fn powered(&self, wanted: bool) {
-        let is_on = || match &self.agent.on {
-            None => true,
-            // A machine answers until it is gone: shutting down is what it does after its last hook.
-            Some(id) => self.world.aws.machine(id).is_some_and(|machine| machine.state == "running"),
-        };
-        while is_on() != wanted {
+    /// Which root volume its instance runs from, by number; `None`: the instance is off. An agent on no instance is
+    /// always on.
+    fn running_from(&self) -> Option<u32> {
+        match &self.agent.on {
+            None => Some(1),
+            Some(id) => {
+                let machine = self.world.aws.machine(id).filter(|machine| machine.state == "running")?;
+                Some(machine.root_volumes)
+            }
+        }
+    }
+
+    async fn is_on(&self) -> u32 {
+        loop {
+            if let Some(volume) = self.running_from() {
+                return volume;
+            }
             tokio::time::sleep(POWER_CHECK).await;
         }
     }
 
-    async fn ask(
-        &self,
-        identity: Option<&AgentIdentity>,
-        method: Method,
-        path: &str,
-        body: String,
-    ) -> anyhow::Result<(u16, Vec<u8>)> {
+    async fn is_off_or_changed(&self, volume: u32) {
+        while self.running_from() == Some(volume) {
+            tokio::time::sleep(POWER_CHECK).await;
+        }
+    }
+
+    async fn connection(&self, identity: Option<&AgentIdentity>) -> anyhow::Result<Connection> {
         let port = self.world.ca_port.context("Puppet is not served")?;
-        let tls = self.world.puppet.agent_tls(identity)?;
-        let (status, body) = call(port, tls, method, &format!("/puppet-ca/v1/{path}"), body).await?;
-        Ok((status, body.to_vec()))
+        Connection::open(port, self.world.puppet.agent_tls(identity)?).await
     }
 
     /// One attempt to get a certificate that fits; `None`: not yet.
     async fn enrol(&self) -> anyhow::Result<Option<AgentIdentity>> {
+        let mut ca = None;
         if !self.disk().has_ca {
+            let ca = ca.insert(self.connection(None).await?);
             for path in ["certificate/ca", "certificate_revocation_list/ca"] {
-                let (status, _) = self.ask(None, Method::GET, path, String::new()).await?;
+                let (status, _) = ca.call(Method::GET, &format!("{CA}/{path}"), String::new()).await?;
                 anyhow::ensure!(status == 200, "GET {path} was answered {status}");
             }
             self.disk().has_ca = true;
@@ -115,7 +131,12 @@ impl Inner {
         }
         let certname = &self.agent.certname;
         let request = signing_request(certname, &self.agent.attributes(), &key)?;
-        let (status, body) = self.ask(None, Method::PUT, &format!("certificate_request/{certname}"), request).await?;
+        let mut ca = match ca {
+            Some(ca) => ca,
+            None => self.connection(None).await?,
+        };
+        let path = format!("{CA}/certificate_request/{certname}");
+        let (status, body) = ca.call(Method::PUT, &path, request).await?;
         // 400: there is a request or a certificate of this name already. Perhaps it is ours.
         anyhow::ensure!(matches!(status, 200 | 400), "submitting the signing request was answered {status}");
         let refusal = (status == 400).then(|| String::from_utf8_lossy(&body).into_owned());
@@ -123,7 +144,7 @@ impl Inner {
             state.submitted += 1;
             state.refusal = refusal;
         });
-        let (status, pem) = self.ask(None, Method::GET, &format!("certificate/{certname}"), String::new()).await?;
+        let (status, pem) = ca.call(Method::GET, &format!("{CA}/certificate/{certname}"), String::new()).await?;
         if status == 404 {
             self.note(|state| {
                 state.phase = Phase::WaitingForCertificate;
@@ -167,8 +188,8 @@ impl Inner {
         let _turn = lock.lock().await;
         let started = self.world.back.clock.now();
         // Any call shows whether Puppet lets it in.
-        let path = "certificate_revocation_list/ca";
-        let (answered, _) = self.ask(Some(&identity), Method::GET, path, String::new()).await?;
+        let path = format!("{CA}/certificate_revocation_list/ca");
+        let (answered, _) = self.connection(Some(&identity)).await?.call(Method::GET, &path, String::new()).await?;
         anyhow::ensure!(answered < 400, "Puppet answered {answered}");
         tokio::time::sleep(Duration::from_millis(self.agent.run_ms)).await;
         self.world.puppet.agent_ran(certname, status, started, self.facts(&identity)?)?;

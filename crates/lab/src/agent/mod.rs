@@ -5,6 +5,25 @@
 //! [Puppet's own](https://github.com/puppetlabs/puppet/blob/main/lib/puppet/ssl/state_machine.rb). In particular it
 //! submits its signing request again each time it looks for its certificate in vain; a request that the CA refuses
 //! with 400 or that somebody deletes does not stop it. Its keys are P-256, and it trusts the lab's CA from the start.
+//!
+//! ```no_run
+//! # async fn example(lab: &stagedoor_lab::Lab) -> anyhow::Result<()> {
+//! use stagedoor_lab::agent::Agent;
+//!
+//! let begun = lab.aws.launch("compilers", &Default::default())?;
+//! let agent = Agent {
+//!     extensions: [("pp_role".to_owned(), "compiler".to_owned())].into(),
+//!     challenge: lab.credential("challenge"),
+//!     status_ports: vec![8140], // at the instance's address: setting `loopback_addresses`
+//!     ..Agent::on(&begun.instance_id)
+//! };
+//! let agent = lab.agents.start(agent)?;
+//! agent.waits_for_certificate().await?;
+//! // Somebody signs.
+//! let state = agent.reported().await?;
+//! # Ok(())
+//! # }
+//! ```
 
 mod config;
 mod https;

@@ -144,12 +144,15 @@ impl RunningAgent {
         }
     }
 
-    /// Waits until it has submitted its request and looks for its certificate.
+    /// Waits until it looks for its certificate in vain and a request of its certname is at the CA: its own, unless
+    /// another was there before.
     ///
     /// # Errors
     /// As [`RunningAgent::until`].
     pub async fn waits_for_certificate(&self) -> anyhow::Result<AgentState> {
-        self.until(|state| state.phase == Phase::WaitingForCertificate).await
+        // A request that was refused for a certificate which was then cleaned is not there: only the next one is.
+        let has_request = || self.inner.world.puppet.has_request(self.certname());
+        self.until(|state| state.phase == Phase::WaitingForCertificate && has_request()).await
     }
 
     /// Waits until the CA has given it a certificate that does not fit its key.
@@ -214,7 +217,7 @@ impl RunningAgent {
             // Either it ended or it was aborted.
             let _ = task.await;
         }
-        self.inner.is_off();
+        self.inner.set_off();
     }
 
     /// Stops it and starts it again with the same disk: no new request, and Puppet runs again.
@@ -235,7 +238,7 @@ impl RunningAgent {
         if let Some(task) = self.inner.task().take() {
             task.abort();
         }
-        self.inner.is_off();
+        self.inner.set_off();
     }
 
     fn start_task(&self) {
@@ -253,7 +256,7 @@ impl Inner {
         self.task.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn is_off(&self) {
+    pub(super) fn set_off(&self) {
         self.state.send_modify(|state| *state = AgentState { boots: state.boots, ..AgentState::default() });
     }
 

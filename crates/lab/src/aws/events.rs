@@ -43,6 +43,9 @@ impl Event {
         if let Some(metadata) = &action.metadata {
             detail["NotificationMetadata"] = json!(metadata);
         }
+        if passage.root_volume.is_some() {
+            detail["Action"] = json!("ReplaceRootVolume");
+        }
         let mut notification = detail.clone();
         notification["AccountId"] = json!(ACCOUNT);
         notification["RequestId"] = json!(Uuid::new_v4().to_string());

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use uuid::Uuid;
 
 use super::events::Event;
-use super::passage::{Action, Passage, transition};
+use super::passage::{Action, Passage, RootVolume};
 use super::wire::AwsError;
 use super::world::{Activity, World, is_instance_id, make_up_id};
 use crate::scene::{self, ActionResult, Place, PoolState, Transition};
@@ -51,6 +51,14 @@ pub struct Begun {
     pub events: Vec<Event>,
 }
 
+/// Where an instance goes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Way {
+    pub(super) origin: Place,
+    pub(super) destination: Place,
+    pub(super) root_volume: Option<RootVolume>,
+}
+
 impl World {
     /// Lets everything happen that was due by `now`.
     pub(super) fn settle(&mut self, now: Timestamp) {
@@ -65,7 +73,7 @@ impl World {
         }
     }
 
-    fn settle_one(&mut self, id: &str, now: Timestamp) {
+    pub(super) fn settle_one(&mut self, id: &str, now: Timestamp) {
         let proceed = SignedDuration::from_secs(self.settings.proceed_s.into());
         let Some(instance) = self.instances.get_mut(id) else { return };
         let Some(passage) = &mut instance.passage else { return };
@@ -76,7 +84,9 @@ impl World {
         let retain = group.is_some_and(|group| group.retain_on_abandon);
         let pool = group.and_then(|group| group.warm_pool);
         let (origin, destination) = (passage.origin, passage.destination);
-        if result == ActionResult::Abandon {
+        // Before a replacement of the root volume, as before a termination, there is nothing to give up.
+        let replacing = passage.root_volume == Some(RootVolume::Replacing);
+        if result == ActionResult::Abandon && !replacing {
             if destination == Place::Ec2 && retain {
                 instance.state = instance.state.replace(":Proceed", ":Retained");
                 instance.passage = None;
@@ -89,6 +99,9 @@ impl World {
         let at = since + proceed;
         if at > now {
             return;
+        }
+        if replacing {
+            return self.root_volume_replaced(id, at, now);
         }
         passage.arrival(pool).clone_into(&mut instance.state);
         if destination == Place::Ec2 {
@@ -117,7 +130,6 @@ impl World {
         }
     }
 
-    /// Starts a passage at `at`, with an action for each of the group's hooks on that transition.
     fn begin(
         &mut self,
         id: &str,
@@ -127,19 +139,34 @@ impl World {
         cause: &str,
         at: Timestamp,
     ) -> Vec<Event> {
+        let way = Way { origin, destination, root_volume: None };
+        self.begin_way(id, way, tokens, cause, at)
+    }
+
+    /// Starts a passage at `at`, with an action for each of the group's hooks on that transition.
+    pub(super) fn begin_way(
+        &mut self,
+        id: &str,
+        way: Way,
+        tokens: &BTreeMap<String, String>,
+        cause: &str,
+        at: Timestamp,
+    ) -> Vec<Event> {
         let Some(instance) = self.instances.get(id) else { return Vec::new() };
         let Some(group) = instance.group.as_ref().and_then(|name| self.groups.get(name)) else {
             return Vec::new();
         };
-        let way = transition(origin, destination);
-        let actions = group
+        let Way { origin, destination, root_volume } = way;
+        let activity = Uuid::new_v4().to_string();
+        let mut passage =
+            Passage { origin, destination, root_volume, actions: Vec::new(), done: None, activity: activity.clone() };
+        let transition = passage.transition();
+        passage.actions = group
             .hooks
             .iter()
-            .filter(|hook| hook.transition == way)
+            .filter(|hook| hook.transition == transition)
             .map(|hook| Action::start(hook, tokens.get(&hook.name).cloned(), self.settings.race_calls, at))
             .collect();
-        let activity = Uuid::new_v4().to_string();
-        let mut passage = Passage { origin, destination, actions, done: None, activity: activity.clone() };
         passage.settle(at);
         let events: Vec<Event> =
             passage.actions.iter().map(|action| Event::of(&self.region, group, id, &passage, action, at)).collect();
@@ -179,7 +206,7 @@ impl World {
         }
     }
 
-    fn end_activity(&mut self, id: Option<&str>, status: &'static str, at: Timestamp) {
+    pub(super) fn end_activity(&mut self, id: Option<&str>, status: &'static str, at: Timestamp) {
         let activity = self.activities.iter_mut().find(|activity| Some(activity.id.as_str()) == id);
         if let Some(activity) = activity {
             activity.status = status;
@@ -195,11 +222,18 @@ impl World {
             "Terminating:Wait" => (Place::AutoScalingGroup, Place::Ec2),
             "Warmed:Pending:Wait" => (Place::Ec2, Place::WarmPool),
             "Warmed:Terminating:Wait" => (Place::WarmPool, Place::Ec2),
+            "ReplacingRootVolume:Wait" => (Place::AutoScalingGroup, Place::AutoScalingGroup),
             _ => return Ok(()),
         };
         let origin = from.origin.unwrap_or(origin);
         let destination = from.destination.unwrap_or(destination);
-        self.begin(&from.id, origin, destination, &from.tokens, "the scene was set", now);
+        let root_volume = match (origin, destination, state) {
+            (Place::AutoScalingGroup, Place::AutoScalingGroup, "Pending:Wait") => Some(RootVolume::Replaced),
+            (Place::AutoScalingGroup, Place::AutoScalingGroup, _) => Some(RootVolume::Replacing),
+            _ => None,
+        };
+        let way = Way { origin, destination, root_volume };
+        self.begin_way(&from.id, way, &from.tokens, "the scene was set", now);
         let shown = self.instances.get(&from.id).map_or("", |instance| instance.state.as_str());
         anyhow::ensure!(
             shown == state,
@@ -347,6 +381,7 @@ fn describe(id: &str, origin: Place, destination: Place) -> String {
             format!("Launching a new EC2 instance from warm pool: {id}")
         }
         (Place::Ec2, _) => format!("Launching a new EC2 instance: {id}"),
+        (Place::AutoScalingGroup, Place::AutoScalingGroup) => format!("Replacing root volume of EC2 instance: {id}"),
         (_, Place::WarmPool) => format!("Returning an EC2 instance to warm pool: {id}"),
         (Place::WarmPool, _) => format!("Terminating EC2 instance from warm pool: {id}"),
         (_, _) => format!("Terminating EC2 instance: {id}"),

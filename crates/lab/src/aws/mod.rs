@@ -7,6 +7,7 @@ mod ec2;
 mod events;
 mod lifecycle;
 mod passage;
+mod refresh;
 mod secrets;
 mod sns;
 #[cfg(test)]
@@ -49,6 +50,8 @@ pub struct Machine {
     pub private_ip: String,
     /// The private DNS name.
     pub private_dns: String,
+    /// How many root volumes it has had, this one included.
+    pub root_volumes: u32,
 }
 
 #[derive(Debug)]
@@ -104,6 +107,16 @@ impl Aws {
         self.lock().world.terminate(instance_id, how, self.clock.now())
     }
 
+    /// Replaces the root volume of an instance in service, as an instance refresh with the strategy `ReplaceRootVolume`
+    /// does: through the terminating hooks (`ReplacingRootVolume:Wait`) and then through the launching ones
+    /// (`Pending:Wait`). Answers with the events of the former; [`Aws::events`] has the latter.
+    ///
+    /// # Errors
+    /// Says what stands against it.
+    pub fn replace_root_volume(&self, instance_id: &str) -> anyhow::Result<Begun> {
+        self.lock().world.replace_root_volume(instance_id, self.clock.now())
+    }
+
     /// The Auto Scaling lifecycle state of an instance, `Terminated` once it is gone; `None`: never heard of.
     #[must_use]
     pub fn lifecycle_state(&self, instance_id: &str) -> Option<String> {
@@ -122,7 +135,7 @@ impl Aws {
         let instance = inner.world.instances.get(instance_id)?;
         let (state, _) = instance.ec2_state(now)?;
         let (private_ip, private_dns) = (instance.private_ip.clone(), instance.private_dns.clone());
-        Some(Machine { state, private_ip, private_dns })
+        Some(Machine { state, private_ip, private_dns, root_volumes: instance.root_volumes })
     }
 
     /// Every lifecycle event since the scene was set, oldest first; also those that no control call answered with,

@@ -15,11 +15,23 @@ const LONGEST_GLOBAL_TIMEOUT: SignedDuration = SignedDuration::from_secs(172_800
 pub(super) struct Passage {
     pub(super) origin: Place,
     pub(super) destination: Place,
+    /// Not a way into or out of the group, but the replacement of the root volume.
+    pub(super) root_volume: Option<RootVolume>,
     pub(super) actions: Vec<Action>,
     /// Since when all actions are done, and whether one of them was abandoned; `None`: `…:Wait`.
     pub(super) done: Option<(Timestamp, ActionResult)>,
     /// The id of the scaling activity.
     pub(super) activity: String,
+}
+
+/// The two waits of an instance whose root volume an instance refresh replaces
+/// (<https://docs.aws.amazon.com/autoscaling/ec2/userguide/replace-root-volume.html>).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RootVolume {
+    /// Before: at the terminating hooks.
+    Replacing,
+    /// After: at the launching hooks.
+    Replaced,
 }
 
 /// One lifecycle action: this instance at this hook.
@@ -72,13 +84,18 @@ pub(super) fn global_timeout(heartbeat: SignedDuration) -> SignedDuration {
 impl Passage {
     /// Which hooks stop it.
     pub(super) fn transition(&self) -> Transition {
-        transition(self.origin, self.destination)
+        match self.root_volume {
+            Some(RootVolume::Replacing) => Transition::Terminating,
+            Some(RootVolume::Replaced) => Transition::Launching,
+            None => transition(self.origin, self.destination),
+        }
     }
 
     /// The lifecycle state that it shows, from `Wait` or `Proceed`.
     pub(super) fn state(&self) -> String {
         let step = if self.done.is_none() { "Wait" } else { "Proceed" };
         let way = match (self.origin, self.destination) {
+            _ if self.root_volume == Some(RootVolume::Replacing) => "ReplacingRootVolume",
             (Place::WarmPool, Place::Ec2) => "Warmed:Terminating",
             (_, Place::Ec2) => "Terminating",
             (_, Place::WarmPool) => "Warmed:Pending",
@@ -166,6 +183,7 @@ mod tests {
         Passage {
             origin: Place::AutoScalingGroup,
             destination: Place::Ec2,
+            root_volume: None,
             actions: hooks.iter().map(|hook| Action::start(hook, None, 0, at(0))).collect(),
             done: None,
             activity: String::new(),

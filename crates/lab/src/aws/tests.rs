@@ -231,6 +231,43 @@ fn a_pooled_instance_fires_the_launch_hook_twice() {
     assert_eq!(stage.state(), "Warmed:Stopped");
 }
 
+#[test]
+fn a_replaced_root_volume_is_a_stay_in_the_group_with_two_waits() {
+    let stage = group_with(&json!([
+        {"name": "enter", "transition": "launching", "heartbeat_timeout_s": 600, "default_result": "CONTINUE"},
+        {"name": "leave", "transition": "terminating", "heartbeat_timeout_s": 600, "default_result": "ABANDON"},
+    ]));
+    let begun = stage.aws.replace_root_volume(INSTANCE).unwrap();
+    assert_eq!(stage.state(), "ReplacingRootVolume:Wait");
+    let before = &begun.events[0].eventbridge;
+    assert_eq!(before["detail-type"], "EC2 Instance-terminate Lifecycle Action");
+    stage.pass(600);
+    assert_eq!(stage.state(), "Pending:Wait");
+    assert_eq!(stage.aws.machine(INSTANCE).unwrap().root_volumes, 2);
+    let after = &stage.aws.events()[1].eventbridge;
+    assert_eq!(after["detail-type"], "EC2 Instance-launch Lifecycle Action");
+    for event in [before, after] {
+        let detail = &event["detail"];
+        assert_eq!(
+            (&detail["Origin"], &detail["Destination"]),
+            (&json!("AutoScalingGroup"), &json!("AutoScalingGroup"))
+        );
+        assert_eq!(detail["Action"], "ReplaceRootVolume");
+    }
+    stage.pass(600);
+    assert_eq!(stage.state(), "InService");
+}
+
+#[test]
+fn an_instance_that_does_not_come_up_on_its_new_root_volume_is_terminated() {
+    let stage = group_with(&launch_hook());
+    stage.aws.replace_root_volume(INSTANCE).unwrap();
+    assert_eq!(stage.state(), "Pending:Wait", "without a terminating hook there is one wait");
+    assert!(stage.aws.replace_root_volume(INSTANCE).is_err());
+    stage.pass(600);
+    assert_eq!(stage.state(), "Terminated");
+}
+
 #[tokio::test]
 async fn a_group_that_retains_keeps_an_abandoned_instance_until_it_is_terminated_again() {
     let stage = stage(json!({"groups": [{

@@ -62,6 +62,8 @@ pub(super) struct Instance {
     pub(super) tags: BTreeMap<String, String>,
     pub(super) launched: Timestamp,
     pub(super) terminated: Option<Timestamp>,
+    /// How many root volumes it has had.
+    pub(super) root_volumes: u32,
 }
 
 #[derive(Debug)]
@@ -204,6 +206,7 @@ impl World {
             tags: from.tags.clone(),
             launched: Timestamp::UNIX_EPOCH,
             terminated: None,
+            root_volumes: 1,
         }
     }
 

@@ -168,6 +168,12 @@ impl Puppet {
         })
     }
 
+    /// Whether a signing request of this name waits at the CA.
+    #[must_use]
+    pub fn has_request(&self, certname: &str) -> bool {
+        self.site.ca().requests.contains_key(certname)
+    }
+
     /// Puts a node of a scene on the stage, as if everything that it describes had happened. What the name
     /// had before stays where real Puppet would leave it: in the inventory.
     pub fn place_node(&self, node: &Node) -> anyhow::Result<()> {

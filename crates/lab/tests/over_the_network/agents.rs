@@ -91,7 +91,8 @@ async fn what_agents_ask_is_journalled_apart_from_what_the_controller_asks() {
     let lab = lab().await;
     enrolled(&lab, quick(NAME)).await;
     assert_eq!(lab.journal.count("ca", "PUT /puppet-ca/v1/certificate_status/{certname}"), 1);
-    assert_eq!(lab.journal.count("ca", "*certificate_request*"), 0);
+    assert_eq!(lab.journal.count("ca", "PUT /puppet-ca/v1/certificate_request*"), 0);
+    assert_eq!(lab.journal.count("ca", "GET *"), 0);
     assert!(lab.journal.count("agent", "PUT /puppet-ca/v1/certificate_request/{certname}") >= 1);
     assert_eq!(lab.journal.round_trips(), 1, "agents' calls are nobody's waiting");
 }
@@ -270,6 +271,24 @@ async fn an_agent_on_an_instance_has_its_names_and_goes_with_it() {
     lab.aws.terminate(&one, &Terminate::default()).unwrap();
     agent.until(|state| state.phase == Phase::Off).await.unwrap();
     assert_eq!(neighbour.state().phase, Phase::Reported);
+}
+
+#[tokio::test]
+async fn an_agent_loses_its_disk_with_its_instances_root_volume() {
+    let lab = lab().await;
+    let hooks = json!([{"name": "enter", "transition": "launching", "default_result": "CONTINUE"}]);
+    let scene = json!({"groups": [
+        {"name": "compilers", "hooks": hooks, "instances": [{"id": "i-0a1b2c3d4e5f60718", "private_dns": NAME}]},
+    ]});
+    lab.set_scene(&Scene::from_json(scene).unwrap()).unwrap();
+    let agent = enrolled(&lab, Agent { wait_for_cert_ms: 5, ..Agent::on("i-0a1b2c3d4e5f60718") }).await;
+    lab.aws.replace_root_volume("i-0a1b2c3d4e5f60718").unwrap();
+    let state = agent.mismatches().await.unwrap();
+    assert_eq!(state.boots, 2);
+    ca(&lab).clean(&[certname(NAME)]).await.unwrap();
+    agent.waits_for_certificate().await.unwrap();
+    sign(&lab, NAME).await;
+    agent.reported().await.unwrap();
 }
 
 #[tokio::test]

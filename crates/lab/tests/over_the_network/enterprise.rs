@@ -109,7 +109,7 @@ async fn an_order_that_did_not_arrive_is_repeated() {
 async fn while_the_orchestrator_restarts_it_is_unreachable_and_afterwards_the_job_is_unknown() {
     let lab = enterprise().await;
     let puppet = orchestrator(&lab);
-    lab.puppet.script("puppet", RunScript::Restart { down_ms: 150 });
+    lab.puppet.script("puppet", RunScript::Restart { down_ms: 300 });
     let id = puppet.deploy(&[certname("puppet")], "why", "e1").await.unwrap();
     until(|| lab.puppet.orchestrator_is_down()).await;
     let error = puppet.orchestrator().job(&id).await.unwrap_err();
@@ -203,6 +203,18 @@ async fn a_pin_whose_answer_was_lost_is_no_second_pin() {
     admin.pin(&groups[0].id, &[certname("n")]).await.unwrap();
     assert_eq!(lab.journal.count("classifier", "POST /classifier-api/v1/groups/{id}/pin"), 2);
     assert_eq!(lab.puppet.node_groups().last().unwrap()["rule"], json!(["or", ["=", "name", "n"]]));
+}
+
+#[tokio::test]
+async fn the_secrets_challenge_is_as_the_set_up_says() {
+    for (given, expected) in [(Some("one-time"), Some("one-time")), (Some(""), None)] {
+        let puppet =
+            PuppetOptions { challenge: given.map(|text| text.to_owned().into()), ..PuppetOptions::enterprise() };
+        let lab = Lab::start(Options { puppet, ..Options::default() }).await.unwrap();
+        let challenge = lab.credential("challenge");
+        assert_eq!(challenge.as_ref().map(secrecy::ExposeSecret::expose_secret), expected);
+    }
+    assert!(enterprise().await.credential("challenge").is_some(), "else one is made up");
 }
 
 #[tokio::test]

@@ -117,10 +117,15 @@ async fn a_run_that_hangs_holds_the_next_one_up_and_ends_as_it_is_told() {
         world.puppet.jobs_when(running(count)).await;
     }
     assert_eq!(world.puppet.snapshot()["nodes"], json!([]), "nobody has reported");
+    let released = world.clock.now() + jiff::SignedDuration::from_secs(60);
+    world.clock.advance(jiff::SignedDuration::from_secs(60));
     world.puppet.script("puppet", RunScript::Failed);
     let states: Vec<Value> = world.puppet.jobs_over().await.iter().map(|job| job["state"].clone()).collect();
     assert_eq!(states, ["failed", "failed"]);
     assert_eq!(world.puppet.times_ordered("puppet"), 2);
+    let store = world.puppet.site.puppetdb();
+    let started: Vec<bool> = store.nodes["puppet"].reports.iter().map(|report| report.started >= released).collect();
+    assert_eq!(started, [false, true], "the second run began when the first was over");
 }
 
 #[tokio::test]
