@@ -1,5 +1,6 @@
 //! Names are used again, and keys are made anew.
 
+use jiff::SignedDuration;
 use serde_json::json;
 use stagedoor_lab::agent::Agent;
 use stagedoor_lab::aws::{Launch, Terminate};
@@ -85,4 +86,45 @@ async fn an_instance_from_the_warm_pool_keeps_the_certificate_that_it_got_on_its
     let state = agent.state();
     assert_eq!((state.boots, state.submitted), (2, 0), "it slept in the pool, and asked for nothing when it woke");
     assert_eq!(stage.state_of(&instance).as_deref(), Some("InService"));
+}
+
+/// An instance that serves, and whose root volume is replaced: its agent has a new key, and the CA its old certificate.
+async fn replaced(profile: &str) -> (Stage, String, serde_json::Value) {
+    let mut stage = Stage::open_source(profile).await;
+    stage.budget("8s");
+    // The certificate is older than the launch that follows by more than clocks may differ.
+    stage.rehearsal.lab.clock.advance(SignedDuration::from_secs(-1000));
+    let (instance, event) = stage.launch_as(&launch());
+    stage.start(stage.compiler(&instance));
+    assert_eq!(stage.rehearsal.onboard(&event).await["outcome"], "continued");
+    stage.rehearsal.lab.clock.advance(SignedDuration::from_secs(1000));
+
+    let begun = stage.rehearsal.lab.aws.replace_root_volume(&instance).unwrap();
+    let leaving =
+        begun.events.iter().find(|event| event.eventbridge["detail-type"].as_str().unwrap().contains("terminate"));
+    let leaving = leaving.expect("the terminate hook is told first").eventbridge.clone();
+    let answer = stage.rehearsal.purge(&leaving).await;
+    assert_eq!(answer["results"][0]["outcome"], "continued", "{answer:#}");
+    assert!(stage.rehearsal.puppet_has(NAME).0, "purge leaves an instance alone that only gets another disk");
+    let events = stage.rehearsal.lab.aws.events();
+    let arriving = events.last().expect("the launch hook is told next").eventbridge.clone();
+    assert!(arriving["detail-type"].as_str().unwrap().contains("launch"), "{arriving:#}");
+    (stage, instance, arriving)
+}
+
+#[tokio::test]
+async fn an_instance_whose_root_volume_was_replaced_gets_a_new_certificate() {
+    let (mut stage, instance, event) = replaced("").await;
+    let receipt = stage.rehearsal.onboard(&event).await;
+    assert_eq!(receipt["outcome"], "continued", "{receipt:#}");
+    assert!(receipt["steps"].to_string().contains("revoked and deleted"), "{receipt:#}");
+    assert_eq!(stage.state_of(&instance).as_deref(), Some("InService"));
+}
+
+#[tokio::test]
+async fn a_profile_that_allows_no_new_key_leaves_the_old_certificate_to_a_person() {
+    let (mut stage, instance, event) = replaced("rekey = \"refuse\"").await;
+    let receipt = stage.rehearsal.onboard(&event).await;
+    assert_eq!(receipt["outcome"], "refused", "{receipt:#}");
+    assert_eq!(stage.state_of(&instance).as_deref(), Some("Pending:Wait"));
 }

@@ -181,6 +181,7 @@ fn group(described: AutoScalingGroup) -> Option<Group> {
                 Some((member.instance_id?.parse().ok()?, state))
             })
             .collect(),
+        has_pool: described.warm_pool_configuration.is_some(),
         reuses: described
             .warm_pool_configuration
             .and_then(|pool| pool.instance_reuse_policy)

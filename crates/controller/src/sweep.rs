@@ -100,7 +100,9 @@ async fn waiting(door: &Door, until: Until) -> Result<Vec<Subject>, String> {
 fn way(state: &LifecycleState) -> Option<Transition> {
     match state {
         LifecycleState::PendingWait | LifecycleState::WarmedPendingWait => Some(Transition::Launching),
-        LifecycleState::TerminatingWait | LifecycleState::WarmedTerminatingWait => Some(Transition::Terminating),
+        LifecycleState::TerminatingWait
+        | LifecycleState::WarmedTerminatingWait
+        | LifecycleState::ReplacingRootVolumeWait => Some(Transition::Terminating),
         LifecycleState::Terminating | LifecycleState::Past | LifecycleState::Pending | LifecycleState::Other(_) => None,
     }
 }

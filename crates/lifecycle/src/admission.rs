@@ -45,6 +45,8 @@ pub struct Held {
     pub profile: Arc<Profile>,
     /// The certname that its profile gives it.
     pub expected: Result<Certname, Nameless>,
+    /// Whether its group has a warm pool, from which it may come.
+    pub has_pool: bool,
     /// Its private address, if EC2 shows one.
     pub address: Option<IpAddr>,
     /// Whether the hook may still hold it. If not, Auto Scaling went on without us, and Puppet is still to be cleared.
@@ -110,7 +112,7 @@ pub fn admit(
         Transition::Terminating => leaving(subject, group, cloud),
     };
     match waits {
-        Ok(waits) => Admission::Held(held(subject, cloud, profile, waits)),
+        Ok(waits) => Admission::Held(held(subject, cloud, profile, group.has_pool, waits)),
         Err(admission) => admission,
     }
 }
@@ -127,6 +129,9 @@ fn leaving(subject: &Subject, group: &Group, cloud: &CloudView) -> Result<bool, 
             Admission::Fail(format!(
                 "group {group_name} returns instances to its warm pool, and nothing says whether {instance} goes there"
             ))
+        }
+        Some(LifecycleState::ReplacingRootVolumeWait) => {
+            Admission::Pass(format!("{instance} gets a new root volume: it stays, and Puppet goes on knowing it"))
         }
         Some(LifecycleState::TerminatingWait | LifecycleState::WarmedTerminatingWait | LifecycleState::Terminating) => {
             return Ok(true);
@@ -162,6 +167,9 @@ fn arriving(subject: &Subject, group: &Group) -> Result<bool, Admission> {
             | LifecycleState::WarmedTerminatingWait
             | LifecycleState::Past,
         ) => Admission::Refuse(format!("Auto Scaling shows {instance} as terminating, not as launching")),
+        Some(LifecycleState::ReplacingRootVolumeWait) => {
+            Admission::Ignore(format!("{instance} is about to get a new root volume; its launch comes after that"))
+        }
         // An event that comes late or twice is nothing special: the door has been passed.
         Some(LifecycleState::Other(state)) => {
             Admission::Ignore(format!("Auto Scaling shows {instance} as {state}: no launch hook holds it"))
@@ -170,7 +178,7 @@ fn arriving(subject: &Subject, group: &Group) -> Result<bool, Admission> {
     })
 }
 
-fn held(subject: &Subject, cloud: &CloudView, profile: Arc<Profile>, waits: bool) -> Held {
+fn held(subject: &Subject, cloud: &CloudView, profile: Arc<Profile>, has_pool: bool, waits: bool) -> Held {
     // Hooks tell how much time there is. When they cannot be asked, patience alone does.
     let hooks = cloud.hooks.known().ok().flatten().map_or(&[][..], Vec::as_slice);
     let ours = hooks.iter().find(|hook| hook.name == subject.hook);
@@ -188,6 +196,7 @@ fn held(subject: &Subject, cloud: &CloudView, profile: Arc<Profile>, waits: bool
     let deadline::Allowance { allowed, heartbeat } = deadline::allowance(patience, ours);
     Held {
         expected,
+        has_pool,
         address: machine.ok().flatten().and_then(|machine| machine.private_ip),
         waits,
         other_hooks: hooks.iter().filter(guards).any(|hook| another(&hook.name)),

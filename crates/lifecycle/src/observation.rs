@@ -108,6 +108,8 @@ pub struct Group {
     pub tags: BTreeMap<String, String>,
     /// Its instances and the state of each.
     pub members: BTreeMap<InstanceId, LifecycleState>,
+    /// Whether it has a warm pool, in which instances rest before they are launched once more.
+    pub has_pool: bool,
     /// Whether it returns instances to its warm pool when it scales in.
     pub reuses: bool,
 }
@@ -144,6 +146,8 @@ pub enum LifecycleState {
     PendingWait,
     /// `Warmed:Pending:Wait`: held on its way into the warm pool.
     WarmedPendingWait,
+    /// `ReplacingRootVolume:Wait`: held before it gets a new root volume. It stays the same instance.
+    ReplacingRootVolumeWait,
     /// Any other, among them those that AWS has not invented yet: not ours to act on.
     Other(String),
 }
@@ -159,6 +163,7 @@ impl LifecycleState {
             "Pending" | "Warmed:Pending" => Self::Pending,
             "Pending:Wait" => Self::PendingWait,
             "Warmed:Pending:Wait" => Self::WarmedPendingWait,
+            "ReplacingRootVolume:Wait" => Self::ReplacingRootVolumeWait,
             _ => match text.strip_prefix("Warmed:").unwrap_or(text) {
                 "Terminating:Proceed" | "Terminating:Retained" | "Terminated" => Self::Past,
                 _ => Self::Other(text.to_owned()),

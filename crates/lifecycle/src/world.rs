@@ -71,6 +71,7 @@ impl Aws {
                 name: "compilers".parse().unwrap(),
                 tags: BTreeMap::from([(PROFILE_TAG.into(), "compiler".into())]),
                 members: BTreeMap::from([(instance, LifecycleState::parse(state))]),
+                has_pool: false,
                 reuses: false,
             }),
             hooks: Reachable::Found(vec![self::hook(hook, transition)]),
@@ -119,6 +120,7 @@ impl Aws {
     }
 
     pub(crate) fn with_warm_pool(mut self) -> Self {
+        self.group().has_pool = true;
         self.group().reuses = true;
         self
     }

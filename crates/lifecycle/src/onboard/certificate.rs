@@ -66,12 +66,25 @@ impl Rules<'_> {
         if asks_again {
             return Ok(true);
         }
-        let new_here = self.subject.origin == Some(Place::Ec2);
         let old = |began: Timestamp| deadline::after(certificate.issued, CLOCKS_DIFFER) < began;
-        match self.subject.began {
-            Began::Said(began) if new_here && old(began) => ask(Question::Began),
-            Began::Confirmed { recorded: Some(recorded), said: Some(said) } => {
-                Ok(new_here && old(recorded) && said >= recorded)
+        // What has run Puppet with it since has its key.
+        let run = match &self.seen.run {
+            Some(run) => run.known().map_err(trouble)?,
+            None => None,
+        };
+        let in_use = |began: Timestamp| run.is_some_and(|run| deadline::after(run.end, CLOCKS_DIFFER) >= began);
+        match (self.subject.began, self.subject.origin) {
+            (Began::Said(began), Some(Place::Ec2 | Place::AutoScalingGroup)) if old(began) && !in_use(began) => {
+                ask(Question::Began)
+            }
+            (Began::Unknown, None) if !self.arriving.has_pool => ask(Question::Began),
+            (Began::Confirmed { recorded: Some(began), said }, origin) if old(began) && !in_use(began) => {
+                Ok(match (origin, said) {
+                    (Some(Place::Ec2 | Place::AutoScalingGroup), Some(said)) => said >= began,
+                    // Found by the sweep: without a warm pool there is nowhere that it could have rested.
+                    (None, _) => !self.arriving.has_pool,
+                    _ => false,
+                })
             }
             _ => Ok(false),
         }

@@ -208,6 +208,7 @@ fn a_stale_certificate_is_cleaned_where_somebody_else_signs_too() {
 fn relaunched() -> World {
     let mut world = world();
     world.certificate().issued = at(-100_000);
+    world.puppet.run = Some(Reachable::Found(run(at(-50_000), "unchanged")));
     world.aws.subject.began = Began::Confirmed { recorded: Some(at(0)), said: Some(at(20)) };
     world
 }
@@ -245,7 +246,7 @@ fn an_event_of_an_earlier_launch_does_not_say_where_this_one_comes_from() {
     for said in [Some(at(-100_100)), None] {
         let mut world = relaunched();
         world.aws.subject.began = Began::Confirmed { recorded: Some(at(0)), said };
-        completed(world.decide());
+        assert!(waits(world.decide()).contains("first Puppet run"));
     }
 }
 
@@ -253,7 +254,7 @@ fn an_event_of_an_earlier_launch_does_not_say_where_this_one_comes_from() {
 fn a_certificate_that_is_only_a_little_older_than_the_launch_is_of_the_launch() {
     let mut world = relaunched();
     world.certificate().issued = at(-60);
-    completed(world.decide());
+    assert!(waits(world.decide()).contains("first Puppet run"));
     world.certificate().issued = at(-61);
     removal(world.decide());
 }
@@ -267,12 +268,34 @@ fn an_instance_out_of_the_warm_pool_keeps_its_certificate_and_its_good_run() {
 }
 
 #[test]
-fn an_unsaid_origin_costs_no_certificate() {
-    for origin in [None, Some(Place::AutoScalingGroup), Some(Place::Other)] {
-        let mut world = relaunched();
-        world.aws.subject.origin = origin;
-        completed(world.decide());
-    }
+fn a_replaced_root_volume_is_announced_as_coming_from_the_group() {
+    let mut world = relaunched();
+    world.aws.subject.origin = Some(Place::AutoScalingGroup);
+    removal(world.decide());
+}
+
+#[test]
+fn an_unsaid_origin_costs_a_certificate_only_where_there_is_no_warm_pool_to_come_from() {
+    let mut world = relaunched();
+    world.aws.subject.origin = None;
+    world.aws.subject.began = Began::Unknown;
+    assert_eq!(world.decide(), Decision::Ask(Question::Began));
+    world.aws.subject.began = Began::Confirmed { recorded: Some(at(0)), said: None };
+    removal(world.decide());
+    world.aws.group().has_pool = true;
+    assert!(waits(world.decide()).contains("first Puppet run"));
+    world.aws.group().has_pool = false;
+    world.aws.subject.origin = Some(Place::Other);
+    assert!(waits(world.decide()).contains("first Puppet run"));
+}
+
+#[test]
+fn a_certificate_that_it_has_run_puppet_with_since_is_not_taken_for_lost() {
+    let mut world = relaunched();
+    world.puppet.run = Some(Reachable::Found(run(at(5), "changed")));
+    completed(world.decide());
+    world.puppet.run = Some(Reachable::Unreachable("down".into()));
+    assert!(matches!(world.decide(), Decision::Fail(_)));
 }
 
 #[test]

@@ -113,6 +113,7 @@ fn of_unknown_origin(ran: i64) -> World {
     let mut world = world().confirmed();
     world.certificate().issued = at(-100_000);
     world.aws.subject.origin = None;
+    world.aws.group().has_pool = true;
     world.puppet.run = Some(Reachable::Found(run(at(ran), "unchanged")));
     world
 }

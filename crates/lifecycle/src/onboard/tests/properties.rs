@@ -172,12 +172,15 @@ impl World {
 
     /// Whether the certificate is the instance's own and of an earlier launch, or it asks for another one.
     fn may_lose_its_own(&self, its: &CertificateView) -> bool {
+        let origin = self.aws.subject.origin;
         let recorded = match self.aws.subject.began {
-            Began::Confirmed { recorded, said: Some(_) } => recorded,
+            Began::Confirmed { recorded, said } if said.is_some() || origin.is_none() => recorded,
             _ => None,
         };
         let asks = matches!(&self.seen().request, Reachable::Found(pending) if !self.objects_to(&pending.asks));
-        let old = recorded.is_some_and(|recorded| its.issued < recorded) && self.aws.subject.origin == Some(Place::Ec2);
+        let old = recorded.is_some_and(|recorded| its.issued < recorded) && matches!(origin, None | Some(Place::Ec2));
+        let unused = |run: &RunView| recorded.is_some_and(|recorded| run.end < recorded);
+        let old = old && self.puppet.run.as_ref().is_none_or(|run| run.known().is_ok_and(|run| run.is_none_or(unused)));
         self.aws.profile.rekey == Rekey::Allow && (asks || old)
     }
 }
