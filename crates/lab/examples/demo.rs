@@ -1,61 +1,58 @@
-//! The main job as a story: the built function `purge`, run by cargo-lambda, in the lab, woken by the events of
-//! `events/`. `make demo` builds what it needs and runs it.
+//! The main job as a story: the built functions `onboard` and `purge`, run by cargo-lambda, in the lab, woken by the
+//! events of its Auto Scaling group and by those of `events/`. `make demo` builds what it needs and runs it.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
+use stagedoor_lab::agent::Agent;
+use stagedoor_lab::aws::{Launch, Terminate};
+use stagedoor_lab::puppet::PuppetOptions;
 use stagedoor_lab::scene::Scene;
 use stagedoor_lab::{Lab, Options};
 use tokio::process::{Child, Command};
 
 /// The instances of the samples in `events/`, and one that has taken over a name.
-const FIRST: &str = "i-0a1b2c3d4e5f60718";
 const SECOND: &str = "i-0b2c3d4e5f6071829";
 const SUCCESSOR: &str = "i-0d4e5f60718293a4b";
-
-const FIRST_NAME: &str = "ip-10-0-3-7.ec2.internal";
 const SECOND_NAME: &str = "ip-10-0-3-8.ec2.internal";
+/// The primary of the lab's Puppet Enterprise.
+const PRIMARY: &str = "puppet";
+const CHALLENGE: &str = "what the user data of the fleet knows";
+
+/// What the fleet's profile asks for.
+const PROFILE: &str = r#"
+sign.require = { pp_role = "compiler" }
+sign.alt_names = ["puppet.example.com"]
+pin = ["PE Infrastructure Agent"]
+classified = ["PE Master"]
+refresh = ["puppet"]
+ready = ["report", "status:8140"]
+"#;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let lab = Lab::start(Options::default()).await.context("the lab does not start")?;
+    let puppet = PuppetOptions {
+        challenge: Some(CHALLENGE.to_owned().into()),
+        allow_subject_alt_names: true,
+        ..PuppetOptions::enterprise()
+    };
+    let lab = Lab::start(Options { puppet, ..Options::default() }).await.context("the lab does not start")?;
     set_the_scene(&lab)?;
-    println!("\nThe stage: an Auto Scaling group, EC2, a Puppet CA and PuppetDB, simulated on their real protocols.\n");
-    show(&lab, FIRST, FIRST_NAME);
-    show(&lab, SECOND, SECOND_NAME);
-    println!("\nThe function purge is started by cargo lambda …");
-    let function = CargoLambda::watch(&lab).await?;
+    println!("\nThe stage: an Auto Scaling group, EC2 and Puppet Enterprise, simulated on their real protocols.");
+    println!("The functions onboard and purge are started by cargo lambda …");
+    let functions = CargoLambda::watch(&lab).await?;
 
-    act("A compiler leaves. Puppet must forget it before it goes.");
-    let receipt = only_receipt(&function.invoke("eventbridge-terminate").await?)?;
-    tell(&receipt);
-    show(&lab, FIRST, FIRST_NAME);
-    ensure!(receipt["outcome"] == "continued", "the instance should have been let go");
+    let fleet = scale_out(&lab, &functions).await?;
+    impostor(&lab, &functions).await?;
+    scale_in(&lab, &functions, &fleet[0]).await?;
+    odd_events(&lab, &functions).await?;
 
-    act("The same event comes once more, as events do. Nothing is left to be done, and nothing is done.");
-    let receipt = only_receipt(&function.invoke("eventbridge-terminate").await?)?;
-    tell(&receipt);
-    ensure!(receipt["outcome"] == "continued", "there should have been nothing left to do");
-
-    act(&format!("Another one leaves, whose name {SUCCESSOR} has taken over. That one is alive."));
-    let receipt = only_receipt(&function.invoke("eventbridge-terminate-reused-name").await?)?;
-    tell(&receipt);
-    show(&lab, SECOND, SECOND_NAME);
-    ensure!(receipt["outcome"] == "continued", "the instance should have been let go");
-    ensure!(puppet_says(&lab, SECOND_NAME).contains("certificate"), "the successor must keep its certificate");
-
-    act("A batch from SQS: two of the same, a test notification, something that is not JSON.");
-    println!("  answer     {}", function.invoke("sqs-batch").await?);
-
-    act("Something else arrives altogether.");
-    tell(&only_receipt(&function.invoke("unknown-shape").await?)?);
-
-    println!("\nWhat was called, and how often:\n");
+    println!("\nWhat the functions called, and how often:\n");
     let mut calls: Vec<(String, usize)> = Vec::new();
-    for entry in lab.journal.entries() {
+    for entry in lab.journal.entries().into_iter().filter(|entry| entry.service != "agent") {
         let call = format!("{:15} {}", entry.service, entry.call);
         match calls.iter_mut().find(|(known, _)| *known == call) {
             Some((_, count)) => *count += 1,
@@ -65,13 +62,138 @@ async fn main() -> anyhow::Result<()> {
     for (call, count) in calls {
         println!("  {count:3} × {call}");
     }
-    println!("\nThat was it. Try your own: README.md tells how to run the lab and invoke the function by hand.");
+    println!("\nThat was it. Try your own: README.md tells how to run the lab and invoke the functions by hand.");
     Ok(())
 }
 
-/// Two instances that leave; the name of the second has been taken over.
+/// Three compilers are launched together; the primary runs once to learn of all of them.
+async fn scale_out(lab: &Lab, functions: &CargoLambda) -> anyhow::Result<Vec<String>> {
+    act("Scale-out: three compilers are launched at once. None may serve before Puppet knows it and it can.");
+    let mut events = Vec::new();
+    let mut fleet = Vec::new();
+    for _ in 0..3 {
+        let begun = lab.aws.launch("compilers", &Launch::default())?;
+        lab.agents.start(Agent { status_ports: vec![8140], starting_answers: 2, ..compiler(&begun.instance_id) })?;
+        events.push(begun.events[0].eventbridge.clone());
+        fleet.push(begun.instance_id);
+    }
+    for instance in &fleet {
+        show(lab, instance, &name_of(lab, instance)?);
+    }
+    let receipts = functions.invoke("onboard", &file_of("three launch events", &batch(&events))?).await?;
+    let receipts = receipts["results"].as_array().context("receipts")?.clone();
+    println!("\n  The receipt of the first:");
+    tell(&receipts[0]);
+    for receipt in &receipts {
+        ensure!(receipt["outcome"] == "continued", "every compiler should have been let in: {receipt}");
+    }
+    println!("\n  All three:");
+    for instance in &fleet {
+        show(lab, instance, &name_of(lab, instance)?);
+    }
+    let runs = lab.puppet.times_ordered(PRIMARY);
+    println!("  Puppet runs that were ordered on the primary: {runs}");
+    ensure!(runs == 1, "one run should have served all three");
+    Ok(fleet)
+}
+
+/// Somebody asks for the certificate of a launching instance without knowing the challenge.
+async fn impostor(lab: &Lab, functions: &CargoLambda) -> anyhow::Result<()> {
+    act("Somebody asks for a certificate in the name of a launching instance, and guesses the challenge.");
+    let begun = lab.aws.launch("compilers", &Launch::default())?;
+    let agent =
+        lab.agents.start(Agent { challenge: Some("guessed".to_owned().into()), ..compiler(&begun.instance_id) })?;
+    agent.waits_for_certificate().await?;
+    let event = file_of("a launch event", &begun.events[0].eventbridge)?;
+    let receipt = only_receipt(&functions.invoke("onboard", &event).await?)?;
+    agent.stop().await;
+    tell(&receipt);
+    ensure!(receipt["outcome"] == "abandoned", "the impostor should have been refused");
+    Ok(())
+}
+
+/// One of the three leaves.
+async fn scale_in(lab: &Lab, functions: &CargoLambda, instance: &str) -> anyhow::Result<()> {
+    act("Scale-in: one compiler leaves. Puppet must forget it before it goes.");
+    let name = name_of(lab, instance)?;
+    let begun = lab.aws.terminate(instance, &Terminate::default())?;
+    let event = file_of("its terminate event", &begun.events[0].eventbridge)?;
+    show(lab, instance, &name);
+    let receipt = only_receipt(&functions.invoke("purge", &event).await?)?;
+    tell(&receipt);
+    show(lab, instance, &name);
+    ensure!(receipt["outcome"] == "continued", "the instance should have been let go");
+
+    act("The same event comes once more, as events do. Nothing is left to be done, and nothing is done.");
+    let receipt = only_receipt(&functions.invoke("purge", &event).await?)?;
+    tell(&receipt);
+    ensure!(receipt["outcome"] == "continued", "there should have been nothing left to do");
+    Ok(())
+}
+
+/// Events that must not do harm.
+async fn odd_events(lab: &Lab, functions: &CargoLambda) -> anyhow::Result<()> {
+    act(&format!("Another one leaves, whose name {SUCCESSOR} has taken over. That one is alive."));
+    let receipt = only_receipt(&functions.invoke("purge", &sample("eventbridge-terminate-reused-name")).await?)?;
+    tell(&receipt);
+    show(lab, SECOND, SECOND_NAME);
+    ensure!(receipt["outcome"] == "continued", "the instance should have been let go");
+    ensure!(puppet_says(lab, SECOND_NAME).contains("certificate"), "the successor must keep its certificate");
+
+    act("A batch from SQS: two of the same, a test notification, something that is not JSON.");
+    println!("  answer     {}", functions.invoke("purge", &sample("sqs-batch")).await?);
+
+    act("Something else arrives altogether.");
+    tell(&only_receipt(&functions.invoke("purge", &sample("unknown-shape")).await?)?);
+    Ok(())
+}
+
+/// An agent as the user data of the fleet sets it up.
+fn compiler(instance: &str) -> Agent {
+    Agent {
+        extensions: [("pp_role".to_owned(), "compiler".to_owned())].into(),
+        alt_names: vec!["puppet.example.com".to_owned()],
+        challenge: Some(CHALLENGE.to_owned().into()),
+        wait_for_cert_ms: 250,
+        ..Agent::on(instance)
+    }
+}
+
+fn name_of(lab: &Lab, instance: &str) -> anyhow::Result<String> {
+    Ok(lab.aws.machine(instance).context("EC2 knows it")?.private_dns)
+}
+
+/// Events as SNS would bring them together.
+fn batch(events: &[Value]) -> Value {
+    let record = |event: &Value| json!({"EventSource": "aws:sns", "Sns": {"Message": event.to_string()}});
+    json!({"Records": events.iter().map(record).collect::<Vec<_>>()})
+}
+
+/// A sample event of the repository.
+fn sample(event: &str) -> PathBuf {
+    let file = PathBuf::from(format!("events/{event}.json"));
+    println!("  arrived    {}", file.display());
+    file
+}
+
+/// Writes an event down, so that cargo lambda can be given it.
+fn file_of(what: &str, event: &Value) -> anyhow::Result<PathBuf> {
+    println!("  arrived    {what}");
+    let file = repository().join(".cache/demo-event.json");
+    std::fs::write(&file, serde_json::to_string_pretty(event)?)?;
+    Ok(file)
+}
+
+/// The group, with two instances that leave; the name of the second has been taken over.
 fn set_the_scene(lab: &Lab) -> anyhow::Result<()> {
-    lab.set_scene(&Scene::from_json(serde_json::from_str(include_str!("../scenes/demo.json"))?)?)
+    let mut scene: Value = serde_json::from_str(include_str!("../scenes/demo.json"))?;
+    scene["settings"] = json!({"loopback_addresses": true});
+    scene["node_groups"] = json!([
+        {"name": "PE Infrastructure Agent"},
+        {"name": "PE Master", "rule": ["and", ["=", ["trusted", "extensions", "pp_role"], "compiler"]]},
+    ]);
+    std::fs::create_dir_all(repository().join(".cache"))?;
+    lab.set_scene(&Scene::from_json(scene)?)
 }
 
 fn act(title: &str) {
@@ -151,7 +273,12 @@ impl CargoLambda {
         command.current_dir(repository()).process_group(0);
         command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
         // cargo-lambda has a Runtime API of its own.
-        command.envs(lab.environment().into_iter().filter(|(name, _)| *name != "AWS_LAMBDA_RUNTIME_API"));
+        let environment = lab.environment().into_iter().filter(|(name, _)| *name != "AWS_LAMBDA_RUNTIME_API");
+        let with_profile = |(name, value): (_, String)| match name == "STAGEDOOR_CONFIG" {
+            true => (name, format!("{value}{PROFILE}")),
+            false => (name, value),
+        };
+        command.envs(environment.map(with_profile));
         let mut watch = command.spawn().context("cargo-lambda does not start; `make demo` installs it into .venv")?;
         let started = Instant::now();
         while tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err() {
@@ -168,12 +295,10 @@ impl CargoLambda {
         Ok(Self { watch, port })
     }
 
-    async fn invoke(&self, event: &str) -> anyhow::Result<Value> {
-        let file = format!("events/{event}.json");
-        println!("  arrived    {file}");
+    async fn invoke(&self, function: &str, event: &Path) -> anyhow::Result<Value> {
         let mut command = Command::new("cargo-lambda");
-        command.args(["lambda", "invoke", "purge", "--invoke-address", "127.0.0.1"]);
-        command.args(["--invoke-port", &self.port.to_string(), "--data-file", &file]);
+        command.args(["lambda", "invoke", function, "--invoke-address", "127.0.0.1"]);
+        command.args(["--invoke-port", &self.port.to_string(), "--data-file"]).arg(event);
         let output = command.current_dir(repository()).stdin(Stdio::null()).output().await?;
         let answer = String::from_utf8_lossy(&output.stdout);
         let trouble =

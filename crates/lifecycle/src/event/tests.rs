@@ -43,6 +43,25 @@ fn the_same_action_is_read_from_every_shape() {
 }
 
 #[test]
+fn a_launch_is_read_from_every_shape_as_well() {
+    for name in ["eventbridge-launch", "hook-launch", "sns-launch", "sqs-eventbridge-launch"] {
+        let action = action_of(name);
+        assert_eq!(action.instance.as_str(), "i-0c3d4e5f60718293a", "{name}");
+        assert_eq!(action.hook.as_str(), "stagedoor-launch", "{name}");
+        assert_eq!(action.transition, Transition::Launching, "{name}");
+        assert_eq!((action.origin, action.destination), (Some(Place::Ec2), Some(Place::AutoScalingGroup)), "{name}");
+    }
+}
+
+#[test]
+fn an_instance_that_gets_a_new_root_volume_comes_from_the_group_and_goes_there() {
+    for name in ["eventbridge-replace-root-volume-terminate", "eventbridge-replace-root-volume-launch"] {
+        let action = action_of(name);
+        assert_eq!((action.origin, action.destination), (Some(Place::AutoScalingGroup), Some(Place::AutoScalingGroup)));
+    }
+}
+
+#[test]
 fn only_sqs_is_answered_with_batch_item_failures() {
     for name in ["sqs-eventbridge-terminate", "sqs-hook-terminate", "sqs-sns-terminate", "sqs-batch"] {
         let delivery = decode(&sample(name));
