@@ -8,6 +8,7 @@ mod node;
 mod pql;
 mod report;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -112,33 +113,37 @@ impl PuppetDb {
         Ok(reports)
     }
 
-    /// The names under which this instance is known, by certificate extension or by fact,
-    /// deactivated and expired nodes included.
-    pub async fn certnames_of(&self, instance: &InstanceId) -> Result<Vec<Certname>, Error> {
+    /// The names under which these instances are known, by certificate extension or by fact, deactivated and expired
+    /// nodes included. An instance that is not known has none. One query for every 500 instances.
+    pub async fn certnames_of(
+        &self,
+        instances: &[InstanceId],
+    ) -> Result<BTreeMap<InstanceId, BTreeSet<Certname>>, Error> {
         #[derive(Deserialize)]
         struct Row {
             certname: Certname,
+            value: InstanceId,
         }
-        let id = pql::quote(instance.as_str());
-        let query = format!(
-            r#"inventory[certname] {{ (trusted.extensions.pp_instance_id = {id} or facts.ec2_metadata."instance-id" = {id}) and node_state = "any" }}"#
-        );
-        let rows: Vec<Row> = self.ask_query(&query, Some(instance.to_string())).await?;
-        Ok(rows.into_iter().map(|row| row.certname).collect())
+        let mut names: BTreeMap<_, BTreeSet<_>> = instances.iter().map(|id| (id.clone(), BTreeSet::new())).collect();
+        for chunk in instances.chunks(NAMES_PER_QUERY) {
+            let ids = pql::list(chunk.iter().map(InstanceId::as_str));
+            let query = format!(
+                r#"fact_contents[certname, value] {{ (path = ["trusted", "extensions", "pp_instance_id"] or path = ["ec2_metadata", "instance-id"]) and value in {ids} and node_state = "any" }}"#
+            );
+            for Row { certname, value } in self.query::<Row>(&query).await? {
+                names.entry(value).or_default().insert(certname);
+            }
+        }
+        Ok(names)
     }
 
     /// Any query in [PQL](https://www.puppet.com/docs/puppetdb/8/api/query/v4/pql.html); put
     /// foreign text into it with [`quote`] only. Inactive nodes are left out unless the query says
     /// `node_state = "any"`.
     pub async fn query<T: DeserializeOwned>(&self, pql: &str) -> Result<Vec<T>, Error> {
-        self.ask_query(pql, None).await
-    }
-
-    async fn ask_query<T: DeserializeOwned>(&self, pql: &str, subject: Option<String>) -> Result<Vec<T>, Error> {
-        let mut ask = Ask::new(Method::POST, "POST query", &["pdb", "query", "v4"], TIMEOUT)
+        let ask = Ask::new(Method::POST, "POST query", &["pdb", "query", "v4"], TIMEOUT)
             .json(json!({ "query": pql }))
             .large();
-        ask.subject = subject;
         self.connection.json(ask).await
     }
 

@@ -51,10 +51,6 @@ pub(super) async fn look_at_puppet(
     let ask = &questions;
     let started = Instant::now();
 
-    let known_as = stream::iter(leaving).map(|instance| async move {
-        let names = ask.ask(puppet.puppetdb.certnames_of(&instance)).await;
-        (instance, names)
-    });
     let crl = async { if revoked { ask.ask(puppet.ca.crl()).await.ok() } else { None } };
     let groups = async {
         match &puppet.classifier {
@@ -64,7 +60,7 @@ pub(super) async fn look_at_puppet(
     };
     let (files, known_as, nodes, identities, runs, puppetdb_time, crl, groups) = tokio::join!(
         files(ask, puppet, &names, &asking_again),
-        known_as.buffer_unordered(AT_ONCE).collect::<BTreeMap<_, _>>(),
+        ask.ask(puppet.puppetdb.certnames_of(&leaving)),
         ask.ask(puppet.puppetdb.nodes(&names)),
         ask.ask(puppet.puppetdb.identities(&names)),
         ask.ask(puppet.puppetdb.latest_reports(&reporting)),
@@ -125,8 +121,10 @@ pub(super) async fn look_at_puppet(
                     case.saw(sight.took, tell(name));
                 }
             }
-            let known_as = match &known_as[&case.subject.instance] {
-                Ok(names) => Reachable::Found(names.clone()),
+            let known_as = match &known_as {
+                Ok(names) => {
+                    Reachable::Found(names.get(&case.subject.instance).into_iter().flatten().cloned().collect())
+                }
                 Err(trouble) => Reachable::Unreachable(trouble.clone()),
             };
             case.seen = PuppetView { names, known_as, targets: None };

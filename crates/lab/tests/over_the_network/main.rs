@@ -166,7 +166,7 @@ async fn the_control_api_tells_how_to_reach_everything() {
     let config = body["environment"]["STAGEDOOR_CONFIG"].as_str().unwrap();
     assert!(config.contains(lab.ca_url()) && config.contains("[profile.compiler]"), "{config}");
     let (_, exports) = control(&lab, "GET /env?function=purge", "").await;
-    assert!(exports.contains(&format!("export AWS_LAMBDA_RUNTIME_API='{}'", lab.runtime_api())), "{exports}");
+    assert!(exports.contains(&format!("export AWS_LAMBDA_RUNTIME_API='{}'", lab.runtime_api_of("purge"))), "{exports}");
 }
 
 #[tokio::test]

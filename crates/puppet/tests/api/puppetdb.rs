@@ -123,12 +123,15 @@ async fn identities_come_from_certificate_and_facts() {
 }
 
 #[tokio::test]
-async fn the_names_of_an_instance_are_looked_up_by_both_identities() {
-    let id: InstanceId = "i-0a1b2c3d4e5f60718".parse().unwrap();
-    let stage = Stage::new([pdb_says(200, r#"[{"certname":"n.example.net"}]"#)]).await;
-    assert_eq!(stage.puppetdb().certnames_of(&id).await.unwrap(), [name()]);
+async fn the_names_of_instances_are_looked_up_by_both_identities_in_one_query() {
+    let [one, other]: [InstanceId; 2] = ["i-0a1b2c3d4e5f60718", "i-0b2c3d4e5f6071829"].map(|id| id.parse().unwrap());
+    let rows = r#"[{"certname":"n.example.net","value":"i-0a1b2c3d4e5f60718"},{"certname":"n.example.net","value":"i-0a1b2c3d4e5f60718"}]"#;
+    let stage = Stage::new([pdb_says(200, rows)]).await;
+    let names = stage.puppetdb().certnames_of(&[one.clone(), other.clone()]).await.unwrap();
+    assert_eq!(names[&one], [name()].into());
+    assert!(names[&other].is_empty());
     let body = &stage.seen()[0].body;
-    for part in ["trusted.extensions.pp_instance_id = ", r#"facts.ec2_metadata.\"instance-id\" = "#] {
+    for part in [r#"[\"trusted\", \"extensions\", \"pp_instance_id\"]"#, r#"[\"ec2_metadata\", \"instance-id\"]"#] {
         assert!(body.contains(part), "{body}");
     }
 }

@@ -10,6 +10,7 @@ pub(super) enum Entity {
     Nodes,
     Inventory,
     Facts,
+    FactContents,
     Reports,
 }
 
@@ -25,6 +26,7 @@ impl Entity {
             "nodes" => Some(Self::Nodes),
             "inventory" => Some(Self::Inventory),
             "facts" => Some(Self::Facts),
+            "fact_contents" => Some(Self::FactContents),
             "reports" => Some(Self::Reports),
             _ => None,
         }
@@ -35,6 +37,7 @@ impl Entity {
             Self::Nodes => "nodes",
             Self::Inventory => "inventory",
             Self::Facts => "facts",
+            Self::FactContents => "fact_contents",
             Self::Reports => "reports",
         }
     }
@@ -62,6 +65,7 @@ impl Entity {
             ],
             Self::Inventory => &["certname", "environment", "facts", "timestamp", "trusted"],
             Self::Facts => &["certname", "environment", "name", "value"],
+            Self::FactContents => &["certname", "environment", "name", "path", "value"],
             Self::Reports => &[
                 "certname",
                 "end_time",
@@ -90,6 +94,7 @@ impl Entity {
                 Self::Nodes => vec![record.node(certname)],
                 Self::Inventory => inventory(certname, record),
                 Self::Facts => facts(certname, record),
+                Self::FactContents => fact_contents(certname, record),
                 Self::Reports => reports(certname, record),
             };
             let active = record.deactivated.is_none();
@@ -119,6 +124,28 @@ fn inventory(certname: &str, record: &Record) -> Vec<Value> {
 fn facts(certname: &str, record: &Record) -> Vec<Value> {
     let row = |(name, value): (&String, &Value)| json!({"certname": certname, "environment": "production", "name": name, "value": value});
     record.facts.iter().map(row).collect()
+}
+
+/// One row for each value that is no structure itself, with the path to it.
+fn fact_contents(certname: &str, record: &Record) -> Vec<Value> {
+    fn leaves(path: &[Value], value: &Value, found: &mut Vec<(Vec<Value>, Value)>) {
+        let below = |key: Value| [path, &[key]].concat();
+        match value {
+            Value::Object(fields) => {
+                fields.iter().for_each(|(key, value)| leaves(&below(key.as_str().into()), value, found))
+            }
+            Value::Array(items) => {
+                items.iter().enumerate().for_each(|(index, value)| leaves(&below(index.into()), value, found));
+            }
+            leaf => found.push((path.to_vec(), leaf.clone())),
+        }
+    }
+    let mut found = Vec::new();
+    for (name, value) in &record.facts {
+        leaves(&[name.as_str().into()], value, &mut found);
+    }
+    let row = |(path, value): (Vec<Value>, Value)| json!({"certname": certname, "environment": "production", "name": path[0], "path": path, "value": value});
+    found.into_iter().map(row).collect()
 }
 
 fn reports(certname: &str, record: &Record) -> Vec<Value> {

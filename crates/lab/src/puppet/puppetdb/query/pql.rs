@@ -278,10 +278,14 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// A string in either quotes, a number, true or false.
+    /// A string in either quotes, a number, true or false; a path is a list of these.
     fn literal(&mut self) -> Option<Value> {
         let rest = self.rest();
         match rest.chars().next() {
+            Some('[') => match self.values()? {
+                Values::List(parts) => Some(parts.into()),
+                Values::Query(_) => self.fail(),
+            },
             Some(quote @ ('"' | '\'')) => {
                 let mut value = String::new();
                 let mut chars = rest.char_indices().skip(1);
