@@ -7,6 +7,8 @@ SHELL := /bin/bash
 CARGO ?= cargo
 # Where cargo builds; both names end in the same directory.
 TARGET := $(or $(CARGO_TARGET_DIR),target)
+# Where the end-to-end tests put what each function calls (STAGEDOOR_SEEN): FUNCTION/*.json, lists of AWS actions.
+SEEN ?= $(TARGET)/seen
 # Where `make tools` puts cargo-deny and cargo-machete.
 TOOLS ?= .cache/tools
 
@@ -30,14 +32,13 @@ demo: ## See it work: the built function against the lab, told as a story (first
 test: infra-check ## Run every test that needs nothing but the workspace
 	@echo "Building everything (the EC2 SDK alone takes minutes the first time) …"
 	$(CARGO) build --locked --workspace --all-targets
-	$(CARGO) test --locked --workspace
+	rm -rf "$(SEEN)"
+	STAGEDOOR_SEEN="$(abspath $(SEEN))" $(CARGO) test --locked --workspace
 
 .PHONY: infra-check
 infra-check: ## Check the CloudFormation templates, the user data, the event patterns and the roles
 	tests/infra/run
 
-# What the end-to-end tests write when STAGEDOOR_SEEN names a directory: FUNCTION/*.json, the AWS actions that they saw.
-SEEN ?= $(TARGET)/seen
 .PHONY: least-privilege
 least-privilege: ## Compare the calls that the tests saw with what the roles allow (SEEN=directory)
 	tests/infra/run least-privilege "$(SEEN)"
