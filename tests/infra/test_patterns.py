@@ -67,21 +67,26 @@ def test_what_a_rule_put_into_a_queue_is_what_it_takes(name):
         assert woken(json.loads(record["body"])) == {"Purge"}
 
 
+BOTH = pytest.mark.parametrize("name", ["eventbridge-launch", "eventbridge-terminate"])
+
+
+@BOTH
 @pytest.mark.parametrize(
     "change",
     [
         {"LifecycleHookName": "another-tools-hook"},
-        {"LifecycleHookName": "my-stagedoor-terminate"},
-        {"LifecycleTransition": "autoscaling:EC2_INSTANCE_LAUNCHING"},
+        {"LifecycleHookName": "my-stagedoor-hook"},
+        {"LifecycleTransition": "autoscaling:SOMETHING_ELSE"},
     ],
 )
-def test_another_tools_hook_or_the_wrong_transition_wakes_nobody(change):
-    event = EVENTS["eventbridge-terminate"]
+def test_another_tools_hook_or_the_wrong_transition_wakes_nobody(name, change):
+    event = EVENTS[name]
     assert woken({**event, "detail": {**event["detail"], **change}}) == set()
 
 
-def test_an_event_that_another_source_forged_wakes_nobody():
-    assert woken({**EVENTS["eventbridge-terminate"], "source": "my.application"}) == set()
+@BOTH
+def test_an_event_that_another_source_forged_wakes_nobody(name):
+    assert woken({**EVENTS[name], "source": "my.application"}) == set()
 
 
 def test_the_prefix_is_the_parameters():
