@@ -131,6 +131,11 @@ def test_only_documented_metrics_are_read():
     assert len(used) == 8
 
 
+@pytest.mark.parametrize("name", NOT_IN_MOTO)
+def test_the_template_is_small_enough_to_be_sent_without_a_bucket(name):
+    assert len((INFRA / f"{name}.yaml").read_bytes()) <= 51_200
+
+
 @pytest.mark.parametrize("edition", ["pe", "open-source"])
 def test_the_fleet_deploys(account, deploy, edition):
     controller = account.client("ec2").create_security_group(GroupName="c", Description="c", VpcId=account.vpc)["GroupId"]
