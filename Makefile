@@ -10,6 +10,8 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 # The release build of `demo` and `live`, without the link-time optimization that `make package` adds for deployment: that
 # takes minutes for each function after every change, and gains size and nothing else.
 export CARGO_PROFILE_RELEASE_LTO ?= off
+# Where the end-to-end tests put what each function calls (STAGEDOOR_SEEN): FUNCTION/*.json, lists of AWS actions.
+SEEN ?= $(TARGET)/seen
 # Where `make tools` puts cargo-deny and cargo-machete.
 TOOLS ?= .cache/tools
 
@@ -17,7 +19,7 @@ TOOLS ?= .cache/tools
 help: ## List the targets
 	@echo "Stagedoor: Puppet nodes enter and leave Auto Scaling groups through one door."
 	@echo
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: ## See it work: the built function against the lab, told as a story (first time: 5 to 10 minutes of compiling)
@@ -30,10 +32,35 @@ demo: ## See it work: the built function against the lab, told as a story (first
 
 # Debug builds always name the whole workspace, so that every crate sees the same features and nothing is compiled twice.
 .PHONY: test
-test: ## Run every test that needs nothing but the workspace
+test: infra-check ## Run every test that needs nothing but the workspace
 	@echo "Building everything (the EC2 SDK alone takes minutes the first time) …"
 	$(CARGO) build --locked --workspace --all-targets
-	$(CARGO) test --locked --workspace
+	rm -rf "$(SEEN)"
+	STAGEDOOR_SEEN="$(abspath $(SEEN))" $(CARGO) test --locked --workspace
+
+.PHONY: infra-check
+infra-check: ## Check the CloudFormation templates, the user data, the event patterns and the roles
+	tests/infra/run
+
+.PHONY: least-privilege
+least-privilege: ## Compare the calls that the tests saw with what the roles allow (SEEN=directory)
+	tests/infra/run least-privilege "$(SEEN)"
+
+.PHONY: package
+package: ## Package the functions for Lambda (ARCH=arm64 or x86_64; both without it) and report their size
+	infra/package $(ARCH)
+
+# BUCKET, SETTINGS (JSON), CONFIG (TOML), STACK, CODE (an earlier code prefix), YES=1: see docs/deployment.md.
+DEPLOY = tools/venv infra tests/infra/requirements.txt; .venv/infra/bin/python infra/deploy
+OPTIONS = --bucket "$(or $(BUCKET),$(error say where to upload: BUCKET=… (docs/deployment.md)))" $(if $(STACK),--stack "$(STACK)") $(if $(YES),--yes)
+.PHONY: deploy
+deploy: ## Deploy the controller: upload, show the changes, ask, carry out (docs/deployment.md)
+	@$(DEPLOY) controller $(OPTIONS) --settings "$(or $(SETTINGS),controller.json)" \
+	  --configuration "$(or $(CONFIG),stagedoor.toml)" --packages "$(TARGET)/lambda" $(if $(CODE),--code "$(CODE)")
+
+.PHONY: deploy-fleet
+deploy-fleet: ## Deploy the example fleet of compilers in the same way
+	@$(DEPLOY) fleet $(OPTIONS) --settings "$(or $(SETTINGS),fleet.json)"
 
 .PHONY: live
 live: boto3 ## Hold it against real Puppet Server, PuppetDB and agents (root, Debian 12; installs their packages)
@@ -50,7 +77,7 @@ lint: tools ## Check formatting, lints, dependencies and scripts
 	$(CARGO) clippy --locked --workspace --all-targets --all-features -- -D warnings
 	$(TOOLS)/bin/cargo-deny --locked --all-features check bans licenses sources
 	$(TOOLS)/bin/cargo-machete
-	@if command -v shellcheck >/dev/null; then shellcheck -x tools/* tests/live/run tests/live/stage tests/live/agent tests/boto3/run .ci/run; \
+	@if command -v shellcheck >/dev/null; then shellcheck -x tools/* tests/live/run tests/live/stage tests/live/agent tests/boto3/run tests/infra/run infra/package .ci/run; \
 	else echo "shellcheck is not installed: the scripts were NOT checked (apt-get install shellcheck)"; fi
 
 .PHONY: audit

@@ -1,0 +1,270 @@
+"""infra/deploy and infra/package, against moto and a cargo that builds nothing."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import warnings
+from importlib.machinery import SourceFileLoader
+
+import boto3
+import pytest
+from template import INFRA, ROOT, controller_parameters, load
+from test_templates import LEFT_OUT
+
+_spec = importlib.util.spec_from_loader("deploy", SourceFileLoader("deploy", str(INFRA / "deploy")))
+deploy = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(deploy)
+
+CONFIGURATION = """
+[puppet]
+secret = "stagedoor/puppet"
+[profile.compiler]
+certname = "{private_dns}"
+"""
+
+
+@pytest.fixture
+def operator(account, tmp_path, monkeypatch, capsys):
+    """Somebody with packages, settings and a configuration, who calls infra/deploy."""
+    # moto cannot make the whole template (see test_templates); what it is about here are the steps.
+    template = load("stagedoor")
+    kept = ("FunctionSecurityGroup", "Outcomes", "PurgeFunction", "PurgeRole", "PurgeLog", "PurgeQueue", "PurgeDeadLetters")
+    template["Resources"] = {name: template["Resources"][name] for name in kept}
+    template["Outputs"] = {"OutcomesTopicArn": template["Outputs"]["OutcomesTopicArn"]}
+    (tmp_path / "stagedoor.yaml").write_text(json.dumps(template))
+    monkeypatch.setattr(deploy, "INFRA", tmp_path)
+    # moto is done at once; what it is not done with at once is a mistake.
+    for wait in ("CHANGE_SET_WAIT", "STACK_WAIT"):
+        monkeypatch.setattr(deploy, wait, {"Delay": 0, "MaxAttempts": 2})
+    assert not {template["Resources"][name]["Type"] for name in kept} & LEFT_OUT["stagedoor"]
+
+    class Operator:
+        settings = {
+            key: value
+            for key, value in controller_parameters(account).items()
+            if key not in ("CodeBucket", "CodePrefix", "Configuration")
+        }
+        configuration = CONFIGURATION
+
+        def packages(self, text="one", size=10):
+            for architecture in ("arm64", "x86_64"):
+                directory = tmp_path / "lambda" / architecture
+                directory.mkdir(parents=True, exist_ok=True)
+                for name in deploy.FUNCTIONS:
+                    (directory / f"{name}.zip").write_text(f"{architecture} {name} {text}" + "." * size)
+
+        def run(self, *more, answer="y"):
+            (tmp_path / "settings.json").write_text(json.dumps(self.settings))
+            (tmp_path / "stagedoor.toml").write_text(self.configuration)
+            monkeypatch.setattr("builtins.input", lambda _: answer)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                code = deploy.main(
+                    ["controller", "--bucket", "deployments", "--settings", str(tmp_path / "settings.json")]
+                    + ["--configuration", str(tmp_path / "stagedoor.toml"), "--packages", str(tmp_path / "lambda"), *more]
+                )
+            self.said = capsys.readouterr()
+            return code
+
+        def parameter(self, key):
+            (stack,) = boto3.client("cloudformation").describe_stacks(StackName="stagedoor")["Stacks"]
+            return next(one["ParameterValue"] for one in stack["Parameters"] if one["ParameterKey"] == key)
+
+    operator = Operator()
+    operator.packages()
+    return operator
+
+
+def stacks():
+    return [one["StackStatus"] for one in boto3.client("cloudformation").describe_stacks()["Stacks"]]
+
+
+def test_a_new_stack_is_previewed_and_made(operator):
+    assert operator.run() == 0, operator.said.err
+    assert stacks() == ["CREATE_COMPLETE"]
+    assert "  Add      PurgeFunction (AWS::Lambda::Function)\n" in operator.said.out
+    assert f"--code {operator.parameter('CodePrefix')}\n" in operator.said.out
+    assert operator.parameter("Configuration") == CONFIGURATION
+
+
+def test_who_does_not_agree_changes_nothing(operator):
+    assert operator.run(answer="") == 0
+    assert "nothing was changed" in operator.said.out
+    assert "CREATE_COMPLETE" not in stacks()
+
+
+def test_nobody_at_the_terminal_is_no_agreement(operator, monkeypatch):
+    def end_of_input(_):
+        raise EOFError
+
+    assert operator.run("--yes") == 0
+    monkeypatch.setattr("builtins.input", end_of_input)
+    assert deploy.agreed() is False
+
+
+def test_new_code_gets_a_new_place_and_the_old_one_can_be_gone_back_to(operator):
+    prefixes = []
+    for text in ("one", "two", "three"):
+        operator.packages(text)
+        assert operator.run() == 0, operator.said.err
+        prefixes.append(operator.parameter("CodePrefix"))
+    assert len(set(prefixes)) == 3
+    assert operator.run("--code", prefixes[1]) == 0, operator.said.err
+    assert "uploaded" not in operator.said.out
+    assert operator.parameter("CodePrefix") == prefixes[1]
+    keys = {one["Key"] for one in boto3.client("s3").list_objects_v2(Bucket="deployments")["Contents"]}
+    assert {f"{prefix}/{name}.zip" for prefix in prefixes for name in deploy.FUNCTIONS} <= keys
+
+
+def test_deploying_the_same_again_changes_nothing(operator):
+    operator.run()
+    assert operator.run() == 0
+    assert operator.said.out.endswith("stagedoor: nothing to change\n")
+
+
+def test_the_architecture_of_the_settings_chooses_the_packages(operator):
+    operator.settings["Architecture"] = "x86_64"
+    assert operator.run() == 0
+    code = boto3.client("s3").get_object(Bucket="deployments", Key=f"{operator.parameter('CodePrefix')}/purge.zip")
+    assert code["Body"].read().startswith(b"x86_64 purge")
+
+
+def test_packages_that_are_missing_are_named(operator, tmp_path):
+    (tmp_path / "lambda" / "arm64" / "sweep.zip").unlink()
+    assert operator.run() == 1
+    assert "arm64/sweep.zip: not there; run `make package` first" in operator.said.err
+    assert stacks() == []
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (("secret =", "secret"), "stagedoor.toml: Expected '='"),
+        (("stagedoor/puppet", "another"), "puppet.secret is 'another'"),
+        (("[puppet]", '[notify]\ntopic = "arn"\n[puppet]'), "[notify] must not be there"),
+        (("[profile.compiler]", '[profile.compiler]\nhooks = "door-"'), "its hooks would wake nothing"),
+        (("[profile.compiler]", "#" * 3500 + "\n[profile.compiler]"), "bytes are too many"),
+    ],
+)
+def test_a_configuration_that_cannot_work_is_refused_before_anything_is_uploaded(operator, change, says):
+    operator.configuration = CONFIGURATION.replace(*change)
+    assert operator.run() == 1
+    assert says in operator.said.err
+    assert "uploaded" not in operator.said.out
+
+
+def test_the_secret_may_be_named_by_its_arn(operator):
+    operator.configuration = CONFIGURATION.replace("stagedoor/puppet", operator.settings["SecretArn"])
+    assert operator.run() == 0, operator.said.err
+
+
+def test_settings_may_be_lists_truths_and_numbers(tmp_path):
+    (tmp_path / "s.json").write_text('{"SubnetIds": ["a", "b"], "PuppetEnterprise": true, "LogRetentionDays": 90}')
+    assert deploy.settings(tmp_path / "s.json") == {
+        "SubnetIds": "a,b",
+        "PuppetEnterprise": "true",
+        "LogRetentionDays": "90",
+    }
+
+
+@pytest.mark.parametrize("name", ["controller", "fleet"])
+def test_the_example_settings_name_parameters_that_exist_and_every_one_without_a_default(name):
+    example = json.loads((INFRA / f"{name}.example.json").read_text())
+    parameters = load(deploy.TEMPLATES[name].removesuffix(".yaml"))["Parameters"]
+    made_by_deploy = {"CodeBucket", "CodePrefix", "Configuration"}
+    needed = {key for key, one in parameters.items() if "Default" not in one} - made_by_deploy
+    assert needed <= set(example) <= set(parameters) - made_by_deploy
+
+
+@pytest.mark.parametrize("name", ["stagedoor", "compilers"])
+def test_every_parameter_is_explained_in_the_guide(name):
+    guide = (ROOT / "docs" / "deployment.md").read_text()
+    assert [key for key in load(name)["Parameters"] if f"`{key}`" not in guide] == []
+
+
+# A cargo whose `lambda build` makes a package of the size that is asked for.
+CARGO = """#!/bin/bash
+echo "$*" >>"$CALLS"
+while [ "$#" -gt 0 ]; do
+  case $1 in --lambda-dir) dir=$2 ;; --bin) mkdir -p "$dir/$2"; head -c "$SIZE" /dev/zero >"$dir/$2/bootstrap.zip" ;; esac
+  shift
+done
+"""
+# A toolchain that can build for x86-64 only, and a rustup that cannot fetch anything.
+RUSTC = """#!/bin/bash
+echo "$SYSROOT"
+"""
+
+
+@pytest.fixture
+def package(tmp_path):
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "root" / "crates" / "functions" / "src" / "bin").mkdir(parents=True)
+    (tmp_path / "root" / "infra").mkdir()
+    script = tmp_path / "root" / "infra" / "package"
+    script.write_text((INFRA / "package").read_text())
+    script.chmod(0o755)
+    for name in deploy.FUNCTIONS:
+        (tmp_path / "root" / "crates" / "functions" / "src" / "bin" / f"{name}.rs").touch()
+    for name, text in {"cargo": CARGO, "rustc": RUSTC, "rustup": "#!/bin/bash\nexit 1\n"}.items():
+        (tmp_path / "bin" / name).write_text(text)
+        (tmp_path / "bin" / name).chmod(0o755)
+
+    def run(*architectures, size=1_234_567, targets=("x86_64",), **environment):
+        for target in targets:
+            (tmp_path / "sysroot" / "lib" / "rustlib" / f"{target}-unknown-linux-gnu" / "lib").mkdir(parents=True)
+        return subprocess.run(
+            [script, *architectures],
+            env={
+                "PATH": os.environ["PATH"],
+                "CARGO_LAMBDA": str(tmp_path / "bin"),
+                "CALLS": str(tmp_path / "calls"),
+                "SYSROOT": str(tmp_path / "sysroot"),
+                "OUT": str(tmp_path / "out"),
+                "SIZE": str(size),
+                **environment,
+            },
+            capture_output=True,
+            text=True,
+        )
+
+    run.out, run.calls = tmp_path / "out", tmp_path / "calls"
+    return run
+
+
+def test_packages_are_made_for_both_architectures_and_their_sizes_told(package):
+    done = package(targets=("x86_64", "aarch64"))
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[:4] for line in done.stdout.splitlines()] == [
+        [architecture, function, "1234", "kB"] for architecture in ("arm64", "x86_64") for function in deploy.FUNCTIONS
+    ]
+    assert "--target aarch64-unknown-linux-gnu.2.34" in package.calls.read_text()
+    for architecture in ("arm64", "x86_64"):
+        made = sorted(path.name for path in (package.out / architecture).iterdir())
+        assert made == [f"{name}.zip" for name in deploy.FUNCTIONS]
+
+
+def test_a_package_above_five_megabytes_fails(package):
+    assert package("x86_64", size=5_000_000).returncode == 0
+    done = package("x86_64", size=5_000_001, targets=())
+    assert done.returncode == 1
+    assert done.stderr.count("has 5000001 bytes, more than the 5000000 that are allowed") == 3
+
+
+def test_an_architecture_that_the_toolchain_lacks_is_left_out_loudly(package):
+    done = package()
+    assert done.returncode == 0
+    assert "NOT packaged for arm64" in done.stderr
+    assert [path.name for path in package.out.iterdir()] == ["x86_64"]
+
+
+def test_an_architecture_that_was_asked_for_must_be_there(package):
+    assert package("arm64").returncode == 1
+    assert package("sparc", targets=()).returncode == 2
+
+
+def test_a_function_that_does_not_exist_is_named(package):
+    done = package("x86_64", FUNCTIONS="purge nosuch")
+    assert done.returncode == 1
+    assert "there is no function nosuch" in done.stderr

@@ -1,0 +1,170 @@
+"""Both templates, deployed to moto's CloudFormation as far as it knows their types."""
+
+import json
+import re
+import tomllib
+import warnings
+
+import pytest
+from template import INFRA, controller_parameters, fleet_parameters, load, of_type
+
+# moto's CloudFormation cannot make these; cfn-lint alone holds them against AWS's schemas.
+NOT_IN_MOTO = {
+    "stagedoor": {
+        "AWS::CloudWatch::Alarm",
+        "AWS::EC2::SecurityGroupEgress",
+        "AWS::Lambda::EventInvokeConfig",
+        "AWS::SNS::Subscription",
+        "AWS::SQS::QueuePolicy",
+        "AWS::Scheduler::Schedule",
+    },
+    "compilers": {"AWS::AutoScaling::ScalingPolicy"},
+}
+# moto's CloudFormation makes every load balancer an application load balancer, which cannot have these listeners.
+WRONG_IN_MOTO = {"stagedoor": set(), "compilers": {"AWS::ElasticLoadBalancingV2::Listener"}}
+LEFT_OUT = {name: NOT_IN_MOTO[name] | WRONG_IN_MOTO[name] for name in NOT_IN_MOTO}
+
+
+@pytest.fixture
+def deploy(account):
+    """Deploys a template without what moto cannot make, and tells what it made."""
+
+    def run(name, parameters):
+        template = load(name)
+        missing = {key for key, one in template["Resources"].items() if one["Type"] in LEFT_OUT[name]}
+        left = {key: one for key, one in template["Resources"].items() if key not in missing}
+        # The dashboard lists the alarms by ARN.
+        text = re.sub(r"\$\{(%s)\.Arn\}" % "|".join(missing), r"arn:\1", json.dumps({**template, "Resources": left}))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return account.deploy(name, json.loads(text), parameters)
+
+    return run
+
+
+def expected(name, *conditions):
+    """The types that a template makes when just these conditions hold."""
+    return {
+        key: one["Type"]
+        for key, one in load(name)["Resources"].items()
+        if one.get("Condition", conditions[0]) in conditions and one["Type"] not in LEFT_OUT[name]
+    }
+
+
+@pytest.mark.parametrize("name", NOT_IN_MOTO)
+def test_what_is_named_as_missing_in_moto_is_missing_there(name):
+    from moto.cloudformation import models  # noqa: F401  (fills the table of types)
+    from moto.cloudformation.parsing import resource_class_from_type
+
+    types = {one["Type"] for one in load(name)["Resources"].values()}
+    assert {kind for kind in types if resource_class_from_type(kind) is None} == NOT_IN_MOTO[name]
+
+
+def test_the_controller_deploys_with_the_least_that_must_be_said(account, deploy):
+    made = deploy("stagedoor", controller_parameters(account))
+    assert made == expected("stagedoor", "UsesEventBridge", "UsesOtherEndpoints")
+
+
+def test_the_controller_deploys_with_everything(account, deploy):
+    key = account.client("kms").create_key()["KeyMetadata"]["Arn"]
+    topic = "arn:aws:sns:eu-west-1:123456789012:alarms"
+    more = dict(Wiring="both", CreateEndpoints="true", PuppetEnterprise="true", KmsKeyArn=key, SecretKmsKeyArn=key)
+    made = deploy("stagedoor", controller_parameters(account, **more, AlarmTopicArn=topic, Architecture="x86_64"))
+    assert made == expected("stagedoor", "UsesEventBridge", "UsesSns", "MakesEndpoints")
+
+
+def test_the_functions_are_configured_with_the_text_and_the_topic(account, deploy):
+    text = 'mode = "act"\n\n[puppet]\nsecret = "stagedoor/puppet"\n\n[profile.x]\ncertname = "{private_dns}"'
+    deploy("stagedoor", controller_parameters(account, Configuration=text))
+    for function in ("onboard", "purge", "sweep"):
+        made = account.client("lambda").get_function(FunctionName=f"stagedoor-{function}")["Configuration"]
+        assert made["Runtime"] == "provided.al2023"
+        configuration = tomllib.loads(made["Environment"]["Variables"]["STAGEDOOR_CONFIG"])
+        assert configuration["profile"]["x"]["certname"] == "{private_dns}"
+        assert configuration["notify"]["topic"] == "arn:aws:sns:eu-west-1:123456789012:stagedoor-outcomes"
+
+
+def test_queues_give_their_function_six_times_its_timeout_and_keep_what_fails():
+    template = load("stagedoor")
+    sources = of_type(template, "AWS::Lambda::EventSourceMapping")
+    assert set(sources) == {"OnboardSource", "PurgeSource"}
+    for source in (one["Properties"] for one in sources.values()):
+        queue = template["Resources"][source["EventSourceArn"]["Fn::GetAtt"][0]]["Properties"]
+        function = template["Resources"][source["FunctionName"]["Ref"]]["Properties"]
+        assert queue["VisibilityTimeout"] == 6 * function["Timeout"]
+        assert queue["RedrivePolicy"]["deadLetterTargetArn"]["Fn::GetAtt"][0] in template["Resources"]
+        assert source["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
+        assert "MaximumConcurrency" in source["ScalingConfig"]
+
+
+def test_the_sweep_runs_every_minute_and_never_twice_at_a_time():
+    resources = load("stagedoor")["Resources"]
+    assert resources["SweepSchedule"]["Properties"]["ScheduleExpression"] == "rate(1 minute)"
+    assert resources["SweepFunction"]["Properties"]["ReservedConcurrentExecutions"] == 1
+
+
+def test_the_functions_may_only_go_out_to_puppet_and_to_endpoints():
+    group = load("stagedoor")["Resources"]["FunctionSecurityGroup"]["Properties"]
+    assert "SecurityGroupIngress" not in group
+    rules = [rule.get("Fn::If", [None, rule])[1] for rule in group["SecurityGroupEgress"]]
+    assert sorted(rule["FromPort"] for rule in rules) == [4433, 8081, 8140, 8143]
+    assert all(rule["CidrIp"] == {"Ref": "PuppetCidr"} for rule in rules)
+
+
+def test_every_alarm_is_on_the_dashboard_and_tells_somebody():
+    template = load("stagedoor")
+    alarms = of_type(template, "AWS::CloudWatch::Alarm")
+    body = template["Resources"]["Dashboard"]["Properties"]["DashboardBody"]["Fn::Sub"]
+    assert set(re.findall(r"\$\{(\w+Alarm)\.Arn\}", body)) == set(alarms)
+    assert all(one["Properties"]["AlarmActions"] for one in alarms.values())
+    json.loads(re.sub(r"\$\{[^}]+\}", "x", body))
+
+
+def test_only_documented_metrics_are_read():
+    text = (INFRA / "stagedoor.yaml").read_text()
+    head = text[: text.index("AWSTemplateFormatVersion")]
+    documented = set(re.findall(r"^#   ([A-Z]\w+) ", head, re.M))
+    used = set(re.findall(r'\["Stagedoor", "(\w+)"', text)) | set(
+        re.findall(r"Namespace: Stagedoor,?\s+MetricName: (\w+)", text)
+    )
+    assert used == documented
+    assert len(used) == 8
+
+
+@pytest.mark.parametrize("name", NOT_IN_MOTO)
+def test_the_template_is_small_enough_to_be_sent_without_a_bucket(name):
+    assert len((INFRA / f"{name}.yaml").read_bytes()) <= 51_200
+
+
+@pytest.mark.parametrize("edition", ["pe", "open-source"])
+def test_the_fleet_deploys(account, deploy, edition):
+    controller = account.client("ec2").create_security_group(GroupName="c", Description="c", VpcId=account.vpc)["GroupId"]
+    made = deploy("compilers", fleet_parameters(account, Edition=edition, ControllerSecurityGroupId=controller))
+    assert made == expected("compilers", "HasController", "IsPuppetEnterprise" if edition == "pe" else "-")
+
+
+def test_the_fleets_group_has_opted_in_and_has_its_hooks_from_the_start(account, deploy):
+    deploy("compilers", fleet_parameters(account))
+    (group,) = account.client("autoscaling").describe_auto_scaling_groups()["AutoScalingGroups"]
+    tags = {tag["Key"]: (tag["Value"], tag["PropagateAtLaunch"]) for tag in group["Tags"]}
+    assert tags["stagedoor:profile"] == ("compiler", False)
+    # moto's CloudFormation makes the group without its hooks.
+    hooks = load("compilers")["Resources"]["Group"]["Properties"]["LifecycleHookSpecificationList"]
+    assert [(hook["LifecycleTransition"], hook["DefaultResult"]) for hook in hooks] == [
+        ("autoscaling:EC2_INSTANCE_LAUNCHING", "ABANDON"),
+        ("autoscaling:EC2_INSTANCE_TERMINATING", "CONTINUE"),
+    ]
+    assert all(hook["LifecycleHookName"]["Fn::Sub"].startswith("${HookPrefix}") for hook in hooks)
+
+
+def test_instances_speak_imdsv2_only_and_may_read_the_challenge_only():
+    resources = load("compilers")["Resources"]
+    options = resources["LaunchTemplate"]["Properties"]["LaunchTemplateData"]["MetadataOptions"]
+    assert options == {"HttpEndpoint": "enabled", "HttpTokens": "required", "HttpPutResponseHopLimit": 1}
+    role = resources["InstanceRole"]["Properties"]
+    assert "ManagedPolicyArns" not in role
+    (policy,) = role["Policies"]
+    read, decrypt = policy["PolicyDocument"]["Statement"]
+    assert (read["Action"], read["Resource"]) == ("secretsmanager:GetSecretValue", {"Ref": "ChallengeSecretArn"})
+    condition, allowed, otherwise = decrypt["Fn::If"]
+    assert (condition, allowed["Action"], otherwise) == ("HasChallengeKey", "kms:Decrypt", {"Ref": "AWS::NoValue"})
