@@ -30,6 +30,12 @@ demo: ## See it work: the built function against the lab, told as a story (first
 	$(CARGO) build --locked --workspace --example demo; \
 	PATH="$$bin:$$PATH" "$(TARGET)/debug/examples/demo"
 
+.PHONY: bench
+bench: ## Measure mass events: calls and wall time for 1 to 5,000 terminations in one batch (about five minutes)
+	$(CARGO) build --release --locked -p stagedoor-functions
+	$(CARGO) build --locked --workspace --example mass
+	"$(TARGET)/debug/examples/mass"
+
 # Debug builds always name the whole workspace, so that every crate sees the same features and nothing is compiled twice.
 .PHONY: test
 test: infra-check ## Run every test that needs nothing but the workspace
@@ -37,6 +43,7 @@ test: infra-check ## Run every test that needs nothing but the workspace
 	$(CARGO) build --locked --workspace --all-targets
 	rm -rf "$(SEEN)"
 	STAGEDOOR_SEEN="$(abspath $(SEEN))" $(CARGO) test --locked --workspace
+	$(MAKE) --no-print-directory least-privilege
 
 .PHONY: infra-check
 infra-check: ## Check the CloudFormation templates, the user data, the event patterns and the roles
@@ -48,7 +55,7 @@ least-privilege: ## Compare the calls that the tests saw with what the roles all
 
 .PHONY: package
 package: ## Package the functions for Lambda (ARCH=arm64 or x86_64; both without it) and report their size
-	infra/package $(ARCH)
+	CARGO_PROFILE_RELEASE_LTO=thin infra/package $(ARCH)
 
 # BUCKET, SETTINGS (JSON), CONFIG (TOML), STACK, CODE (an earlier code prefix), YES=1: see docs/deployment.md.
 DEPLOY = tools/venv infra tests/infra/requirements.txt; .venv/infra/bin/python infra/deploy

@@ -17,7 +17,7 @@ COMMON = {
     "sns:Publish",
 }
 HEARTBEAT = "autoscaling:RecordLifecycleActionHeartbeat"
-SEEN = {"onboard": COMMON | {HEARTBEAT}, "purge": COMMON, "sweep": COMMON | {HEARTBEAT}}
+SEEN = {"onboard": COMMON | {HEARTBEAT}, "purge": COMMON | {HEARTBEAT}, "sweep": COMMON | {HEARTBEAT}}
 TEMPLATE = load("stagedoor")
 
 

@@ -1,9 +1,11 @@
 //! What is waited for, and for how long.
 
 use jiff::SignedDuration;
+use serde_json::json;
 use stagedoor_lab::agent::Agent;
 use stagedoor_lab::faults::FaultKind;
 use stagedoor_lab::puppet::RunScript;
+use stagedoor_lab::scene::Scene;
 
 use super::stage::{PRIMARY, Stage};
 
@@ -105,4 +107,18 @@ async fn without_an_orchestrator_it_waits_for_the_targets_own_run_if_the_profile
     let now = stage.rehearsal.lab.clock.now();
     stage.rehearsal.lab.puppet.report(PRIMARY, "changed", now);
     assert_eq!(stage.rehearsal.onboard(&event).await["outcome"], "continued");
+}
+
+#[tokio::test]
+async fn while_patience_is_longer_than_the_hooks_timeout_heartbeats_keep_it_alive() {
+    let mut stage = Stage::open_source("").await;
+    stage.budget("1s");
+    let mut scene = super::stage::scene();
+    scene["groups"][0]["hooks"][0]["heartbeat_timeout_s"] = json!(30);
+    scene["secrets"] = json!({"stagedoor/puppet": stage.rehearsal.puppet_secret()});
+    stage.rehearsal.lab.set_scene(&Scene::from_json(scene).unwrap()).unwrap();
+    let (_, event) = stage.launch();
+    assert_eq!(stage.rehearsal.onboard(&event).await["outcome"], "waiting");
+    let beats = stage.rehearsal.lab.journal.count("autoscaling", "RecordLifecycleActionHeartbeat");
+    assert!((1..=2).contains(&beats), "{beats}: one in every ten seconds");
 }

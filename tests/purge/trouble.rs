@@ -272,3 +272,14 @@ async fn killed_after_any_write_the_next_one_goes_on() {
         assert_ne!(stage.state_of(LEAVING).as_deref(), WAITS, "{call}");
     }
 }
+
+#[tokio::test]
+async fn while_patience_is_longer_than_the_hooks_timeout_heartbeats_keep_it_alive() {
+    let mut scene = compilers("Terminating:Wait");
+    scene["groups"][0]["hooks"][0]["heartbeat_timeout_s"] = json!(30);
+    let mut stage = Rehearsal::of(scene).await;
+    stage.fault("puppetdb", "*", None, FaultKind::Reset);
+    assert_eq!(stage.receipt("eventbridge-terminate").await["outcome"], "failed");
+    let beats = stage.lab.journal.count("autoscaling", "RecordLifecycleActionHeartbeat");
+    assert!((1..=2).contains(&beats), "{beats}: one in every ten seconds");
+}

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use aws_config::retry::RetryMode;
 use aws_sdk_autoscaling::Client;
 use aws_sdk_autoscaling::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_autoscaling::types::{AutoScalingGroup, Filter, LifecycleHook};
@@ -47,10 +48,16 @@ pub struct Action<'a> {
 }
 
 impl AutoScaling {
-    /// A client with this configuration.
+    /// A client with this configuration, whose calls share one token bucket: once Auto Scaling throttles, the SDK sends
+    /// as many calls a second as are let through.
+    /// See [adaptive retry mode](https://docs.aws.amazon.com/sdkref/latest/guide/feature-retry-behavior.html).
     #[must_use]
     pub fn new(config: &SdkConfig) -> Self {
-        Self { client: Client::new(config) }
+        let mut own = aws_sdk_autoscaling::config::Builder::from(config);
+        if let Some(retries) = config.retry_config() {
+            own = own.retry_config(retries.clone().with_retry_mode(RetryMode::Adaptive));
+        }
+        Self { client: Client::from_conf(own.build()) }
     }
 
     /// The groups with these names; unknown ones are missing from the answer.

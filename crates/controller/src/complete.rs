@@ -17,7 +17,7 @@ use crate::gather::within;
 use crate::reconcile::Until;
 
 /// How many completions are under way at a time: all calls of an account and Region share one bucket.
-const AT_ONCE: usize = 4;
+const AT_ONCE: usize = 8;
 /// How long after its beginning an action is surely visible: the propagation takes seconds.
 const SURELY_VISIBLE: Duration = Duration::from_secs(120);
 

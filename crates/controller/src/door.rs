@@ -34,6 +34,8 @@ pub struct Door {
     pub puppet: PuppetSite,
     /// Where outcomes are told, if anywhere; a controller that only observes tells nobody.
     pub topic: Option<Topic>,
+    /// The name that the function was deployed under, which its metrics bear.
+    pub deployed_as: Option<String>,
     /// The time.
     pub clock: Clock,
 }
@@ -48,6 +50,7 @@ impl Door {
             puppet: PuppetSite::new(&config, aws),
             topic: config.topic.as_ref().filter(|_| config.mode == Mode::Act).map(|arn| Topic::new(aws, arn)),
             config,
+            deployed_as: None,
             clock,
         }
     }

@@ -65,7 +65,7 @@ pub async fn handle(door: &Door, function: Function, event: &Value, platform_dea
         // Boxed: the loop's future is large, and the function's futures nest around it.
         let receipts = Box::pin(sweep(door, until)).await;
         report(door, function, &receipts, &[], until).await;
-        let metrics = telemetry::metrics(function, &receipts, door.clock.now());
+        let metrics = telemetry::metrics(door, function, &receipts, door.clock.now());
         return Answer { payload: json!({ "results": receipts }), metrics };
     }
     let delivery = decode(event);
@@ -114,7 +114,7 @@ pub async fn handle(door: &Door, function: Function, event: &Value, platform_dea
     // Boxed: the loop's future is large, and the function's futures nest around it.
     let dealt_with = if subjects.is_empty() { Vec::new() } else { Box::pin(reconcile(door, subjects, until)).await };
     report(door, function, &dealt_with, &receipts, until).await;
-    let metrics = telemetry::metrics(function, &dealt_with, door.clock.now());
+    let metrics = telemetry::metrics(door, function, &dealt_with, door.clock.now());
 
     let payload = match delivery.source {
         Source::Sqs => {

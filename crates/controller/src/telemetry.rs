@@ -31,7 +31,7 @@ pub(crate) async fn report(door: &Door, function: Function, dealt_with: &[Receip
 /// The metrics of an invocation in CloudWatch's
 /// [embedded metric format](https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/CloudWatch_Embedded_Metric_Format_Specification.html):
 /// a log line that needs no call and no permission.
-pub(crate) fn metrics(function: Function, receipts: &[Receipt], now: Timestamp) -> Value {
+pub(crate) fn metrics(door: &Door, function: Function, receipts: &[Receipt], now: Timestamp) -> Value {
     let count = |outcome| receipts.iter().filter(|receipt| receipt.outcome == outcome).count();
     let near = |receipt: &&Receipt| receipt.decide_by.is_some_and(|by| deadline::after(now, NEAR) >= by);
     let values = [
@@ -48,7 +48,7 @@ pub(crate) fn metrics(function: Function, receipts: &[Receipt], now: Timestamp) 
             "Timestamp": now.as_millisecond(),
             "CloudWatchMetrics": [{"Namespace": "Stagedoor", "Dimensions": [["Function"]], "Metrics": names}],
         },
-        "Function": function.name(),
+        "Function": door.deployed_as.as_deref().unwrap_or(function.name()),
     });
     for (name, value) in values {
         line[name] = value.into();

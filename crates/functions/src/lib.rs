@@ -35,7 +35,8 @@ async fn serve_until_stopped(function: Function) -> anyhow::Result<()> {
     stagedoor_puppet::install_crypto_provider();
     let aws = connect::from_environment().await;
     let machines = Arc::new(Ec2Machines(Ec2::new(&aws)));
-    let door = Door::new(config, &aws, machines, Clock::system());
+    let mut door = Door::new(config, &aws, machines, Clock::system());
+    door.deployed_as = std::env::var("AWS_LAMBDA_FUNCTION_NAME").ok();
     let door = &door;
     let answer = |invocation: LambdaEvent<Value>| async move {
         let deadline = deadline(invocation.context.deadline, door.clock.now());
