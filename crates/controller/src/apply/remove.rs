@@ -19,6 +19,9 @@ use crate::reconcile::Until;
 
 /// The CA serialises its writes: more at a time would only queue there.
 const CA_WRITES_AT_ONCE: usize = 2;
+/// How many certificates go into one request: so many that the price of a request does not matter, and so few that it
+/// ends long before the CA's own time-outs.
+const CLEANED_AT_ONCE: usize = 200;
 /// PuppetDB takes commands in a queue.
 const DEACTIVATIONS_AT_ONCE: usize = 8;
 
@@ -78,7 +81,7 @@ pub(super) async fn remove(
     (changed, complete)
 }
 
-/// Certificates of the whole set in one `clean`; then the requests that `clean` leaves behind. Also tells the names
+/// Certificates of the whole set in as few requests as can be; then the requests that `clean` leaves behind. Also tells the names
 /// whose certificates were cleaned.
 async fn remove_files(
     door: &Door,
@@ -89,14 +92,15 @@ async fn remove_files(
     let mut done: BTreeMap<Certname, Vec<Done>> = BTreeMap::new();
     let mut clean_names = BTreeSet::new();
     let certificates: Vec<&Purgeable> = all.iter().filter(|r| r.certificate.is_some()).map(|r| &r.name).collect();
-    if !certificates.is_empty() {
-        let names: Vec<Certname> = certificates.iter().map(|name| name.certname().clone()).collect();
+    // One after the other: where the CA takes no lock for it, two at a time may lose a revocation.
+    for chunk in certificates.chunks(CLEANED_AT_ONCE) {
+        let names: Vec<Certname> = chunk.iter().map(|name| name.certname().clone()).collect();
         let started = Instant::now();
         let cleaned = flat(within(door, until.work, hands.ca.clean(&names)).await);
         if cleaned.is_ok() {
             clean_names.extend(names.iter().cloned());
         }
-        for purgeable in certificates {
+        for purgeable in chunk {
             let name = purgeable.certname();
             let what = cleaned.as_ref().map_err(Clone::clone).map(|cleaned| {
                 if cleaned.missing.contains(name) {
