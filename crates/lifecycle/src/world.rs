@@ -72,6 +72,7 @@ impl Aws {
                 tags: BTreeMap::from([(PROFILE_TAG.into(), "compiler".into())]),
                 members: BTreeMap::from([(instance, LifecycleState::parse(state))]),
                 reuses: false,
+                location: None,
             }),
             hooks: Reachable::Found(vec![self::hook(hook, transition)]),
             machine: Reachable::Found(machine(OURS, "running")),
