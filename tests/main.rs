@@ -8,3 +8,4 @@ mod live_stage;
 mod onboard;
 mod purge;
 mod rehearsal;
+mod sweep;

@@ -1,0 +1,4 @@
+//! The function `sweep`, as it is built, against the lab.
+
+mod fleet;
+mod housekeeping;
