@@ -169,8 +169,10 @@ impl Rehearsal {
         let mut child = self.functions.remove(function).expect("it runs");
         child.kill().await.expect("it can be ended");
         let log = self.ended_log().await;
-        let line =
-            log.lines().rfind(|line| line.starts_with("{\"_aws\"")).unwrap_or_else(|| panic!("no metrics in {log}"));
+        let line = log
+            .lines()
+            .rfind(|line| line.contains("\"CloudWatchMetrics\":"))
+            .unwrap_or_else(|| panic!("no metrics in {log}"));
         serde_json::from_str(line).expect("metrics are JSON")
     }
 

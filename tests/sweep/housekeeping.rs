@@ -48,8 +48,8 @@ async fn a_terminated_instance_needs_no_grace_time_and_its_certificate_no_node()
     let mut scene = fleet(0..3, 3..5);
     scene["instances"] = json!([{"id": id(3), "ec2_state": "terminated"}, {"id": id(4), "ec2_state": "terminated"}]);
     scene["nodes"][3]["puppetdb"] = Value::Null;
-    let mut stage = stage(scene).await;
-    stage.configure(|config| format!("orphans.grace = \"24h\"\n{config}"));
+    // EC2 forgets them after an hour.
+    let mut stage = stage_of(scene, 0, PuppetOptions::default()).await;
     let mut done = keep_house(&mut stage).await;
     done.sort();
     assert_eq!(done, dealt([3, 4], "removed"));
@@ -256,9 +256,8 @@ async fn looking_after_a_sound_fleet_costs_a_few_calls_however_large_it_is() {
 
 #[tokio::test]
 async fn those_who_wait_are_dealt_with_first() {
-    let mut scene = fleet(0..3, 3..4);
-    scene["groups"][0]["instances"][0]["state"] = "Terminating:Wait".into();
-    let mut stage = stage(scene).await;
+    let mut stage = stage(fleet(0..3, 3..4)).await;
+    stage.lab.aws.terminate(&id(0), &Default::default()).expect("it can be terminated");
     let answer = stage.invoke("sweep", &json!({})).await;
     assert_eq!(answer["results"][0]["outcome"], "continued", "{answer:#}");
     assert_eq!(answer["housekeeping"]["orphans"]["results"][0]["outcome"], "removed", "{answer:#}");
@@ -272,7 +271,7 @@ async fn the_first_credential_to_expire_is_measured() {
         rbac_token_expires: Some(Clock::machine_now() + SignedDuration::from_hours(5 * 24 + 12)),
         ..PuppetOptions::enterprise()
     };
-    let mut stage = stage_of(fleet(0..1, 0..0), puppet).await;
+    let mut stage = stage_of(fleet(0..1, 0..0), 0, puppet).await;
     let answer = stage.invoke("sweep", &json!({})).await;
     let known = answer["housekeeping"]["credentials"]["known"].as_array().unwrap().clone();
     for what in ["the controller's certificate", "the CA certificate", "the CRL of", "the RBAC token"] {
