@@ -2,6 +2,7 @@
 
 use jiff::SignedDuration;
 use serde_json::{Value, json};
+use stagedoor_lab::aws::Terminate;
 use stagedoor_lab::clock::Clock;
 use stagedoor_lab::faults::FaultKind;
 use stagedoor_lab::puppet::PuppetOptions;
@@ -257,7 +258,7 @@ async fn looking_after_a_sound_fleet_costs_a_few_calls_however_large_it_is() {
 #[tokio::test]
 async fn those_who_wait_are_dealt_with_first() {
     let mut stage = stage(fleet(0..3, 3..4)).await;
-    stage.lab.aws.terminate(&id(0), &Default::default()).expect("it can be terminated");
+    stage.lab.aws.terminate(&id(0), &Terminate::default()).expect("it can be terminated");
     let answer = stage.invoke("sweep", &json!({})).await;
     assert_eq!(answer["results"][0]["outcome"], "continued", "{answer:#}");
     assert_eq!(answer["housekeeping"]["orphans"]["results"][0]["outcome"], "removed", "{answer:#}");

@@ -53,7 +53,7 @@ pub(crate) async fn housekeep(door: &Door, groups: Result<Vec<Group>, String>, u
         }
         let turn = now.as_second() / i64::try_from(every.as_secs()).unwrap_or(i64::MAX).max(1);
         Some(match (&puppet, groups) {
-            (Ok(puppet), Ok(groups)) => orphans::check(door, puppet, groups, turn, until).await,
+            (Ok(puppet), Ok(groups)) => Box::pin(orphans::check(door, puppet, groups, turn, until)).await,
             (Err(trouble), _) => Err(trouble.clone()),
             (_, Err(trouble)) => Err(trouble),
         })

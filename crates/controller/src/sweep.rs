@@ -30,10 +30,11 @@ pub(crate) struct Swept {
 pub(crate) async fn sweep(door: &Door, until: Until) -> Swept {
     let now = door.clock.now();
     if !housekeeping::is_due(door, now) {
-        let (receipts, _) = deal_with_the_waiting(door, until).await;
+        let (receipts, _) = Box::pin(deal_with_the_waiting(door, until)).await;
         return Swept { receipts, kept: None };
     }
-    let (receipts, groups) = deal_with_the_waiting(door, housekeeping::less_what_is_kept(until, now)).await;
+    let for_the_waiting = housekeeping::less_what_is_kept(until, now);
+    let (receipts, groups) = Box::pin(deal_with_the_waiting(door, for_the_waiting)).await;
     let kept = Some(Box::pin(housekeeping::housekeep(door, groups, until)).await);
     Swept { receipts, kept }
 }

@@ -40,7 +40,9 @@ pub enum OrphanMode {
 
 pub(super) fn housekeeping(root: &mut Reader<'_>) -> Option<Housekeeping> {
     let mut section = root.below("housekeeping");
-    let every = section.duration_or("every", "never", EVERY, LONGEST_EVERY);
+    // A text that is neither is a problem, and with one there is no configuration.
+    let never = section.says("every", "never");
+    let every = if never { None } else { section.duration("every", Some(EVERY), LONGEST_EVERY) };
     let warn_days = section.number("warn_days", WARN_DAYS, 1..=3650);
     section.finish();
 
@@ -52,5 +54,5 @@ pub(super) fn housekeeping(root: &mut Reader<'_>) -> Option<Housekeeping> {
     section.finish();
 
     let limits = Limits { max_share: u8::try_from(max_share).unwrap_or(100), grace: grace? };
-    Some(Housekeeping { every: every?, warn_days, orphans, limits })
+    Some(Housekeeping { every, warn_days, orphans, limits })
 }

@@ -178,19 +178,9 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// A duration, or the word that stands for none.
-    pub(super) fn duration_or(
-        &mut self,
-        key: &str,
-        none: &str,
-        default: Duration,
-        longest: Duration,
-    ) -> Option<Option<Duration>> {
-        if self.table.and_then(|table| table.get(key)).and_then(Value::as_str) == Some(none) {
-            self.take(key);
-            return Some(None);
-        }
-        self.duration(key, Some(default), longest).map(Some)
+    /// Whether the text is this word.
+    pub(super) fn says(&mut self, key: &str, word: &str) -> bool {
+        matches!(self.take(key), Some(Value::String(text)) if text == word)
     }
 
     /// One of a few words.

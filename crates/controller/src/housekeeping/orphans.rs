@@ -95,7 +95,7 @@ pub(super) async fn check(
         return Ok(Check { fleet: fleet.len(), ..Check::default() });
     }
 
-    let seen = closely(door, puppet, &names, until).await;
+    let seen = Box::pin(closely(door, puppet, &names, until)).await;
     // A name may have come to somebody who was not asked about yet.
     let more: BTreeSet<&InstanceId> = seen.suspects.iter().flat_map(named).collect();
     let more: Vec<InstanceId> = more.into_iter().filter(|id| !instances.contains(id)).cloned().collect();
@@ -118,7 +118,7 @@ pub(super) async fn check(
             let mut orphans = findings.orphans;
             while !orphans.is_empty() {
                 let rest = orphans.split_off(orphans.len().min(REMOVED_AT_ONCE));
-                results.extend(remove(door, puppet, hands, orphans, seen.puppetdb_time, until).await);
+                results.extend(Box::pin(remove(door, puppet, hands, orphans, seen.puppetdb_time, until)).await);
                 orphans = rest;
             }
             results
@@ -159,7 +159,7 @@ async fn remove(
     let removals: Vec<&Removal> = orphans.iter().map(|orphan| &orphan.removal).collect();
     let removed = carry_out(door, hands, &removals, puppetdb_time, until).await;
     let names: Vec<Certname> = removals.iter().map(|removal| removal.name.certname().clone()).collect();
-    let seen = closely(door, puppet, &names, until).await;
+    let seen = Box::pin(closely(door, puppet, &names, until)).await;
     let dealt = orphans.into_iter().zip(&seen.suspects).map(|(orphan, now)| {
         let (outcome, story) = judge(&orphan.removal, &removed, now);
         Dealt { orphan, outcome, story }
@@ -205,11 +205,10 @@ impl Check {
         for Dealt { orphan: Orphan { instance, removal, why }, outcome, story } in &self.results {
             let (certname, removal) = (removal.name.certname(), removal.describe());
             let word = outcome.as_str();
-            match outcome {
-                Outcome::Failed => {
-                    tracing::error!(%instance, %certname, outcome = word, removal, "orphan: {why}; {story}");
-                }
-                _ => tracing::info!(%instance, %certname, outcome = word, removal, "orphan: {why}; {story}"),
+            if *outcome == Outcome::Failed {
+                tracing::error!(%instance, %certname, outcome = word, removal, "orphan: {why}; {story}");
+            } else {
+                tracing::info!(%instance, %certname, outcome = word, removal, "orphan: {why}; {story}");
             }
         }
         let mut news = Vec::new();
