@@ -174,6 +174,9 @@ mod tests {
         let (day, five) = (Duration::from_secs(86_400), Duration::from_secs(300));
         let first = (0..3 * 288).filter(|n| is_first_of(day, five, at(n * 300 + 59)));
         assert_eq!(first.count(), 3);
+        let seven = Duration::from_secs(420);
+        let first = (0..1440).filter(|n| is_first_of(day, seven, at(n * 420 + (n * 37) % 60)));
+        assert_eq!(first.count(), 7, "a week of slots that do not fit into a day");
         assert!((0..9).all(|n| is_first_of(day, 2 * day, at(n * 2 * 86_400))), "rarer than once a day: each time");
     }
 

@@ -201,6 +201,15 @@ fn a_certificate_needs_every_extension_that_its_profile_requires() {
 }
 
 #[test]
+fn one_extension_of_two_is_not_enough() {
+    let mut scene = Scene::terminated();
+    scene.profile.rules.require.insert("pp_environment".into(), "production".into());
+    assert!(scene.spared().contains("extension"));
+    scene.extension("pp_environment", Some("production"));
+    scene.orphan();
+}
+
+#[test]
 fn the_certificate_has_the_word_and_not_what_was_written_down_of_an_older_one() {
     let mut scene = Scene::terminated();
     scene.extension("pp_role", Some("database"));
@@ -324,6 +333,15 @@ fn where_no_group_has_opted_in_nothing_tells_that_this_is_the_right_place() {
     let mut scene = Scene::forgotten();
     scene.cloud.groups[0].location = None;
     scene.unclear();
+}
+
+#[test]
+fn groups_of_two_regions_tell_no_place() {
+    let mut scene = Scene::forgotten();
+    let mut other = scene.cloud.groups[0].clone();
+    other.location = Location::of_arn("arn:aws:autoscaling:us-east-1:111122223333:autoScalingGroup:x:y");
+    scene.cloud.groups.push(other);
+    assert!(scene.unclear().contains("us-east-1"));
 }
 
 #[test]
