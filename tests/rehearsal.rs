@@ -86,8 +86,8 @@ impl Rehearsal {
         let secrets = secret_values(&lab);
         lab.set_scene(&Scene::from_json(scene).expect("a scene")).expect("a scene that can be");
         let config = lab.environment()["STAGEDOOR_CONFIG"].clone();
-        // Short, so that a test of what cannot be done does not wait for long.
-        let config = format!("budget = \"2s\"\nnotify.topic = \"{TOPIC}\"\n{config}");
+        // Short, so that a test of what cannot be done does not wait for long; and without what goes by the clock.
+        let config = format!("budget = \"2s\"\nnotify.topic = \"{TOPIC}\"\nhousekeeping.every = \"never\"\n{config}");
         let environment = BTreeMap::from([("STAGEDOOR_CONFIG".to_owned(), config)]);
         Self {
             lab,
@@ -168,6 +168,18 @@ impl Rehearsal {
             reader.await.expect("reads to the end");
         }
         self.log()
+    }
+
+    /// Ends a function: the metrics of its last invocation.
+    pub(crate) async fn metrics(&mut self, function: &str) -> Value {
+        let mut child = self.functions.remove(function).expect("it runs");
+        child.kill().await.expect("it can be ended");
+        let log = self.ended_log().await;
+        let line = log
+            .lines()
+            .rfind(|line| line.contains("\"CloudWatchMetrics\":"))
+            .unwrap_or_else(|| panic!("no metrics in {log}"));
+        serde_json::from_str(line).expect("metrics are JSON")
     }
 
     /// Invokes a function and takes its answer, after a look that no secret is in the answer, the log or the journal.

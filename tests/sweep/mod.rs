@@ -1,3 +1,5 @@
-//! The built function `sweep` against the lab.
+//! The function `sweep`, as it is built, against the lab.
 
+mod fleet;
+mod housekeeping;
 mod waiting;

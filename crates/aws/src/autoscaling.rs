@@ -9,7 +9,7 @@ use aws_sdk_autoscaling::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_autoscaling::types::{AutoScalingGroup, Filter, LifecycleHook};
 use jiff::Timestamp;
 use stagedoor_lifecycle::event::Transition;
-use stagedoor_lifecycle::observation::{Group, Hook, LifecycleState};
+use stagedoor_lifecycle::observation::{Group, Hook, LifecycleState, Location};
 use stagedoor_lifecycle::profile::{ActionResult, PROFILE_TAG};
 use stagedoor_lifecycle::{GroupName, HookName, InstanceId};
 
@@ -180,6 +180,7 @@ fn group(described: AutoScalingGroup) -> Option<Group> {
     let tags = described.tags.unwrap_or_default().into_iter();
     let members = described.instances.unwrap_or_default().into_iter();
     Some(Group {
+        location: described.auto_scaling_group_arn.as_deref().and_then(Location::of_arn),
         name: described.auto_scaling_group_name?.parse().ok()?,
         tags: tags.filter_map(|tag| Some((tag.key?, tag.value.unwrap_or_default()))).collect(),
         members: members

@@ -11,13 +11,15 @@ use stagedoor_lifecycle::profile::ActionResult;
 use stagedoor_lifecycle::receipt::{Outcome, Stage};
 use stagedoor_puppet::Error;
 
+pub(crate) use remove::{Removed, carry_out};
+
 use crate::case::Case;
 use crate::door::{Door, Puppet};
 use crate::gather::Sight;
 use crate::reconcile::Until;
 
 /// What became of one write: what to tell, or what went wrong, and how long it took.
-type Done = (Result<String, String>, Duration);
+pub(crate) type Done = (Result<String, String>, Duration);
 
 /// Carries out what was decided for these cases, the same for many in one call wherever there is one. Says whether
 /// anything may have changed, and so is to be looked at again.

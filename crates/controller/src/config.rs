@@ -2,6 +2,7 @@
 //!
 //! Every error is found at once and named by its key, so that a deployment is mended in one go.
 
+mod housekeeping;
 mod profile;
 mod reader;
 
@@ -14,6 +15,9 @@ use stagedoor_lifecycle::profile::{Profile, Protected};
 use stagedoor_lifecycle::{Certname, ProfileName};
 use stagedoor_puppet::Endpoint;
 
+pub use housekeeping::{Housekeeping, OrphanMode};
+
+use housekeeping::housekeeping;
 use profile::profile;
 use reader::{Problems, Reader};
 
@@ -38,6 +42,8 @@ pub struct Config {
     pub protected: Protected,
     /// ARN of the SNS topic that outcomes are published to.
     pub topic: Option<String>,
+    /// What the sweep does beside dealing with those who wait.
+    pub housekeeping: Housekeeping,
     /// The profiles that groups may name in their tag.
     pub profiles: BTreeMap<ProfileName, Arc<Profile>>,
 }
@@ -96,6 +102,8 @@ impl Config {
         let topic = notify.as_mut().and_then(|notify| notify.text("topic"));
         notify.into_iter().for_each(Reader::finish);
 
+        let housekeeping = housekeeping(&mut root);
+
         let mut profiles = BTreeMap::new();
         for (name, section) in root.named_sections("profile") {
             if let Some(profile) = profile(&name, section, classifier.is_some()) {
@@ -111,8 +119,20 @@ impl Config {
 
         let built = || {
             let (secret, ca, puppetdb) = (secret?, ca?, puppetdb?);
-            let (budget, protected) = (budget?, protected?);
-            Some(Self { mode, budget, secret, ca, puppetdb, orchestrator, classifier, protected, topic, profiles })
+            let (budget, protected, housekeeping) = (budget?, protected?, housekeeping?);
+            Some(Self {
+                mode,
+                budget,
+                secret,
+                ca,
+                puppetdb,
+                orchestrator,
+                classifier,
+                protected,
+                topic,
+                housekeeping,
+                profiles,
+            })
         };
         match (problems.into_inner(), built()) {
             (problems, Some(config)) if problems.is_empty() => Ok(config),

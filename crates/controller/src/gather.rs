@@ -3,6 +3,7 @@
 mod answers;
 mod cloud;
 mod names;
+pub(crate) mod orphans;
 mod request;
 
 use std::collections::BTreeSet;

@@ -10,7 +10,7 @@ use stagedoor_lifecycle::receipt::{Outcome, Receipt};
 
 use crate::door::Door;
 use crate::reconcile::{Until, reconcile};
-use crate::sweep::sweep;
+use crate::sweep::{Swept, sweep};
 use crate::telemetry::{self, report};
 
 /// Which function was invoked.
@@ -63,10 +63,15 @@ pub async fn handle(door: &Door, function: Function, event: &Value, platform_dea
     let until = Until::new(door.clock.now(), door.config.budget, platform_deadline);
     if function == Function::Sweep {
         // Boxed: the loop's future is large, and the function's futures nest around it.
-        let receipts = Box::pin(sweep(door, until)).await;
+        let Swept { receipts, kept } = Box::pin(sweep(door, until)).await;
         report(door, function, &receipts, &[], until).await;
-        let metrics = telemetry::metrics(door, function, &receipts, door.clock.now());
-        return Answer { payload: json!({ "results": receipts }), metrics };
+        let now = door.clock.now();
+        let mut payload = json!({ "results": receipts });
+        if let Some(kept) = &kept {
+            telemetry::tell(door, kept, until).await;
+            payload["housekeeping"] = kept.payload(now);
+        }
+        return Answer { payload, metrics: telemetry::metrics(door, function, &receipts, kept.as_ref(), now) };
     }
     let delivery = decode(event);
     let mut subjects: Vec<Subject> = Vec::new();
@@ -114,7 +119,7 @@ pub async fn handle(door: &Door, function: Function, event: &Value, platform_dea
     // Boxed: the loop's future is large, and the function's futures nest around it.
     let dealt_with = if subjects.is_empty() { Vec::new() } else { Box::pin(reconcile(door, subjects, until)).await };
     report(door, function, &dealt_with, &receipts, until).await;
-    let metrics = telemetry::metrics(door, function, &dealt_with, door.clock.now());
+    let metrics = telemetry::metrics(door, function, &dealt_with, None, door.clock.now());
 
     let payload = match delivery.source {
         Source::Sqs => {

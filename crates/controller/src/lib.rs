@@ -16,6 +16,7 @@ pub mod config;
 mod door;
 mod gather;
 mod heartbeat;
+mod housekeeping;
 mod invocation;
 mod reconcile;
 mod sweep;

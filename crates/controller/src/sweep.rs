@@ -13,28 +13,57 @@ use stagedoor_lifecycle::{HookName, InstanceId, deadline};
 
 use crate::door::Door;
 use crate::gather::within;
+use crate::housekeeping::{self, Kept};
 use crate::reconcile::{Until, reconcile};
 
 /// Between two looks for instances that began to wait meanwhile.
 const PAUSE: Duration = Duration::from_secs(5);
 
-/// Deals with everybody who waits until nobody does or the time is up. Where nobody does, that costs one call.
-pub(crate) async fn sweep(door: &Door, until: Until) -> Vec<Receipt> {
+/// What a sweep ended with.
+pub(crate) struct Swept {
+    pub(crate) receipts: Vec<Receipt>,
+    /// What came of the housekeeping, where it was due.
+    pub(crate) kept: Option<Kept>,
+}
+
+/// Deals with everybody who waits; then, every few minutes, with the house.
+pub(crate) async fn sweep(door: &Door, until: Until) -> Swept {
+    let now = door.clock.now();
+    if !housekeeping::is_due(door, now) {
+        let (receipts, _) = Box::pin(deal_with_the_waiting(door, until)).await;
+        return Swept { receipts, kept: None };
+    }
+    let for_the_waiting = housekeeping::less_what_is_kept(until, now);
+    let (receipts, groups) = Box::pin(deal_with_the_waiting(door, for_the_waiting)).await;
+    let kept = Some(Box::pin(housekeeping::housekeep(door, groups, until)).await);
+    Swept { receipts, kept }
+}
+
+/// Deals with everybody who waits until nobody does or the time is up. Where nobody does, that costs one call. Also tells
+/// the groups as they were last seen.
+async fn deal_with_the_waiting(door: &Door, until: Until) -> (Vec<Receipt>, Result<Vec<Group>, String>) {
     let mut receipts: Vec<Receipt> = Vec::new();
     let mut dealt_with: BTreeSet<(InstanceId, HookName)> = BTreeSet::new();
-    loop {
-        let subjects = match waiting(door, until).await {
+    let groups = loop {
+        let groups = match opted_in(door, until).await {
+            Ok(groups) => groups,
+            Err(trouble) => {
+                tracing::error!("the sweep could not see who waits: {trouble}");
+                break Err(trouble);
+            }
+        };
+        let subjects = match waiting(door, &groups, until).await {
             Ok(subjects) => subjects,
             Err(trouble) => {
                 tracing::error!("the sweep could not see who waits: {trouble}");
-                break;
+                break Ok(groups);
             }
         };
         let key = |subject: &Subject| (subject.instance.clone(), subject.hook.clone());
         // Whoever was answered may be shown as waiting for a little longer.
         let new: Vec<Subject> = subjects.into_iter().filter(|subject| !dealt_with.contains(&key(subject))).collect();
         if new.is_empty() {
-            break;
+            break Ok(groups);
         }
         let done = reconcile(door, new, until).await;
         for receipt in done {
@@ -47,18 +76,20 @@ pub(crate) async fn sweep(door: &Door, until: Until) -> Vec<Receipt> {
             receipts.push(receipt);
         }
         if deadline::after(door.clock.now(), PAUSE) >= until.passes {
-            break;
+            break Ok(groups);
         }
         tokio::time::sleep(PAUSE).await;
-    }
-    receipts
+    };
+    (receipts, groups)
+}
+
+async fn opted_in(door: &Door, until: Until) -> Result<Vec<Group>, String> {
+    within(door, until.work, door.autoscaling.opted_in_groups()).await?.map_err(|error| error.to_string())
 }
 
 /// Every instance that waits at a hook of ours.
-async fn waiting(door: &Door, until: Until) -> Result<Vec<Subject>, String> {
+async fn waiting(door: &Door, groups: &[Group], until: Until) -> Result<Vec<Subject>, String> {
     let started = Instant::now();
-    let groups =
-        within(door, until.work, door.autoscaling.opted_in_groups()).await?.map_err(|error| error.to_string())?;
     let waiting: Vec<&Group> =
         groups.iter().filter(|group| group.members.values().any(|state| way(state).is_some())).collect();
     let hooks =

@@ -7,6 +7,7 @@ use stagedoor_lifecycle::receipt::{Outcome, Receipt};
 
 use crate::door::Door;
 use crate::gather::within;
+use crate::housekeeping::Kept;
 use crate::invocation::Function;
 use crate::reconcile::Until;
 
@@ -28,20 +29,41 @@ pub(crate) async fn report(door: &Door, function: Function, dealt_with: &[Receip
     }
 }
 
+/// Publishes what came of the housekeeping.
+pub(crate) async fn tell(door: &Door, kept: &Kept, until: Until) {
+    let Some(topic) = &door.topic else { return };
+    for (subject, message) in &kept.news {
+        let message = message.to_string();
+        let published = within(door, until.calls, topic.publish(subject, &message)).await;
+        let published = published.and_then(|published| published.map_err(|error| error.to_string()));
+        if let Err(trouble) = published {
+            tracing::warn!("what came of the housekeeping could not be published: {trouble}");
+        }
+    }
+}
+
 /// The metrics of an invocation in CloudWatch's
 /// [embedded metric format](https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/CloudWatch_Embedded_Metric_Format_Specification.html):
 /// a log line that needs no call and no permission.
-pub(crate) fn metrics(door: &Door, function: Function, receipts: &[Receipt], now: Timestamp) -> Value {
-    let count = |outcome| receipts.iter().filter(|receipt| receipt.outcome == outcome).count();
+pub(crate) fn metrics(
+    door: &Door,
+    function: Function,
+    receipts: &[Receipt],
+    kept: Option<&Kept>,
+    now: Timestamp,
+) -> Value {
+    let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+    let count = |outcome| number(receipts.iter().filter(|receipt| receipt.outcome == outcome).count());
     let near = |receipt: &&Receipt| receipt.decide_by.is_some_and(|by| deadline::after(now, NEAR) >= by);
-    let values = [
+    let mut values = vec![
         ("Continued", count(Outcome::Continued)),
         ("Abandoned", count(Outcome::Abandoned)),
         ("Waiting", count(Outcome::Waiting)),
         ("Refused", count(Outcome::Refused)),
         ("Failed", count(Outcome::Failed)),
-        ("WaitingNearDeadline", receipts.iter().filter(near).count()),
+        ("WaitingNearDeadline", number(receipts.iter().filter(near).count())),
     ];
+    values.extend(kept.map(|kept| kept.metrics(now)).unwrap_or_default());
     let names: Vec<Value> = values.iter().map(|(name, _)| json!({"Name": name, "Unit": "Count"})).collect();
     let mut line = json!({
         "_aws": {

@@ -45,6 +45,28 @@ pub fn heartbeat_due(instance: &InstanceId, timeout: Duration, last: Timestamp, 
     moment(last) != moment(now)
 }
 
+/// Whether a moment has come since `last` of those that are `period` apart, counted from 1970 on.
+#[must_use]
+pub fn slot_begun(period: Duration, last: Timestamp, now: Timestamp) -> bool {
+    slot(period, last) != slot(period, now)
+}
+
+/// Whether the slot of `period` that `now` is in is the first of a slot of the longer period `long`. So what is done
+/// once in each short slot can tell, without remembering, what it does once in each long one.
+#[must_use]
+pub fn is_first_of(long: Duration, period: Duration, now: Timestamp) -> bool {
+    let begun = Timestamp::from_second(slot(period, now).saturating_mul(seconds(period))).unwrap_or(now);
+    slot_begun(long, before(begun, period), begun)
+}
+
+fn slot(period: Duration, time: Timestamp) -> i64 {
+    time.as_second().div_euclid(seconds(period))
+}
+
+fn seconds(period: Duration) -> i64 {
+    i64::try_from(period.as_secs()).unwrap_or(i64::MAX).max(1)
+}
+
 /// The moment at which this invocation stops looking again: its budget, or the platform's deadline less a
 /// reserve, whichever comes first.
 #[must_use]
@@ -138,6 +160,24 @@ mod tests {
         };
         let together = (0..1000).filter(|number| due(*number)).count();
         assert!((20..100).contains(&together), "{together} of 1000 in one minute of twenty");
+    }
+
+    #[test]
+    fn what_is_done_every_five_minutes_is_due_in_one_minute_of_five() {
+        let (five, minute) = (Duration::from_secs(300), 60);
+        let due = (0..120).filter(|n| slot_begun(five, at(n * minute + 7 - minute), at(n * minute + 7)));
+        assert_eq!(due.count(), 24, "two hours have 24 times five minutes");
+    }
+
+    #[test]
+    fn one_slot_of_a_day_is_the_first() {
+        let (day, five) = (Duration::from_secs(86_400), Duration::from_secs(300));
+        let first = (0..3 * 288).filter(|n| is_first_of(day, five, at(n * 300 + 59)));
+        assert_eq!(first.count(), 3);
+        let seven = Duration::from_secs(420);
+        let first = (0..1440).filter(|n| is_first_of(day, seven, at(n * 420 + (n * 37) % 60)));
+        assert_eq!(first.count(), 7, "a week of slots that do not fit into a day");
+        assert!((0..9).all(|n| is_first_of(day, 2 * day, at(n * 2 * 86_400))), "rarer than once a day: each time");
     }
 
     #[test]

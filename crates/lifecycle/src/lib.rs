@@ -7,16 +7,19 @@
 //! * [`observation`] and [`profile`] hold what is known and what is wanted,
 //! * [`admission`] says what AWS knows of an instance, [`identity`] whose a name is, [`signing`] what may be signed,
 //! * [`onboard`] and [`purge`] decide, [`refresh`] says who is to run Puppet, [`deadline`] until when,
+//! * [`orphans`] says which nodes outlived their instances, [`expiry`] which credentials are about to expire,
 //! * [`receipt`] tells what happened.
 
 pub mod admission;
 pub mod deadline;
 pub mod decision;
 pub mod event;
+pub mod expiry;
 pub mod identity;
 mod names;
 pub mod observation;
 pub mod onboard;
+pub mod orphans;
 pub mod profile;
 pub mod purge;
 pub mod receipt;

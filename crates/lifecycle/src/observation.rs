@@ -112,6 +112,29 @@ pub struct Group {
     pub has_pool: bool,
     /// Whether it returns instances to its warm pool when it scales in.
     pub reuses: bool,
+    /// Where it is, by its ARN.
+    pub location: Option<Location>,
+}
+
+/// An AWS account and Region.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Location {
+    /// The account's number.
+    pub account: String,
+    /// The Region's code (`eu-west-1`).
+    pub region: String,
+}
+
+impl Location {
+    /// The account and Region that an ARN names.
+    /// See [ARNs](https://docs.aws.amazon.com/IAM/latest/UserGuide/reference-arns.html).
+    #[must_use]
+    pub fn of_arn(arn: &str) -> Option<Self> {
+        let mut parts = arn.split(':').skip(3);
+        let (region, account) = (parts.next()?, parts.next()?);
+        let told = !region.is_empty() && !account.is_empty();
+        told.then(|| Self { account: account.to_owned(), region: region.to_owned() })
+    }
 }
 
 /// A lifecycle hook.

@@ -236,6 +236,19 @@ impl CertnameTemplate {
         self.0.iter().any(|part| matches!(part, Part::PrivateDns | Part::Tag(_)))
     }
 
+    /// Whether this template could have given this instance this certname. What private names and tags look like is not
+    /// known here, so that any text may stand for one.
+    #[must_use]
+    pub fn could_make(&self, certname: &Certname, instance: &InstanceId) -> bool {
+        fits(&self.0, certname.as_str(), Some(instance))
+    }
+
+    /// The same, for whatever instance.
+    #[must_use]
+    pub fn could_be(&self, certname: &Certname) -> bool {
+        fits(&self.0, certname.as_str(), None)
+    }
+
     /// The certname of an instance, in lower case as Puppet makes it; or why it cannot be told.
     pub fn certname(&self, instance: &InstanceId, machine: Option<&Machine>) -> Result<Certname, String> {
         let known = || machine.ok_or_else(|| format!("EC2 does not know {instance}"));
@@ -260,6 +273,19 @@ impl CertnameTemplate {
         }
         name.make_ascii_lowercase();
         Certname::try_from(name).map_err(|error| error.to_string())
+    }
+}
+
+/// Whether a text can be read as these parts; a certname is ASCII, so that every place in it is one to cut at.
+fn fits(parts: &[Part], rest: &str, instance: Option<&InstanceId>) -> bool {
+    let Some((part, others)) = parts.split_first() else { return rest.is_empty() };
+    let begins = |text: &str| rest.strip_prefix(text).is_some_and(|rest| fits(others, rest, instance));
+    match (part, instance) {
+        (Part::Text(text), _) => begins(text),
+        (Part::InstanceId, Some(instance)) => begins(instance.as_str()),
+        (Part::InstanceId | Part::PrivateDns | Part::Tag(_), _) => {
+            (1..=rest.len()).any(|at| fits(others, &rest[at..], instance))
+        }
     }
 }
 
@@ -327,6 +353,23 @@ mod tests {
         assert_eq!(name("{instance_id}.nodes.example.com").unwrap().as_str(), "i-0a1b2c3d4e5f60718.nodes.example.com");
         assert_eq!(name("{tag:Name}.example.com").unwrap().as_str(), "compiler-1.example.com");
         assert_eq!(name("a-{tag:Name}-b").unwrap().as_str(), "a-compiler-1-b");
+    }
+
+    #[test]
+    fn a_name_that_no_instance_could_have_is_known_as_such() {
+        let could = |template: &str, name: &str| {
+            let template: CertnameTemplate = template.parse().unwrap();
+            template.could_make(&name.parse().unwrap(), &machine().instance)
+        };
+        assert!(could("{private_dns}", "ip-10-0-3-7.ec2.internal"));
+        assert!(could("{instance_id}.nodes.example.com", "i-0a1b2c3d4e5f60718.nodes.example.com"));
+        assert!(!could("{instance_id}.nodes.example.com", "i-0a1b2c3d4e5f60719.nodes.example.com"));
+        assert!(!could("{instance_id}.nodes.example.com", "i-0a1b2c3d4e5f60718.example.com"));
+        let template: CertnameTemplate = "{instance_id}.nodes.example.com".parse().unwrap();
+        assert!(template.could_be(&"i-0a1b2c3d4e5f60719.nodes.example.com".parse().unwrap()));
+        assert!(!template.could_be(&"puppet.example.com".parse().unwrap()));
+        assert!(could("a-{tag:Name}-b", "a-b-b-b"));
+        assert!(!could("a-{tag:Name}-b", "a--c") && !could("a-{tag:Name}", "a-"));
     }
 
     #[test]

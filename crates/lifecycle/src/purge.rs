@@ -129,7 +129,7 @@ fn tell(
 }
 
 /// What is left under a name that is ours, as far as it is known; and the trouble, when somebody could not be asked.
-fn removal(name: Purgeable, view: &NameView, instance: &InstanceId) -> (Option<Removal>, Option<String>) {
+pub(crate) fn removal(name: Purgeable, view: &NameView, instance: &InstanceId) -> (Option<Removal>, Option<String>) {
     let (certificate, request) = (view.certificate.known(), view.request.known());
     let (node, pins) = (view.node.known(), view.pins.known());
     let removal = Removal {

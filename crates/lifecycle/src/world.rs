@@ -73,6 +73,7 @@ impl Aws {
                 members: BTreeMap::from([(instance, LifecycleState::parse(state))]),
                 has_pool: false,
                 reuses: false,
+                location: None,
             }),
             hooks: Reachable::Found(vec![self::hook(hook, transition)]),
             machine: Reachable::Found(machine(OURS, "running")),

@@ -99,6 +99,13 @@ impl PuppetDb {
         Ok(KnownIdentity::collect(facts))
     }
 
+    /// What the certificate of every active node said at its newest run; nodes that never sent facts are left out. One
+    /// query, of the fact `trusted` alone.
+    pub async fn certified(&self) -> Result<Vec<KnownIdentity>, Error> {
+        let facts = self.query::<node::Fact>(r#"facts[certname, name, value] { name = "trusted" }"#).await?;
+        Ok(KnownIdentity::collect(facts))
+    }
+
     /// The newest report of each of these nodes, whoever ran Puppet there; nodes without any are left out, and
     /// so are deactivated and expired ones. One query for every 500 names.
     pub async fn latest_reports(&self, certnames: &[Certname]) -> Result<Vec<Report>, Error> {

@@ -25,6 +25,39 @@ const CLEANED_AT_ONCE: usize = 200;
 /// PuppetDB takes commands in a queue.
 const DEACTIVATIONS_AT_ONCE: usize = 8;
 
+/// What became of a set of removals.
+pub(crate) struct Removed {
+    files: BTreeMap<Certname, Vec<Done>>,
+    /// The names whose certificates the CA has said to have revoked.
+    cleaned: BTreeSet<Certname>,
+    nodes: BTreeMap<Certname, Done>,
+    pins: BTreeMap<Certname, Done>,
+}
+
+impl Removed {
+    /// What became of each part under this name.
+    pub(crate) fn of(&self, name: &Certname) -> impl Iterator<Item = &Done> {
+        self.files.get(name).into_iter().flatten().chain(self.nodes.get(name)).chain(self.pins.get(name))
+    }
+}
+
+/// Removes all of this, certificates, nodes and pins side by side; `puppetdb_time` is PuppetDB's clock, if it is known.
+pub(crate) async fn carry_out(
+    door: &Door,
+    hands: &Hands,
+    all: &[&Removal],
+    puppetdb_time: Option<Timestamp>,
+    until: Until,
+) -> Removed {
+    let now = door.clock.now().max(puppetdb_time.unwrap_or(Timestamp::MIN));
+    let ((files, cleaned), nodes, pins) = tokio::join!(
+        remove_files(door, hands, all, until),
+        deactivate(door, hands, all, now, until),
+        unpin(door, hands, all, until),
+    );
+    Removed { files, cleaned, nodes, pins }
+}
+
 /// Removes what is left of these cases; says whether anything may have changed, and of which cases everything was done.
 pub(super) async fn remove(
     door: &Door,
@@ -35,12 +68,7 @@ pub(super) async fn remove(
     until: Until,
 ) -> (bool, BTreeSet<usize>) {
     let all: Vec<&Removal> = removals.iter().flat_map(|(_, removals)| removals).collect();
-    let now = door.clock.now().max(sight.puppetdb_time.unwrap_or(Timestamp::MIN));
-    let ((files, cleaned), nodes, pins) = tokio::join!(
-        remove_files(door, hands, &all, until),
-        deactivate(door, hands, &all, now, until),
-        unpin(door, hands, &all, until),
-    );
+    let removed = carry_out(door, hands, &all, sight.puppetdb_time, until).await;
 
     let (mut changed, mut complete) = (false, BTreeSet::new());
     for (index, removals) in removals {
@@ -48,8 +76,7 @@ pub(super) async fn remove(
         let mut failure = None;
         for removal in removals {
             let name = removal.name.certname();
-            let done = files.get(name).into_iter().flatten().chain(nodes.get(name)).chain(pins.get(name));
-            for (result, took) in done {
+            for (result, took) in removed.of(name) {
                 match result {
                     Ok(what) => {
                         changed = true;
@@ -62,7 +89,7 @@ pub(super) async fn remove(
                     }
                 }
             }
-            if cleaned.contains(name) {
+            if removed.cleaned.contains(name) {
                 case.cleaned.insert(name.clone());
             }
             let certificate = case.certificates.get(name).cloned();

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -161,6 +162,25 @@ impl<'a> Reader<'a> {
                 None
             }
         }
+    }
+
+    /// A whole number within a range.
+    pub(super) fn number(&mut self, key: &str, default: u16, range: RangeInclusive<u16>) -> u16 {
+        match self.take(key) {
+            None => default,
+            Some(Value::Integer(number)) if u16::try_from(*number).is_ok_and(|number| range.contains(&number)) => {
+                u16::try_from(*number).unwrap_or(default)
+            }
+            Some(_) => {
+                self.problem(key, format_args!("must be a whole number from {} to {}", range.start(), range.end()));
+                default
+            }
+        }
+    }
+
+    /// Whether the text is this word.
+    pub(super) fn says(&mut self, key: &str, word: &str) -> bool {
+        matches!(self.take(key), Some(Value::String(text)) if text == word)
     }
 
     /// One of a few words.

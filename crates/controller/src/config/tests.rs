@@ -1,3 +1,4 @@
+use stagedoor_lifecycle::orphans::Limits;
 use stagedoor_lifecycle::profile::{ActionResult, Probe, Rekey, SignMode};
 
 use super::*;
@@ -15,6 +16,15 @@ protected = ["replica.example.com", "*.infra.example.com"]
 
 [notify]
 topic = "arn:aws:sns:eu-west-1:111122223333:stagedoor"
+
+[housekeeping]
+every = "10m"
+warn_days = 14
+
+[orphans]
+mode = "report"
+max_share = 5
+grace = "6h"
 
 [profile.compiler]
 certname = "{private_dns}"
@@ -42,6 +52,9 @@ fn a_whole_configuration_is_read() {
     assert_eq!(config.mode, Mode::Act);
     assert_eq!(config.budget, Duration::from_secs(20));
     assert_eq!(config.topic.as_deref(), Some("arn:aws:sns:eu-west-1:111122223333:stagedoor"));
+    let limits = Limits { max_share: 5, grace: Duration::from_secs(6 * 3600) };
+    let every = Some(Duration::from_secs(600));
+    assert_eq!(config.housekeeping, Housekeeping { every, warn_days: 14, orphans: OrphanMode::Report, limits });
     let profile = &config.profiles[&"compiler".parse().unwrap()];
     assert_eq!(profile.hook_prefix, "puppet-");
     assert_eq!(profile.purge_patience, Duration::from_secs(300));
@@ -66,6 +79,9 @@ fn defaults_are_those_of_the_documentation() {
     .unwrap();
     let profile = &config.profiles[&"x".parse().unwrap()];
     assert_eq!((config.mode, config.budget.as_secs()), (Mode::Act, 50));
+    let limits = Limits { max_share: 20, grace: Duration::from_secs(7200) };
+    let every = Some(Duration::from_secs(300));
+    assert_eq!(config.housekeeping, Housekeeping { every, warn_days: 30, orphans: OrphanMode::Purge, limits });
     assert_eq!((profile.hook_prefix.as_str(), profile.purge_patience.as_secs()), ("stagedoor-", 600));
     assert_eq!(profile.on_terminate_timeout, ActionResult::Continue);
     assert_eq!((profile.sign, profile.rekey), (SignMode::Verify, Rekey::Allow));
@@ -138,6 +154,32 @@ fn every_error_is_reported_at_once_each_with_its_key() {
         assert!(problems.iter().any(|problem| problem.starts_with(key)), "{key} is not in {problems:#?}");
     }
     assert_eq!(problems.len(), 20, "{problems:#?}");
+}
+
+#[test]
+fn housekeeping_can_be_switched_off_and_its_keys_are_checked() {
+    let never = Config::parse(&WHOLE.replace("\"10m\"", "\"never\"")).unwrap();
+    assert_eq!(never.housekeeping.every, None);
+    let wrong = problems(
+        &WHOLE
+            .replace("\"10m\"", "\"now and then\"")
+            .replace("warn_days = 14", "warn_days = 0\nwarn = true")
+            .replace("max_share = 5", "max_share = 101\nshare = 7")
+            .replace("\"report\"\nmax", "\"kill\"\nmax")
+            .replace("\"6h\"", "\"0s\""),
+    );
+    for key in [
+        "housekeeping.every:",
+        "housekeeping.warn_days: must be a whole number from 1 to 3650",
+        "housekeeping.warn:",
+        "orphans.mode:",
+        "orphans.max_share:",
+        "orphans.share:",
+        "orphans.grace:",
+    ] {
+        assert!(wrong.iter().any(|problem| problem.starts_with(key)), "{key} is not in {wrong:#?}");
+    }
+    assert_eq!(wrong.len(), 7, "{wrong:#?}");
 }
 
 #[test]

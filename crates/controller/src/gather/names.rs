@@ -24,7 +24,7 @@ use crate::reconcile::Until;
 const LIST_FROM: usize = 8;
 
 /// A certificate and a certificate request, as far as the CA could be asked.
-type Files = (Result<Option<Certificate>, String>, Result<Option<Csr>, String>);
+pub(super) type Files = (Result<Option<Certificate>, String>, Result<Option<Csr>, String>);
 
 /// The CA, PuppetDB and the classifier, side by side.
 pub(super) async fn look_at_puppet(
@@ -141,7 +141,7 @@ pub(super) async fn look_at_puppet(
 
 /// What the CA has under these names. One list tells for many; what is there is then read, for a list tells neither
 /// whose it is nor all that it holds. A list hides a request behind a certificate of the same name.
-async fn files(
+pub(super) async fn files(
     ask: &Questions<'_>,
     puppet: &Puppet,
     names: &[Certname],
@@ -179,7 +179,7 @@ async fn files(
     files.buffer_unordered(AT_ONCE).collect().await
 }
 
-fn certificate_view(certificate: &Certificate) -> CertificateView {
+pub(super) fn certificate_view(certificate: &Certificate) -> CertificateView {
     CertificateView {
         serial: certificate.serial().to_string(),
         instance: certificate.instance_id(),
@@ -188,7 +188,7 @@ fn certificate_view(certificate: &Certificate) -> CertificateView {
     }
 }
 
-fn node_view(node: &NodeStatus) -> NodeView {
+pub(super) fn node_view(node: &NodeStatus) -> NodeView {
     NodeView {
         active: node.is_active(),
         deactivated: node.deactivated,
@@ -213,7 +213,7 @@ pub(super) fn run_of(runs: &Result<Vec<Report>, String>, name: &Certname) -> Rea
     )
 }
 
-fn pins(groups: Option<&Result<Vec<Group>, String>>, name: &Certname) -> Reachable<Vec<String>> {
+pub(super) fn pins(groups: Option<&Result<Vec<Group>, String>>, name: &Certname) -> Reachable<Vec<String>> {
     match groups {
         None => Reachable::Absent,
         Some(Err(trouble)) => Reachable::Unreachable(trouble.clone()),
@@ -224,7 +224,7 @@ fn pins(groups: Option<&Result<Vec<Group>, String>>, name: &Certname) -> Reachab
     }
 }
 
-fn reachable<T, V>(answer: &Result<Option<T>, String>, view: impl Fn(&T) -> V) -> Reachable<V> {
+pub(super) fn reachable<T, V>(answer: &Result<Option<T>, String>, view: impl Fn(&T) -> V) -> Reachable<V> {
     match answer {
         Ok(Some(value)) => Reachable::Found(view(value)),
         Ok(None) => Reachable::Absent,
@@ -232,7 +232,7 @@ fn reachable<T, V>(answer: &Result<Option<T>, String>, view: impl Fn(&T) -> V) -
     }
 }
 
-fn among<T, V>(
+pub(super) fn among<T, V>(
     answer: &Result<Vec<T>, String>,
     wanted: impl Fn(&&T) -> bool,
     view: impl Fn(&T) -> Option<V>,
@@ -249,7 +249,7 @@ fn issued(certificate: &Certificate) -> Timestamp {
 }
 
 /// The instance that a node's facts name, unless they name two.
-fn identity(known: &KnownIdentity) -> Option<InstanceId> {
+pub(super) fn identity(known: &KnownIdentity) -> Option<InstanceId> {
     known.instance_id().filter(|_| !known.is_contradictory()).cloned()
 }
 

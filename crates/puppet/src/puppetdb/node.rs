@@ -68,6 +68,13 @@ pub struct KnownIdentity {
     pub certified: Option<InstanceId>,
     /// `ec2_metadata."instance-id"`: what the instance itself said at its newest run.
     pub reported: Option<InstanceId>,
+    /// `trusted.extensions`: the extensions of its certificate at its newest run, by short name.
+    pub extensions: BTreeMap<String, String>,
+    /// The account that the instance said it was in: `owner-id` of the network interfaces in `ec2_metadata`, if they agree.
+    /// See [categories of instance metadata](https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/ec2-instance-metadata.html).
+    pub account: Option<String>,
+    /// The Region that the instance said it was in: `ec2_metadata.placement`.
+    pub region: Option<String>,
 }
 
 impl KnownIdentity {
@@ -83,19 +90,32 @@ impl KnownIdentity {
         matches!((&self.certified, &self.reported), (Some(a), Some(b)) if a != b)
     }
 
+    /// Rows of names that are no certnames are left out: PuppetDB takes any text for one.
     pub(super) fn collect(facts: Vec<Fact>) -> Vec<Self> {
         let mut known = BTreeMap::new();
         for Fact { certname, name, value } in facts {
-            let identity = known.entry(certname.clone()).or_insert(Self { certname, certified: None, reported: None });
+            let Ok(certname) = certname.parse::<Certname>() else { continue };
+            let identity = known.entry(certname.clone()).or_insert_with(|| Self::nothing(certname));
             match name.as_str() {
                 "trusted" => {
                     identity.certified = instance_id(value.pointer("/extensions/pp_instance_id"));
+                    let extensions = value.get("extensions").and_then(Value::as_object).into_iter().flatten();
+                    let texts = extensions.filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned())));
+                    identity.extensions = texts.collect();
                 }
-                "ec2_metadata" => identity.reported = instance_id(value.get("instance-id")),
+                "ec2_metadata" => {
+                    identity.reported = instance_id(value.get("instance-id"));
+                    identity.account = account(&value);
+                    identity.region = region(&value);
+                }
                 _ => {}
             }
         }
         known.into_values().collect()
+    }
+
+    fn nothing(certname: Certname) -> Self {
+        Self { certname, certified: None, reported: None, extensions: BTreeMap::new(), account: None, region: None }
     }
 }
 
@@ -104,10 +124,24 @@ fn instance_id(value: Option<&Value>) -> Option<InstanceId> {
     value?.as_str()?.parse().ok()
 }
 
+fn account(ec2_metadata: &Value) -> Option<String> {
+    let macs = ec2_metadata.pointer("/network/interfaces/macs")?.as_object()?;
+    let mut owners = macs.values().map(|interface| interface.get("owner-id").and_then(Value::as_str));
+    let first = owners.next()??;
+    owners.all(|owner| owner == Some(first)).then(|| first.to_owned())
+}
+
+/// The Region's own entry is younger than that of the zone, whose name is the Region's and a letter.
+fn region(ec2_metadata: &Value) -> Option<String> {
+    let placement = |key| ec2_metadata.get("placement")?.get(key)?.as_str();
+    let of_zone = || placement("availability-zone").map(|zone| zone.trim_end_matches(|c: char| c.is_ascii_lowercase()));
+    placement("region").or_else(of_zone).map(str::to_owned)
+}
+
 /// A row of the facts endpoint.
 #[derive(Deserialize)]
 pub(super) struct Fact {
-    certname: Certname,
+    certname: String,
     name: String,
     value: Value,
 }
@@ -135,5 +169,35 @@ mod tests {
         let ids: Vec<_> = known.iter().map(|k| k.instance_id().map(InstanceId::as_str)).collect();
         assert_eq!(ids, [Some("i-0a1b2c3d4e5f60718"), Some("i-0a1b2c3d4e5f60719"), None]);
         assert!(known[0].is_contradictory() && !known[1].is_contradictory());
+    }
+
+    #[test]
+    fn an_instance_says_its_account_and_region() {
+        let known = |metadata: &str| {
+            let row = format!(r#"[{{"certname":"a","name":"ec2_metadata","value":{metadata}}}]"#);
+            let known = KnownIdentity::collect(serde_json::from_str(&row).unwrap()).remove(0);
+            (known.account, known.region)
+        };
+        let (one, two) = (r#""02:1":{"owner-id":"111122223333"}"#, r#""02:2":{"owner-id":"999988887777"}"#);
+        let of = |macs: &str, placement: &str| {
+            known(&format!(r#"{{"network":{{"interfaces":{{"macs":{{{macs}}}}}}},"placement":{{{placement}}}}}"#))
+        };
+        let (account, region) = (Some("111122223333".to_owned()), Some("eu-west-1".to_owned()));
+        assert_eq!(of(one, r#""region":"eu-west-1""#), (account.clone(), region.clone()));
+        assert_eq!(of(one, r#""availability-zone":"eu-west-1b""#), (account, region));
+        assert_eq!(of(&format!("{one},{two}"), ""), (None, None), "they disagree");
+        assert_eq!(known(r#"{"instance-id":"i-0a1b2c3d4e5f60718"}"#), (None, None));
+    }
+
+    #[test]
+    fn the_extensions_of_the_certificate_are_those_that_puppet_server_wrote_down() {
+        let rows = r#"[
+            {"certname":"a","name":"trusted","value":{"extensions":{"pp_role":"compiler","1.3.6.1.4.1.34380.1.1.99":"x"}}},
+            {"certname":"Not A Certname","name":"trusted","value":{"extensions":{}}},
+            {"certname":"b","name":"trusted","value":null}]"#;
+        let known = KnownIdentity::collect(serde_json::from_str(rows).unwrap());
+        assert_eq!(known.len(), 2, "{known:?}");
+        assert_eq!(known[0].extensions["pp_role"], "compiler");
+        assert!(known[1].extensions.is_empty());
     }
 }

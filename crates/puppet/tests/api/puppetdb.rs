@@ -123,6 +123,16 @@ async fn identities_come_from_certificate_and_facts() {
 }
 
 #[tokio::test]
+async fn what_all_certificates_said_comes_in_one_query_of_the_active_nodes() {
+    let rows = r#"[{"certname":"n.example.net","name":"trusted","value":{"extensions":{"pp_instance_id":"i-0a1b2c3d4e5f60718"}}}]"#;
+    let stage = Stage::new([pdb_says(200, rows)]).await;
+    let known = stage.puppetdb().certified().await.unwrap();
+    assert_eq!(known[0].certified, Some("i-0a1b2c3d4e5f60718".parse().unwrap()));
+    let body = &stage.seen()[0].body;
+    assert_eq!(body, r#"{"query":"facts[certname, name, value] { name = \"trusted\" }"}"#);
+}
+
+#[tokio::test]
 async fn the_names_of_instances_are_looked_up_by_both_identities_in_one_query() {
     let [one, other]: [InstanceId; 2] = ["i-0a1b2c3d4e5f60718", "i-0b2c3d4e5f6071829"].map(|id| id.parse().unwrap());
     let rows = r#"[{"certname":"n.example.net","value":"i-0a1b2c3d4e5f60718"},{"certname":"n.example.net","value":"i-0a1b2c3d4e5f60718"}]"#;

@@ -1,0 +1,135 @@
+//! What Puppet says of all nodes at once, and of those that may be orphans closely. Reads only.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::AtomicBool;
+
+use futures_util::stream::{self, StreamExt};
+use jiff::Timestamp;
+use stagedoor_lifecycle::Certname;
+use stagedoor_lifecycle::observation::{NameView, Reachable, RequestView};
+use stagedoor_lifecycle::orphans::{Listed, Reported, Rules, Suspect};
+use stagedoor_puppet::{KnownIdentity, State};
+
+use super::names::{among, certificate_view, files, identity, node_view, pins, reachable};
+use super::request::{asks, holds};
+use super::{AT_ONCE, Questions};
+use crate::door::{Door, Puppet};
+use crate::reconcile::Until;
+
+/// So many certificates are read for their own sake in one housekeeping; which, goes round with the time.
+const READ: usize = 100;
+
+/// What a close look at suspects brought.
+pub(crate) struct Closely {
+    pub(crate) suspects: Vec<Suspect>,
+    /// PuppetDB's clock, by which it compares times.
+    pub(crate) puppetdb_time: Option<Timestamp>,
+}
+
+/// Every name with an instance: of the active nodes by one query; of the certificates without an active node by reading
+/// them, some of them each time, for the CA's list does not tell what they hold. `turn` says which.
+pub(crate) async fn lists(
+    door: &Door,
+    puppet: &Puppet,
+    rules: &Rules<'_>,
+    turn: i64,
+    until: Until,
+) -> Result<Vec<Listed>, String> {
+    let questions = Questions { door, until, stale: AtomicBool::new(false) };
+    let ask = &questions;
+    let (certified, statuses) =
+        tokio::join!(ask.ask(puppet.puppetdb.certified()), ask.ask(puppet.ca.statuses(Some(State::Signed))));
+    let (certified, statuses) = (certified?, statuses?);
+    let known: BTreeSet<&str> = certified.iter().map(|known| known.certname.as_str()).collect();
+    let unknown = statuses.iter().filter(|status| !known.contains(status.name.as_str()));
+    let mut unread: Vec<Certname> = unknown.filter_map(|status| status.name.parse().ok()).collect();
+    unread.retain(|name| rules.may_be_ours(name));
+    unread.sort();
+    let reading = stream::iter(in_turn(&unread, turn).to_vec()).map(|name| async move {
+        let certificate = ask.ask(puppet.ca.certificate(&name)).await.ok().flatten()?;
+        Some(Listed {
+            certname: name,
+            instance: certificate.instance_id()?,
+            extensions: holds(&certificate).extensions,
+        })
+    });
+    let read: Vec<Option<Listed>> = reading.buffer_unordered(AT_ONCE).collect().await;
+    Ok(certified.iter().filter_map(listed).chain(read.into_iter().flatten()).collect())
+}
+
+/// Those whose turn it is.
+fn in_turn(names: &[Certname], turn: i64) -> &[Certname] {
+    let turns = i64::try_from(names.len().div_ceil(READ)).unwrap_or(i64::MAX).max(1);
+    let chosen = usize::try_from(turn.rem_euclid(turns)).unwrap_or(0);
+    names.chunks(READ).nth(chosen).unwrap_or_default()
+}
+
+fn listed(known: &KnownIdentity) -> Option<Listed> {
+    let KnownIdentity { certname, certified, extensions, .. } = known;
+    Some(Listed { certname: certname.clone(), instance: certified.clone()?, extensions: extensions.clone() })
+}
+
+/// Everything that Puppet says of these names.
+pub(crate) async fn closely(door: &Door, puppet: &Puppet, names: &[Certname], until: Until) -> Closely {
+    let questions = Questions { door, until, stale: AtomicBool::new(false) };
+    let ask = &questions;
+    let with_requests: BTreeSet<Certname> = names.iter().cloned().collect();
+    let groups = async {
+        match &puppet.classifier {
+            Some(classifier) => Some(ask.ask(classifier.groups()).await),
+            None => None,
+        }
+    };
+    let (files, nodes, identities, puppetdb_time, groups) = tokio::join!(
+        files(ask, puppet, names, &with_requests),
+        ask.ask(puppet.puppetdb.nodes(names)),
+        ask.ask(puppet.puppetdb.identities(names)),
+        ask.ask(puppet.puppetdb.server_time()),
+        groups,
+    );
+    let challenge = puppet.challenge.as_ref();
+    let known: BTreeMap<&Certname, &KnownIdentity> =
+        identities.iter().flatten().map(|known| (&known.certname, known)).collect();
+    let suspect = |name: &Certname| {
+        let (certificate, request) = &files[name];
+        let known = known.get(name).copied();
+        let reported = known.map(|known| Reported {
+            instance: known.reported.clone(),
+            account: known.account.clone(),
+            region: known.region.clone(),
+        });
+        Suspect {
+            view: NameView {
+                certname: name.clone(),
+                certificate: reachable(certificate, certificate_view),
+                request: reachable(request, |csr| RequestView {
+                    instance: csr.instance_id(),
+                    asks: asks(csr, challenge),
+                }),
+                node: among(&nodes, |node| node.certname == *name, |node| Some(node_view(node))),
+                fact_instance: match &identities {
+                    Ok(_) => known.and_then(identity).map_or(Reachable::Absent, Reachable::Found),
+                    Err(trouble) => Reachable::Unreachable(trouble.clone()),
+                },
+                pins: pins(groups.as_ref(), name),
+            },
+            certified: known.and_then(listed),
+            reported: reported.unwrap_or_default(),
+        }
+    };
+    Closely { suspects: names.iter().map(suspect).collect(), puppetdb_time: puppetdb_time.ok() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_certificate_has_its_turn() {
+        let names: Vec<Certname> = (0..250).map(|number| format!("n{number:03}").parse().unwrap()).collect();
+        let seen: BTreeSet<&Certname> = (7..10).flat_map(|turn| in_turn(&names, turn)).collect();
+        assert_eq!(seen.len(), 250);
+        assert!((0..9).all(|turn| in_turn(&names, turn).len() <= READ));
+        assert_eq!(in_turn(&[], 3), []);
+    }
+}

@@ -1,0 +1,96 @@
+//! Housekeeping: what the sweep does every few minutes beside dealing with those who wait. Its parts do the I/O.
+
+mod credentials;
+mod orphans;
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use stagedoor_lifecycle::observation::Group;
+use stagedoor_lifecycle::{deadline, expiry};
+
+use crate::config::OrphanMode;
+use crate::door::Door;
+use crate::gather::within;
+use crate::reconcile::Until;
+use credentials::Watch;
+use orphans::Check;
+
+/// The schedule of the sweep: of those who run once in it, one finds that housekeeping is due.
+const SWEEPS: std::time::Duration = std::time::Duration::from_secs(60);
+/// Kept for housekeeping where it is due, that those who wait for long do not put it off for ever.
+const KEPT: std::time::Duration = std::time::Duration::from_secs(20);
+
+/// What came of it.
+pub(crate) struct Kept {
+    /// What was found of orphans, or why nobody could look for them; `None` where nobody is to.
+    pub(crate) orphans: Option<Result<Check, String>>,
+    /// How long the credentials are good for.
+    pub(crate) credentials: Watch,
+    /// What a person is to be told, each with its subject.
+    pub(crate) news: Vec<(String, Value)>,
+}
+
+/// Whether housekeeping is due in this sweep.
+pub(crate) fn is_due(door: &Door, now: Timestamp) -> bool {
+    door.config.housekeeping.every.is_some_and(|every| deadline::slot_begun(every, deadline::before(now, SWEEPS), now))
+}
+
+/// Until when those who wait may take, where housekeeping is due afterwards: it gets at most half of the time.
+pub(crate) fn less_what_is_kept(until: Until, now: Timestamp) -> Until {
+    let half = std::time::Duration::try_from(until.passes.duration_since(now)).unwrap_or_default() / 2;
+    Until { passes: deadline::before(until.passes, KEPT.min(half)), ..until }
+}
+
+/// Looks for orphans and at the credentials, side by side. `groups` are those that opted in, as far as they are known.
+pub(crate) async fn housekeep(door: &Door, groups: Result<Vec<Group>, String>, until: Until) -> Kept {
+    let config = &door.config.housekeeping;
+    let now = door.clock.now();
+    let every = config.every.unwrap_or_default();
+    let puppet = within(door, until.work, door.puppet.open()).await.unwrap_or_else(Err);
+    let look_for_orphans = async {
+        if config.orphans == OrphanMode::Off {
+            return None;
+        }
+        let turn = now.as_second() / i64::try_from(every.as_secs()).unwrap_or(i64::MAX).max(1);
+        Some(match (&puppet, groups) {
+            (Ok(puppet), Ok(groups)) => Box::pin(orphans::check(door, puppet, groups, turn, until)).await,
+            (Err(trouble), _) => Err(trouble.clone()),
+            (_, Err(trouble)) => Err(trouble),
+        })
+    };
+    let (orphans, credentials) = tokio::join!(look_for_orphans, credentials::look(door, &puppet, until));
+
+    // What goes on for days is told once a day; what has been done, and that the breaker is open, at once.
+    let remind = expiry::reminds(every, now);
+    let mut news = Vec::new();
+    match &orphans {
+        Some(Ok(check)) => news.extend(check.tell(door, remind)),
+        Some(Err(trouble)) => tracing::error!("nobody could look for orphans; nothing was removed: {trouble}"),
+        None => {}
+    }
+    news.extend(credentials.tell(config.warn_days.into(), remind, now));
+    Kept { orphans, credentials, news }
+}
+
+impl Kept {
+    /// For the answer of the invocation.
+    pub(crate) fn payload(&self, now: Timestamp) -> Value {
+        let orphans = match &self.orphans {
+            None => Value::Null,
+            Some(Ok(check)) => check.payload(),
+            Some(Err(trouble)) => json!({ "error": trouble }),
+        };
+        json!({ "orphans": orphans, "credentials": self.credentials.payload(now) })
+    }
+
+    /// The metrics that there are values for.
+    pub(crate) fn metrics(&self, now: Timestamp) -> Vec<(&'static str, i64)> {
+        let mut values = Vec::new();
+        if let Some(Ok(check)) = &self.orphans {
+            values.push(("BreakerOpen", check.breaker.is_some().into()));
+            values.push(("OrphansRemoved", i64::try_from(check.removed()).unwrap_or(i64::MAX)));
+        }
+        values.extend(expiry::days_left(&self.credentials.known, now).map(|days| ("CredentialDaysLeft", days)));
+        values
+    }
+}

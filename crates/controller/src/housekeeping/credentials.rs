@@ -1,0 +1,111 @@
+//! How long the credentials are good for that everything depends on. Reads only.
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use stagedoor_lifecycle::expiry::{Credential, expiring};
+use stagedoor_puppet::{Error, Rbac};
+
+use crate::door::{Door, Puppet};
+use crate::gather::within;
+use crate::reconcile::Until;
+
+/// What is known of the credentials.
+#[derive(Debug, Default)]
+pub(crate) struct Watch {
+    pub(crate) known: Vec<Credential>,
+    /// What could not be asked, and why.
+    unknown: Vec<String>,
+}
+
+/// Asks for all that expires; `puppet` may hold why there are no clients to ask with.
+pub(super) async fn look(door: &Door, puppet: &Result<std::sync::Arc<Puppet>, String>, until: Until) -> Watch {
+    let mut watch = Watch::default();
+    match puppet {
+        Ok(puppet) => look_with(door, puppet, until, &mut watch).await,
+        Err(trouble) => watch.unknown.push(trouble.clone()),
+    }
+    let now = door.clock.now();
+    for credential in &watch.known {
+        tracing::info!(days_left = credential.days_left(now), "{}", credential.describe(now));
+    }
+    for trouble in &watch.unknown {
+        tracing::warn!("when a credential expires could not be asked: {trouble}");
+    }
+    watch
+}
+
+async fn look_with(door: &Door, puppet: &Puppet, until: Until, watch: &mut Watch) {
+    let transport = &puppet.transport;
+    let own = format!("the controller's certificate {}", transport.certname());
+    watch.known.push(Credential { name: own, expires: transport.not_after() });
+
+    let rbac = door.config.classifier.as_ref().map(|url| Rbac::new(transport, url));
+    let token = async {
+        match &rbac {
+            Some(rbac) => Some(within(door, until.work, rbac.token()).await),
+            None => None,
+        }
+    };
+    let (expirations, token) = tokio::join!(within(door, until.work, puppet.ca.expirations()), token);
+    match expirations {
+        Ok(Ok(expirations)) => {
+            let certificates =
+                expirations.ca_certs.into_iter().map(|(name, at)| (format!("the CA certificate {name}"), at));
+            let crls = expirations.crls.into_iter().map(|(name, at)| (format!("the CRL of {name}"), at));
+            watch.known.extend(certificates.chain(crls).map(|(name, expires)| Credential { name, expires }));
+        }
+        Ok(Err(error)) => watch.unknown.push(error.to_string()),
+        Err(late) => watch.unknown.push(late),
+    }
+    match token {
+        None | Some(Ok(Ok(None))) => {}
+        Some(Ok(Ok(Some(token)))) => {
+            let credential = |expires| Credential { name: "the RBAC token".into(), expires };
+            watch.known.extend(token.expiration.map(credential));
+        }
+        // Asked and refused: it is over already, whenever that was to be.
+        Some(Ok(Err(Error::Unauthorized { .. }))) => {
+            let name = "the RBAC token, which is refused,".into();
+            watch.known.push(Credential { name, expires: door.clock.now() });
+        }
+        Some(Ok(Err(error))) => watch.unknown.push(error.to_string()),
+        Some(Err(late)) => watch.unknown.push(late),
+    }
+}
+
+impl Watch {
+    /// What a person is to be told, if it is time to.
+    pub(super) fn tell(&self, warn_days: i64, remind: bool, now: Timestamp) -> Option<(String, Value)> {
+        let soon: Vec<String> =
+            expiring(&self.known, warn_days, now).into_iter().map(|credential| credential.describe(now)).collect();
+        let first = soon.first().filter(|_| remind)?;
+        Some((format!("Stagedoor: {first}"), json!({ "function": "sweep", "alert": "credentials", "expiring": soon })))
+    }
+
+    pub(super) fn payload(&self, now: Timestamp) -> Value {
+        let known = self.known.iter().map(|credential| {
+            json!({"name": credential.name, "expires": credential.expires.to_string(), "days_left": credential.days_left(now)})
+        });
+        json!({ "known": known.collect::<Vec<_>>(), "unknown": self.unknown })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_person_is_told_of_what_expires_soon_when_it_is_time_to() {
+        let now = Timestamp::from_second(1_800_000_000).unwrap();
+        let credential = |name: &str, days: i64| Credential {
+            name: name.into(),
+            expires: Timestamp::from_second(now.as_second() + days * 86_400).unwrap(),
+        };
+        let watch = Watch { known: vec![credential("the CA", 900), credential("the CRL", 5)], unknown: Vec::new() };
+        let (subject, message) = watch.tell(30, true, now).unwrap();
+        assert!(subject.contains("the CRL expires in 5 days"), "{subject}");
+        assert_eq!(message["expiring"].as_array().unwrap().len(), 1, "{message}");
+        assert_eq!(watch.tell(30, false, now), None, "once a day is enough");
+        assert_eq!(watch.tell(5, true, now), None, "five days are not less than five");
+    }
+}

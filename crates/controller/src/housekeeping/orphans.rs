@@ -1,0 +1,250 @@
+//! Finds orphans and removes them as a set, as far as the mode, the breaker and the time allow. I/O.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Value, json};
+use stagedoor_lifecycle::decision::Removal;
+use stagedoor_lifecycle::observation::{Group, Reachable};
+use stagedoor_lifecycle::orphans::{Cloud, Orphan, Rules, Suspect};
+use stagedoor_lifecycle::profile::Profile;
+use stagedoor_lifecycle::{Certname, InstanceId};
+
+use crate::apply::{Removed, carry_out};
+use crate::config::OrphanMode;
+use crate::door::{Door, Hands, Puppet};
+use crate::gather::orphans::{closely, lists};
+use crate::gather::within;
+use crate::reconcile::Until;
+
+/// So many names go at a time; the CA takes a list of them at the price of one.
+const REMOVED_AT_ONCE: usize = 100;
+/// The most orphans in one published message, which may have 256 KiB.
+const RESULTS_PER_MESSAGE: usize = 100;
+
+/// What came of a look for orphans.
+#[derive(Debug, Default)]
+pub(crate) struct Check {
+    /// How many names are ours, the living and the dead.
+    fleet: usize,
+    results: Vec<Dealt>,
+    /// Why nothing was removed, where too much would have gone at once.
+    pub(crate) breaker: Option<String>,
+}
+
+/// An orphan, and what became of it.
+#[derive(Debug)]
+struct Dealt {
+    orphan: Orphan,
+    outcome: Outcome,
+    /// What was done, or went wrong.
+    story: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    /// Gone, and seen to be.
+    Removed,
+    /// Not, or not seen to be.
+    Failed,
+    /// Told, as the mode says.
+    Found,
+    /// The breaker is open.
+    Held,
+}
+
+impl Outcome {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Removed => "removed",
+            Self::Failed => "failed",
+            Self::Found => "found",
+            Self::Held => "held",
+        }
+    }
+}
+
+/// Looks for orphans among all nodes and certificates, and removes them. An error means that nothing was touched.
+pub(super) async fn check(
+    door: &Door,
+    puppet: &Puppet,
+    groups: Vec<Group>,
+    turn: i64,
+    until: Until,
+) -> Result<Check, String> {
+    let config = &door.config.housekeeping;
+    let profiles: Vec<&Profile> = door.config.profiles.values().map(AsRef::as_ref).collect();
+    let rules = Rules { profiles: &profiles, protected: &puppet.protected, limits: config.limits };
+    if !rules.can_tell() {
+        tracing::debug!("no profile has sign.require: nothing could tell its orphans from other nodes");
+        return Ok(Check::default());
+    }
+    let listed = lists(door, puppet, &rules, turn, until).await?;
+    let fleet = rules.fleet(&listed);
+    if fleet.is_empty() {
+        return Ok(Check::default());
+    }
+    let instances: BTreeSet<&InstanceId> =
+        fleet.iter().map(|listed| &listed.instance).chain(Cloud::witnesses(&groups)).collect();
+    let instances: Vec<InstanceId> = instances.into_iter().cloned().collect();
+    let machines = within(door, until.work, door.machines.machines(&instances)).await?;
+    let machines = machines.map_err(|error| error.to_string())?;
+    let machines: BTreeMap<_, _> = machines.into_iter().map(|machine| (machine.instance.clone(), machine)).collect();
+    let mut cloud = Cloud { groups, machines };
+    let names = rules.suspects(&fleet, &cloud);
+    if names.is_empty() {
+        return Ok(Check { fleet: fleet.len(), ..Check::default() });
+    }
+
+    let seen = Box::pin(closely(door, puppet, &names, until)).await;
+    // A name may have come to somebody who was not asked about yet.
+    let more: BTreeSet<&InstanceId> = seen.suspects.iter().flat_map(named).collect();
+    let more: Vec<InstanceId> = more.into_iter().filter(|id| !instances.contains(id)).cloned().collect();
+    if !more.is_empty() {
+        let machines = within(door, until.work, door.machines.machines(&more)).await?;
+        let machines = machines.map_err(|error| error.to_string())?;
+        cloud.machines.extend(machines.into_iter().map(|machine| (machine.instance.clone(), machine)));
+    }
+    let findings = rules.judge(&seen.suspects, fleet.len(), &cloud, door.clock.now());
+    for (name, why) in &findings.spared {
+        tracing::debug!(certname = %name, "no orphan: {why}");
+    }
+    if let Some((name, why)) = findings.unclear.first() {
+        tracing::warn!(unclear = findings.unclear.len(), certname = %name, "whether it is an orphan could not be told: {why}");
+    }
+    let may_go = findings.breaker.is_none() && config.orphans == OrphanMode::Purge;
+    let results = match &puppet.hands {
+        Some(hands) if may_go => {
+            let mut results = Vec::new();
+            let mut orphans = findings.orphans;
+            while !orphans.is_empty() {
+                let rest = orphans.split_off(orphans.len().min(REMOVED_AT_ONCE));
+                results.extend(Box::pin(remove(door, puppet, hands, orphans, seen.puppetdb_time, until)).await);
+                orphans = rest;
+            }
+            results
+        }
+        _ => {
+            let held = findings.breaker.is_some();
+            let (outcome, story) =
+                if held { (Outcome::Held, "held back") } else { (Outcome::Found, "would be removed") };
+            findings.orphans.into_iter().map(|orphan| Dealt { orphan, outcome, story: story.into() }).collect()
+        }
+    };
+    Ok(Check { fleet: fleet.len(), results, breaker: findings.breaker })
+}
+
+/// Every instance that something says of this name.
+fn named(suspect: &Suspect) -> impl Iterator<Item = &InstanceId> {
+    let certificate = suspect.view.certificate.known().ok().flatten();
+    let facts = suspect.view.fact_instance.known().ok().flatten();
+    let certified = suspect.certified.as_ref().map(|listed| &listed.instance);
+    let certificate = certificate.and_then(|certificate| certificate.instance.as_ref());
+    [certificate, facts, certified, suspect.reported.instance.as_ref()].into_iter().flatten()
+}
+
+/// Removes one set, and looks again whether it is gone.
+async fn remove(
+    door: &Door,
+    puppet: &Puppet,
+    hands: &Hands,
+    orphans: Vec<Orphan>,
+    puppetdb_time: Option<jiff::Timestamp>,
+    until: Until,
+) -> Vec<Dealt> {
+    if door.clock.now() >= until.passes {
+        let story = "there was no time left; the next housekeeping goes on";
+        let left = |orphan| Dealt { orphan, outcome: Outcome::Failed, story: story.into() };
+        return orphans.into_iter().map(left).collect();
+    }
+    let removals: Vec<&Removal> = orphans.iter().map(|orphan| &orphan.removal).collect();
+    let removed = carry_out(door, hands, &removals, puppetdb_time, until).await;
+    let names: Vec<Certname> = removals.iter().map(|removal| removal.name.certname().clone()).collect();
+    let seen = Box::pin(closely(door, puppet, &names, until)).await;
+    let dealt = orphans.into_iter().zip(&seen.suspects).map(|(orphan, now)| {
+        let (outcome, story) = judge(&orphan.removal, &removed, now);
+        Dealt { orphan, outcome, story }
+    });
+    dealt.collect()
+}
+
+/// Gone is what a look does not show any more.
+fn judge(removal: &Removal, removed: &Removed, now: &Suspect) -> (Outcome, String) {
+    let done: Vec<_> = removed.of(removal.name.certname()).collect();
+    if let Some(trouble) = done.iter().find_map(|(result, _)| result.as_ref().err()) {
+        return (Outcome::Failed, trouble.clone());
+    }
+    let view = &now.view;
+    let there = match (&removal.certificate, &view.certificate) {
+        (Some(serial), Reachable::Found(certificate)) if certificate.serial == *serial => Some("its certificate"),
+        _ => None,
+    };
+    let there = there.or(match &view.node {
+        Reachable::Found(node) if removal.node.is_some() && node.active => Some("its PuppetDB node"),
+        _ => None,
+    });
+    let unknown = [view.certificate.known().err(), view.node.known().err()].into_iter().flatten().next();
+    match (there, unknown) {
+        (Some(what), _) => (Outcome::Failed, format!("Puppet said that it was done, and {what} is still there")),
+        (None, Some(trouble)) => (Outcome::Failed, format!("it is not proven gone: {trouble}")),
+        (None, None) => {
+            let story: Vec<_> = done.iter().filter_map(|(result, _)| result.as_deref().ok()).collect();
+            (Outcome::Removed, story.join("; "))
+        }
+    }
+}
+
+impl Check {
+    /// How many are gone.
+    pub(crate) fn removed(&self) -> usize {
+        self.results.iter().filter(|dealt| dealt.outcome == Outcome::Removed).count()
+    }
+
+    /// Logs it, and says what a person is to be told: what was done and that the breaker is open, at once; what the mode
+    /// only reports, when it is time to remind.
+    pub(super) fn tell(&self, door: &Door, remind: bool) -> Vec<(String, Value)> {
+        for Dealt { orphan: Orphan { instance, removal, why }, outcome, story } in &self.results {
+            let (certname, removal) = (removal.name.certname(), removal.describe());
+            let word = outcome.as_str();
+            if *outcome == Outcome::Failed {
+                tracing::error!(%instance, %certname, outcome = word, removal, "orphan: {why}; {story}");
+            } else {
+                tracing::info!(%instance, %certname, outcome = word, removal, "orphan: {why}; {story}");
+            }
+        }
+        let mut news = Vec::new();
+        if let Some(breaker) = &self.breaker {
+            tracing::error!("{breaker}");
+            let names: Vec<_> = self.results.iter().take(RESULTS_PER_MESSAGE).map(Dealt::payload).collect();
+            let message = json!({"function": "sweep", "alert": "orphans", "reason": breaker, "orphans": names});
+            news.push(("Stagedoor: too many orphans at once".to_owned(), message));
+            return news;
+        }
+        let told: Vec<&Dealt> = self.results.iter().filter(|dealt| dealt.outcome != Outcome::Found || remind).collect();
+        for chunk in told.chunks(RESULTS_PER_MESSAGE) {
+            let orphans: Vec<_> = chunk.iter().map(|dealt| dealt.payload()).collect();
+            let subject = format!("Stagedoor sweep: {} orphans", chunk.len());
+            news.push((subject, json!({"function": "sweep", "orphans": orphans})));
+        }
+        if !door.acts() && !self.results.is_empty() {
+            tracing::info!("observe mode: nothing was removed");
+        }
+        news
+    }
+
+    pub(super) fn payload(&self) -> Value {
+        let results: Vec<_> = self.results.iter().map(Dealt::payload).collect();
+        json!({"fleet": self.fleet, "results": results, "breaker": self.breaker})
+    }
+}
+
+impl Dealt {
+    fn payload(&self) -> Value {
+        let Orphan { instance, removal, why } = &self.orphan;
+        json!({
+            "certname": removal.name.certname(),
+            "instance_id": instance,
+            "outcome": self.outcome.as_str(),
+            "reason": format!("{why}; {}: {}", removal.describe(), self.story),
+        })
+    }
+}

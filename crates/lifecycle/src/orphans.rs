@@ -1,0 +1,265 @@
+//! Orphans: what Puppet still holds of instances that are gone, though no hook ever told. Pure.
+//!
+//! Nothing holds an orphan for us, so nothing but evidence says that it is one. All of it must be there: the name was
+//! one of ours, its instance is gone for good, and the answers that say so can be believed. One doubt spares it.
+
+mod cloud;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+pub use cloud::{Cloud, Fate};
+
+use crate::decision::Removal;
+use crate::identity::{Whose, whose};
+use crate::observation::NameView;
+use crate::profile::{Profile, Protected};
+use crate::purge::removal;
+use crate::{Certname, InstanceId, deadline};
+
+/// So many may go at once however small the fleet is.
+pub const ALWAYS_ALLOWED: usize = 5;
+
+/// How orphans are dealt with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// How much of the fleet may go at once, in percent.
+    pub max_share: u8,
+    /// How long nothing must have been heard of an instance that EC2 does not know.
+    pub grace: Duration,
+}
+
+/// A name as a list shows it: with what its certificate says, or said at its newest run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// The name.
+    pub certname: Certname,
+    /// The extension `pp_instance_id`.
+    pub instance: InstanceId,
+    /// All extensions with a text, by short name.
+    pub extensions: BTreeMap<String, String>,
+}
+
+/// A name that may be an orphan's, looked at closely.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Suspect {
+    /// What the CA and PuppetDB say of it.
+    pub view: NameView,
+    /// What Puppet Server wrote down of the certificate at the node's newest run (the fact `trusted`).
+    pub certified: Option<Listed>,
+    /// What the instance said of itself at its newest run (the fact `ec2_metadata`).
+    pub reported: Reported,
+}
+
+/// Where an instance said that it was. It is believed against a removal, and for one only beside all other evidence.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Reported {
+    /// The instance that said it.
+    pub instance: Option<InstanceId>,
+    /// Its account.
+    pub account: Option<String>,
+    /// Its Region.
+    pub region: Option<String>,
+}
+
+/// What is left of an instance that is gone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Orphan {
+    /// The instance.
+    pub instance: InstanceId,
+    /// What is to be removed.
+    pub removal: Removal,
+    /// How it is known to be gone.
+    pub why: String,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Findings {
+    /// The orphans.
+    pub orphans: Vec<Orphan>,
+    /// The suspects that are left alone, and why.
+    pub spared: Vec<(Certname, String)>,
+    /// The suspects of which too little could be found out, and why. They may be orphans.
+    pub unclear: Vec<(Certname, String)>,
+    /// Why nothing may be removed: too much would go at once.
+    pub breaker: Option<String>,
+}
+
+/// The rules, and who is never touched.
+#[derive(Debug, Clone, Copy)]
+pub struct Rules<'a> {
+    /// The profiles that groups may name.
+    pub profiles: &'a [&'a Profile],
+    /// Names that are never purged.
+    pub protected: &'a Protected,
+    /// How much, how soon.
+    pub limits: Limits,
+}
+
+impl Rules<'_> {
+    /// Whether a profile could call anything its own: one that requires no extension could not tell its own from others.
+    #[must_use]
+    pub fn can_tell(&self) -> bool {
+        self.profiles.iter().any(|profile| !profile.rules.require.is_empty())
+    }
+
+    /// Whether a name is worth reading its certificate: some profile could have made it, for an instance not known yet.
+    #[must_use]
+    pub fn may_be_ours(&self, certname: &Certname) -> bool {
+        let telling = || self.profiles.iter().filter(|profile| !profile.rules.require.is_empty());
+        self.protected.protects(certname).is_none() && telling().any(|profile| profile.certname.could_be(certname))
+    }
+
+    /// The names that are ours: the fleet, the living and the dead.
+    #[must_use]
+    pub fn fleet<'l>(&self, listed: &'l [Listed]) -> Vec<&'l Listed> {
+        let mut seen = BTreeSet::new();
+        let ours = |listed: &&Listed| self.is_ours(&listed.certname, &listed.instance, &listed.extensions);
+        listed.iter().filter(ours).filter(|listed| seen.insert(&listed.certname)).collect()
+    }
+
+    /// Those of the fleet that have to be looked at closely: whose instance AWS does not show alive.
+    #[must_use]
+    pub fn suspects(&self, fleet: &[&Listed], cloud: &Cloud) -> Vec<Certname> {
+        let suspect = |listed: &&&Listed| {
+            self.protected.protects(&listed.certname).is_none()
+                && !matches!(cloud.fate(&listed.instance), Fate::Alive(_))
+        };
+        fleet.iter().filter(suspect).map(|listed| listed.certname.clone()).collect()
+    }
+
+    /// Judges all suspects; `fleet` is how many names are ours.
+    #[must_use]
+    pub fn judge(&self, suspects: &[Suspect], fleet: usize, cloud: &Cloud, now: Timestamp) -> Findings {
+        let mut findings = Findings::default();
+        for suspect in suspects {
+            let name = suspect.view.certname.clone();
+            match self.verdict(suspect, cloud, now) {
+                Ok(orphan) => findings.orphans.push(orphan),
+                Err(Doubt::Spared(why)) => findings.spared.push((name, why)),
+                Err(Doubt::Unclear(why)) => findings.unclear.push((name, why)),
+            }
+        }
+        if !findings.orphans.is_empty() {
+            findings.breaker = self.limits.breaker(findings.orphans.len() + findings.unclear.len(), fleet);
+        }
+        findings
+    }
+
+    /// The evidence, top to bottom: was it ours, is it gone, is that to be believed?
+    fn verdict(&self, suspect: &Suspect, cloud: &Cloud, now: Timestamp) -> Result<Orphan, Doubt> {
+        let view = &suspect.view;
+        let certificate = view.certificate.known().map_err(unclear)?;
+        let node = view.node.known().map_err(unclear)?;
+        let fact_instance = view.fact_instance.known().map_err(unclear)?;
+        let active = node.is_some_and(|node| node.active);
+
+        // The certificate has the word; where there is none, what Puppet Server wrote down of it.
+        let certified = suspect.certified.as_ref().filter(|_| active);
+        let (instance, extensions) = match (certificate, certified) {
+            (Some(certificate), _) => (certificate.instance.as_ref(), &certificate.holds.extensions),
+            (None, Some(certified)) => (Some(&certified.instance), &certified.extensions),
+            (None, None) => return Err(spared("neither a certificate nor an active node is there any more")),
+        };
+        let Some(instance) = instance else { return Err(spared("its certificate names no instance")) };
+        if !self.is_ours(&view.certname, instance, extensions) {
+            return Err(spared("it has not every extension and the name that a profile asks for"));
+        }
+        let purgeable = match whose(view, instance, self.protected) {
+            Whose::Ours(purgeable) => purgeable,
+            Whose::Protected(pattern) => return Err(spared(format!("it is protected by {pattern}"))),
+            Whose::Unreachable(trouble) => return Err(unclear(&trouble)),
+            Whose::Another(owner) => return Err(spared(format!("it belongs to {owner}"))),
+            Whose::Nobody | Whose::Unknown => return Err(spared("nothing tells surely whose it is")),
+        };
+
+        for named in [Some(instance), fact_instance, suspect.reported.instance.as_ref()].into_iter().flatten() {
+            if let Fate::Alive(how) = cloud.fate(named) {
+                return Err(spared(format!("{named} is {how}")));
+            }
+        }
+        let reported = Some(&suspect.reported).filter(|reported| reported.instance.as_ref() == Some(instance));
+        let why = match cloud.fate(instance) {
+            Fate::Alive(how) => return Err(spared(format!("{instance} is {how}"))),
+            Fate::Terminated => {
+                if let Some(elsewhere) = reported.and_then(|reported| cloud.elsewhere(reported)) {
+                    return Err(spared(elsewhere));
+                }
+                format!("EC2 says that {instance} is terminated")
+            }
+            Fate::Unknown => {
+                let home = cloud.believed().map_err(unclear)?;
+                match reported.map(|reported| (reported, cloud.elsewhere(reported))) {
+                    Some((_, Some(elsewhere))) => return Err(spared(elsewhere)),
+                    Some((Reported { account: Some(_), region: Some(_), .. }, None)) => {}
+                    _ => {
+                        return Err(spared(format!(
+                            "EC2 does not know {instance}, and no fact ec2_metadata says that it was in account {} and \
+                             Region {}; it may be somebody else's",
+                            home.account, home.region
+                        )));
+                    }
+                }
+                let issued = certificate.map(|certificate| certificate.issued);
+                let Some(heard) = node.and_then(|node| node.newest).max(issued) else {
+                    return Err(spared(format!(
+                        "EC2 does not know {instance}, and nothing tells when it was last heard of"
+                    )));
+                };
+                if now < deadline::after(heard, self.limits.grace) {
+                    return Err(spared(format!("EC2 does not know {instance}, but it was heard of at {heard}")));
+                }
+                format!("EC2 does not know {instance}, and nothing was heard of it since {heard}")
+            }
+        };
+        match removal(purgeable, view, instance) {
+            (_, Some(trouble)) => Err(unclear(&trouble)),
+            (None, None) => Err(spared("nothing is left of it")),
+            (Some(removal), None) => Ok(Orphan { instance: instance.clone(), removal, why }),
+        }
+    }
+
+    fn is_ours(&self, certname: &Certname, instance: &InstanceId, extensions: &BTreeMap<String, String>) -> bool {
+        self.profiles.iter().any(|profile| {
+            let required = &profile.rules.require;
+            !required.is_empty()
+                && required.iter().all(|(key, value)| extensions.get(key) == Some(value))
+                && profile.certname.could_make(certname, instance)
+        })
+    }
+}
+
+impl Limits {
+    /// Why so many of the fleet may not go at once, if they may not.
+    #[must_use]
+    pub fn breaker(&self, going: usize, fleet: usize) -> Option<String> {
+        let share = usize::from(self.max_share);
+        let open = going > ALWAYS_ALLOWED && going.saturating_mul(100) > share.saturating_mul(fleet);
+        open.then(|| {
+            format!(
+                "{going} of {fleet} nodes would be removed as orphans at once, more than {share} %: nothing was removed. If \
+                 they are really gone, raise orphans.max_share until they are removed, or clean them by hand"
+            )
+        })
+    }
+}
+
+/// Why a suspect is no orphan.
+enum Doubt {
+    Spared(String),
+    Unclear(String),
+}
+
+fn spared(why: impl Into<String>) -> Doubt {
+    Doubt::Spared(why.into())
+}
+
+fn unclear(why: impl AsRef<str>) -> Doubt {
+    Doubt::Unclear(why.as_ref().to_owned())
+}
+
+#[cfg(test)]
+mod tests;

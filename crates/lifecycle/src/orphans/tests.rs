@@ -1,0 +1,415 @@
+mod properties;
+
+use super::*;
+use crate::observation::{Group, LifecycleState, Location, Machine, Reachable};
+use crate::profile::PROFILE_TAG;
+use crate::world::{NAME, OTHER, OURS, at, certificate, down, machine, node, request};
+
+/// A member of the group, alive.
+const MEMBER: &str = "i-0c3d4e5f60718293a";
+const GRACE: Duration = Duration::from_secs(7200);
+/// Long after everything was last heard of.
+const LATER: i64 = 100_000;
+
+/// A dead instance's name, with all evidence; each test takes one thing away.
+struct Scene {
+    suspect: Suspect,
+    cloud: Cloud,
+    profile: Profile,
+    protected: Protected,
+    now: Timestamp,
+}
+
+fn id(text: &str) -> InstanceId {
+    text.parse().unwrap()
+}
+
+fn extensions() -> BTreeMap<String, String> {
+    BTreeMap::from([("pp_instance_id".into(), OURS.into()), ("pp_role".into(), "compiler".into())])
+}
+
+fn listed(instance: &str) -> Listed {
+    Listed { certname: NAME.parse().unwrap(), instance: id(instance), extensions: extensions() }
+}
+
+impl Scene {
+    /// EC2 does not know the instance, and nothing was heard of it for long.
+    fn forgotten() -> Self {
+        let mut certificate = certificate(Some(OURS), at(0));
+        certificate.holds.extensions = extensions();
+        let view = NameView {
+            certname: NAME.parse().unwrap(),
+            certificate: Reachable::Found(certificate),
+            request: Reachable::Absent,
+            node: Reachable::Found(node(true, at(600))),
+            fact_instance: Reachable::Found(id(OURS)),
+            pins: Reachable::Absent,
+        };
+        let reported = Reported {
+            instance: Some(id(OURS)),
+            account: Some("111122223333".into()),
+            region: Some("eu-west-1".into()),
+        };
+        let group = Group {
+            name: "compilers".parse().unwrap(),
+            tags: BTreeMap::from([(PROFILE_TAG.into(), "compiler".into())]),
+            members: BTreeMap::from([(id(MEMBER), LifecycleState::parse("InService"))]),
+            reuses: false,
+            location: Location::of_arn("arn:aws:autoscaling:eu-west-1:111122223333:autoScalingGroup:x:y"),
+        };
+        let mut profile = Profile::example();
+        profile.rules.require = BTreeMap::from([("pp_role".into(), "compiler".into())]);
+        Self {
+            suspect: Suspect { view, certified: Some(listed(OURS)), reported },
+            cloud: Cloud { groups: vec![group], machines: BTreeMap::from([(id(MEMBER), machine(MEMBER, "running"))]) },
+            profile,
+            protected: Protected::default(),
+            now: at(LATER),
+        }
+    }
+
+    /// EC2 says that the instance is terminated.
+    fn terminated() -> Self {
+        let mut scene = Self::forgotten();
+        scene.ec2_knows(OURS, "terminated");
+        scene.now = at(601);
+        scene
+    }
+
+    fn ec2_knows(&mut self, instance: &str, state: &str) {
+        self.cloud.machines.insert(id(instance), Machine { private_dns: None, ..machine(instance, state) });
+    }
+
+    fn judge(&self) -> Findings {
+        self.with_rules(|rules| rules.judge(std::slice::from_ref(&self.suspect), 10, &self.cloud, self.now))
+    }
+
+    fn with_rules<T>(&self, ask: impl FnOnce(&Rules<'_>) -> T) -> T {
+        let profiles = [&self.profile];
+        let limits = Limits { max_share: 20, grace: GRACE };
+        ask(&Rules { profiles: &profiles, protected: &self.protected, limits })
+    }
+
+    fn orphan(&self) -> Orphan {
+        let findings = self.judge();
+        assert_eq!((findings.orphans.len(), &findings.breaker), (1, &None), "{findings:#?}");
+        findings.orphans[0].clone()
+    }
+
+    /// Why it is left alone.
+    fn spared(&self) -> String {
+        let findings = self.judge();
+        assert_eq!((findings.orphans.len(), findings.spared.len()), (0, 1), "{findings:#?}");
+        findings.spared[0].1.clone()
+    }
+
+    fn unclear(&self) -> String {
+        let findings = self.judge();
+        assert_eq!((findings.orphans.len(), findings.unclear.len()), (0, 1), "{findings:#?}");
+        findings.unclear[0].1.clone()
+    }
+
+    fn without_certificate(mut self) -> Self {
+        self.suspect.view.certificate = Reachable::Absent;
+        self
+    }
+
+    fn extension(&mut self, name: &str, value: Option<&str>) {
+        let Reachable::Found(certificate) = &mut self.suspect.view.certificate else { panic!("no certificate") };
+        certificate.holds.extensions.remove(name);
+        if let Some(value) = value {
+            certificate.holds.extensions.insert(name.into(), value.into());
+        }
+    }
+}
+
+#[test]
+fn what_is_left_of_a_terminated_instance_is_removed_at_once() {
+    let orphan = Scene::terminated().orphan();
+    assert_eq!(orphan.instance, id(OURS));
+    assert_eq!(orphan.removal.describe(), format!("certificate 01A1, PuppetDB node of {NAME}"));
+    assert!(orphan.why.contains("terminated"), "{}", orphan.why);
+}
+
+#[test]
+fn what_is_left_of_a_forgotten_instance_is_removed_after_its_grace_time() {
+    let mut scene = Scene::forgotten();
+    assert!(scene.orphan().why.contains("does not know"));
+    scene.now = at(600 + 7200);
+    scene.orphan();
+    scene.now = at(600 + 7199);
+    assert!(scene.spared().contains("heard of"));
+}
+
+#[test]
+fn a_new_certificate_is_news_as_well() {
+    let mut scene = Scene::forgotten();
+    let Reachable::Found(certificate) = &mut scene.suspect.view.certificate else { unreachable!() };
+    certificate.issued = at(LATER - 7199);
+    assert!(scene.spared().contains("heard of"));
+}
+
+#[test]
+fn a_node_that_a_late_report_has_brought_back_is_removed_though_its_certificate_is_gone() {
+    for scene in [Scene::terminated(), Scene::forgotten()] {
+        let orphan = scene.without_certificate().orphan();
+        assert_eq!(orphan.removal.describe(), format!("PuppetDB node of {NAME}"));
+    }
+}
+
+#[test]
+fn a_certificate_whose_node_is_inactive_is_removed() {
+    let mut scene = Scene::terminated();
+    scene.suspect.view.node = Reachable::Found(node(false, at(600)));
+    assert_eq!(scene.orphan().removal.describe(), format!("certificate 01A1 of {NAME}"));
+    scene.suspect.view.certificate = Reachable::Absent;
+    assert!(scene.spared().contains("neither"));
+}
+
+#[test]
+fn the_request_of_a_successor_stays() {
+    let mut scene = Scene::terminated();
+    scene.suspect.view.request = Reachable::Found(request(Some(OTHER)));
+    assert!(!scene.orphan().removal.request);
+}
+
+#[test]
+fn an_instance_that_lives_or_may_live_again_is_left_alone() {
+    for state in ["pending", "running", "stopping", "stopped", "shutting-down", "a-new-word"] {
+        let mut scene = Scene::forgotten();
+        scene.ec2_knows(OURS, state);
+        assert!(scene.spared().contains(state), "{state}");
+    }
+}
+
+#[test]
+fn an_instance_in_a_group_is_left_to_its_hooks_whatever_ec2_says() {
+    for mut scene in [Scene::terminated(), Scene::forgotten()] {
+        scene.cloud.groups[0].members.insert(id(OURS), LifecycleState::parse("Terminating:Proceed"));
+        assert!(scene.spared().contains("in the group compilers"));
+    }
+}
+
+#[test]
+fn a_certificate_needs_every_extension_that_its_profile_requires() {
+    for wrong in [None, Some("database")] {
+        for mut scene in [Scene::terminated(), Scene::forgotten()] {
+            scene.extension("pp_role", wrong);
+            assert!(scene.spared().contains("extension"), "{wrong:?}");
+        }
+    }
+}
+
+#[test]
+fn one_extension_of_two_is_not_enough() {
+    let mut scene = Scene::terminated();
+    scene.profile.rules.require.insert("pp_environment".into(), "production".into());
+    assert!(scene.spared().contains("extension"));
+    scene.extension("pp_environment", Some("production"));
+    scene.orphan();
+}
+
+#[test]
+fn the_certificate_has_the_word_and_not_what_was_written_down_of_an_older_one() {
+    let mut scene = Scene::terminated();
+    scene.extension("pp_role", Some("database"));
+    assert_eq!(scene.suspect.certified.as_ref().unwrap().extensions["pp_role"], "compiler");
+    assert!(scene.spared().contains("extension"));
+}
+
+#[test]
+fn a_profile_that_requires_nothing_can_call_nothing_its_own() {
+    for mut scene in [Scene::terminated(), Scene::forgotten(), Scene::terminated().without_certificate()] {
+        scene.profile.rules.require.clear();
+        scene.spared();
+        assert!(!scene.with_rules(|rules| rules.can_tell()));
+        assert_eq!(scene.with_rules(|rules| rules.fleet(&[listed(OURS)]).len()), 0);
+    }
+}
+
+#[test]
+fn a_name_that_the_profile_cannot_have_made_is_not_ours() {
+    let mut scene = Scene::terminated();
+    scene.profile.certname = "{instance_id}.nodes.example.com".parse().unwrap();
+    assert!(scene.spared().contains("name"));
+}
+
+#[test]
+fn a_certificate_that_names_no_instance_is_left_alone() {
+    let mut scene = Scene::terminated();
+    let Reachable::Found(certificate) = &mut scene.suspect.view.certificate else { unreachable!() };
+    certificate.instance = None;
+    assert!(scene.spared().contains("names no instance"));
+}
+
+#[test]
+fn a_protected_name_is_left_alone() {
+    let mut scene = Scene::terminated();
+    scene.protected = Protected::new(["*.ec2.internal"]).unwrap();
+    assert!(scene.spared().contains("protected"));
+    assert_eq!(scene.with_rules(|rules| rules.suspects(&[&listed(OURS)], &scene.cloud)), []);
+    assert!(!scene.with_rules(|rules| rules.may_be_ours(&NAME.parse().unwrap())));
+}
+
+#[test]
+fn a_name_that_a_living_instance_has_now_is_left_alone() {
+    let mut scene = Scene::terminated();
+    scene.ec2_knows(OTHER, "running");
+    let Reachable::Found(certificate) = &mut scene.suspect.view.certificate else { unreachable!() };
+    certificate.instance = Some(id(OTHER));
+    assert!(scene.spared().contains("running"));
+}
+
+#[test]
+fn a_living_instance_that_runs_with_a_dead_ones_certificate_is_left_alone() {
+    let mut scene = Scene::terminated();
+    scene.ec2_knows(OTHER, "running");
+    scene.suspect.reported.instance = Some(id(OTHER));
+    scene.suspect.view.fact_instance = Reachable::Absent;
+    assert!(scene.spared().contains(OTHER));
+}
+
+#[test]
+fn facts_that_contradict_each_other_spare_a_node_without_a_certificate() {
+    let mut scene = Scene::terminated().without_certificate();
+    scene.suspect.view.fact_instance = Reachable::Absent;
+    assert!(scene.spared().contains("whose it is"));
+}
+
+#[test]
+fn an_instance_of_another_account_or_region_is_left_alone() {
+    for mut scene in [Scene::terminated(), Scene::forgotten()] {
+        scene.suspect.reported.region = Some("us-east-1".into());
+        assert!(scene.spared().contains("Region us-east-1"));
+    }
+    for mut scene in [Scene::terminated(), Scene::forgotten()] {
+        scene.suspect.reported.account = Some("999988887777".into());
+        assert!(scene.spared().contains("account 999988887777"));
+    }
+}
+
+#[test]
+fn a_forgotten_instance_must_have_said_that_it_was_here() {
+    let told = Scene::forgotten().suspect.reported;
+    let silent = [
+        Reported { account: None, ..told.clone() },
+        Reported { region: None, ..told.clone() },
+        Reported { instance: None, ..told.clone() },
+        Reported { instance: Some(id(OTHER)), ..told.clone() },
+    ];
+    for reported in silent {
+        let mut scene = Scene::forgotten();
+        scene.suspect.reported = reported.clone();
+        assert!(scene.spared().contains("somebody else's"), "{reported:?}");
+        // EC2's own word needs no such witness.
+        scene.ec2_knows(OURS, "terminated");
+        scene.orphan();
+    }
+}
+
+#[test]
+fn an_empty_answer_of_ec2_is_not_believed() {
+    let mut scene = Scene::forgotten();
+    scene.cloud.machines.clear();
+    assert!(scene.unclear().contains("not know a single instance"));
+}
+
+#[test]
+fn an_answer_of_ec2_without_a_member_of_a_group_is_not_believed() {
+    let mut scene = Scene::forgotten();
+    scene.ec2_knows(OTHER, "running");
+    scene.cloud.machines.remove(&id(MEMBER));
+    assert!(scene.unclear().contains(MEMBER));
+    // One that is past its hooks may be gone from EC2 already.
+    scene.cloud.groups[0].members.insert(id(MEMBER), LifecycleState::parse("Terminated"));
+    scene.orphan();
+}
+
+#[test]
+fn where_no_group_has_opted_in_nothing_tells_that_this_is_the_right_place() {
+    let mut scene = Scene::forgotten();
+    scene.cloud.groups.clear();
+    assert!(scene.unclear().contains("no Auto Scaling group"));
+    let mut scene = Scene::forgotten();
+    scene.cloud.groups[0].location = None;
+    scene.unclear();
+}
+
+#[test]
+fn groups_of_two_regions_tell_no_place() {
+    let mut scene = Scene::forgotten();
+    let mut other = scene.cloud.groups[0].clone();
+    other.location = Location::of_arn("arn:aws:autoscaling:us-east-1:111122223333:autoScalingGroup:x:y");
+    scene.cloud.groups.push(other);
+    assert!(scene.unclear().contains("us-east-1"));
+}
+
+#[test]
+fn whoever_could_not_be_asked_spares_it() {
+    let terminated = || [Scene::terminated(), Scene::forgotten()];
+    for mut scene in terminated() {
+        scene.suspect.view.certificate = down();
+        scene.unclear();
+    }
+    for mut scene in terminated() {
+        scene.suspect.view.node = down();
+        scene.unclear();
+    }
+    for mut scene in terminated() {
+        scene.suspect.view.fact_instance = down();
+        scene.unclear();
+    }
+    for mut scene in terminated() {
+        scene.suspect.view.pins = down();
+        scene.unclear();
+    }
+    for mut scene in terminated() {
+        scene.suspect.view.request = down();
+        scene.unclear();
+    }
+}
+
+#[test]
+fn the_breaker_opens_above_a_share_of_the_fleet_and_never_for_a_few() {
+    let limits = Limits { max_share: 20, grace: GRACE };
+    assert_eq!(limits.breaker(5, 5), None);
+    assert!(limits.breaker(6, 6).is_some());
+    assert_eq!(limits.breaker(6, 30), None);
+    assert!(limits.breaker(7, 30).unwrap().contains("7 of 30"));
+    assert_eq!(Limits { max_share: 100, ..limits }.breaker(1000, 1000), None);
+    assert!(Limits { max_share: 0, ..limits }.breaker(6, 1_000_000).is_some());
+}
+
+#[test]
+fn what_could_not_be_judged_counts_for_the_breaker_as_well() {
+    let scene = Scene::terminated();
+    let mut unclear = scene.suspect.clone();
+    unclear.view.node = down();
+    let suspects = |count: usize| -> Vec<Suspect> {
+        std::iter::once(scene.suspect.clone()).chain(std::iter::repeat_n(unclear.clone(), count)).collect()
+    };
+    let judge = |count| scene.with_rules(|rules| rules.judge(&suspects(count), 10, &scene.cloud, scene.now));
+    assert_eq!((judge(4).orphans.len(), judge(4).breaker), (1, None));
+    assert!(judge(5).breaker.is_some());
+}
+
+#[test]
+fn only_those_whose_instance_is_not_seen_alive_are_looked_at_closely() {
+    let scene = Scene::terminated();
+    let living = Listed { certname: "ip-10-0-3-8.ec2.internal".parse().unwrap(), ..listed(MEMBER) };
+    let foreign = Listed { extensions: BTreeMap::new(), ..listed(OTHER) };
+    let all = [listed(OURS), living, foreign, listed(OURS)];
+    scene.with_rules(|rules| {
+        let fleet = rules.fleet(&all);
+        assert_eq!(fleet.len(), 2, "a name counts once, and a foreign one not at all");
+        assert_eq!(rules.suspects(&fleet, &scene.cloud), [NAME.parse().unwrap()]);
+    });
+}
+
+#[test]
+fn an_arn_names_account_and_region() {
+    let home = Location::of_arn("arn:aws:autoscaling:eu-west-1:111122223333:autoScalingGroup:x:autoScalingGroupName/y");
+    assert_eq!(home, Some(Location { account: "111122223333".into(), region: "eu-west-1".into() }));
+    assert_eq!(Location::of_arn("arn:aws:s3:::bucket"), None);
+    assert_eq!(Location::of_arn("compilers"), None);
+}

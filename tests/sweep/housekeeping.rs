@@ -1,0 +1,292 @@
+//! What the sweep does every few minutes: orphans, and what expires.
+
+use jiff::SignedDuration;
+use serde_json::{Value, json};
+use stagedoor_lab::aws::Terminate;
+use stagedoor_lab::clock::Clock;
+use stagedoor_lab::faults::FaultKind;
+use stagedoor_lab::puppet::PuppetOptions;
+
+use super::fleet::{ACCOUNT, REGION, fleet, id, keep_house, metadata, name, stage, stage_of, still_there};
+use crate::rehearsal::{Rehearsal, TOPIC};
+
+fn dealt(numbers: impl IntoIterator<Item = u32>, outcome: &str) -> Vec<(String, String)> {
+    numbers.into_iter().map(|number| (name(number), outcome.to_owned())).collect()
+}
+
+fn text_fault(status: u16, body: &str) -> FaultKind {
+    FaultKind::Status { status, body: body.into(), content_type: Some("text/xml".into()) }
+}
+
+fn published(stage: &Rehearsal) -> Vec<Value> {
+    let messages = stage.lab.aws.published(TOPIC);
+    messages.iter().map(|message| serde_json::from_str(&message.text).expect("JSON")).collect()
+}
+
+#[tokio::test]
+async fn an_orphan_is_removed_and_the_living_are_left_alone() {
+    let mut stage = stage(fleet(0..3, 3..4)).await;
+    assert_eq!(keep_house(&mut stage).await, dealt([3], "removed"));
+    assert_eq!(stage.puppet_has(&name(3)), (false, false));
+    assert_eq!(still_there(&stage, 0..3), 3);
+    let news = published(&stage);
+    assert_eq!(news.len(), 1, "{news:#?}");
+    assert_eq!(
+        (&news[0]["orphans"][0]["instance_id"], &news[0]["orphans"][0]["outcome"]),
+        (&json!(id(3)), &json!("removed"))
+    );
+    let metrics = stage.metrics("sweep").await;
+    assert_eq!((&metrics["OrphansRemoved"], &metrics["BreakerOpen"]), (&json!(1), &json!(0)), "{metrics}");
+    let named = metrics["_aws"]["CloudWatchMetrics"][0]["Metrics"].to_string();
+    assert!(
+        ["OrphansRemoved", "BreakerOpen", "CredentialDaysLeft"].iter().all(|metric| named.contains(metric)),
+        "{named}"
+    );
+}
+
+#[tokio::test]
+async fn a_terminated_instance_needs_no_grace_time_and_its_certificate_no_node() {
+    let mut scene = fleet(0..3, 3..5);
+    scene["instances"] = json!([{"id": id(3), "ec2_state": "terminated"}, {"id": id(4), "ec2_state": "terminated"}]);
+    scene["nodes"][3]["puppetdb"] = Value::Null;
+    // EC2 forgets them after an hour.
+    let mut stage = stage_of(scene, 0, PuppetOptions::default()).await;
+    let mut done = keep_house(&mut stage).await;
+    done.sort();
+    assert_eq!(done, dealt([3, 4], "removed"));
+    assert_eq!(stage.puppet_has(&name(3)), (false, false));
+}
+
+#[tokio::test]
+async fn a_node_that_a_late_report_brought_back_goes_again() {
+    let mut scene = fleet(0..3, 3..4);
+    scene["nodes"][3]["certificate"] = "none".into();
+    scene["nodes"][3]["puppetdb"]["facts"]["trusted"] =
+        json!({"certname": name(3), "extensions": {"pp_instance_id": id(3), "pp_role": "compiler"}});
+    let mut stage = stage(scene).await;
+    assert_eq!(stage.puppet_has(&name(3)), (false, true));
+    assert_eq!(keep_house(&mut stage).await, dealt([3], "removed"));
+    assert_eq!(stage.puppet_has(&name(3)), (false, false));
+}
+
+#[tokio::test]
+async fn what_may_live_is_left_alone() {
+    let mut scene = fleet(0..3, 3..9);
+    // Stopped, outside of every group.
+    scene["instances"] = json!([{"id": id(3), "ec2_state": "stopped"}]);
+    // Heard of not long enough ago.
+    scene["nodes"][4]["puppetdb"]["age_s"] = 0.into();
+    // Another profile's, and nobody's.
+    scene["nodes"][5]["extensions"] = json!({"pp_role": "database"});
+    scene["nodes"][6]["extensions"] = json!({});
+    // Protected.
+    let protected = name(7);
+    // Its name has gone to a living instance, which has not run yet.
+    scene["nodes"][8]["instance_id"] = id(2).into();
+    scene["nodes"][8]["puppetdb"]["facts"]["trusted"] =
+        json!({"certname": name(8), "extensions": {"pp_instance_id": id(8), "pp_role": "compiler"}});
+    let mut stage = stage(scene).await;
+    stage.configure(|config| {
+        let config = config.replace("[puppet]", &format!("[puppet]\nprotected = [\"{protected}\"]"));
+        format!("orphans.grace = \"181m\"\n{config}")
+    });
+    assert_eq!(keep_house(&mut stage).await, []);
+    assert_eq!(still_there(&stage, 0..9), 9);
+    assert_eq!(stage.writes(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn the_breaker_holds_back_what_would_be_too_much_at_once_and_alerts() {
+    let mut stage = stage(fleet(0..14, 14..20)).await;
+    assert_eq!(keep_house(&mut stage).await, dealt(14..20, "held"));
+    assert_eq!(still_there(&stage, 0..20), 20);
+    let news = published(&stage);
+    assert_eq!((news.len(), &news[0]["alert"]), (1, &json!("orphans")), "{news:#?}");
+    assert!(news[0]["reason"].as_str().unwrap().contains("6 of 20"), "{news:#?}");
+    let metrics = stage.metrics("sweep").await;
+    assert_eq!((&metrics["BreakerOpen"], &metrics["OrphansRemoved"]), (&json!(1), &json!(0)), "{metrics}");
+
+    // A person has looked, and lets them go.
+    stage.configure(|config| format!("orphans.max_share = 30\n{config}"));
+    stage.lab.journal.clear();
+    assert_eq!(keep_house(&mut stage).await, dealt(14..20, "removed"));
+    assert_eq!((still_there(&stage, 0..14), still_there(&stage, 14..20)), (14, 0));
+    assert_eq!(stage.lab.journal.count("ca", "PUT /puppet-ca/v1/clean"), 1, "as a set");
+}
+
+#[tokio::test]
+async fn a_large_set_goes_in_pieces() {
+    let mut stage = stage(fleet(0..2, 2..107)).await;
+    stage.configure(|config| format!("orphans.max_share = 100\n{config}"));
+    assert_eq!(keep_house(&mut stage).await.len(), 105);
+    assert_eq!((still_there(&stage, 0..2), still_there(&stage, 2..107)), (2, 0));
+    assert_eq!(stage.lab.journal.count("ca", "PUT /puppet-ca/v1/clean"), 2);
+}
+
+#[tokio::test]
+async fn an_instance_of_another_region_or_account_is_not_ours() {
+    let mut scene = fleet(0..3, 3..6);
+    scene["nodes"][3]["puppetdb"]["facts"]["ec2_metadata"] = metadata(3, ACCOUNT, "us-east-1");
+    scene["nodes"][4]["puppetdb"]["facts"]["ec2_metadata"] = metadata(4, "999988887777", REGION);
+    scene["nodes"][5]["puppetdb"]["facts"]["ec2_metadata"] = json!({"instance-id": id(5)});
+    let mut stage = stage(scene).await;
+    assert_eq!(keep_house(&mut stage).await, []);
+    assert_eq!(still_there(&stage, 0..6), 6);
+    assert_eq!(stage.writes(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_controller_in_the_wrong_region_or_account_purges_nothing() {
+    // Nothing of the fleet is here; Puppet knows all of it.
+    for group in [false, true] {
+        let mut scene = fleet(0..0, 0..4);
+        if !group {
+            scene["groups"] = json!([]);
+        }
+        // Somebody else's instance is.
+        scene["instances"] = json!([{"id": id(99)}]);
+        let mut stage = stage(scene).await;
+        assert_eq!(keep_house(&mut stage).await, [], "with a group of that tag: {group}");
+        assert_eq!(still_there(&stage, 0..4), 4);
+        assert_eq!(stage.writes(), Vec::<String>::new());
+    }
+}
+
+#[tokio::test]
+async fn while_ec2_is_down_nothing_is_purged() {
+    let mut stage = stage(fleet(0..3, 3..4)).await;
+    stage.fault("ec2", "DescribeInstances", None, text_fault(503, "<Response/>"));
+    let answer = stage.invoke("sweep", &json!({})).await;
+    let error = answer["housekeeping"]["orphans"]["error"].as_str();
+    assert!(error.is_some_and(|error| error.contains("DescribeInstances")), "{answer:#}");
+    assert_eq!(still_there(&stage, 0..4), 4);
+    assert_eq!(stage.writes(), Vec::<String>::new());
+    let metrics = stage.metrics("sweep").await;
+    assert_eq!(metrics.get("BreakerOpen"), None, "nobody could look: {metrics}");
+}
+
+#[tokio::test]
+async fn an_empty_answer_of_ec2_purges_nothing() {
+    let mut stage = stage(fleet(0..3, 3..4)).await;
+    let empty = "<DescribeInstancesResponse xmlns=\"http://ec2.amazonaws.com/doc/2016-11-15/\"><reservationSet/></DescribeInstancesResponse>";
+    stage.fault("ec2", "DescribeInstances", None, text_fault(200, empty));
+    assert_eq!(keep_house(&mut stage).await, []);
+    assert_eq!(still_there(&stage, 0..4), 4);
+    assert_eq!(stage.writes(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn while_puppetdb_or_the_ca_is_down_nothing_is_purged() {
+    for service in ["puppetdb", "ca"] {
+        let mut stage = stage(fleet(0..3, 3..4)).await;
+        stage.fault(service, "*", None, FaultKind::Reset);
+        let answer = stage.invoke("sweep", &json!({})).await;
+        assert!(answer["housekeeping"]["orphans"]["error"].is_string(), "{service}: {answer:#}");
+        assert_eq!(still_there(&stage, 0..4), 4);
+        assert_eq!(stage.writes(), Vec::<String>::new());
+    }
+}
+
+#[tokio::test]
+async fn a_close_look_that_fails_purges_nothing() {
+    for (service, call) in
+        [("ca", "GET /puppet-ca/v1/certificate/*"), ("ca", "GET /puppet-ca/v1/certificate_request/*")]
+    {
+        let mut stage = stage(fleet(0..3, 3..4)).await;
+        stage.fault(service, call, None, FaultKind::Reset);
+        assert_eq!(keep_house(&mut stage).await, [], "{call}");
+        assert_eq!(still_there(&stage, 0..4), 4);
+        assert_eq!(stage.writes(), Vec::<String>::new());
+    }
+}
+
+#[tokio::test]
+async fn a_removal_that_fails_is_told_and_tried_again_next_time() {
+    let mut stage = stage(fleet(0..3, 3..4)).await;
+    stage.fault("ca", "PUT /puppet-ca/v1/clean", Some(1), FaultKind::Reset);
+    stage.fault("ca", "PUT /puppet-ca/v1/clean", Some(2), FaultKind::Reset);
+    assert_eq!(keep_house(&mut stage).await, dealt([3], "failed"));
+    assert_eq!(published(&stage)[0]["orphans"][0]["outcome"], "failed");
+    assert_eq!(keep_house(&mut stage).await, dealt([3], "removed"));
+    assert_eq!(stage.puppet_has(&name(3)), (false, false));
+}
+
+#[tokio::test]
+async fn where_they_are_only_to_be_told_nothing_is_written() {
+    for mode in ["orphans.mode = \"report\"", "mode = \"observe\""] {
+        let mut stage = stage(fleet(0..3, 3..4)).await;
+        stage.configure(|config| format!("{mode}\n{config}"));
+        assert_eq!(keep_house(&mut stage).await, dealt([3], "found"), "{mode}");
+        assert_eq!(still_there(&stage, 0..4), 4);
+        let writes = stage.writes();
+        // The report is told once a day, which may be now.
+        let may = |write: &String| mode.starts_with("orphans") && write.starts_with("sns");
+        assert!(writes.iter().all(may), "{mode}: {writes:?}");
+    }
+}
+
+#[tokio::test]
+async fn who_looks_for_no_orphans_finds_none() {
+    let mut stage = stage(fleet(0..3, 3..4)).await;
+    stage.configure(|config| format!("orphans.mode = \"off\"\n{config}"));
+    let answer = stage.invoke("sweep", &json!({})).await;
+    assert_eq!(answer["housekeeping"]["orphans"], Value::Null, "{answer:#}");
+    assert_eq!(stage.lab.journal.calls("puppetdb").len(), 0);
+}
+
+#[tokio::test]
+async fn a_sweep_with_nothing_to_do_costs_one_call_and_reads_no_secret() {
+    let mut stage = stage(fleet(0..3, 3..4)).await;
+    stage.configure(|config| config.replace("housekeeping.every = \"1m\"", "housekeeping.every = \"never\""));
+    let answer = stage.invoke("sweep", &json!({})).await;
+    assert_eq!(answer, json!({"results": []}));
+    let calls: Vec<String> = stage.lab.journal.entries().into_iter().map(|entry| entry.call).collect();
+    assert_eq!(calls, ["DescribeAutoScalingGroups"]);
+}
+
+#[tokio::test]
+async fn looking_after_a_sound_fleet_costs_a_few_calls_however_large_it_is() {
+    let mut stage = stage(fleet(0..250, 0..0)).await;
+    assert_eq!(keep_house(&mut stage).await, []);
+    let calls: Vec<String> = stage.lab.journal.entries().into_iter().map(|entry| entry.call).collect();
+    // Who waits; the secret; all nodes; all certificates; EC2 for each 200; the certificates of the two servers, which have
+    // no node; what expires.
+    assert!(calls.len() <= 10, "{calls:#?}");
+    assert_eq!(calls.iter().filter(|call| *call == "DescribeInstances").count(), 2);
+}
+
+#[tokio::test]
+async fn those_who_wait_are_dealt_with_first() {
+    let mut stage = stage(fleet(0..3, 3..4)).await;
+    stage.lab.aws.terminate(&id(0), &Terminate::default()).expect("it can be terminated");
+    let answer = stage.invoke("sweep", &json!({})).await;
+    assert_eq!(answer["results"][0]["outcome"], "continued", "{answer:#}");
+    assert_eq!(answer["housekeeping"]["orphans"]["results"][0]["outcome"], "removed", "{answer:#}");
+    assert_eq!(stage.puppet_has(&name(0)), (false, false));
+    assert_eq!(still_there(&stage, 1..3), 2);
+}
+
+#[tokio::test]
+async fn the_first_credential_to_expire_is_measured() {
+    let puppet = PuppetOptions {
+        rbac_token_expires: Some(Clock::machine_now() + SignedDuration::from_hours(5 * 24 + 12)),
+        ..PuppetOptions::enterprise()
+    };
+    let mut stage = stage_of(fleet(0..1, 0..0), 0, puppet).await;
+    let answer = stage.invoke("sweep", &json!({})).await;
+    let known = answer["housekeeping"]["credentials"]["known"].as_array().unwrap().clone();
+    for what in ["the controller's certificate", "the CA certificate", "the CRL of", "the RBAC token"] {
+        let named = |credential: &&Value| credential["name"].as_str().is_some_and(|name| name.contains(what));
+        assert!(known.iter().any(|credential| named(&credential)), "{what} is not in {known:#?}");
+    }
+    assert_eq!(stage.metrics("sweep").await["CredentialDaysLeft"], 5);
+}
+
+#[tokio::test]
+async fn what_could_not_be_asked_is_not_taken_for_fine() {
+    let mut stage = stage(fleet(0..1, 0..0)).await;
+    stage.fault("ca", "GET /puppet-ca/v1/expirations", None, FaultKind::Reset);
+    let answer = stage.invoke("sweep", &json!({})).await;
+    let unknown = answer["housekeeping"]["credentials"]["unknown"].to_string();
+    assert!(unknown.contains("expirations"), "{answer:#}");
+}
