@@ -13,8 +13,11 @@ use job::{Job, event_of_another_life};
 use serde_json::Value;
 use stagedoor_puppet::Error;
 
+use crate::live_stage::turn_to_clean;
+
 #[tokio::test]
 async fn a_leaving_node_is_forgotten_by_real_puppet_and_its_agent_is_refused() {
+    let _turn = turn_to_clean().await;
     let mut job = Job::begin(&["leaving", "staying"]).await;
     let (leaving, staying) = (job.instance("leaving"), job.instance("staying"));
     let (old, other) = tokio::join!(Agent::enrol(&job.stage, &leaving), Agent::enrol(&job.stage, &staying),);
@@ -57,6 +60,7 @@ async fn a_leaving_node_is_forgotten_by_real_puppet_and_its_agent_is_refused() {
 
 #[tokio::test]
 async fn a_node_that_has_taken_over_the_name_is_untouched() {
+    let _turn = turn_to_clean().await;
     let mut job = Job::begin(&["taken", "taken"]).await;
     let [old, new] = [0, 1].map(|nth| job.instances[nth].clone());
     assert_eq!(old.certname, new.certname);

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::agent::Agent;
 use super::job::{Instance, Job, instances};
+use crate::live_stage::turn_to_clean;
 
 /// The alternative name that compilers may have.
 const BALANCER: &str = "puppet.stagedoor.test";
@@ -137,6 +138,7 @@ async fn a_reboot_and_a_replayed_event_change_nothing() {
 
 #[tokio::test]
 async fn a_recycled_name_enrols_after_its_dead_owners_certificate_is_cleaned() {
+    let _turn = turn_to_clean().await;
     let both = instances(&["recycled", "recycled"], DOMAIN);
     let mut job = Job::awaiting(both.clone(), &config(PATIENT, "")).await;
     let [old, new] = [0, 1].map(|nth| both[nth].clone());
