@@ -147,7 +147,8 @@ async fn a_recycled_name_enrols_after_its_dead_owners_certificate_is_cleaned() {
     let dead = Agent::enrol(&job.stage, &old).await;
     job.keep_secret(&dead.challenge);
     let stale = job.ca().certificate(&old.certname).await.unwrap().expect("its certificate");
-    // It dies at once, and nobody purges it.
+    dead.run_well().await;
+    // It dies at once, and nobody purges it. What PuppetDB has of it is good, and only seconds old.
     job.kill(&old);
 
     let event = job.launch(&new);
@@ -158,6 +159,9 @@ async fn a_recycled_name_enrols_after_its_dead_owners_certificate_is_cleaned() {
     let steps = receipt["steps"].to_string();
     assert!(steps.contains("revoked and deleted") && steps.contains("its serial is in the CRL"), "{receipt:#}");
     assert!(job.ca().crl().await.unwrap().revokes(&stale), "the old serial is in the CRL");
+    let runs = job.puppetdb().latest_reports(std::slice::from_ref(&new.certname)).await.unwrap();
+    let reason = receipt["reason"].as_str().expect("a reason");
+    assert!(reason.contains(&format!("its Puppet run at {}", runs[0].start_time)), "its own run: {reason}, {runs:#?}");
     assert_enrolled(&job, &new).await;
     assert_eq!(job.completions(), [continued(&new)]);
     job.assert_no_secret_is_told();
