@@ -3,6 +3,14 @@
 use std::path::PathBuf;
 
 use serde_json::Value;
+use tokio::sync::{Mutex, MutexGuard};
+
+/// Puppet Server 7.9 loses a revocation when another request of `clean` writes the CRL at the same time. So of the tests
+/// in which something is cleaned on the servers that all share, one runs at a time; it holds this as long as it does.
+pub(crate) async fn turn_to_clean() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::const_new(());
+    TURN.lock().await
+}
 
 /// What a test has to know about the stage.
 pub(crate) struct LiveStage {

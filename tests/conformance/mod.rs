@@ -52,15 +52,21 @@ hold! {
         the_status_of_an_unknown_name_is_none,
         an_unknown_certificate_is_none,
         statuses_lists_every_name_in_its_state,
+        statuses_leaves_out_a_name_that_was_cleaned,
+        what_the_list_says_is_there_can_be_read,
+        a_certificate_is_valid_from_a_day_before_it_was_issued,
         the_name_ca_means_the_cas_own_certificate,
         the_crls_are_one_for_each_certificate_of_the_chain,
         expirations_are_those_of_the_chain,
         the_version_is_the_servers;
     requests:
         a_request_says_what_the_agent_wrote,
+        a_request_shows_every_extension_that_it_asks_for,
         an_unknown_request_is_none,
         a_pending_request_has_a_status_without_serial,
         deleting_a_request_leaves_nothing_and_twice_is_done_already,
+        deleting_a_request_where_there_is_a_certificate_leaves_that,
+        a_deleted_request_may_be_sent_again,
         a_second_request_of_a_name_is_refused,
         a_request_under_a_certificates_name_is_refused,
         a_request_in_another_name_is_refused,
@@ -105,6 +111,7 @@ hold! {
         a_query_that_cannot_be_read_is_refused,
         the_newest_report_can_be_asked_for,
         the_newest_reports_of_a_set_are_those_of_its_active_nodes,
+        the_newest_report_of_a_node_that_came_back_is_told,
         the_server_tells_its_time_and_version;
     deactivating:
         a_known_node_is_deactivated_and_stays_known,

@@ -72,6 +72,9 @@ pub(super) async fn many_names_are_asked_in_one_call(site: &Site) {
     let found: Vec<_> = site.puppetdb().nodes(&names).await.unwrap().into_iter().map(|node| node.certname).collect();
     assert_eq!(found, std::slice::from_ref(&known));
     let found: Vec<_> = site.puppetdb().identities(&names).await.unwrap().into_iter().map(|one| one.certname).collect();
+    assert_eq!(found, std::slice::from_ref(&known));
+    let found = site.puppetdb().latest_reports(&names).await.unwrap();
+    let found: Vec<_> = found.into_iter().map(|report| report.certname).collect();
     assert_eq!(found, [known]);
 }
 
@@ -199,6 +202,22 @@ pub(super) async fn the_newest_reports_of_a_set_are_those_of_its_active_nodes(si
     };
     assert_eq!(told, [expected]);
     assert_eq!(site.puppetdb().latest_reports(&[]).await, Ok(vec![]));
+}
+
+/// As when a name is used again: its former owner was purged.
+pub(super) async fn the_newest_report_of_a_node_that_came_back_is_told(site: &Site) {
+    let certname = fresh("web");
+    run(site, &certname, &fresh_instance()).await;
+    deactivate(site, &certname).await;
+    assert_eq!(site.puppetdb().latest_reports(std::slice::from_ref(&certname)).await, Ok(vec![]));
+    let (at, instance) = (server_time(site).await, fresh_instance());
+    facts(site, &certname, Some(&instance), Some(&instance), at).await;
+    report(site, &certname, "failed", at).await;
+    let told = site.puppetdb().latest_reports(std::slice::from_ref(&certname)).await.unwrap();
+    let told: Vec<_> = told.iter().map(|report| (report.status.as_deref(), report.end_time)).collect();
+    assert_eq!(told, [(Some("failed"), at - SignedDuration::from_secs(2))]);
+    let known = site.puppetdb().identities(&[certname]).await.unwrap();
+    assert_eq!(known[0].instance_id(), Some(&instance));
 }
 
 pub(super) async fn the_server_tells_its_time_and_version(site: &Site) {

@@ -3,7 +3,7 @@
 use secrecy::ExposeSecret;
 use stagedoor_puppet::{Outcome, State};
 
-use super::apply::{Applicant, PP_ROLE, submit};
+use super::apply::{Applicant, PP_AUTH_ROLE, PP_CLI_AUTH, PP_ROLE, submit};
 use super::site::{Site, fresh, fresh_instance};
 
 pub(super) async fn a_request_says_what_the_agent_wrote(site: &Site) {
@@ -18,6 +18,18 @@ pub(super) async fn a_request_says_what_the_agent_wrote(site: &Site) {
     assert_eq!(csr.challenge().map(ExposeSecret::expose_secret), Some("one-time-7Qm2"));
     let names: Vec<String> = csr.alt_names().iter().map(ToString::to_string).collect();
     assert_eq!(names, ["DNS:puppet.conformance.test".to_owned(), format!("DNS:{}", applicant.certname)]);
+}
+
+pub(super) async fn a_request_shows_every_extension_that_it_asks_for(site: &Site) {
+    const FOREIGN: &[u64] = &[1, 2, 3, 4];
+    let applicant = Applicant::new("intruder").extension(PP_AUTH_ROLE, "pe_compiler").extension(PP_CLI_AUTH, "true");
+    let applicant = applicant.extension(FOREIGN, "x").apply(site).await;
+    let csr = site.ca().csr(&applicant.certname).await.unwrap().expect("the request");
+    assert_eq!(csr.extensions().get("pp_auth_role"), Some("pe_compiler"));
+    assert_eq!(csr.extensions().get("pp_cli_auth"), Some("true"));
+    assert_eq!(csr.extensions().iter().count(), 2, "and no others of Puppet's");
+    assert_eq!(csr.extensions().others(), ["1.2.3.4"]);
+    assert!(csr.challenge().is_none() && csr.alt_names().is_empty() && csr.instance_id().is_none());
 }
 
 pub(super) async fn an_unknown_request_is_none(site: &Site) {
@@ -41,6 +53,25 @@ pub(super) async fn deleting_a_request_leaves_nothing_and_twice_is_done_already(
     assert_eq!(site.ca().status(&certname).await, Ok(None));
     assert_eq!(site.ca_admin().delete_csr(&certname).await, Ok(Outcome::AlreadyDone));
     assert_eq!(site.ca_admin().delete_csr(&fresh("nobody")).await, Ok(Outcome::AlreadyDone));
+}
+
+pub(super) async fn deleting_a_request_where_there_is_a_certificate_leaves_that(site: &Site) {
+    let certname = Applicant::new("web").enrol(site).await.certname;
+    let certificate = site.ca().certificate(&certname).await.unwrap();
+    assert_eq!(site.ca_admin().delete_csr(&certname).await, Ok(Outcome::AlreadyDone));
+    assert!(certificate.is_some());
+    assert_eq!(site.ca().certificate(&certname).await.unwrap(), certificate);
+    assert_eq!(site.ca().status(&certname).await.unwrap().expect("a status").state, State::Signed);
+}
+
+pub(super) async fn a_deleted_request_may_be_sent_again(site: &Site) {
+    let first = Applicant::new("web").apply(site).await;
+    site.ca_admin().delete_csr(&first.certname).await.unwrap();
+    let again = Applicant::named(first.certname.clone()).apply(site).await;
+    let kept = site.ca().csr(&again.certname).await.unwrap().expect("the request");
+    site.ca_admin().sign(&again.certname).await.unwrap();
+    let certificate = site.ca().certificate(&again.certname).await.unwrap().expect("the certificate");
+    assert_eq!(certificate.key(), kept.key());
 }
 
 pub(super) async fn a_second_request_of_a_name_is_refused(site: &Site) {

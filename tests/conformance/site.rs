@@ -29,8 +29,7 @@ pub(crate) struct Site {
     pub(crate) controller: Identity,
     pub(crate) outsider: Identity,
     _lab: Option<Lab>,
-    /// Puppet Server 7.9 loses a revocation when another request of `clean` writes the CRL at the same time, so on the
-    /// servers that all assertions share they take turns.
+    /// On the servers that all assertions share they take turns.
     #[cfg(feature = "live")]
     _turn: Option<tokio::sync::MutexGuard<'static, ()>>,
 }
@@ -72,8 +71,7 @@ impl Site {
     /// The servers that `tests/live/stage up` has started.
     #[cfg(feature = "live")]
     pub(crate) async fn real() -> Self {
-        static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
-        let turn = TURN.lock().await;
+        let turn = crate::live_stage::turn_to_clean().await;
         let stage = crate::live_stage::LiveStage::read();
         let identity =
             |client: &crate::live_stage::Client| Identity { cert: client.cert.clone(), key: client.key.clone() };

@@ -23,6 +23,8 @@
 
     CONTROLLER=controller.stagedoor.test
     OUTSIDER=outsider.stagedoor.test
+    # Puppet Server stands for the compilers of this domain too: its certificate is good for their names.
+    COMPILERS=compilers.stagedoor.test
 }
 
 STARTED_AT=$SECONDS

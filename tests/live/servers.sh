@@ -166,7 +166,7 @@ write_puppetserver_configuration() {
 make_ca() {
     local log=$LOGS/ca.log
     as puppet puppetserver ca setup --config "$STATE/puppet/puppet.conf" --certname localhost \
-        --subject-alt-names localhost,DNS:puppet >>"$log" 2>&1 ||
+        --subject-alt-names "localhost,DNS:puppet,DNS:*.$COMPILERS" >>"$log" 2>&1 ||
         fail 'the certificate authority could not be made' 'see the log' "$log"
 }
 

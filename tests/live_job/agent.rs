@@ -10,28 +10,62 @@ use stagedoor_puppet::{Ca, Credentials};
 use tokio::process::Command;
 use tokio::time::Instant;
 
+use super::job::Instance;
 use super::{is_refused, text};
 use crate::live_stage::LiveStage;
 use crate::rehearsal::repository;
 
-/// An agent with a certificate of its own, in a directory of its own.
+/// An agent of its own, in a directory of its own: what it claims in its certificate request.
 pub(super) struct Agent {
     certname: Certname,
     directory: PathBuf,
-    /// The one-time secret in its request.
+    /// `pp_instance_id`.
+    pub(super) instance: InstanceId,
+    /// Further extensions, as `SHORTNAME=VALUE`.
+    pub(super) extensions: Vec<&'static str>,
+    /// `dns_alt_names`.
+    pub(super) alt_names: Vec<&'static str>,
+    /// The one-time secret.
     pub(super) challenge: String,
 }
 
 impl Agent {
+    /// The agent of a compiler on this instance, as its user data sets it up.
+    pub(super) fn on(stage: &LiveStage, instance: &Instance, challenge: &str) -> Self {
+        let Instance { id, certname, .. } = instance;
+        Self {
+            certname: certname.clone(),
+            directory: stage.agents.join(format!("{certname}-on-{id}")),
+            instance: id.clone(),
+            extensions: vec!["pp_role=compiler"],
+            alt_names: Vec::new(),
+            challenge: challenge.to_owned(),
+        }
+    }
+
     /// Makes an agent on this instance and has the CA sign its request.
-    pub(super) async fn enrol(stage: &LiveStage, certname: &Certname, instance: &InstanceId) -> Self {
-        let directory = stage.agents.join(format!("{certname}-on-{instance}"));
-        let challenge = format!("challenge-{}", uuid::Uuid::new_v4().simple());
-        let agent = Self { certname: certname.clone(), directory, challenge };
-        let more = ["--instance-id", instance.as_str(), "--ext", "pp_role=compiler", "--challenge", &agent.challenge];
-        let output = agent.command("enrol", &more).await;
-        assert!(output.status.success(), "{certname} could not enrol:\n{}", text(&output));
+    pub(super) async fn enrol(stage: &LiveStage, instance: &Instance) -> Self {
+        let agent = Self::on(stage, instance, &format!("challenge-{}", uuid::Uuid::new_v4().simple()));
+        agent.go_well("enrol", &agent.claims()).await;
         agent
+    }
+
+    /// Sends its request, and leaves it at that.
+    pub(super) async fn ask(&self) {
+        self.go_well("enrol", &[self.claims(), vec!["--unsigned".to_owned()]].concat()).await;
+    }
+
+    /// Starts as on a new instance: sends its request, waits until it is signed, runs. Its report is in PuppetDB then.
+    pub(super) async fn first_run_well(&self) {
+        self.go_well("first-run", &self.claims()).await;
+    }
+
+    fn claims(&self) -> Vec<String> {
+        let mut claims = vec!["--instance-id", self.instance.as_str(), "--challenge", &self.challenge];
+        claims.extend(self.extensions.iter().flat_map(|extension| ["--ext", extension]));
+        let alt_names = self.alt_names.join(",");
+        claims.extend((!alt_names.is_empty()).then_some(["--alt-names", alt_names.as_str()]).into_iter().flatten());
+        claims.into_iter().map(str::to_owned).collect()
     }
 
     /// One run, whatever comes of it.
@@ -41,11 +75,15 @@ impl Agent {
 
     /// One run that must go well; its report is in PuppetDB then.
     pub(super) async fn run_well(&self) {
-        let output = self.run().await;
-        assert!(output.status.success(), "the run of {} failed:\n{}", self.certname, text(&output));
+        self.go_well("run", &[]).await;
     }
 
-    async fn command(&self, what: &str, more: &[&str]) -> Output {
+    async fn go_well(&self, what: &str, more: &[String]) {
+        let output = self.command(what, more).await;
+        assert!(output.status.success(), "{what} of {} failed:\n{}", self.certname, text(&output));
+    }
+
+    async fn command(&self, what: &str, more: &[String]) -> Output {
         let mut command = Command::new(repository().join("tests/live/agent"));
         command.args([what, self.certname.as_str(), "--dir"]).arg(&self.directory).args(more);
         command.stdin(Stdio::null()).output().await.expect("tests/live/agent runs")

@@ -1,10 +1,11 @@
 //! A lab that is AWS, the real servers that are Puppet, and the function between them.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use secrecy::SecretString;
 use serde_json::{Value, json};
-use stagedoor_lab::aws::Terminate;
+use stagedoor_lab::aws::{Launch, Terminate};
 use stagedoor_lab::scene::Scene;
 use stagedoor_lab::{Lab, Options};
 use stagedoor_lifecycle::{Certname, InstanceId};
@@ -12,6 +13,7 @@ use stagedoor_puppet::{Ca, CaAdmin, Credentials, PuppetDb, Transport};
 
 use super::cargo_lambda::CargoLambda;
 use crate::live_stage::LiveStage;
+use crate::rehearsal::TOPIC;
 
 /// An instance of the group `compilers`, and the name that it has in Puppet.
 #[derive(Clone)]
@@ -25,18 +27,32 @@ pub(super) struct Job {
     pub(super) stage: LiveStage,
     pub(super) lab: Lab,
     pub(super) instances: Vec<Instance>,
+    /// The one-time secret that instances are given.
+    pub(super) challenge: String,
     transport: Transport,
-    function: CargoLambda,
-    /// The answers of the function so far.
+    functions: CargoLambda,
+    /// The answers of the functions so far.
     answers: String,
     secrets: Vec<String>,
 }
 
+const GROUP: &str = "compilers";
+
 impl Job {
     /// A group with one instance in service for each label; the same label twice is the same name twice.
     pub(super) async fn begin(labels: &[&'static str]) -> Self {
+        let instances = instances(labels, "ec2.internal");
+        let scene = scene(&instances);
+        Self::with(instances, scene, "profile.compiler.certname = \"{private_dns}\"\n").await
+    }
+
+    /// A group that is to launch these instances. `config` is the configuration but for the addresses of Puppet.
+    pub(super) async fn awaiting(instances: Vec<Instance>, config: &str) -> Self {
+        Self::with(instances, scene(&[]), config).await
+    }
+
+    async fn with(instances: Vec<Instance>, scene: Scene, config: &str) -> Self {
         let stage = LiveStage::read();
-        let instances = instances(labels);
         let token = format!("token-{}", uuid::Uuid::new_v4().simple());
         let challenge = format!("challenge-{}", uuid::Uuid::new_v4().simple());
         let secret = json!({
@@ -49,7 +65,7 @@ impl Job {
         let secret = SecretString::from(secret.to_string());
         let transport = Credentials::from_json(&secret).and_then(|credentials| credentials.transport());
         let key = stage.controller.key.lines().filter(|line| !line.starts_with("-----")).map(str::to_owned);
-        let secrets = key.chain([token, challenge]).collect();
+        let secrets = key.chain([token, challenge.clone()]).collect();
 
         let options = Options {
             serve_puppet: false,
@@ -57,17 +73,17 @@ impl Job {
             ..Options::default()
         };
         let lab = Lab::start(options).await.expect("the lab starts");
-        lab.set_scene(&scene(&instances)).expect("a scene that can be");
+        lab.set_scene(&scene).expect("a scene that can be");
         let mut environment = lab.environment();
         let config = format!(
-            "puppet.secret = \"stagedoor/puppet\"\npuppet.ca = \"{}\"\npuppet.puppetdb = \"{}\"\n\
-             profile.compiler.certname = \"{{private_dns}}\"\n",
+            "{config}\n[puppet]\nsecret = \"stagedoor/puppet\"\nca = \"{}\"\npuppetdb = \"{}\"\n\
+             [notify]\ntopic = \"{TOPIC}\"\n",
             stage.ca_url, stage.puppetdb_url
         );
         environment.insert("STAGEDOOR_CONFIG".to_owned(), config);
-        let function = CargoLambda::watch(&environment).await;
+        let functions = CargoLambda::watch(&environment).await;
         let transport = transport.expect("the stage's credentials");
-        Self { stage, lab, instances, transport, function, answers: String::new(), secrets }
+        Self { stage, lab, instances, challenge, transport, functions, answers: String::new(), secrets }
     }
 
     pub(super) fn instance(&self, label: &str) -> Instance {
@@ -86,6 +102,26 @@ impl Job {
         PuppetDb::new(&self.transport, &self.stage.puppetdb_url.parse().expect("an address"))
     }
 
+    /// Auto Scaling launches an instance: its event. Its address is the one at which Puppet Server stands for it.
+    pub(super) fn launch(&self, instance: &Instance) -> Value {
+        let launch = Launch {
+            id: Some(instance.id.to_string()),
+            private_ip: Some("127.0.0.1".to_owned()),
+            private_dns: Some(instance.certname.to_string()),
+            ..Launch::default()
+        };
+        let begun = self.lab.aws.launch(GROUP, &launch).expect("it can be launched");
+        let [event] = begun.events.as_slice() else { panic!("not one event: {:?}", begun.events) };
+        assert_eq!(self.state_of(instance).as_deref(), Some("Pending:Wait"));
+        event.eventbridge.clone()
+    }
+
+    /// An instance dies without its hooks.
+    pub(super) fn kill(&self, instance: &Instance) {
+        let force = Terminate { force: true, ..Terminate::default() };
+        self.lab.aws.terminate(instance.id.as_str(), &force).expect("it can be terminated");
+    }
+
     /// Auto Scaling terminates an instance, and the function gets the event of that: its receipt.
     pub(super) async fn terminate(&mut self, instance: &InstanceId) -> Value {
         let begun = self.lab.aws.terminate(instance.as_str(), &Terminate::default()).expect("it is in service");
@@ -97,24 +133,78 @@ impl Job {
 
     /// Invokes the release build of `purge` with an event: its one receipt.
     pub(super) async fn purge(&mut self, event: &Value) -> Value {
-        let answer = self.function.invoke("purge", event).await;
-        self.answers.push_str(&answer.to_string());
-        let log = self.function.log();
-        assert!(log.contains("release/purge`"), "it is the release build that runs:\n{log}");
-        let results = answer["results"].as_array().unwrap_or_else(|| panic!("no results: {answer}\n{log}"));
-        assert_eq!(results.len(), 1, "{answer}\n{log}");
+        self.receipt("purge", event).await
+    }
+
+    /// Invokes the release build of `onboard` with an event: its one receipt.
+    pub(super) async fn onboard(&mut self, event: &Value) -> Value {
+        self.receipt("onboard", event).await
+    }
+
+    /// Invokes `onboard` again and again, as the sweep would, until it waits for this.
+    pub(super) async fn onboard_until_it_says(&mut self, event: &Value, awaited: &str) {
+        let until = Instant::now() + Duration::from_secs(150);
+        loop {
+            let receipt = self.onboard(event).await;
+            assert_eq!(receipt["outcome"], "waiting", "{receipt:#}");
+            if receipt["reason"].as_str().expect("a reason").contains(awaited) {
+                return;
+            }
+            assert!(Instant::now() < until, "it does not say {awaited:?} after 150 s: {receipt:#}");
+        }
+    }
+
+    async fn receipt(&mut self, function: &str, event: &Value) -> Value {
+        let answer = self.invoke(function, event).await;
+        let results = answer["results"].as_array().unwrap_or_else(|| panic!("no results: {answer}"));
+        assert_eq!(results.len(), 1, "{answer}\n{}", self.functions.log());
         results[0].clone()
+    }
+
+    /// Invokes the release build of a function with an event: its answer.
+    pub(super) async fn invoke(&mut self, function: &str, event: &Value) -> Value {
+        let answer = self.functions.invoke(function, event).await;
+        self.answers.push_str(&answer.to_string());
+        let log = self.functions.log();
+        assert!(log.contains(&format!("release/{function}`")), "it is the release build that runs:\n{log}");
+        answer
     }
 
     /// The hook was completed once, with CONTINUE, and the instance has left.
     pub(super) fn assert_let_go(&self, instance: &InstanceId) {
-        let calls = self.lab.journal.calls("autoscaling");
-        let completed: Vec<_> = calls.iter().filter(|entry| entry.call == "CompleteLifecycleAction").collect();
-        let [entry] = completed.as_slice() else { panic!("not one completion: {completed:#?}") };
-        assert_eq!(entry.request["LifecycleActionResult"], "CONTINUE", "{entry:#?}");
-        assert_eq!((entry.subject.as_deref(), entry.status), (Some(instance.as_str()), Some(200)), "{entry:#?}");
+        assert_eq!(self.completions(), [(instance.to_string(), "CONTINUE".to_owned())]);
         let state = self.lab.aws.lifecycle_state(instance.as_str());
         assert_eq!(state.as_deref(), Some("Terminated"), "it has left Terminating:Wait");
+    }
+
+    /// How hooks were answered so far: instance and result, by instance.
+    pub(super) fn completions(&self) -> Vec<(String, String)> {
+        let calls = self.lab.journal.calls("autoscaling").into_iter();
+        let completed = calls.filter(|entry| entry.call == "CompleteLifecycleAction").map(|entry| {
+            assert_eq!(entry.status, Some(200), "{entry:#?}");
+            let result = entry.request["LifecycleActionResult"].as_str().expect("a result").to_owned();
+            (entry.subject.expect("an instance"), result)
+        });
+        let mut completed: Vec<_> = completed.collect();
+        completed.sort();
+        completed
+    }
+
+    /// What was published about an instance: outcome and reason.
+    pub(super) fn published(&self, instance: &Instance) -> (String, String) {
+        let messages = self.lab.aws.published(TOPIC).into_iter();
+        let results = messages.flat_map(|message| {
+            let message: Value = serde_json::from_str(&message.text).expect("JSON");
+            message["results"].as_array().expect("results").clone()
+        });
+        let about: Vec<Value> = results.filter(|result| result["instance_id"] == instance.id.as_str()).collect();
+        let [one] = about.as_slice() else { panic!("not one message about {}: {about:#?}", instance.id) };
+        let text = |key: &str| one[key].as_str().expect("text").to_owned();
+        (text("outcome"), text("reason"))
+    }
+
+    pub(super) fn state_of(&self, instance: &Instance) -> Option<String> {
+        self.lab.aws.lifecycle_state(instance.id.as_str())
     }
 
     /// Another value that must never be told.
@@ -125,9 +215,11 @@ impl Job {
     pub(super) fn assert_no_secret_is_told(&self) {
         let journal = serde_json::to_string(&self.lab.journal.entries()).expect("JSON");
         assert!(journal.contains("GetSecretValue"), "the function has read the secret");
-        let log = self.function.log();
+        let log = self.functions.log();
         assert!(log.contains("GetSecretValue"), "the log says what is done:\n{log}");
-        for (what, told) in [("the log", log), ("an answer", self.answers.clone()), ("the journal", journal)] {
+        let published = format!("{:?}", self.lab.aws.published(TOPIC));
+        let told = [("the log", log), ("an answer", self.answers.clone()), ("the journal", journal)];
+        for (what, told) in told.into_iter().chain([("what was published", published)]) {
             for secret in &self.secrets {
                 assert!(!told.contains(secret.as_str()), "a secret value is in {what}:\n{told}");
             }
@@ -139,18 +231,19 @@ impl Job {
 pub(super) fn event_of_another_life(instance: &InstanceId) -> Value {
     let mut event = crate::rehearsal::event("eventbridge-terminate");
     event["detail"]["EC2InstanceId"] = instance.as_str().into();
-    event["detail"]["AutoScalingGroupName"] = "compilers".into();
+    event["detail"]["AutoScalingGroupName"] = GROUP.into();
     event["detail"]["LifecycleHookName"] = "stagedoor-terminate".into();
     event
 }
 
-fn instances(labels: &[&'static str]) -> Vec<Instance> {
+/// Instances with names in this domain; the same label twice is the same name twice.
+pub(super) fn instances(labels: &[&'static str], domain: &str) -> Vec<Instance> {
     // Real servers keep what earlier runs left there, so no name comes twice.
     let run = uuid::Uuid::new_v4().simple().to_string();
     let instance = |(nth, label): (usize, &&'static str)| Instance {
         label,
         id: format!("i-{}{nth:x}", &run[..16]).parse().expect("an instance id"),
-        certname: format!("{label}-{}.ec2.internal", &run[..12]).parse().expect("a certname"),
+        certname: format!("{label}-{}.{domain}", &run[..12]).parse().expect("a certname"),
     };
     labels.iter().enumerate().map(instance).collect()
 }
@@ -162,11 +255,15 @@ fn scene(instances: &[Instance]) -> Scene {
         .collect();
     let scene = json!({
         "groups": [{
-            "name": "compilers",
+            "name": GROUP,
             "tags": {"stagedoor:profile": "compiler"},
-            "hooks": [{"name": "stagedoor-terminate", "transition": "terminating", "default_result": "ABANDON"}],
+            "hooks": [
+                {"name": "stagedoor-launch", "transition": "launching", "default_result": "ABANDON"},
+                {"name": "stagedoor-terminate", "transition": "terminating", "default_result": "ABANDON"},
+            ],
             "instances": instances,
         }],
+        "topics": [TOPIC],
     });
     Scene::from_json(scene).expect("a scene")
 }

@@ -1,9 +1,10 @@
-//! The main job on real input: real agents, the real CA and PuppetDB, the release build of `purge` under `cargo lambda`.
-//! AWS is the lab's.
+//! The main job on real input: real agents, the real CA and PuppetDB, the release build of the functions under
+//! `cargo lambda`. AWS is the lab's.
 
 mod agent;
 mod cargo_lambda;
 mod job;
+mod onboarding;
 
 use std::process::Output;
 
@@ -12,14 +13,14 @@ use job::{Job, event_of_another_life};
 use serde_json::Value;
 use stagedoor_puppet::Error;
 
+use crate::live_stage::turn_to_clean;
+
 #[tokio::test]
 async fn a_leaving_node_is_forgotten_by_real_puppet_and_its_agent_is_refused() {
+    let _turn = turn_to_clean().await;
     let mut job = Job::begin(&["leaving", "staying"]).await;
     let (leaving, staying) = (job.instance("leaving"), job.instance("staying"));
-    let (old, other) = tokio::join!(
-        Agent::enrol(&job.stage, &leaving.certname, &leaving.id),
-        Agent::enrol(&job.stage, &staying.certname, &staying.id),
-    );
+    let (old, other) = tokio::join!(Agent::enrol(&job.stage, &leaving), Agent::enrol(&job.stage, &staying),);
     job.keep_secret(&old.challenge);
     job.keep_secret(&other.challenge);
     for agent in [&old, &other] {
@@ -59,15 +60,16 @@ async fn a_leaving_node_is_forgotten_by_real_puppet_and_its_agent_is_refused() {
 
 #[tokio::test]
 async fn a_node_that_has_taken_over_the_name_is_untouched() {
+    let _turn = turn_to_clean().await;
     let mut job = Job::begin(&["taken", "taken"]).await;
     let [old, new] = [0, 1].map(|nth| job.instances[nth].clone());
     assert_eq!(old.certname, new.certname);
-    let first = Agent::enrol(&job.stage, &old.certname, &old.id).await;
+    let first = Agent::enrol(&job.stage, &old).await;
     job.keep_secret(&first.challenge);
     first.run_well().await;
     // The name becomes free, and the next instance with that name enrols, before the old one's event comes.
     job.ca_admin().clean(std::slice::from_ref(&old.certname)).await.unwrap();
-    let second = Agent::enrol(&job.stage, &new.certname, &new.id).await;
+    let second = Agent::enrol(&job.stage, &new).await;
     job.keep_secret(&second.challenge);
     second.run_well().await;
     let certificate = job.ca().certificate(&new.certname).await.unwrap().expect("the new certificate");
@@ -91,7 +93,7 @@ async fn a_node_that_has_taken_over_the_name_is_untouched() {
 async fn a_replayed_event_leaves_a_live_node_alone() {
     let mut job = Job::begin(&["alive"]).await;
     let alive = job.instance("alive");
-    let agent = Agent::enrol(&job.stage, &alive.certname, &alive.id).await;
+    let agent = Agent::enrol(&job.stage, &alive).await;
     job.keep_secret(&agent.challenge);
     agent.run_well().await;
 

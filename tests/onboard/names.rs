@@ -26,9 +26,10 @@ async fn a_recycled_name_enrols_after_the_certificate_of_its_dead_owner_is_clean
     stage.rehearsal.lab.aws.terminate(&old, &Terminate { force: true, ..Terminate::default() }).unwrap();
 
     let (new, event) = stage.launch_as(&launch());
-    stage.start(Agent { name: Some("new".to_owned()), ..stage.compiler(&new) });
+    let agent = stage.start(Agent { name: Some("new".to_owned()), ..stage.compiler(&new) });
     let receipt = stage.rehearsal.onboard(&event).await;
     assert_eq!(receipt["outcome"], "continued", "{receipt:#}");
+    assert_eq!(agent.state().reports, 1, "the run that its dead owner ended just before is not taken for its own");
     let steps = receipt["steps"].to_string();
     assert!(steps.contains("revoked and deleted") && steps.contains("its serial is in the CRL"), "{receipt:#}");
     assert_eq!(stage.rehearsal.puppet_has(NAME), (true, true));

@@ -215,7 +215,9 @@ impl Rules<'_> {
         let rested = *origin == Some(Place::WarmPool);
         let since =
             if rested { certificate.issued } else { began.time().unwrap_or(Timestamp::MIN).max(certificate.issued) };
-        let own = run.filter(|run| deadline::after(run.end, CLOCKS_DIFFER) >= since);
+        // So whose run it was is for the facts that came with it to say, where they do.
+        let by_another = name.fact_instance.known().map_err(trouble)?.is_some_and(|ran| *ran != self.subject.instance);
+        let own = run.filter(|run| !by_another && deadline::after(run.end, CLOCKS_DIFFER) >= since);
         if let Some(good) = own.filter(|run| run.is_good()) {
             return if rested || *began != Began::Unknown { Ok(good) } else { ask(Question::Began) };
         }

@@ -37,6 +37,7 @@ pub(super) async fn look_at_puppet(
     // What was once seen to be an arriving instance's own certificate stays that for this invocation.
     let unsure = || cases.iter().filter(|case| !case.is_arriving() || case.own_certificate().is_none());
     let names: Vec<Certname> = unique(unsure().flat_map(|case| case.names()));
+    let everybody: Vec<Certname> = unique(cases.iter().flat_map(|case| case.names()));
     let arriving = || cases.iter().filter(|case| case.is_arriving());
     let reporting: Vec<Certname> = unique(arriving().flat_map(|case| case.names()));
     let leaving: Vec<InstanceId> =
@@ -62,7 +63,7 @@ pub(super) async fn look_at_puppet(
         files(ask, puppet, &names, &asking_again),
         ask.ask(puppet.puppetdb.certnames_of(&leaving)),
         ask.ask(puppet.puppetdb.nodes(&names)),
-        ask.ask(puppet.puppetdb.identities(&names)),
+        ask.ask(puppet.puppetdb.identities(&everybody)),
         ask.ask(puppet.puppetdb.latest_reports(&reporting)),
         ask.ask(puppet.puppetdb.server_time()),
         crl,
@@ -75,6 +76,7 @@ pub(super) async fn look_at_puppet(
 
     let pins = |name: &Certname| pins(sight.groups.as_ref(), name);
     let challenge = puppet.challenge.as_ref();
+    let fact_instance = |name: &Certname| among(&identities, |known| known.certname == *name, identity);
     let view = |name: &Certname| {
         let (certificate, request) = &files[name];
         NameView {
@@ -82,7 +84,7 @@ pub(super) async fn look_at_puppet(
             certificate: reachable(certificate, certificate_view),
             request: reachable(request, |csr| RequestView { instance: csr.instance_id(), asks: asks(csr, challenge) }),
             node: among(&nodes, |node| node.certname == *name, |node| Some(node_view(node))),
-            fact_instance: among(&identities, |known| known.certname == *name, identity),
+            fact_instance: fact_instance(name),
             pins: pins(name),
         }
     };
@@ -96,7 +98,7 @@ pub(super) async fn look_at_puppet(
                     certificate: Reachable::Found(own),
                     request: Reachable::Absent,
                     node: Reachable::Absent,
-                    fact_instance: Reachable::Absent,
+                    fact_instance: fact_instance(name),
                     pins: pins(name),
                 },
                 None => view(name),

@@ -226,7 +226,7 @@ type Outage = (&'static str, fn(&mut World));
 
 #[test]
 fn unreachable_is_never_read_as_absent() {
-    let outages: [Outage; 12] = [
+    let outages: [Outage; 13] = [
         ("certificate", |w| w.view().certificate = down()),
         ("request beside a certificate", |w| w.view().request = down()),
         ("request", |w| {
@@ -264,6 +264,7 @@ fn unreachable_is_never_read_as_absent() {
             w.puppet.classification = Some(down());
         }),
         ("run", |w| w.puppet.run = Some(down())),
+        ("facts of whoever ran", |w| w.view().fact_instance = down()),
     ];
     for (what, spoil) in outages {
         let mut world = world();

@@ -109,6 +109,16 @@ fn a_run_of_the_names_former_owner_is_not_its_own() {
 }
 
 /// It has a certificate from before this launch; it is not said where it comes from.
+#[test]
+fn a_run_that_the_names_former_owner_ended_just_before_is_not_its_own() {
+    let mut world = world();
+    world.view().fact_instance = Reachable::Found(OTHER.parse().unwrap());
+    assert!(waits(world.decide()).contains("first Puppet run"));
+    // No fact says anything: then the time of the run is all there is to go by.
+    world.view().fact_instance = Reachable::Absent;
+    completed(world.decide());
+}
+
 fn of_unknown_origin(ran: i64) -> World {
     let mut world = world().confirmed();
     world.certificate().issued = at(-100_000);

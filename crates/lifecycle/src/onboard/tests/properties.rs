@@ -234,6 +234,7 @@ proptest! {
             prop_assert!(its.instance.as_ref().is_some_and(|owner| owner.as_str() == OURS) && !world.objects_to(&its.holds));
             let Some(Reachable::Found(run)) = &world.puppet.run else { panic!("{story}") };
             prop_assert!(run.is_good() && run.end.as_second() + 60 >= its.issued.as_second());
+            prop_assert!(seen.fact_instance.known().is_ok_and(|ran| ran.is_none_or(|ran| ran.as_str() == OURS)));
             let probes = world.puppet.probes.as_deref().unwrap_or_default();
             prop_assert!(profile.ready.is_empty() || probes.iter().any(|(_, says)| says.is_ok()));
             let groups = world.puppet.classification.as_ref().and_then(|says| says.known().ok().flatten());

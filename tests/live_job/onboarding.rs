@@ -1,0 +1,200 @@
+//! Arriving nodes: real agents ask the real CA, and `onboard` says who gets in.
+
+use serde_json::{Value, json};
+
+use super::agent::Agent;
+use super::job::{Instance, Job, instances};
+use crate::live_stage::turn_to_clean;
+
+/// The alternative name that compilers may have.
+const BALANCER: &str = "puppet.stagedoor.test";
+/// Puppet Server's certificate is good for names in this domain, so it can stand for what listens on these instances.
+const DOMAIN: &str = "compilers.stagedoor.test";
+/// Long enough for whatever an agent has to do, on a busy machine too: one invocation sees it through.
+const PATIENT: &str = "budget = \"150s\"";
+
+/// The configuration of a fleet of compilers, with further keys of their profile.
+fn config(budget: &str, profile: &str) -> String {
+    format!(
+        "{budget}\n[profile.compiler]\ncertname = \"{{private_dns}}\"\nsign.require = {{ pp_role = \"compiler\" }}\n\
+         sign.alt_names = [\"{BALANCER}\"]\n{profile}\n"
+    )
+}
+
+/// The agent of a compiler, with the challenge that it was given and the load balancer's name.
+fn compiler(job: &Job, instance: &Instance) -> Agent {
+    let mut agent = Agent::on(&job.stage, instance, &job.challenge);
+    agent.alt_names.push(BALANCER);
+    agent
+}
+
+/// Events as SQS delivers them.
+fn batch(events: &[Value]) -> Value {
+    let record = |(nth, event): (usize, &Value)| json!({"messageId": format!("m{nth}"), "eventSource": "aws:sqs", "body": event.to_string()});
+    json!({"Records": events.iter().enumerate().map(record).collect::<Vec<_>>()})
+}
+
+/// It has a certificate of its own, PuppetDB knows its good run, and nothing is left pending.
+async fn assert_enrolled(job: &Job, instance: &Instance) {
+    let Instance { id, certname, .. } = instance;
+    let certificate = job.ca().certificate(certname).await.unwrap().expect("its certificate");
+    assert_eq!(certificate.instance_id().as_ref(), Some(id));
+    assert_eq!(certificate.extensions().get("pp_role"), Some("compiler"));
+    let names: Vec<String> = certificate.alt_names().iter().map(ToString::to_string).collect();
+    assert!(names.contains(&format!("DNS:{BALANCER}")), "{names:?}");
+    assert!(job.ca().csr(certname).await.unwrap().is_none(), "nothing is pending");
+    assert!(!job.ca().crl().await.unwrap().revokes(&certificate));
+    let node = job.puppetdb().node(certname).await.unwrap().expect("it has reported");
+    assert!(node.is_active() && node.latest_report_status.is_some_and(|status| status != "failed"));
+    assert_eq!(job.state_of(instance).as_deref(), Some("InService"));
+}
+
+fn continued(instance: &Instance) -> (String, String) {
+    (instance.id.to_string(), "CONTINUE".to_owned())
+}
+
+#[tokio::test]
+async fn three_compilers_of_one_batch_are_signed_run_and_are_let_in() {
+    let arriving = instances(&["one", "two", "three"], DOMAIN);
+    let mut job = Job::awaiting(arriving.clone(), &config(PATIENT, "ready = [\"report\", \"status:8140\"]")).await;
+    let [one, two, three] = [0, 1, 2].map(|nth| compiler(&job, &arriving[nth]));
+    let events: Vec<Value> = arriving.iter().map(|instance| job.launch(instance)).collect();
+    let events = batch(&events);
+    let (answer, ..) = tokio::join!(
+        job.invoke("onboard", &events),
+        one.first_run_well(),
+        two.first_run_well(),
+        three.first_run_well(),
+    );
+    assert_eq!(answer, json!({"batchItemFailures": []}));
+    for instance in &arriving {
+        assert_enrolled(&job, instance).await;
+        let (outcome, reason) = job.published(instance);
+        assert_eq!(outcome, "continued", "{reason}");
+        assert!(reason.contains("has its certificate") && reason.contains("its Puppet run at"), "{reason}");
+    }
+    assert_eq!(job.completions(), arriving.iter().map(continued).collect::<Vec<_>>());
+    job.assert_no_secret_is_told();
+}
+
+#[tokio::test]
+async fn whoever_claims_what_is_not_true_is_refused_and_the_launch_abandoned() {
+    let arriving = instances(&["id", "challenge", "name", "role"], DOMAIN);
+    let mut job = Job::awaiting(arriving.clone(), &config(PATIENT, "")).await;
+    let [mut id, mut challenge, mut name, mut role] = [0, 1, 2, 3].map(|nth| compiler(&job, &arriving[nth]));
+    // Of an instance that is really there.
+    id.instance = arriving[1].id.clone();
+    challenge.challenge = "guessed-Vt3kP0".to_owned();
+    job.keep_secret(&challenge.challenge);
+    name.alt_names.push("console.stagedoor.test");
+    role.extensions.push("pp_auth_role=pe_compiler");
+    let events: Vec<Value> = arriving.iter().map(|instance| job.launch(instance)).collect();
+    tokio::join!(id.ask(), challenge.ask(), name.ask(), role.ask());
+    for instance in &arriving {
+        assert!(job.ca().csr(&instance.certname).await.unwrap().is_some(), "{} waits", instance.certname);
+    }
+
+    let answer = job.invoke("onboard", &batch(&events)).await;
+    assert_eq!(answer, json!({"batchItemFailures": []}));
+    let objections = ["pp_instance_id is", "challengePassword", "console.stagedoor.test", "pp_auth_role"];
+    for (instance, objection) in arriving.iter().zip(objections) {
+        let (outcome, reason) = job.published(instance);
+        assert_eq!(outcome, "abandoned", "{reason}");
+        assert!(reason.contains(objection), "{objection}: {reason}");
+        assert!(job.ca().csr(&instance.certname).await.unwrap().is_none(), "the request is deleted");
+        assert_eq!(job.ca().status(&instance.certname).await, Ok(None), "and nothing was signed");
+        assert_eq!(job.state_of(instance).as_deref(), Some("Terminating:Wait"), "it is on its way out");
+    }
+    let abandoned = |instance: &Instance| (instance.id.to_string(), "ABANDON".to_owned());
+    assert_eq!(job.completions(), arriving.iter().map(abandoned).collect::<Vec<_>>());
+    job.assert_no_secret_is_told();
+}
+
+#[tokio::test]
+async fn a_reboot_and_a_replayed_event_change_nothing() {
+    let arriving = instances(&["rebooting"], DOMAIN);
+    let mut job = Job::awaiting(arriving.clone(), &config(PATIENT, "")).await;
+    let instance = &arriving[0];
+    let agent = compiler(&job, instance);
+    let event = job.launch(instance);
+    let (receipt, ()) = tokio::join!(job.onboard(&event), agent.first_run_well());
+    assert_eq!(receipt["outcome"], "continued", "{receipt:#}");
+    let certificate = job.ca().certificate(&instance.certname).await.unwrap().expect("its certificate");
+    let report = job.puppetdb().node(&instance.certname).await.unwrap().expect("the node").latest_report_hash;
+
+    // Stopped and started: the agent runs again from what is on its disk.
+    agent.run_well().await;
+    let node = job.puppetdb().node(&instance.certname).await.unwrap().expect("the node");
+    assert_ne!(node.latest_report_hash, report, "it has run again");
+    let receipt = job.onboard(&event).await;
+    assert_eq!(receipt["outcome"], "ignored", "{receipt:#}");
+
+    assert_enrolled(&job, instance).await;
+    let same = job.ca().certificate(&instance.certname).await.unwrap();
+    assert_eq!(same, Some(certificate), "serial and key are the same");
+    assert_eq!(job.completions(), [continued(instance)]);
+    job.assert_no_secret_is_told();
+}
+
+#[tokio::test]
+async fn a_recycled_name_enrols_after_its_dead_owners_certificate_is_cleaned() {
+    let _turn = turn_to_clean().await;
+    let both = instances(&["recycled", "recycled"], DOMAIN);
+    let mut job = Job::awaiting(both.clone(), &config(PATIENT, "")).await;
+    let [old, new] = [0, 1].map(|nth| both[nth].clone());
+    assert_eq!(old.certname, new.certname);
+    job.launch(&old);
+    let dead = Agent::enrol(&job.stage, &old).await;
+    job.keep_secret(&dead.challenge);
+    let stale = job.ca().certificate(&old.certname).await.unwrap().expect("its certificate");
+    dead.run_well().await;
+    // It dies at once, and nobody purges it. What PuppetDB has of it is good, and only seconds old.
+    job.kill(&old);
+
+    let event = job.launch(&new);
+    let agent = compiler(&job, &new);
+    // Its request is turned down until the name is free; then it asks again.
+    let (receipt, ()) = tokio::join!(job.onboard(&event), agent.first_run_well());
+    assert_eq!(receipt["outcome"], "continued", "{receipt:#}");
+    let steps = receipt["steps"].to_string();
+    assert!(steps.contains("revoked and deleted") && steps.contains("its serial is in the CRL"), "{receipt:#}");
+    assert!(job.ca().crl().await.unwrap().revokes(&stale), "the old serial is in the CRL");
+    let runs = job.puppetdb().latest_reports(std::slice::from_ref(&new.certname)).await.unwrap();
+    let reason = receipt["reason"].as_str().expect("a reason");
+    assert!(reason.contains(&format!("its Puppet run at {}", runs[0].start_time)), "its own run: {reason}, {runs:#?}");
+    assert_enrolled(&job, &new).await;
+    assert_eq!(job.completions(), [continued(&new)]);
+    job.assert_no_secret_is_told();
+}
+
+#[tokio::test]
+async fn it_is_held_until_its_refresh_target_has_run_by_itself() {
+    let both = instances(&["arriving", "target"], DOMAIN);
+    let [arriving, target] = [0, 1].map(|nth| both[nth].clone());
+    let refresh = format!("refresh = [\"{}\"]\nawait_refresh = true", target.certname);
+    let mut job = Job::awaiting(both, &config("budget = \"5s\"", &refresh)).await;
+    let primary = Agent::enrol(&job.stage, &target).await;
+    job.keep_secret(&primary.challenge);
+    // From before the change: proves nothing.
+    primary.run_well().await;
+
+    let agent = compiler(&job, &arriving);
+    let event = job.launch(&arriving);
+    let held = format!("{} has not run Puppet since", target.certname);
+    tokio::join!(agent.first_run_well(), job.onboard_until_it_says(&event, &held));
+    assert_eq!(job.completions(), []);
+    assert_eq!(job.state_of(&arriving).as_deref(), Some("Pending:Wait"));
+
+    primary.run_well().await;
+    let receipt = job.onboard(&event).await;
+    assert_eq!(receipt["outcome"], "continued", "{receipt:#}");
+    let reason = receipt["reason"].as_str().expect("a reason");
+    assert!(reason.contains(&format!("{} ran Puppet at", target.certname)), "{reason}");
+    let mut runs = job.puppetdb().latest_reports(&[arriving.certname.clone(), target.certname]).await.unwrap();
+    runs.sort_by_key(|run| run.start_time);
+    let [change, learnt] = runs.as_slice() else { panic!("not two runs: {runs:#?}") };
+    assert!(change.certname == arriving.certname && learnt.start_time >= change.end_time, "{runs:#?}");
+    assert_enrolled(&job, &arriving).await;
+    assert_eq!(job.completions(), [continued(&arriving)]);
+    job.assert_no_secret_is_told();
+}
