@@ -20,7 +20,7 @@ async fn each_wait_names_what_it_waits_for() {
     assert!(receipt["decide_by"].is_string(), "{receipt:#}");
 
     let agent =
-        stage.start(Agent { first_run: false, tcp_ports: vec![8142], listening: false, ..stage.compiler(&instance) });
+        stage.start(Agent { first_run: false, tcp_ports: vec![8142], listening: false, ..Stage::compiler(&instance) });
     agent.waits_for_certificate().await.unwrap();
     let receipt = stage.rehearsal.onboard(&event).await;
     assert!(receipt["reason"].as_str().unwrap().contains("first Puppet run"), "{receipt:#}");
@@ -59,7 +59,7 @@ async fn a_puppetdb_that_does_not_answer_lets_nobody_in() {
     stage.budget("3s");
     stage.rehearsal.fault("puppetdb", "*", None, FaultKind::Reset);
     let (instance, event) = stage.launch();
-    stage.start(stage.compiler(&instance));
+    stage.start(Stage::compiler(&instance));
     let receipt = stage.rehearsal.onboard(&event).await;
     assert_eq!(receipt["outcome"], "failed", "{receipt:#}");
     assert_eq!(stage.state_of(&instance).as_deref(), Some("Pending:Wait"));
@@ -99,7 +99,7 @@ async fn without_an_orchestrator_it_waits_for_the_targets_own_run_if_the_profile
     let mut stage = Stage::open_source(&format!("refresh = [\"{PRIMARY}\"]\nawait_refresh = true")).await;
     stage.budget("3s");
     let (instance, event) = stage.launch();
-    let agent = stage.start(stage.compiler(&instance));
+    let agent = stage.start(Stage::compiler(&instance));
     let receipt = stage.rehearsal.onboard(&event).await;
     assert_eq!(receipt["outcome"], "waiting", "{receipt:#}");
     assert!(receipt["reason"].as_str().unwrap().contains(PRIMARY), "{receipt:#}");

@@ -13,7 +13,7 @@ async fn refused(profile: &str, change: impl FnOnce(&mut Agent)) -> (Stage, Stri
     let mut stage = Stage::open_source(profile).await;
     let (instance, event) = stage.launch();
     let name = stage.name_of(&instance);
-    let mut agent = Agent { certname: name.clone(), ..stage.compiler(&instance) };
+    let mut agent = Agent { certname: name.clone(), ..Stage::compiler(&instance) };
     change(&mut agent);
     let agent = stage.start(agent);
     agent.waits_for_certificate().await.unwrap();
@@ -39,8 +39,8 @@ async fn each_false_statement_has_the_request_deleted_and_the_launch_abandoned()
         assert_eq!(receipt["outcome"], "abandoned", "{objection}: {receipt:#}");
         let reason = receipt["reason"].as_str().unwrap();
         assert!(reason.contains(objection) && !reason.contains("guessed"), "{objection}: {reason}");
-        let state = stage.rehearsal.lab.puppet.snapshot();
-        assert_eq!(state["requests"].as_array().map(Vec::len), Some(0), "{state:#}");
+        let puppet = stage.rehearsal.lab.puppet.snapshot();
+        assert_eq!(puppet["requests"].as_array().map(Vec::len), Some(0), "{puppet:#}");
         assert!(!stage.rehearsal.puppet_has(&name).0);
         let published = format!("{:?}", stage.rehearsal.lab.aws.published(TOPIC));
         assert!(published.contains("abandoned"), "{published}");
@@ -54,7 +54,7 @@ async fn an_authorization_extension_that_the_profile_requires_is_signed() {
         config.replace("sign.require = { pp_role = \"compiler\" }", "sign.require.pp_role = \"compiler\"")
     });
     let (instance, event) = stage.launch();
-    let mut agent = stage.compiler(&instance);
+    let mut agent = Stage::compiler(&instance);
     agent.extensions.insert("pp_auth_role".to_owned(), "pe_compiler".to_owned());
     stage.start(agent);
     assert_eq!(stage.rehearsal.onboard(&event).await["outcome"], "continued");
@@ -66,7 +66,7 @@ async fn what_the_ca_will_not_sign_is_refused_with_the_remedy_and_the_hook_keeps
     let mut stage = Stage::with(options, "").await;
     stage.rehearsal.lab.puppet.configure(|options| options.allow_subject_alt_names = false);
     let (instance, event) = stage.launch();
-    stage.start(stage.compiler(&instance)).waits_for_certificate().await.unwrap();
+    stage.start(Stage::compiler(&instance)).waits_for_certificate().await.unwrap();
     let receipt = stage.rehearsal.onboard(&event).await;
     assert_eq!(receipt["outcome"], "refused", "{receipt:#}");
     assert!(receipt["reason"].as_str().unwrap().contains("allow-subject-alt-names"), "{receipt:#}");
@@ -92,7 +92,7 @@ async fn where_somebody_else_signs_a_bad_certificate_is_revoked_and_the_launch_a
     )
     .await;
     let (instance, event) = stage.launch();
-    let mut agent = stage.compiler(&instance);
+    let mut agent = Stage::compiler(&instance);
     agent.extensions.insert("pp_role".to_owned(), "primary".to_owned());
     stage.start(agent).certified().await.unwrap();
     let receipt = stage.rehearsal.onboard(&event).await;

@@ -40,7 +40,7 @@ async fn in_puppet_enterprise_it_is_pinned_classified_and_made_known_to_the_prim
     stage.rehearsal.lab.puppet.connect(PRIMARY);
     let (instance, event) = stage.launch();
     let agent =
-        Agent { status_ports: vec![8140], tcp_ports: vec![8142], starting_answers: 2, ..stage.compiler(&instance) };
+        Agent { status_ports: vec![8140], tcp_ports: vec![8142], starting_answers: 2, ..Stage::compiler(&instance) };
     stage.start(agent);
     let receipt = stage.rehearsal.onboard(&event).await;
     assert_eq!(receipt["outcome"], "continued", "{receipt:#}");
@@ -56,7 +56,7 @@ async fn in_puppet_enterprise_it_is_pinned_classified_and_made_known_to_the_prim
 async fn it_is_told_to_run_puppet_if_it_does_not_by_itself() {
     let mut stage = Stage::enterprise("").await;
     let (instance, event) = stage.launch();
-    stage.start(Agent { first_run: false, ..stage.compiler(&instance) });
+    stage.start(Agent { first_run: false, ..Stage::compiler(&instance) });
     let receipt = stage.rehearsal.onboard(&event).await;
     assert_eq!(receipt["outcome"], "continued", "{receipt:#}");
     assert_eq!(stage.rehearsal.lab.puppet.times_ordered(&stage.name_of(&instance)), 1, "{receipt:#}");
@@ -70,7 +70,7 @@ async fn fifty_at_once_cost_the_primary_two_runs_at_the_most_and_the_ca_one_list
     let mut instances = Vec::new();
     for number in 0..50 {
         let (instance, event) = stage.launch();
-        stage.start(stage.compiler(&instance));
+        stage.start(Stage::compiler(&instance));
         records.push(json!({"messageId": format!("m{number}"), "eventSource": "aws:sqs", "body": event.to_string()}));
         instances.push(instance);
     }
@@ -93,7 +93,7 @@ async fn every_shape_of_the_event_does_the_same() {
     let wrap_sns = |event: &Value| json!({"Type": "Notification", "TopicArn": TOPIC, "Message": event.to_string()});
     for shape in ["eventbridge", "sns", "sqs", "sns in sqs"] {
         let (instance, event) = stage.launch();
-        stage.start(stage.compiler(&instance));
+        stage.start(Stage::compiler(&instance));
         let record =
             |body: &Value| json!({"Records": [{"messageId": "m", "eventSource": "aws:sqs", "body": body.to_string()}]});
         let event = match shape {
@@ -113,8 +113,8 @@ async fn a_reboot_changes_nothing() {
     let (instance, agent, _) = stage.enrol().await;
     let before = stage.rehearsal.lab.puppet.snapshot()["certificates"].clone();
     agent.reboot().await;
-    let state = agent.until(|state| state.boots == 2 && state.reports == 1).await.unwrap();
-    assert_eq!(state.submitted, 0, "no new request since");
+    let awake = agent.until(|now| now.boots == 2 && now.reports == 1).await.unwrap();
+    assert_eq!(awake.submitted, 0, "no new request since");
     assert_eq!(stage.rehearsal.lab.puppet.snapshot()["certificates"], before);
     assert_eq!(stage.state_of(&instance).as_deref(), Some("InService"));
 }
@@ -123,7 +123,7 @@ async fn a_reboot_changes_nothing() {
 async fn the_event_of_an_instance_that_has_been_let_in_is_ignored() {
     let mut stage = Stage::open_source("").await;
     let (instance, event) = stage.launch();
-    stage.start(stage.compiler(&instance));
+    stage.start(Stage::compiler(&instance));
     assert_eq!(stage.rehearsal.onboard(&event).await["outcome"], "continued");
     let writes = stage.rehearsal.writes();
     let receipt = stage.rehearsal.onboard(&event).await;
@@ -136,7 +136,7 @@ async fn observe_mode_says_what_it_would_sign_and_signs_nothing() {
     let mut stage = Stage::open_source("").await;
     stage.rehearsal.configure(|config| format!("mode = \"observe\"\n{config}"));
     let (instance, event) = stage.launch();
-    let agent = stage.start(stage.compiler(&instance));
+    let agent = stage.start(Stage::compiler(&instance));
     agent.waits_for_certificate().await.unwrap();
     let receipt = stage.rehearsal.onboard(&event).await;
     assert_eq!(receipt["outcome"], "waiting", "{receipt:#}");

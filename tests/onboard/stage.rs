@@ -64,7 +64,7 @@ impl Stage {
     }
 
     /// An agent as the user data of this fleet sets it up.
-    pub(crate) fn compiler(&self, instance: &str) -> Agent {
+    pub(crate) fn compiler(instance: &str) -> Agent {
         Agent {
             extensions: [("pp_role".to_owned(), "compiler".to_owned())].into(),
             alt_names: vec!["puppet.example.com".to_owned()],
@@ -85,7 +85,7 @@ impl Stage {
     /// Launches an instance with its agent, and onboards it: id, agent, receipt.
     pub(crate) async fn enrol(&mut self) -> (String, RunningAgent, Value) {
         let (instance, event) = self.launch();
-        let agent = self.start(self.compiler(&instance));
+        let agent = self.start(Self::compiler(&instance));
         let receipt = self.rehearsal.onboard(&event).await;
         assert_eq!(receipt["outcome"], "continued", "{receipt:#}");
         (instance, agent, receipt)

@@ -199,7 +199,7 @@ async fn beside_another_tools_hook_ours_is_answered_and_the_other_left_alone() {
     assert_eq!(outcome(&mut stage, &begun.events[0].eventbridge).await["outcome"], "failed");
     let mut old = begun.events[0].eventbridge.clone();
     old["time"] = "2026-03-04T05:06:07Z".into();
-    assert_eq!(outcome(&mut stage, &old).await["outcome"], "continued");
+    assert_eq!(outcome(&mut stage, &old).await["outcome"], "ignored");
 }
 
 #[tokio::test]

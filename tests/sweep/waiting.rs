@@ -24,7 +24,7 @@ async fn with_every_event_lost_twenty_instances_arrive_and_leave_by_the_sweep_al
     let instances: Vec<String> = (0..20)
         .map(|_| {
             let (instance, _) = stage.launch();
-            stage.start(stage.compiler(&instance));
+            stage.start(Stage::compiler(&instance));
             instance
         })
         .collect();
@@ -58,7 +58,7 @@ async fn two_at_once_do_no_harm() {
     let mut stage = Stage::enterprise(&format!("refresh = [\"{PRIMARY}\"]")).await;
     stage.rehearsal.lab.puppet.connect(PRIMARY);
     let (arriving, _) = stage.launch();
-    stage.start(stage.compiler(&arriving));
+    stage.start(Stage::compiler(&arriving));
     let (leaving, _, _) = stage.enrol().await;
     stage.rehearsal.lab.aws.terminate(&leaving, &Terminate::default()).unwrap();
     stage.rehearsal.start("sweep");
@@ -95,7 +95,7 @@ async fn whoever_waits_is_decided_about_also_when_puppet_was_down_all_along() {
 async fn another_tools_hook_is_left_to_it() {
     let mut stage = Stage::open_source("hooks = \"ours-\"").await;
     let (instance, _) = stage.launch();
-    stage.start(stage.compiler(&instance));
+    stage.start(Stage::compiler(&instance));
     assert_eq!(sweep(&mut stage).await, Vec::<Value>::new());
     assert_eq!(stage.state_of(&instance).as_deref(), Some("Pending:Wait"));
 }

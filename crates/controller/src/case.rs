@@ -37,6 +37,10 @@ pub(crate) struct Case {
     pub(crate) tried: Option<String>,
     /// Whether that was since the last pause.
     pub(crate) just_tried: bool,
+    /// What was done since the last pause.
+    pub(crate) just_did: Option<String>,
+    /// Why the CA will not sign its request, if it has said so.
+    pub(crate) refused: Option<String>,
     /// Whether it is decided, and only the hook has to be answered.
     pub(crate) ready: Option<(ActionResult, String)>,
     /// How it ended, or how it would end if the invocation ended now.
@@ -62,6 +66,8 @@ impl Case {
             cleaned: BTreeSet::new(),
             tried: None,
             just_tried: false,
+            just_did: None,
+            refused: None,
             ready: None,
             outcome: Outcome::Failed,
             reason: "the invocation ended before this instance was looked at".into(),

@@ -92,7 +92,8 @@ fn judge(case: &mut Case, groups: &[Group], now: Timestamp) {
     let over = if !still_held {
         "the hook had been answered before"
     } else if beside_others && visible {
-        "our hook had been answered before: another one holds the instance"
+        case.settle(Outcome::Ignored, "our hook had been answered before: another one holds the instance");
+        return;
     } else {
         case.stands(Outcome::Failed, format!("{reason}; but Auto Scaling does not know the lifecycle action yet"));
         return;

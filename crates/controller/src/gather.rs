@@ -112,7 +112,7 @@ pub(crate) async fn look(door: &Door, cases: &mut [Case], until: Until) -> Sight
     }
     match puppet.unwrap_or_else(Err) {
         Ok(puppet) => {
-            names::look_at_puppet(door, &puppet, ours, until, &mut sight).await;
+            Box::pin(names::look_at_puppet(door, &puppet, ours, until, &mut sight)).await;
             sight.puppet = Some(puppet);
         }
         Err(trouble) => {

@@ -62,7 +62,8 @@ pub async fn reconcile(door: &Door, subjects: Vec<Subject>, until: Until) -> Vec
     let mut beats = Heartbeats::new(door.clock.now());
     let (mut renewed, mut asked_began) = (false, BTreeSet::new());
     loop {
-        let mut sight = look(door, &mut cases, until).await;
+        // Boxed, as below: futures of this size are copied about otherwise.
+        let mut sight = Box::pin(look(door, &mut cases, until)).await;
         let mut next = settle_what_is_decided(door, &sight, &mut cases);
         for _ in 0..QUESTIONS_IN_A_ROW {
             if next.questions.is_empty() {
@@ -100,6 +101,7 @@ pub async fn reconcile(door: &Door, subjects: Vec<Subject>, until: Until) -> Vec
             pause = (pause * 2).min(LONGEST_PAUSE);
             for case in &mut cases {
                 case.just_tried = false;
+                case.just_did = None;
             }
         }
     }
@@ -187,7 +189,21 @@ fn settle_what_is_decided(door: &Door, sight: &Sight, cases: &mut [Case]) -> Nex
                 let tried = case.tried.clone().unwrap_or_default();
                 case.stands(Outcome::Failed, format!("{tried}; still there: {}", left.join("; ")));
             }
-            Decision::Do(deed) => next.deeds.push((index, deed)),
+            // What the CA will not sign it will not sign a moment later either.
+            Decision::Do(Deed::Sign(_)) if case.refused.is_some() => {
+                case.stands(Outcome::Refused, case.refused.clone().unwrap_or_default());
+            }
+            Decision::Do(deed) if case.just_did.as_ref() == Some(&deed.describe()) => {
+                case.stands(Outcome::Failed, format!("it was just done, and is not seen yet: {}", deed.describe()));
+            }
+            Decision::Do(deed) => {
+                // So that patience can end, also if this never succeeds.
+                if case.subject.began == Began::Unknown {
+                    next.ask_when_it_began.push(index);
+                }
+                case.just_did = Some(deed.describe());
+                next.deeds.push((index, deed));
+            }
             Decision::Complete(result, reason) => {
                 if case.is_arriving() && result == ActionResult::Continue {
                     for fact in reason.split("; ") {
@@ -229,8 +245,9 @@ fn hold_refreshes(
     if !hold {
         return deeds;
     }
-    let (held, rest): (Vec<_>, Vec<_>) = deeds.into_iter().partition(|(_, deed)| matches!(deed, Deed::Refresh(..)));
-    for (index, deed) in held {
+    let (postponed, rest): (Vec<_>, Vec<_>) =
+        deeds.into_iter().partition(|(_, deed)| matches!(deed, Deed::Refresh(..)));
+    for (index, deed) in postponed {
         let what = format!("about to {}, for this and what else is about to change", deed.describe());
         cases[index].stands(Outcome::Waiting, what);
     }

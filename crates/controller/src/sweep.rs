@@ -65,7 +65,7 @@ async fn deal_with_the_waiting(door: &Door, until: Until) -> (Vec<Receipt>, Resu
         if new.is_empty() {
             break Ok(groups);
         }
-        let done = reconcile(door, new, until).await;
+        let done = Box::pin(reconcile(door, new, until)).await;
         for receipt in done {
             let Receipt { instance_id: Some(instance), hook: Some(hook), .. } = &receipt else { continue };
             let again = matches!(receipt.outcome, Outcome::Waiting | Outcome::Failed);

@@ -274,9 +274,8 @@ impl CargoLambda {
         command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
         // cargo-lambda has a Runtime API of its own.
         let environment = lab.environment().into_iter().filter(|(name, _)| *name != "AWS_LAMBDA_RUNTIME_API");
-        let with_profile = |(name, value): (_, String)| match name == "STAGEDOOR_CONFIG" {
-            true => (name, format!("{value}{PROFILE}")),
-            false => (name, value),
+        let with_profile = |(name, value): (_, String)| {
+            if name == "STAGEDOOR_CONFIG" { (name, format!("{value}{PROFILE}")) } else { (name, value) }
         };
         command.envs(environment.map(with_profile));
         let mut watch = command.spawn().context("cargo-lambda does not start; `make demo` installs it into .venv")?;

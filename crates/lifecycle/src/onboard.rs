@@ -212,14 +212,24 @@ impl Rules<'_> {
         };
         // A run of the name's former owner is not its own; the two clocks that are compared here may differ.
         let Subject { origin, began, .. } = self.subject;
-        let rested = *origin == Some(Place::WarmPool);
+        // An event says where this launch comes from only if it is of this launch, and of a group that has such a place.
+        let of_this_launch = match began {
+            Began::Confirmed { recorded: Some(recorded), said: Some(said) } => said >= recorded,
+            Began::Confirmed { .. } | Began::Unknown => false,
+            Began::Said(_) => true,
+        };
+        let rested = *origin == Some(Place::WarmPool) && self.arriving.has_pool && of_this_launch;
         let since =
             if rested { certificate.issued } else { began.time().unwrap_or(Timestamp::MIN).max(certificate.issued) };
         // So whose run it was is for the facts that came with it to say, where they do.
         let by_another = name.fact_instance.known().map_err(trouble)?.is_some_and(|ran| *ran != self.subject.instance);
         let own = run.filter(|run| !by_another && deadline::after(run.end, CLOCKS_DIFFER) >= since);
         if let Some(good) = own.filter(|run| run.is_good()) {
-            return if rested || *began != Began::Unknown { Ok(good) } else { ask(Question::Began) };
+            return match began {
+                Began::Unknown => ask(Question::Began),
+                Began::Said(_) if rested => ask(Question::Began),
+                _ => Ok(good),
+            };
         }
         let awaited = match own {
             None => format!("waiting for the first Puppet run of {} since {since}", name.certname),

@@ -63,6 +63,8 @@ impl Order {
 pub struct TargetView {
     /// Its name.
     pub certname: Certname,
+    /// Whether the orchestrator says that it has lost its connection, so that an order could not reach it.
+    pub disconnected: bool,
     /// Its newest run.
     pub run: Reachable<RunView>,
     /// Orders for it, old and new. `None` where there is no orchestrator.
@@ -93,7 +95,7 @@ pub const LOST: Duration = Duration::from_secs(20 * 60);
 /// How it stands with this target and a change at this time.
 #[must_use]
 pub fn standing(target: &TargetView, change: Timestamp, now: Timestamp) -> Standing {
-    let TargetView { certname, run, orders } = target;
+    let TargetView { certname, disconnected, run, orders } = target;
     let run = match run.known() {
         Err(trouble) => return Standing::Unknown(trouble.to_owned()),
         Ok(run) => run.filter(|run| run.start >= change),
@@ -109,6 +111,9 @@ pub fn standing(target: &TargetView, change: Timestamp, now: Timestamp) -> Stand
             Standing::Underway(format!("the Puppet run of {certname} (job {})", order.job))
         }
         Some(order) => Standing::Underway(format!("the report of {certname}'s Puppet run (job {})", order.job)),
+        None if *disconnected => {
+            Standing::Underway(format!("the next Puppet run of {certname}, which is not connected to the orchestrator"))
+        }
         None => match run {
             Some(failed) if now < deadline::after(failed.end, SETTLING) => {
                 Standing::Underway(format!("another try after the Puppet run of {certname} at {} failed", failed.start))
@@ -144,6 +149,11 @@ pub(crate) fn all(
     if !orchestrated && !profile.await_refresh {
         let names: Vec<&str> = profile.refresh.iter().map(Certname::as_str).collect();
         return Ok(Some(format!("{} will learn of it at the next run of Puppet there", names.join(", "))));
+    }
+    // Otherwise every run would seem to have begun too early, and another be ordered at once.
+    if change > now {
+        let ahead = format!("waiting for {change}, when it changed by a clock that is ahead of ours");
+        return Err(Box::new(not_yet(subject, held, Missing::News(ahead), now)));
     }
     let targets = targets.ok_or_else(|| Box::new(Decision::Ask(Question::Targets)))?;
     let (mut learnt, mut needed, mut awaited) = (Vec::new(), Vec::new(), Vec::new());
@@ -192,7 +202,8 @@ mod tests {
     /// How it stands at second 100 with a change at second 0.
     fn standing_of(run: Reachable<RunView>, orders: Vec<Order>) -> Standing {
         let certname = "puppet.example.com".parse().unwrap();
-        standing(&TargetView { certname, run, orders: Some(Reachable::Found(orders)) }, at(0), at(100))
+        let orders = Some(Reachable::Found(orders));
+        standing(&TargetView { certname, disconnected: false, run, orders }, at(0), at(100))
     }
 
     #[test]
@@ -245,11 +256,21 @@ mod tests {
     }
 
     #[test]
+    fn a_target_without_connection_is_given_no_order() {
+        let certname = "puppet.example.com".parse().unwrap();
+        let orders = Some(Reachable::Found(vec![]));
+        let target = TargetView { certname, disconnected: true, run: Reachable::Absent, orders };
+        assert!(
+            matches!(standing(&target, at(0), at(100)), Standing::Underway(what) if what.contains("not connected"))
+        );
+    }
+
+    #[test]
     fn nobody_to_ask_is_not_the_same_as_no_run() {
         assert!(matches!(standing_of(Reachable::Unreachable("down".into()), vec![]), Standing::Unknown(_)));
         let certname = "puppet.example.com".parse().unwrap();
         let orders = Some(Reachable::Unreachable("down".into()));
-        let target = TargetView { certname, run: Reachable::Absent, orders };
+        let target = TargetView { certname, disconnected: false, run: Reachable::Absent, orders };
         assert!(matches!(standing(&target, at(0), at(100)), Standing::Unknown(_)));
     }
 }

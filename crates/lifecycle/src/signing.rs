@@ -12,7 +12,7 @@ use crate::{Certname, InstanceId};
 const AUTHORIZATION_ARC: &str = "1.3.6.1.4.1.34380.1.3.";
 
 /// The short names of the registered extensions of [`AUTHORIZATION_ARC`].
-const AUTHORIZATION_NAMES: [&str; 3] = ["pp_authorization", "pp_auth_role", "pp_cli_auth"];
+const AUTHORIZATION_NAMES: [&str; 4] = ["pp_authorization", "pp_auth_auto_renew", "pp_auth_role", "pp_cli_auth"];
 
 /// What a profile requires of a request.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -41,6 +41,10 @@ pub struct Request {
     pub challenge: Challenge,
     /// Its key.
     pub key: Key,
+    /// SHA-256 over its public key, which a certificate made of it has too.
+    pub key_print: String,
+    /// Why it cannot be read, if that is so; the rest then says nothing.
+    pub unreadable: Option<String>,
 }
 
 /// How a request's `challengePassword` compares with the one in the secret; compared in constant time elsewhere.
@@ -67,13 +71,22 @@ pub enum Key {
 
 /// A request that may be signed. Only [`approve`] makes one, so that code that forgets the checks does not compile.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Signable(Certname);
+pub struct Signable {
+    certname: Certname,
+    key_print: String,
+}
 
 impl Signable {
     /// The name to sign.
     #[must_use]
     pub fn certname(&self) -> &Certname {
-        &self.0
+        &self.certname
+    }
+
+    /// SHA-256 over the public key that was checked: what is signed has to have it.
+    #[must_use]
+    pub fn key_print(&self) -> &str {
+        &self.key_print
     }
 }
 
@@ -85,12 +98,19 @@ pub fn approve(
     rules: &SigningRules,
 ) -> Result<Signable, Vec<String>> {
     let objections = objections(request, certname, instance, rules);
-    if objections.is_empty() { Ok(Signable(certname.clone())) } else { Err(objections) }
+    if objections.is_empty() {
+        Ok(Signable { certname: certname.clone(), key_print: request.key_print.clone() })
+    } else {
+        Err(objections)
+    }
 }
 
 /// Everything that speaks against signing this request; nothing means that it may be signed.
 #[must_use]
 pub fn objections(request: &Request, certname: &Certname, instance: &InstanceId, rules: &SigningRules) -> Vec<String> {
+    if let Some(problem) = &request.unreadable {
+        return vec![format!("it cannot be read: {problem}")];
+    }
     let mut objections = Vec::new();
     let mut object = |objection: String| objections.push(objection);
 
@@ -124,7 +144,9 @@ pub fn objections(request: &Request, certname: &Certname, instance: &InstanceId,
         object(format!("it asks for the extension {oid}, which Puppet does not know"));
     }
     for name in &request.alt_names {
-        if name != certname.as_str() && !rules.alt_names.contains(name) {
+        // Host names are the same in either case (RFC 4343).
+        let same = |allowed: &str| allowed.eq_ignore_ascii_case(name);
+        if !same(certname.as_str()) && !rules.alt_names.iter().any(|allowed| same(allowed)) {
             object(format!("it asks for the alternative name {name}, which the profile does not list"));
         }
     }
@@ -147,7 +169,10 @@ fn weakness(key: &Key) -> Option<String> {
 }
 
 fn grants_rights(extension: &str) -> bool {
-    extension.starts_with(AUTHORIZATION_ARC) || AUTHORIZATION_NAMES.contains(&extension)
+    // By name as well, so that one that is registered in the future is not let through.
+    extension.starts_with(AUTHORIZATION_ARC)
+        || extension.starts_with("pp_auth")
+        || AUTHORIZATION_NAMES.contains(&extension)
 }
 
 #[cfg(test)]
@@ -177,6 +202,8 @@ mod tests {
             alt_names: vec![NAME.into(), "puppet.example.com".into()],
             challenge: Challenge::Equal,
             key: Key::Rsa(4096),
+            key_print: "A7:0C".into(),
+            unreadable: None,
         }
     }
 
@@ -222,7 +249,9 @@ mod tests {
 
     #[test]
     fn an_authorization_extension_is_refused_unless_it_is_required_with_its_value() {
-        for name in ["pp_auth_role", "pp_cli_auth", "pp_authorization", "1.3.6.1.4.1.34380.1.3.77"] {
+        for name in
+            ["pp_auth_role", "pp_cli_auth", "pp_authorization", "pp_auth_auto_renew", "1.3.6.1.4.1.34380.1.3.77"]
+        {
             refused(|r| drop(r.extensions.insert(name.into(), "pe_compiler".into())), name);
         }
         let mut rules = rules();
@@ -233,6 +262,17 @@ mod tests {
         assert!(check(&request).is_empty());
         request.extensions.insert("pp_auth_role".into(), "legacy_compiler".into());
         assert_eq!(check(&request).len(), 1);
+    }
+
+    #[test]
+    fn alternative_names_are_compared_without_regard_to_case() {
+        let request = Request { alt_names: vec!["Puppet.Example.com".into()], ..request() };
+        assert!(objections_to(&request).is_empty());
+    }
+
+    #[test]
+    fn a_request_that_cannot_be_read_is_refused_for_that_alone() {
+        refused(|r| r.unreadable = Some("it holds two names".into()), "cannot be read");
     }
 
     #[test]

@@ -156,6 +156,8 @@ pub(crate) fn says(owner: Option<&str>) -> Request {
         alt_names: Vec::new(),
         challenge: Challenge::NotRequired,
         key: Key::Ec(256),
+        key_print: "A7:0C".into(),
+        unreadable: None,
     }
 }
 
@@ -186,6 +188,7 @@ pub(crate) fn order(job: &str, began: Timestamp, ended: Option<Timestamp>) -> Or
 /// The refresh target.
 pub(crate) fn target(run: Option<RunView>, orders: Option<Vec<Order>>) -> TargetView {
     TargetView {
+        disconnected: false,
         certname: PRIMARY.parse().unwrap(),
         run: run.map_or(Reachable::Absent, Reachable::Found),
         orders: orders.map(Reachable::Found),

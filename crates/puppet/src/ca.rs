@@ -109,7 +109,7 @@ impl Ca {
 
     /// `GET certificate_request`: the pending CSR of this name. Needs no permission.
     ///
-    /// One that is there but cannot be read is [`Error::Unexpected`].
+    /// One that is there but cannot be read is [`Error::UnreadableRequest`].
     pub async fn csr(&self, certname: &Certname) -> Result<Option<Csr>, Error> {
         let path = ["puppet-ca", "v1", "certificate_request", certname.as_str()];
         let ask = Ask::new(Method::GET, "GET certificate_request", &path, READ_TIMEOUT);
@@ -119,7 +119,7 @@ impl Ca {
     async fn pem<T>(&self, ask: Ask<'_>, read: fn(&str) -> Result<T, crate::Unreadable>) -> Result<Option<T>, Error> {
         let answer = self.connection.send(ask).await?;
         match answer.status {
-            200 => read(&answer.text()).map(Some).map_err(|error| answer.unexpected(error.to_string())),
+            200 => read(&answer.text()).map(Some).map_err(|error| answer.unreadable(error.to_string())),
             404 if answer.is_from_ca(&ABSENT) => Ok(None),
             _ => Err(answer.into_error()),
         }

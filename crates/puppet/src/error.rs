@@ -128,6 +128,16 @@ pub enum Error {
         remedy: Option<&'static str>,
     },
 
+    /// What the CA keeps under this name calls itself a certificate request, and is none that can be read. It keeps
+    /// every other request of that name away until it is deleted.
+    #[error("{call}: the certificate request cannot be read: {problem}")]
+    UnreadableRequest {
+        /// The call.
+        call: Call,
+        /// What is wrong with it.
+        problem: String,
+    },
+
     /// The answer was not understood: not what this service says, such as a balancer's page, or a
     /// certificate that cannot be read. Leave things as they are and tell a person.
     #[error("{call}: the answer was not understood: {reason}")]
@@ -150,6 +160,7 @@ impl Error {
             | Self::NotPermitted { call, .. }
             | Self::Busy { call, .. }
             | Self::Refused { call, .. }
+            | Self::UnreadableRequest { call, .. }
             | Self::Unexpected { call, .. } => call,
         }
     }
@@ -164,6 +175,7 @@ impl Error {
             Self::NotPermitted { .. } => "NotPermitted",
             Self::Busy { .. } => "Busy",
             Self::Refused { .. } => "Refused",
+            Self::UnreadableRequest { .. } => "UnreadableRequest",
             Self::Unexpected { .. } => "Unexpected",
         }
     }

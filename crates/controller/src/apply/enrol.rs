@@ -19,6 +19,7 @@ use crate::reconcile::Until;
 
 /// The CA serialises its writes: more at a time would only queue there.
 const AT_ONCE: usize = 2;
+const READS_AT_ONCE: usize = 16;
 
 /// Signs the requests of the whole set, in one call where the CA has it.
 pub(super) async fn sign(
@@ -35,17 +36,34 @@ pub(super) async fn sign(
     let started = Instant::now();
     let signed = within(door, until.work, hands.ca.sign_all(&names)).await;
     let took = started.elapsed();
+    let made = match &signed {
+        Ok(signed) => certificates_made(door, hands, &signs, signed, until).await,
+        Err(_) => BTreeMap::new(),
+    };
     let mut changed = false;
     for (index, signable) in signs {
         let (case, name) = (&mut cases[index], signable.certname());
         match signed.as_ref().map(|signed| signed.get(name)) {
             Ok(Some(Ok(Signed::NoRequest))) => changed = true,
+            // Between the look and the signing, another request took the place of the one that was checked.
+            Ok(Some(Ok(_))) if made.get(name).is_some_and(|print| print != signable.key_print()) => {
+                changed = true;
+                let cleaned = flat(within(door, until.work, hands.ca.clean(std::slice::from_ref(name))).await);
+                let what = cleaned.map(|_| {
+                    format!("revoked and deleted the certificate of {name}: it is not of the request that was checked")
+                });
+                if record(case, took, what) {
+                    let reason = format!("another request took the place of {name}'s while it was signed");
+                    case.ready = Some((ActionResult::Abandon, reason));
+                }
+            }
             Ok(Some(Ok(_))) => changed |= record(case, took, Ok(format!("signed the certificate request of {name}"))),
             // The CA will not sign it as long as nobody changes its settings or the request: no use in trying again
             // in this invocation.
             Ok(Some(Err(error @ Error::Refused { .. }))) => {
                 case.step(Stage::Failed, took, error.to_string());
-                case.settle(Outcome::Refused, error.to_string());
+                case.stands(Outcome::Refused, error.to_string());
+                case.refused = Some(error.to_string());
             }
             Ok(Some(Err(error))) => changed |= record(case, took, Err(error.to_string())),
             Ok(None) => changed |= record(case, took, Err(format!("the CA did not say what became of {name}"))),
@@ -53,6 +71,23 @@ pub(super) async fn sign(
         }
     }
     changed
+}
+
+/// The keys of the certificates that were just made, by name, as far as they can be read.
+async fn certificates_made(
+    door: &Door,
+    hands: &Hands,
+    signs: &[(usize, Signable)],
+    signed: &BTreeMap<Certname, Result<Signed, Error>>,
+    until: Until,
+) -> BTreeMap<Certname, String> {
+    let names = signs.iter().map(|(_, signable)| signable.certname());
+    let names = names.filter(|name| matches!(signed.get(*name), Some(Ok(done)) if *done != Signed::NoRequest));
+    let reads = stream::iter(names).map(|name| async move {
+        let certificate = within(door, until.work, hands.ca.ca().certificate(name)).await.ok()?.ok()??;
+        Some((name.clone(), certificate.key().fingerprint.to_string()))
+    });
+    reads.buffer_unordered(READS_AT_ONCE).filter_map(std::future::ready).collect().await
 }
 
 /// Deletes requests that were refused; then the launch is to be abandoned.

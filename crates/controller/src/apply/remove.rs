@@ -204,12 +204,12 @@ async fn unpin(door: &Door, hands: &Hands, all: &[&Removal], until: Until) -> BT
         let groups =
             unpinned.iter().filter(|unpinned| unpinned.certname == *name).flat_map(|unpinned| &unpinned.groups);
         let groups: Vec<&str> = groups.map(|group| group.name.as_str()).collect();
-        match groups.is_empty() {
-            true => Err(format!(
+        if groups.is_empty() {
+            return Err(format!(
                 "{name} could not be unpinned: the token's role may not edit the groups that it is pinned to"
-            )),
-            false => Ok(format!("unpinned {name} from {}", groups.join(", "))),
+            ));
         }
+        Ok(format!("unpinned {name} from {}", groups.join(", ")))
     };
     pinned.iter().map(|name| (name.clone(), (what(name), took))).collect()
 }

@@ -1,10 +1,12 @@
 //! Reads the section of one profile. No I/O.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use stagedoor_lifecycle::ProfileName;
 use stagedoor_lifecycle::profile::{ActionResult, Profile, Rekey, SignMode};
 use stagedoor_lifecycle::signing::SigningRules;
+use stagedoor_puppet::{long_name, short_name};
 
 use super::reader::Reader;
 
@@ -14,8 +16,22 @@ const ONBOARD_PATIENCE: Duration = Duration::from_secs(1800);
 const PURGE_PATIENCE: Duration = Duration::from_secs(600);
 const RESULTS: [(&str, ActionResult); 2] = [("continue", ActionResult::Continue), ("abandon", ActionResult::Abandon)];
 
-/// The profile, unless something in it is wrong; `classifier` says whether there is one.
-pub(super) fn profile(name: &str, mut section: Reader<'_>, classifier: bool) -> Option<Profile> {
+/// The required extensions by their short names, where they have one. One that nobody knows would never be there.
+fn required(sign: &mut Reader<'_>) -> BTreeMap<String, String> {
+    let mut required = BTreeMap::new();
+    for (key, value) in sign.text_table("require") {
+        let is_oid = key.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+        match short_name(&key) {
+            Some(name) => drop(required.insert(name.to_owned(), value)),
+            None if is_oid || long_name(&key).is_some() => drop(required.insert(key, value)),
+            None => sign.problem("require", format_args!("{key:?} is neither one of Puppet's extensions nor an OID")),
+        }
+    }
+    required
+}
+
+/// The profile, unless something in it is wrong; `has_classifier` says whether there is one.
+pub(super) fn profile(name: &str, mut section: Reader<'_>, has_classifier: bool) -> Option<Profile> {
     let name: Option<ProfileName> = name.parse().map_err(|error| section.problem("", error)).ok();
     let certname = section.parsed("certname", None);
     let hook_prefix = section.text_or("hooks", "stagedoor-");
@@ -23,7 +39,7 @@ pub(super) fn profile(name: &str, mut section: Reader<'_>, classifier: bool) -> 
     let mut sign = section.below("sign");
     let modes = [("verify", SignMode::Verify), ("external", SignMode::External)];
     let mode = sign.choice("mode", &modes, SignMode::Verify);
-    let rules = SigningRules { require: sign.text_table("require"), alt_names: sign.texts("alt_names") };
+    let rules = SigningRules { require: required(&mut sign), alt_names: sign.texts("alt_names") };
     if rules.require.contains_key("pp_instance_id") {
         sign.problem("require", "must not name pp_instance_id: it always has to be the instance's own");
     }
@@ -31,7 +47,7 @@ pub(super) fn profile(name: &str, mut section: Reader<'_>, classifier: bool) -> 
 
     let (pin, classified) = (section.texts("pin"), section.texts("classified"));
     for (key, groups) in [("pin", &pin), ("classified", &classified)] {
-        if !groups.is_empty() && !classifier {
+        if !groups.is_empty() && !has_classifier {
             section.problem(key, "needs puppet.classifier");
         }
     }

@@ -120,7 +120,7 @@ fn every_error_is_reported_at_once_each_with_its_key() {
         certname = "{host}"
         patience = { purge = "-5m", forever = true }
         on_timeout = { terminate = "explode" }
-        sign = { mode = "all", require = { pp_instance_id = "i-1", pp_role = 7 }, allow = "*" }
+        sign = { mode = "all", require = { pp_instance_id = "i-1", pp_role = 7, pp_rol = "compiler" }, allow = "*" }
         pin = ["PE Master"]
         refresh = ["Primary"]
         await_refresh = "yes"
@@ -145,6 +145,7 @@ fn every_error_is_reported_at_once_each_with_its_key() {
         "profile.compiler.sign.mode:",
         "profile.compiler.sign.require:",
         "profile.compiler.sign.require.pp_role:",
+        "profile.compiler.sign.require: \"pp_rol\"",
         "profile.compiler.sign.allow:",
         "profile.compiler.pin: needs puppet.classifier",
         "profile.compiler.refresh:",
@@ -153,7 +154,7 @@ fn every_error_is_reported_at_once_each_with_its_key() {
     ] {
         assert!(problems.iter().any(|problem| problem.starts_with(key)), "{key} is not in {problems:#?}");
     }
-    assert_eq!(problems.len(), 20, "{problems:#?}");
+    assert_eq!(problems.len(), 1 + 20, "{problems:#?}");
 }
 
 #[test]

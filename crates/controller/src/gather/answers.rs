@@ -6,7 +6,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use futures_util::future::join;
 use futures_util::stream::{self, StreamExt};
+use jiff::Timestamp;
 use serde_json::json;
 use stagedoor_lifecycle::decision::Question;
 use stagedoor_lifecycle::observation::Reachable;
@@ -75,7 +77,9 @@ async fn jobs(ask: &Questions<'_>, puppet: &Puppet) -> Option<Result<Vec<Job>, S
 
 async fn classification(ask: &Questions<'_>, puppet: &Puppet, sight: &mut Sight, cases: &mut [Case], which: &[usize]) {
     let Some(classifier) = &puppet.classifier else {
-        which.iter().for_each(|&index| cases[index].arrival.classification = Some(Reachable::Absent));
+        for &index in which {
+            cases[index].arrival.classification = Some(Reachable::Absent);
+        }
         return;
     };
     if !which.is_empty() && sight.groups.is_none() {
@@ -141,12 +145,19 @@ async fn refresh_targets(
         return;
     }
     let names: Vec<Certname> = names.into_iter().collect();
-    let runs = ask.ask(puppet.puppetdb.latest_reports(&names)).await;
+    let connected = async {
+        match &puppet.orchestrator {
+            Some(orchestrator) => ask.ask(orchestrator.inventory(&names)).await.ok(),
+            None => None,
+        }
+    };
+    let (runs, connected) = join(ask.ask(puppet.puppetdb.latest_reports(&names)), connected).await;
     let views: BTreeMap<Certname, TargetView> = names
         .into_iter()
         .map(|name| {
             let orders = puppet.orchestrator.is_some().then(|| orders_of(jobs, &name));
-            (name.clone(), TargetView { run: run_of(&runs, &name), orders, certname: name })
+            let disconnected = connected.as_ref().is_some_and(|connected| connected.get(&name) == Some(&false));
+            (name.clone(), TargetView { disconnected, run: run_of(&runs, &name), orders, certname: name })
         })
         .collect();
     for &index in which {
@@ -170,7 +181,8 @@ fn orders_of(jobs: Option<&Result<Vec<Job>, String>>, name: &Certname) -> Reacha
                 .filter(|job| job.is_for(name) && !job.noop)
                 .map(|job| {
                     let began = job.started.or(job.created);
-                    let ended = if job.state.is_over() { job.finished.or(began) } else { None };
+                    let ended =
+                        if job.state.is_over() { job.finished.or(began).or(Some(Timestamp::MIN)) } else { None };
                     Order { job: job.id.to_string(), began, ended }
                 })
                 .collect(),

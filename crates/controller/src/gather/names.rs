@@ -2,19 +2,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::AtomicBool;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::future::join;
 use futures_util::stream::{self, StreamExt};
 use jiff::{SignedDuration, Timestamp};
+use secrecy::SecretString;
 use stagedoor_lifecycle::observation::{CertificateView, NameView, NodeView, Reachable, RequestView};
 use stagedoor_lifecycle::onboard::Arrival;
 use stagedoor_lifecycle::purge::PuppetView;
 use stagedoor_lifecycle::refresh::RunView;
 use stagedoor_lifecycle::{Certname, InstanceId};
-use stagedoor_puppet::{Certificate, Csr, Group, KnownIdentity, NodeStatus, Report, State};
+use stagedoor_puppet::{Certificate, Csr, Error as PuppetError, Group, KnownIdentity, NodeStatus, Report, State};
 
-use super::request::{asks, holds};
+use super::request::{asks, holds, unreadable};
 use super::{AT_ONCE, Questions, Sight, unique};
 use crate::case::Case;
 use crate::door::{Door, Puppet};
@@ -24,7 +25,10 @@ use crate::reconcile::Until;
 const LIST_FROM: usize = 8;
 
 /// A certificate and a certificate request, as far as the CA could be asked.
-pub(super) type Files = (Result<Option<Certificate>, String>, Result<Option<Csr>, String>);
+pub(super) type Files = (Result<Option<Certificate>, String>, Result<Option<Pending>, String>);
+
+/// A pending certificate request; or why it cannot be read.
+type Pending = Result<Csr, String>;
 
 /// The CA, PuppetDB and the classifier, side by side.
 pub(super) async fn look_at_puppet(
@@ -82,7 +86,7 @@ pub(super) async fn look_at_puppet(
         NameView {
             certname: name.clone(),
             certificate: reachable(certificate, certificate_view),
-            request: reachable(request, |csr| RequestView { instance: csr.instance_id(), asks: asks(csr, challenge) }),
+            request: reachable(request, |pending| request_view(pending, challenge)),
             node: among(&nodes, |node| node.certname == *name, |node| Some(node_view(node))),
             fact_instance: fact_instance(name),
             pins: pins(name),
@@ -104,32 +108,16 @@ pub(super) async fn look_at_puppet(
                 None => view(name),
             });
             let run = name.as_ref().map(|name| run_of(&runs, name));
-            match (&seen, case.own_certificate()) {
-                (Some(view), None) => case.saw(sight.took, tell(view)),
-                (Some(NameView { certname, .. }), Some(own)) => {
-                    let what = format!("{certname}: certificate {} of {}", own.serial(), case.subject.instance);
-                    case.saw(sight.took, what);
-                }
-                (None, _) => {}
-            }
-            if let Some(Reachable::Found(run)) = run.as_ref().filter(|_| case.own_certificate().is_some()) {
-                case.saw(sight.took, format!("its Puppet run at {} ended as {}", run.start, run.status));
-            }
-            case.arrival = Arrival { name: seen, run, ..Arrival::default() };
+            arrives(case, seen, run, sight.took);
         } else {
             let names: Vec<NameView> = case.names().map(view).collect();
-            if case.seen.names.len() < names.len() {
-                for name in &names[case.seen.names.len()..] {
-                    case.saw(sight.took, tell(name));
-                }
-            }
             let known_as = match &known_as {
                 Ok(names) => {
                     Reachable::Found(names.get(&case.subject.instance).into_iter().flatten().cloned().collect())
                 }
                 Err(trouble) => Reachable::Unreachable(trouble.clone()),
             };
-            case.seen = PuppetView { names, known_as, targets: None };
+            leaves(case, names, known_as, sight.took);
         }
         // What the CRL must hold later on, when the certificate itself is gone.
         for name in case.names().cloned().collect::<Vec<_>>() {
@@ -139,6 +127,30 @@ pub(super) async fn look_at_puppet(
         }
     }
     sight.stale = questions.stale.into_inner();
+}
+
+/// What was seen of an arriving instance.
+fn arrives(case: &mut Case, seen: Option<NameView>, run: Option<Reachable<RunView>>, took: Duration) {
+    let own = case.own_certificate().map(|own| own.serial().to_string());
+    match (&seen, &own) {
+        (Some(view), None) => case.saw(took, tell(view)),
+        (Some(NameView { certname, .. }), Some(serial)) => {
+            let what = format!("{certname}: certificate {serial} of {}", case.subject.instance);
+            case.saw(took, what);
+        }
+        (None, _) => {}
+    }
+    if let (Some(Reachable::Found(run)), Some(_)) = (&run, &own) {
+        case.saw(took, format!("its Puppet run at {} ended as {}", run.start, run.status));
+    }
+    case.arrival = Arrival { name: seen, run, ..Arrival::default() };
+}
+
+/// What was seen of a leaving instance.
+fn leaves(case: &mut Case, names: Vec<NameView>, known_as: Reachable<Vec<Certname>>, took: Duration) {
+    let new = names.iter().skip(case.seen.names.len());
+    new.for_each(|name| case.saw(took, tell(name)));
+    case.seen = PuppetView { names, known_as, targets: None };
 }
 
 /// What the CA has under these names. One list tells for many; what is there is then read, for a list tells neither
@@ -172,13 +184,28 @@ pub(super) async fn files(
             match state {
                 Some(None) => Ok(None),
                 Some(Some(State::Signed | State::Revoked)) if !asking_again.contains(&name) => Ok(None),
-                _ => ask.ask(puppet.ca.csr(&name)).await,
+                _ => ask.ask(pending(puppet, &name)).await,
             }
         };
         let files = join(certificate, request).await;
         (name, files)
     });
     files.buffer_unordered(AT_ONCE).collect().await
+}
+
+/// The request that is pending under a name.
+async fn pending(puppet: &Puppet, name: &Certname) -> Result<Option<Pending>, PuppetError> {
+    match puppet.ca.csr(name).await {
+        Err(PuppetError::UnreadableRequest { problem, .. }) => Ok(Some(Err(problem))),
+        other => other.map(|csr| csr.map(Ok)),
+    }
+}
+
+pub(super) fn request_view(pending: &Pending, challenge: Option<&SecretString>) -> RequestView {
+    match pending {
+        Ok(csr) => RequestView { instance: csr.instance_id(), asks: asks(csr, challenge) },
+        Err(problem) => RequestView { instance: None, asks: unreadable(problem) },
+    }
 }
 
 pub(super) fn certificate_view(certificate: &Certificate) -> CertificateView {

@@ -6,12 +6,12 @@ use std::sync::atomic::AtomicBool;
 use futures_util::stream::{self, StreamExt};
 use jiff::Timestamp;
 use stagedoor_lifecycle::Certname;
-use stagedoor_lifecycle::observation::{NameView, Reachable, RequestView};
+use stagedoor_lifecycle::observation::{NameView, Reachable};
 use stagedoor_lifecycle::orphans::{Listed, Reported, Rules, Suspect};
 use stagedoor_puppet::{KnownIdentity, State};
 
-use super::names::{among, certificate_view, files, identity, node_view, pins, reachable};
-use super::request::{asks, holds};
+use super::names::{among, certificate_view, files, identity, node_view, pins, reachable, request_view};
+use super::request::holds;
 use super::{AT_ONCE, Questions};
 use crate::door::{Door, Puppet};
 use crate::reconcile::Until;
@@ -102,10 +102,7 @@ pub(crate) async fn closely(door: &Door, puppet: &Puppet, names: &[Certname], un
             view: NameView {
                 certname: name.clone(),
                 certificate: reachable(certificate, certificate_view),
-                request: reachable(request, |csr| RequestView {
-                    instance: csr.instance_id(),
-                    asks: asks(csr, challenge),
-                }),
+                request: reachable(request, |pending| request_view(pending, challenge)),
                 node: among(&nodes, |node| node.certname == *name, |node| Some(node_view(node))),
                 fact_instance: match &identities {
                     Ok(_) => known.and_then(identity).map_or(Reachable::Absent, Reachable::Found),

@@ -1,5 +1,7 @@
 //! Certificate requests and certificates in the terms of the checks. No I/O.
 
+use std::collections::BTreeMap;
+
 use secrecy::{ExposeSecret, SecretString};
 use stagedoor_lifecycle::signing::{Challenge, Key, Request};
 use stagedoor_puppet::{AltName, Certificate, Csr, Extensions, KeyKind, PublicKey, short_name};
@@ -31,6 +33,21 @@ pub(super) fn holds(certificate: &Certificate) -> Request {
     request
 }
 
+/// A request of which nothing is known but that it cannot be read.
+pub(super) fn unreadable(problem: &str) -> Request {
+    Request {
+        common_name: None,
+        signature_valid: false,
+        extensions: BTreeMap::new(),
+        other_extensions: Vec::new(),
+        alt_names: Vec::new(),
+        challenge: Challenge::NotRequired,
+        key: Key::Other("unknown".to_owned()),
+        key_print: String::new(),
+        unreadable: Some(problem.to_owned()),
+    }
+}
+
 fn described(extensions: &Extensions, alt_names: &[AltName], key: &PublicKey) -> Request {
     let named = |(oid, text): (&str, &str)| (short_name(oid).unwrap_or(oid).to_owned(), text.to_owned());
     Request {
@@ -40,6 +57,8 @@ fn described(extensions: &Extensions, alt_names: &[AltName], key: &PublicKey) ->
         other_extensions: extensions.others().to_vec(),
         alt_names: alt_names.iter().map(written).collect(),
         challenge: Challenge::NotRequired,
+        key_print: key.fingerprint.to_string(),
+        unreadable: None,
         key: match &key.kind {
             KeyKind::Rsa => Key::Rsa(key.bits),
             KeyKind::Ec => Key::Ec(key.bits),

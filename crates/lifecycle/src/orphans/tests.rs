@@ -51,6 +51,7 @@ impl Scene {
             region: Some("eu-west-1".into()),
         };
         let group = Group {
+            has_pool: false,
             name: "compilers".parse().unwrap(),
             tags: BTreeMap::from([(PROFILE_TAG.into(), "compiler".into())]),
             members: BTreeMap::from([(id(MEMBER), LifecycleState::parse("InService"))]),
@@ -222,7 +223,7 @@ fn a_profile_that_requires_nothing_can_call_nothing_its_own() {
     for mut scene in [Scene::terminated(), Scene::forgotten(), Scene::terminated().without_certificate()] {
         scene.profile.rules.require.clear();
         scene.spared();
-        assert!(!scene.with_rules(|rules| rules.can_tell()));
+        assert!(!scene.with_rules(|rules| -> bool { rules.can_tell() }));
         assert_eq!(scene.with_rules(|rules| rules.fleet(&[listed(OURS)]).len()), 0);
     }
 }

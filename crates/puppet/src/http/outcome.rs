@@ -59,6 +59,15 @@ impl Answer {
         json.get("kind")?.as_str()?.rsplit('/').next().map(str::to_owned)
     }
 
+    /// A request that cannot be read is one all the same; anything else in its place is not.
+    pub(crate) fn unreadable(&self, problem: String) -> Error {
+        if self.text().trim_start().starts_with("-----BEGIN CERTIFICATE REQUEST-----") {
+            Error::UnreadableRequest { call: self.call.clone(), problem }
+        } else {
+            self.unexpected(problem)
+        }
+    }
+
     pub(crate) fn unexpected(&self, reason: impl Into<String>) -> Error {
         Error::Unexpected { call: self.call.clone(), reason: reason.into() }
     }

@@ -264,7 +264,11 @@ fn an_instance_out_of_the_warm_pool_keeps_its_certificate_and_its_good_run() {
     let mut world = relaunched();
     world.aws.subject.origin = Some(Place::WarmPool);
     world.puppet.run = Some(Reachable::Found(run(at(-50_000), "unchanged")));
+    assert!(waits(world.decide()).contains("first Puppet run"), "a group without a pool has none to come from");
+    world.aws.group().has_pool = true;
     completed(world.decide());
+    world.aws.subject.began = Began::Confirmed { recorded: Some(at(0)), said: Some(at(-50_000)) };
+    assert!(waits(world.decide()).contains("first Puppet run"), "that event was of another launch");
 }
 
 #[test]

@@ -134,6 +134,7 @@ fn a_run_from_before_this_launch_proves_nothing_unless_it_rested_in_the_warm_poo
     assert!(waits(world.decide()).contains("first Puppet run"));
     completed(of_unknown_origin(10).decide());
     world.aws.subject.origin = Some(Place::WarmPool);
+    world.aws.subject.began = Began::Confirmed { recorded: Some(at(0)), said: Some(at(20)) };
     completed(world.decide());
 }
 

@@ -132,7 +132,7 @@ fn fact_contents(certname: &str, record: &Record) -> Vec<Value> {
         let below = |key: Value| [path, &[key]].concat();
         match value {
             Value::Object(fields) => {
-                fields.iter().for_each(|(key, value)| leaves(&below(key.as_str().into()), value, found))
+                fields.iter().for_each(|(key, value)| leaves(&below(key.as_str().into()), value, found));
             }
             Value::Array(items) => {
                 items.iter().enumerate().for_each(|(index, value)| leaves(&below(index.into()), value, found));
