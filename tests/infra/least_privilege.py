@@ -38,6 +38,7 @@ WITHOUT_RESOURCE = {
     "autoscaling:DescribeAutoScalingGroups",
     "autoscaling:DescribeLifecycleHooks",
     "autoscaling:DescribeScalingActivities",
+    "autoscaling:DescribeWarmPool",
     "ec2:DescribeInstances",
 }
 

@@ -12,6 +12,7 @@ COMMON = {
     "autoscaling:DescribeAutoScalingGroups",
     "autoscaling:DescribeLifecycleHooks",
     "autoscaling:DescribeScalingActivities",
+    "autoscaling:DescribeWarmPool",
     "ec2:DescribeInstances",
     "secretsmanager:GetSecretValue",
     "sns:Publish",

@@ -101,3 +101,39 @@ async fn where_somebody_else_signs_a_bad_certificate_is_revoked_and_the_launch_a
     assert!(!stage.rehearsal.puppet_has(&stage.name_of(&instance)).0);
     assert!(receipt["steps"].to_string().contains("revoked and deleted"), "{receipt:#}");
 }
+
+#[tokio::test]
+async fn a_request_that_took_the_place_of_the_one_that_was_checked_gets_no_certificate_that_lasts() {
+    let mut stage = Stage::with(PuppetOptions { allow_duplicate_certs: true, ..PuppetOptions::default() }, "").await;
+    stage.budget("5s");
+    let (instance, event) = stage.launch();
+    let name = stage.name_of(&instance);
+    let agent = stage.start(Stage::compiler(&instance));
+    agent.waits_for_certificate().await.unwrap();
+    agent.stop().await;
+    // The order to sign is carried out late; meanwhile somebody replaces the request.
+    let replaced = stagedoor_lab::puppet::CsrAttributes {
+        instance_id: Some(instance.clone()),
+        extensions: [("pp_role".to_owned(), "compiler".to_owned())].into(),
+        ..Default::default()
+    };
+    stage.rehearsal.fault(
+        "ca",
+        "GET /puppet-ca/v1/certificate_request/{certname}",
+        Some(1),
+        stagedoor_lab::faults::FaultKind::Delay { ms: 1500 },
+    );
+    stage.rehearsal.start("onboard");
+    let lab = &stage.rehearsal.lab;
+    let replace = async {
+        while lab.journal.count("ca", "GET /puppet-ca/v1/certificate_request/{certname}") == 0 {
+            tokio::task::yield_now().await;
+        }
+        lab.puppet.submit_csr(&name, &replaced).unwrap();
+    };
+    let (answer, ()) = tokio::join!(lab.invoke("onboard", &event), replace);
+    let receipt = answer.unwrap()["results"][0].clone();
+    assert_eq!(receipt["outcome"], "abandoned", "{receipt:#}");
+    assert!(receipt["reason"].as_str().unwrap().contains("took the place"), "{receipt:#}");
+    assert!(!stage.rehearsal.puppet_has(&name).0, "{receipt:#}");
+}

@@ -2,8 +2,9 @@
 
 use jiff::SignedDuration;
 use serde_json::{Value, json};
-use stagedoor_lab::aws::Terminate;
+use stagedoor_lab::aws::{Launch, Terminate};
 use stagedoor_lab::faults::FaultKind;
+use stagedoor_lab::scene::Place;
 
 use crate::onboard::stage::{PRIMARY, Stage};
 
@@ -114,4 +115,32 @@ async fn while_patience_is_longer_than_the_hooks_timeout_heartbeats_keep_it_aliv
     let beats = stage.rehearsal.lab.journal.count("autoscaling", "RecordLifecycleActionHeartbeat");
     assert!((1..=2).contains(&beats), "{beats}: one in every ten seconds, and a second has passed");
     assert_eq!(stage.state_of(&instance).as_deref(), Some("Pending:Wait"));
+}
+
+#[tokio::test]
+async fn those_in_the_warm_pool_are_found_on_their_way_in_and_back() {
+    let mut stage = Stage::open_source("").await;
+    let mut scene = crate::onboard::stage::scene();
+    scene["groups"][0]["warm_pool"] = json!("Stopped");
+    scene["groups"][0]["reuse_on_scale_in"] = json!(true);
+    scene["secrets"] = json!({"stagedoor/puppet": stage.rehearsal.puppet_secret()});
+    stage.rehearsal.lab.set_scene(&stagedoor_lab::scene::Scene::from_json(scene).unwrap()).unwrap();
+    let (instance, _) = stage.launch_as(&Launch { to: Some(Place::WarmPool), ..Launch::default() });
+    stage.start(Stage::compiler(&instance));
+    let receipts = sweep(&mut stage).await;
+    assert_eq!(outcomes(&receipts), ["continued"], "{receipts:#?}");
+    assert_eq!(stage.state_of(&instance).as_deref(), Some("Warmed:Stopped"));
+    assert!(stage.rehearsal.puppet_has(&stage.name_of(&instance)).0);
+}
+
+#[tokio::test]
+async fn patience_ends_also_while_what_is_to_be_done_never_succeeds() {
+    let mut stage = Stage::open_source("patience = { onboard = \"10m\", purge = \"5m\" }").await;
+    stage.budget("2s");
+    stage.rehearsal.lab.puppet.configure(|options| options.allow_subject_alt_names = false);
+    stage.rehearsal.lab.clock.advance(SignedDuration::from_secs(-700));
+    let (arriving, _) = stage.launch();
+    stage.start(Stage::compiler(&arriving)).waits_for_certificate().await.unwrap();
+    let receipts = sweep(&mut stage).await;
+    assert_eq!(outcomes(&receipts), ["abandoned"], "{receipts:#?}");
 }

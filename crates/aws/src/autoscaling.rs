@@ -6,7 +6,7 @@ use std::time::Duration;
 use aws_config::retry::RetryMode;
 use aws_sdk_autoscaling::Client;
 use aws_sdk_autoscaling::error::{ProvideErrorMetadata, SdkError};
-use aws_sdk_autoscaling::types::{AutoScalingGroup, Filter, LifecycleHook};
+use aws_sdk_autoscaling::types::{AutoScalingGroup, Filter, Instance, LifecycleHook};
 use jiff::Timestamp;
 use stagedoor_lifecycle::event::Transition;
 use stagedoor_lifecycle::observation::{Group, Hook, LifecycleState, Location};
@@ -92,7 +92,24 @@ impl AutoScaling {
             let page = page.map_err(|error| classify(CALL, &subject, &error))?;
             groups.extend(page.auto_scaling_groups.unwrap_or_default().into_iter().filter_map(group));
         }
+        for group in groups.iter_mut().filter(|group| group.has_pool) {
+            let pooled = self.pooled(&group.name).await?;
+            group.members.extend(pooled);
+        }
         Ok(groups)
+    }
+
+    /// The instances of a group's warm pool, which its own description leaves out.
+    /// See [`DescribeWarmPool`](https://docs.aws.amazon.com/autoscaling/ec2/APIReference/API_DescribeWarmPool.html).
+    async fn pooled(&self, group: &GroupName) -> Result<Vec<(InstanceId, LifecycleState)>, Error> {
+        let mut pages =
+            self.client.describe_warm_pool().auto_scaling_group_name(group.as_str()).into_paginator().send();
+        let mut pooled = Vec::new();
+        while let Some(page) = pages.next().await {
+            let page = page.map_err(|error| classify("DescribeWarmPool", group, &error))?;
+            pooled.extend(page.instances.unwrap_or_default().into_iter().filter_map(member));
+        }
+        Ok(pooled)
     }
 
     /// The hooks of a group. A group that does not exist is [`Error::Refused`].
@@ -183,18 +200,18 @@ fn group(described: AutoScalingGroup) -> Option<Group> {
         location: described.auto_scaling_group_arn.as_deref().and_then(Location::of_arn),
         name: described.auto_scaling_group_name?.parse().ok()?,
         tags: tags.filter_map(|tag| Some((tag.key?, tag.value.unwrap_or_default()))).collect(),
-        members: members
-            .filter_map(|member| {
-                let state = LifecycleState::parse(member.lifecycle_state?.as_str());
-                Some((member.instance_id?.parse().ok()?, state))
-            })
-            .collect(),
+        members: members.filter_map(member).collect(),
         has_pool: described.warm_pool_configuration.is_some(),
         reuses: described
             .warm_pool_configuration
             .and_then(|pool| pool.instance_reuse_policy)
             .is_some_and(|policy| policy.reuse_on_scale_in == Some(true)),
     })
+}
+
+fn member(described: Instance) -> Option<(InstanceId, LifecycleState)> {
+    let state = LifecycleState::parse(described.lifecycle_state?.as_str());
+    Some((described.instance_id?.parse().ok()?, state))
 }
 
 fn hook(described: LifecycleHook) -> Option<Hook> {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use stagedoor_lifecycle::event::Transition;
+use stagedoor_lifecycle::event::{Place, Transition};
 use stagedoor_lifecycle::observation::{Began, Group, LifecycleState, Subject};
 use stagedoor_lifecycle::profile::PROFILE_TAG;
 use stagedoor_lifecycle::receipt::{Outcome, Receipt};
@@ -65,9 +65,16 @@ async fn deal_with_the_waiting(door: &Door, until: Until) -> (Vec<Receipt>, Resu
         if new.is_empty() {
             break Ok(groups);
         }
+        let is_guess = |one: &&Subject| one.transition == Transition::Terminating && one.destination.is_some();
+        let guesses: BTreeSet<_> = new.iter().filter(is_guess).map(key).collect();
         let done = Box::pin(reconcile(door, new, until)).await;
         for receipt in done {
             let Receipt { instance_id: Some(instance), hook: Some(hook), .. } = &receipt else { continue };
+            // Whether it was returning to the pool was a guess, which Auto Scaling did not confirm.
+            let answered = receipt.steps.iter().any(|step| step.detail.starts_with("answered "));
+            if guesses.contains(&(instance.clone(), hook.clone())) && !answered {
+                continue;
+            }
             let again = matches!(receipt.outcome, Outcome::Waiting | Outcome::Failed);
             receipts.retain(|old| old.instance_id != receipt.instance_id || old.hook != receipt.hook);
             if !again {
@@ -110,15 +117,20 @@ async fn waiting(door: &Door, groups: &[Group], until: Until) -> Result<Vec<Subj
             Err(late) => return Err(late),
         };
         for (instance, state) in &group.members {
-            let Some(transition) = way(state) else { continue };
-            let ours = hooks.iter().filter(|hook| hook.transition == Some(transition) && profile.owns(&hook.name));
+            let Some(way) = way(state) else { continue };
+            // What returns to the pool waits at the terminating hook, in the state of what is launched into it.
+            let returns = group.reuses && *state == LifecycleState::WarmedPendingWait;
+            let ways = [Some(way), returns.then_some(Transition::Terminating)];
+            let ours = hooks.iter().filter(|hook| {
+                ways.contains(&hook.transition) && hook.transition.is_some() && profile.owns(&hook.name)
+            });
             subjects.extend(ours.map(|hook| Subject {
                 instance: instance.clone(),
                 group: group.name.clone(),
                 hook: hook.name.clone(),
-                transition,
+                transition: hook.transition.unwrap_or(way),
                 origin: None,
-                destination: None,
+                destination: returns.then_some(Place::WarmPool),
                 began: Began::Unknown,
             }));
         }

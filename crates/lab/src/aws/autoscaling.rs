@@ -15,6 +15,7 @@ pub(super) fn answer(world: &mut World, ask: &Ask, now: Timestamp) -> Result<Ans
     let xml = match ask.action.as_str() {
         "DescribeAutoScalingGroups" => describe_groups(world, ask),
         "DescribeAutoScalingInstances" => describe_instances(world, ask),
+        "DescribeWarmPool" => describe_warm_pool(world, ask),
         "DescribeLifecycleHooks" => describe_hooks(world, ask),
         "DescribeScalingActivities" => describe_activities(world, ask),
         "DescribeTags" => describe_tags(world, ask),
@@ -95,9 +96,9 @@ fn bad_max_records(text: &str, most: usize) -> AwsError {
 }
 
 fn write_group(xml: &mut Xml, world: &World, group: &Group, with_instances: bool) {
-    let members: Vec<&Instance> = world.members(&group.name).collect();
-    let warmed = members.iter().filter(|instance| instance.state.starts_with("Warmed:")).count();
-    let desired = members.len() - warmed;
+    let (pooled, members): (Vec<&Instance>, Vec<&Instance>) =
+        world.members(&group.name).partition(|one| is_pooled(one));
+    let (warmed, desired) = (pooled.len(), members.len());
     xml.text("AutoScalingGroupName", &group.name)
         .text("AutoScalingGroupARN", &group.arn)
         .within("LaunchTemplate", launch_template)
@@ -119,14 +120,9 @@ fn write_group(xml: &mut Xml, world: &World, group: &Group, with_instances: bool
     xml.list("Tags", "member", &group.tags, |xml, (key, value)| {
         write_tag(xml, &group.name, key, value);
     });
-    if let Some(state) = group.warm_pool {
-        xml.within("WarmPoolConfiguration", |xml| {
-            xml.text("MinSize", 0).text("PoolState", pool_state_name(state));
-            xml.within("InstanceReusePolicy", |xml| {
-                xml.text("ReuseOnScaleIn", group.reuse_on_scale_in);
-            });
-        })
-        .text("WarmPoolSize", warmed);
+    if group.warm_pool.is_some() {
+        write_pool(xml, group);
+        xml.text("WarmPoolSize", warmed);
     }
     if group.retain_on_abandon {
         xml.within("InstanceLifecyclePolicy", |xml| {
@@ -135,6 +131,32 @@ fn write_group(xml: &mut Xml, world: &World, group: &Group, with_instances: bool
             });
         });
     }
+}
+
+/// Auto Scaling shows what rests in the warm pool, or is on its way into or out of it, apart from the group.
+fn is_pooled(instance: &Instance) -> bool {
+    instance.state.starts_with("Warmed:")
+}
+
+fn write_pool(xml: &mut Xml, group: &Group) {
+    let Some(state) = group.warm_pool else { return };
+    xml.within("WarmPoolConfiguration", |xml| {
+        xml.text("MinSize", 0).text("PoolState", pool_state_name(state));
+        xml.within("InstanceReusePolicy", |xml| {
+            xml.text("ReuseOnScaleIn", group.reuse_on_scale_in);
+        });
+    });
+}
+
+fn describe_warm_pool(world: &World, ask: &Ask) -> Result<Xml, AwsError> {
+    let group = known_group(world, ask.required("AutoScalingGroupName")?)?;
+    let pooled = world.members(&group.name).filter(|one| is_pooled(one)).collect();
+    let (pooled, next) = one_page(pooled, ask, 50, 50)?;
+    let mut xml = Xml::default();
+    write_pool(&mut xml, group);
+    xml.list("Instances", "member", pooled, |xml, instance| write_instance(xml, world, instance));
+    xml.maybe("NextToken", next);
+    Ok(xml)
 }
 
 fn write_tag(xml: &mut Xml, group: &str, key: &str, value: &str) {
