@@ -5,7 +5,7 @@
 //!
 //! Every assertion works under names that nobody used before: real servers keep what earlier runs left there.
 
-mod apply;
+pub(crate) mod apply;
 mod certificates;
 mod cleaning;
 mod deactivating;
@@ -14,7 +14,7 @@ mod permissions;
 mod reporting;
 mod requests;
 mod signing;
-mod site;
+pub(crate) mod site;
 mod status;
 mod tls;
 

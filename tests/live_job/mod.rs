@@ -4,6 +4,7 @@
 mod agent;
 mod cargo_lambda;
 mod job;
+mod mass;
 mod onboarding;
 
 use std::process::Output;

@@ -5,12 +5,14 @@ use std::collections::BTreeMap;
 use aws_sdk_ec2::Client;
 use aws_sdk_ec2::types::{Filter, Instance};
 use stagedoor_aws::{Error, SdkConfig, classify};
-use stagedoor_lifecycle::InstanceId;
 use stagedoor_lifecycle::observation::Machine;
+use stagedoor_lifecycle::{GroupName, InstanceId};
 
 /// The most values that one filter takes.
 /// See [`DescribeInstances`](https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_DescribeInstances.html).
 const MAX_FILTER_VALUES: usize = 200;
+/// The most instances on one page.
+const PAGE: i32 = 1000;
 
 /// The API of EC2.
 #[derive(Debug, Clone)]
@@ -30,14 +32,23 @@ impl Ec2 {
     /// Asked for by filter: an unknown id among instance ids would fail the whole call with
     /// `InvalidInstanceID.NotFound`.
     pub async fn machines(&self, instances: &[InstanceId]) -> Result<Vec<Machine>, Error> {
+        self.described("instance-id", instances.iter().map(InstanceId::as_str).collect()).await
+    }
+
+    /// All instances of these Auto Scaling groups, by the tag that Auto Scaling gives them: a thousand in one call.
+    pub async fn machines_of(&self, groups: &[GroupName]) -> Result<Vec<Machine>, Error> {
+        self.described("tag:aws:autoscaling:groupName", groups.iter().map(GroupName::as_str).collect()).await
+    }
+
+    async fn described(&self, filter: &str, values: Vec<&str>) -> Result<Vec<Machine>, Error> {
         let mut machines = Vec::new();
-        for chunk in instances.chunks(MAX_FILTER_VALUES) {
-            let ids = chunk.iter().map(ToString::to_string).collect();
-            let filter = Filter::builder().name("instance-id").set_values(Some(ids)).build();
-            let mut pages = self.client.describe_instances().filters(filter).into_paginator().send();
+        for chunk in values.chunks(MAX_FILTER_VALUES) {
+            let values = chunk.iter().map(|value| (*value).to_owned()).collect();
+            let filter = Filter::builder().name(filter).set_values(Some(values)).build();
+            let request = self.client.describe_instances().filters(filter).max_results(PAGE);
+            let mut pages = request.into_paginator().send();
             while let Some(page) = pages.next().await {
-                let subject = || chunk.iter().map(InstanceId::as_str).collect::<Vec<_>>().join(", ");
-                let page = page.map_err(|error| classify("DescribeInstances", &subject(), &error))?;
+                let page = page.map_err(|error| classify("DescribeInstances", &chunk.join(", "), &error))?;
                 let reservations = page.reservations.unwrap_or_default().into_iter();
                 let found = reservations.flat_map(|reservation| reservation.instances.unwrap_or_default());
                 machines.extend(found.filter_map(machine));

@@ -12,7 +12,7 @@ use stagedoor_aws::sns::Topic;
 use stagedoor_aws::{Error as AwsError, SdkConfig};
 use stagedoor_lifecycle::observation::Machine;
 use stagedoor_lifecycle::profile::{Profile, Protected};
-use stagedoor_lifecycle::{InstanceId, ProfileName};
+use stagedoor_lifecycle::{GroupName, InstanceId, ProfileName};
 use stagedoor_puppet::{
     Ca, CaAdmin, Classifier, ClassifierAdmin, Credentials, Orchestrator, OrchestratorAdmin, PuppetDb, PuppetDbAdmin,
     Transport,
@@ -76,6 +76,9 @@ pub type Eventually<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 pub trait Machines: Send + Sync + std::fmt::Debug {
     /// The instances with these ids; unknown ones are missing from the answer.
     fn machines<'a>(&'a self, instances: &'a [InstanceId]) -> Eventually<'a, Result<Vec<Machine>, AwsError>>;
+
+    /// All instances of these Auto Scaling groups, a thousand in one call.
+    fn machines_of<'a>(&'a self, groups: &'a [GroupName]) -> Eventually<'a, Result<Vec<Machine>, AwsError>>;
 }
 
 /// Where the time comes from.

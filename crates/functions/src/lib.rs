@@ -12,8 +12,8 @@ use stagedoor_aws::{Error as AwsError, connect};
 use stagedoor_aws_ec2::Ec2;
 use stagedoor_controller::config::Config;
 use stagedoor_controller::{Answer, Clock, Door, Eventually, Function, Machines, handle};
-use stagedoor_lifecycle::InstanceId;
 use stagedoor_lifecycle::observation::Machine;
+use stagedoor_lifecycle::{GroupName, InstanceId};
 use tracing_subscriber::EnvFilter;
 
 /// Environment variable with the configuration as TOML text.
@@ -84,6 +84,10 @@ struct Ec2Machines(Ec2);
 impl Machines for Ec2Machines {
     fn machines<'a>(&'a self, instances: &'a [InstanceId]) -> Eventually<'a, Result<Vec<Machine>, AwsError>> {
         Box::pin(self.0.machines(instances))
+    }
+
+    fn machines_of<'a>(&'a self, groups: &'a [GroupName]) -> Eventually<'a, Result<Vec<Machine>, AwsError>> {
+        Box::pin(self.0.machines_of(groups))
     }
 }
 

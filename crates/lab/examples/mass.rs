@@ -100,10 +100,12 @@ fn scene(size: usize) -> anyhow::Result<Scene> {
 
 /// One SQS batch with an event for each.
 fn batch(size: usize) -> Value {
+    let now = stagedoor_lab::clock::Clock::machine_now().to_string();
     let record = |number: usize| {
         let body = json!({
             "source": "aws.autoscaling",
             "detail-type": "EC2 Instance-terminate Lifecycle Action",
+            "time": now,
             "detail": {
                 "LifecycleTransition": "autoscaling:EC2_INSTANCE_TERMINATING",
                 "AutoScalingGroupName": "compilers",

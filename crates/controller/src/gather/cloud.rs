@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use futures_util::future::join_all;
 use jiff::SignedDuration;
+use stagedoor_aws::Error as AwsError;
 use stagedoor_lifecycle::admission::{Admission, CloudView, admit};
 use stagedoor_lifecycle::observation::{Machine, Reachable, Subject};
 use stagedoor_lifecycle::profile::ActionResult;
@@ -18,6 +19,8 @@ use crate::reconcile::Until;
 
 /// How long what AWS said is good enough; the proof of a removal falls within it.
 const CLOUD_KEPT: SignedDuration = SignedDuration::from_secs(30);
+/// More instances than one call takes ids.
+const MANY: usize = 200;
 
 /// Auto Scaling and EC2, side by side, for all cases whose view is not fresh; then who of them is ours to deal with.
 pub(super) async fn look_at_aws(door: &Door, open: &mut [&mut Case], until: Until) {
@@ -34,7 +37,7 @@ pub(super) async fn look_at_aws(door: &Door, open: &mut [&mut Case], until: Unti
     let (described, hooks, machines) = tokio::join!(
         within(door, until.work, door.autoscaling.groups(&groups)),
         hooks,
-        within(door, until.work, door.machines.machines(&instances)),
+        within(door, until.work, machines(door, &groups, &instances)),
     );
     let took = started.elapsed();
 
@@ -84,6 +87,18 @@ pub(super) fn pick<T: Clone, E: std::fmt::Display>(
         Ok(Err(error)) => Reachable::Unreachable(error.to_string()),
         Err(late) => Reachable::Unreachable(late.clone()),
     }
+}
+
+/// The instances at EC2. Many are asked for by their groups; those that are not there by that are asked for by id.
+async fn machines(door: &Door, groups: &[GroupName], instances: &[InstanceId]) -> Result<Vec<Machine>, AwsError> {
+    if instances.len() <= MANY {
+        return door.machines.machines(instances).await;
+    }
+    let mut machines = door.machines.machines_of(groups).await?;
+    let found: BTreeSet<&InstanceId> = machines.iter().map(|machine| &machine.instance).collect();
+    let missing: Vec<InstanceId> = instances.iter().filter(|id| !found.contains(id)).cloned().collect();
+    machines.extend(door.machines.machines(&missing).await?);
+    Ok(machines)
 }
 
 /// What EC2 says about instances that certificates and requests name.
