@@ -6,7 +6,7 @@ from datetime import datetime, timezone
 import boto3
 import pytest
 from botocore.exceptions import ClientError, HTTPClientError
-from conftest import INSTANCE, OTHER
+from conftest import INSTANCE, OTHER, scene
 
 HOOK = {"AutoScalingGroupName": "compilers", "LifecycleHookName": "stagedoor-terminate"}
 
@@ -41,6 +41,20 @@ def test_a_group_is_described_with_tags_and_instances(autoscaling):
     assert group["DesiredCapacity"] == 2
     assert group["CreatedTime"].tzinfo is not None
     assert answer["ResponseMetadata"]["RequestId"]
+
+
+def test_the_warm_pool_is_described_apart_from_its_group(lab, autoscaling):
+    arranged = scene()
+    arranged["groups"][0]["warm_pool"] = "Stopped"
+    arranged["groups"][0]["instances"][1]["state"] = "Warmed:Stopped"
+    lab.control("PUT", "/scene", arranged)
+    (group,) = autoscaling.describe_auto_scaling_groups(AutoScalingGroupNames=["compilers"])["AutoScalingGroups"]
+    assert [instance["InstanceId"] for instance in group["Instances"]] == [INSTANCE]
+    assert (group["WarmPoolConfiguration"]["PoolState"], group["WarmPoolSize"]) == ("Stopped", 1)
+    pages = autoscaling.get_paginator("describe_warm_pool").paginate(AutoScalingGroupName="compilers")
+    pooled = [(one["InstanceId"], one["LifecycleState"]) for page in pages for one in page["Instances"]]
+    assert pooled == [(OTHER, "Warmed:Stopped")]
+    assert refused(autoscaling.describe_warm_pool, AutoScalingGroupName="none")[:2] == (400, "ValidationError")
 
 
 def test_an_unknown_group_is_an_empty_list(autoscaling):

@@ -45,7 +45,7 @@ pub(crate) async fn apply(
             }
             Deed::Pin(name, groups) => pins.push((index, name, groups)),
             Deed::Run(name, key) => runs.push((index, name, key)),
-            Deed::Refresh(targets, change) => refreshes.push((index, targets, change)),
+            Deed::Refresh(targets, _, key) => refreshes.push((index, targets, key)),
         }
     }
     let mut changed = false;

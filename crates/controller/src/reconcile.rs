@@ -240,7 +240,7 @@ fn hold_refreshes(
     now: Timestamp,
 ) -> Vec<(usize, Deed)> {
     let oldest =
-        deeds.iter().filter_map(|(_, deed)| if let Deed::Refresh(_, change) = deed { Some(*change) } else { None });
+        deeds.iter().filter_map(|(_, deed)| if let Deed::Refresh(_, change, _) = deed { Some(*change) } else { None });
     let hold = about_to_report && oldest.min().is_some_and(|oldest| now < deadline::after(oldest, GATHERING));
     if !hold {
         return deeds;

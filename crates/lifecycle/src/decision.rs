@@ -58,8 +58,9 @@ pub enum Deed {
     Pin(Certname, Vec<String>),
     /// Have the node run Puppet; the text tells one such order from the next.
     Run(Certname, String),
-    /// Have these targets run Puppet, to learn of a change at this time.
-    Refresh(Vec<Certname>, Timestamp),
+    /// Have these targets run Puppet, to learn of a change at this time; the text tells one such order from the next, and
+    /// is the same for all who would give it now.
+    Refresh(Vec<Certname>, Timestamp, String),
 }
 
 impl Deed {
@@ -80,7 +81,7 @@ impl Deed {
             }
             Self::Pin(name, groups) => format!("pin {name} to {}", groups.join(", ")),
             Self::Run(name, _) => format!("have {name} run Puppet"),
-            Self::Refresh(targets, _) => format!("have {} run Puppet", names(targets)),
+            Self::Refresh(targets, ..) => format!("have {} run Puppet", names(targets)),
         }
     }
 }

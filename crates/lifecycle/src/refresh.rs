@@ -132,6 +132,17 @@ fn under_way(target: &TargetView, change: Timestamp, now: Timestamp) -> Option<&
     orders.iter().find(|order| order.is_open(now) || order.is_settling(now) && may_know(order))
 }
 
+/// What tells an order from the next: whom it is for, and the orders that came before it.
+fn key(targets: &[TargetView], needed: &[Certname]) -> String {
+    let last = |name: &Certname| {
+        let target = targets.iter().find(|target| target.certname == *name)?;
+        let orders = target.orders.as_ref()?.known().ok()??;
+        Some(orders.iter().max_by_key(|order| order.began)?.job.clone())
+    };
+    let parts = needed.iter().map(|name| format!("{name} after {}", last(name).unwrap_or_else(|| "none".to_owned())));
+    format!("refresh {}", parts.collect::<Vec<_>>().join(", "))
+}
+
 /// Whether all targets of the profile have learnt of the change; else what is to be done about it. Without an
 /// orchestrator nobody can be told, and the profile says whether to wait for runs that happen by themselves.
 pub(crate) fn all(
@@ -178,7 +189,8 @@ pub(crate) fn all(
     let awaited = format!("waiting for {}", awaited.join("; "));
     let late = held.is_late(subject.began, now);
     if orchestrated && !needed.is_empty() && !late {
-        return Err(Box::new(Decision::Do(Deed::Refresh(needed, change))));
+        let key = key(targets, &needed);
+        return Err(Box::new(Decision::Do(Deed::Refresh(needed, change, key))));
     }
     Err(Box::new(not_yet(subject, held, Missing::News(awaited), now)))
 }

@@ -4,7 +4,6 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use jiff::Timestamp;
 use stagedoor_lifecycle::Certname;
 use stagedoor_lifecycle::receipt::{Outcome, Stage};
 use stagedoor_puppet::Error;
@@ -39,17 +38,20 @@ pub(super) async fn refresh(
     door: &Door,
     hands: &Hands,
     cases: &mut [Case],
-    refreshes: Vec<(usize, Vec<Certname>, Timestamp)>,
+    refreshes: Vec<(usize, Vec<Certname>, String)>,
     until: Until,
 ) {
-    let Some(newest) = refreshes.iter().map(|(.., change)| *change).max() else { return };
+    if refreshes.is_empty() {
+        return;
+    }
     let targets: BTreeSet<Certname> = refreshes.iter().flat_map(|(_, targets, _)| targets.clone()).collect();
     let targets: Vec<Certname> = targets.into_iter().collect();
     let which: Vec<usize> = refreshes.iter().map(|(index, ..)| *index).collect();
     let changed: Vec<&str> = which.iter().map(|&index| cases[index].subject.instance.as_str()).collect();
     let description = format!("Stagedoor: {} changed{}", changed[0], more(changed.len()));
-    // A later attempt for the same change is another order.
-    let event = format!("refresh of {} after {newest} at {}", targets[0], door.clock.now());
+    // The same for every invocation that sees the same orders: of those that would give this one now, one does.
+    let keys: BTreeSet<&str> = refreshes.iter().map(|(.., key)| key.as_str()).collect();
+    let event = keys.into_iter().collect::<Vec<_>>().join("; ");
     order(door, hands, cases, &which, &targets, &description, &event, until).await;
 }
 

@@ -248,7 +248,10 @@ fn once_it_has_reported_the_targets_are_asked_about() {
 fn a_target_that_has_not_run_puppet_since_its_report_is_told_to() {
     let mut world = with_target();
     world.puppet.targets = Some(vec![target(Some(run(at(109), "changed")), Some(vec![]))]);
-    assert_eq!(world.decide(), Decision::Do(Deed::Refresh(vec![PRIMARY.parse().unwrap()], at(110))));
+    assert_eq!(
+        world.decide(),
+        Decision::Do(Deed::Refresh(vec![PRIMARY.parse().unwrap()], at(110), format!("refresh {PRIMARY} after none")))
+    );
 }
 
 #[test]
@@ -283,7 +286,7 @@ fn every_target_must_have_learnt_of_it() {
     assert!(waits(world.decide()).contains("replica.example.com"), "it was not asked about");
     let replica = "replica.example.com".parse().unwrap();
     world.puppet.targets = Some(vec![learnt, TargetView { certname: replica, ..target(None, Some(vec![])) }]);
-    let Deed::Refresh(targets, _) = done(world.decide()) else { panic!() };
+    let Deed::Refresh(targets, ..) = done(world.decide()) else { panic!() };
     assert_eq!(targets, ["replica.example.com".parse().unwrap()]);
 }
 
