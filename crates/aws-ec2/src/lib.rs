@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use aws_sdk_ec2::Client;
 use aws_sdk_ec2::types::{Filter, Instance};
+use jiff::Timestamp;
 use stagedoor_aws::{Error, SdkConfig, classify};
 use stagedoor_lifecycle::observation::Machine;
 use stagedoor_lifecycle::{GroupName, InstanceId};
@@ -66,6 +67,7 @@ fn machine(described: Instance) -> Option<Machine> {
         // A terminated instance has an empty one.
         private_dns: described.private_dns_name.filter(|name| !name.is_empty()),
         private_ip: described.private_ip_address.and_then(|address| address.parse().ok()),
+        launched: described.launch_time.and_then(|time| Timestamp::from_second(time.secs()).ok()),
         tags: tags.filter_map(|tag| Some((tag.key?, tag.value.unwrap_or_default()))).collect::<BTreeMap<_, _>>(),
     })
 }

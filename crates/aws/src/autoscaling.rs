@@ -18,7 +18,7 @@ use crate::{Error, SdkConfig, classify};
 /// The most groups that one `DescribeAutoScalingGroups` page holds.
 const PAGE: usize = 100;
 /// How far back activities are read: the newest come first, and an action that still waits is among them.
-const ACTIVITY_PAGES: usize = 20;
+const ACTIVITY_PAGES: usize = 100;
 
 /// The API of EC2 Auto Scaling.
 #[derive(Debug, Clone)]

@@ -49,7 +49,11 @@ async fn deal_with_the_waiting(door: &Door, until: Until) -> (Vec<Receipt>, Resu
             Ok(groups) => groups,
             Err(trouble) => {
                 tracing::error!("the sweep could not see who waits: {trouble}");
-                break Err(trouble);
+                if deadline::after(door.clock.now(), PAUSE) >= until.passes {
+                    break Err(trouble);
+                }
+                tokio::time::sleep(PAUSE).await;
+                continue;
             }
         };
         let subjects = match waiting(door, &groups, until).await {

@@ -47,6 +47,8 @@ pub struct Held {
     pub expected: Result<Certname, Nameless>,
     /// Whether its group has a warm pool, from which it may come.
     pub has_pool: bool,
+    /// When EC2 launched it, or started it again.
+    pub launched: Option<Timestamp>,
     /// Its private address, if EC2 shows one.
     pub address: Option<IpAddr>,
     /// Whether the hook may still hold it. If not, Auto Scaling went on without us, and Puppet is still to be cleared.
@@ -197,6 +199,7 @@ fn held(subject: &Subject, cloud: &CloudView, profile: Arc<Profile>, has_pool: b
     Held {
         expected,
         has_pool,
+        launched: machine.ok().flatten().and_then(|machine| machine.launched),
         address: machine.ok().flatten().and_then(|machine| machine.private_ip),
         waits,
         other_hooks: hooks.iter().filter(guards).any(|hook| another(&hook.name)),

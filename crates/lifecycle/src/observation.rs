@@ -213,6 +213,8 @@ pub struct Machine {
     pub private_dns: Option<String>,
     /// Its private address, by which the controller reaches its services. None at EC2 once it is terminated.
     pub private_ip: Option<IpAddr>,
+    /// When it was launched, or last started.
+    pub launched: Option<Timestamp>,
     /// Its tags.
     pub tags: BTreeMap<String, String>,
 }

@@ -334,6 +334,7 @@ mod tests {
 
     fn machine() -> Machine {
         Machine {
+            launched: None,
             instance: "i-0a1b2c3d4e5f60718".parse().unwrap(),
             state: "running".into(),
             private_dns: Some("ip-10-0-3-7.ec2.internal".into()),

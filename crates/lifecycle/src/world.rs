@@ -138,6 +138,7 @@ pub(crate) fn hook(name: &str, transition: Transition) -> Hook {
 
 pub(crate) fn machine(instance: &str, state: &str) -> Machine {
     Machine {
+        launched: None,
         instance: instance.parse().unwrap(),
         state: state.into(),
         private_dns: Some(NAME.into()),

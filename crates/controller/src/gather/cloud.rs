@@ -128,7 +128,9 @@ pub(crate) async fn ask_when_it_began(door: &Door, cases: &mut [Case], which: &[
         let case = &mut cases[index];
         match answers.get(&case.subject.group) {
             Some(Ok(Ok(began))) => {
-                let began = began.get(&case.subject.instance).copied();
+                // What is not among the newest activities is older than they are; a launch at least has EC2's word.
+                let launched = case.held.as_ref().filter(|_| case.is_arriving()).and_then(|(held, _)| held.launched);
+                let began = began.get(&case.subject.instance).copied().or(launched);
                 case.subject.began = case.subject.began.confirm(began, door.clock.now());
                 answered = true;
             }

@@ -116,8 +116,13 @@ pub(super) async fn check(
         Some(hands) if may_go => {
             let mut results = Vec::new();
             let mut orphans = findings.orphans;
+            let mut fresh = true;
             while !orphans.is_empty() {
                 let rest = orphans.split_off(orphans.len().min(REMOVED_AT_ONCE));
+                if !fresh {
+                    orphans = Box::pin(still(door, puppet, &rules, &orphans, fleet.len(), &cloud, until)).await;
+                }
+                fresh = false;
                 results.extend(Box::pin(remove(door, puppet, hands, orphans, seen.puppetdb_time, until)).await);
                 orphans = rest;
             }
@@ -131,6 +136,27 @@ pub(super) async fn check(
         }
     };
     Ok(Check { fleet: fleet.len(), results, breaker: findings.breaker })
+}
+
+/// Those that are orphans still. Removing others takes its time, in which a name may come to a new instance.
+async fn still(
+    door: &Door,
+    puppet: &Puppet,
+    rules: &Rules<'_>,
+    orphans: &[Orphan],
+    fleet: usize,
+    cloud: &Cloud,
+    until: Until,
+) -> Vec<Orphan> {
+    let names: Vec<Certname> = orphans.iter().map(|orphan| orphan.removal.name.certname().clone()).collect();
+    let seen = Box::pin(closely(door, puppet, &names, until)).await;
+    let now = rules.judge(&seen.suspects, fleet, cloud, door.clock.now()).orphans;
+    let same = |orphan: &&Orphan| {
+        orphans.iter().any(|before| {
+            before.removal.certificate == orphan.removal.certificate && before.instance == orphan.instance
+        })
+    };
+    now.iter().filter(same).cloned().collect()
 }
 
 /// Every instance that something says of this name.

@@ -187,7 +187,7 @@ async fn a_csr_that_cannot_be_read_is_not_absent() {
         Stage::new([ca_says(200, "-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----\n")])
             .await;
     let error = stage.ca().csr(&name()).await.unwrap_err();
-    assert!(matches!(error, Error::Unexpected { .. }), "{error}");
+    assert!(matches!(error, Error::UnreadableRequest { .. }), "{error}");
 }
 
 #[tokio::test]
