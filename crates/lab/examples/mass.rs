@@ -1,5 +1,6 @@
 //! Mass events: one batch of many terminations, dealt with by the release build of `purge` against the lab, with a network
-//! that takes 20 ms and a CA that takes 50 ms for each write. Prints a table. `make bench` builds what it needs and
+//! that takes 20 ms and a CA that takes 50 ms for each write. Prints a table, and fails if a thousand cost more
+//! than they may. `make bench` builds what it needs and
 //! runs it.
 
 use std::path::PathBuf;
@@ -15,6 +16,8 @@ use stagedoor_lab::{Lab, Options};
 use tokio::process::{Child, Command};
 
 const SIZES: [usize; 5] = [1, 10, 100, 1000, 5000];
+/// The size whose figures must keep to their limits.
+const JUDGED: usize = 1000;
 const PRIMARY: &str = "puppet";
 /// What Auto Scaling lets through: so many calls a second, and so many at once.
 const RATE: f64 = 50.0;
@@ -56,13 +59,21 @@ async fn measure(size: usize) -> anyhow::Result<String> {
     let ca_writes = entries.iter().filter(|entry| entry.service == "ca" && !entry.call.starts_with("GET ")).count();
     let describes = entries.iter().filter(|entry| entry.call.starts_with("Describe")).count();
     let pacing = ((count(size) - BURST) / RATE).max(0.0);
+    let (runs, memory) = (lab.puppet.times_ordered(PRIMARY), peak_memory(&function)?);
+    if size == JUDGED {
+        ensure!(ca_writes * 50 <= size, "{ca_writes} writes of the CA are more than one for 50 instances");
+        ensure!(describes <= 5, "{describes} describes for one set");
+        ensure!(runs <= 2, "{runs} runs of the primary");
+        ensure!(memory < 64, "{memory} MiB");
+        ensure!(took.as_secs_f64() <= 2.0 * pacing, "it took more than twice as long as the hooks' answers alone");
+    }
     let ratio = if pacing > 0.0 { format!("{:.2}", took.as_secs_f64() / pacing) } else { "–".to_owned() };
     Ok(format!(
         "| {size} | {:.1} s | {pacing:.1} s | {ratio} | {ca_writes} | {describes} | {} | {:.2} | {} MiB |",
         took.as_secs_f64(),
-        lab.puppet.times_ordered(PRIMARY),
+        runs,
         count(entries.len()) / count(size),
-        peak_memory(&function)?,
+        memory,
     ))
 }
 

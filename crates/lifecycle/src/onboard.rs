@@ -264,7 +264,7 @@ impl Rules<'_> {
             return Ok(());
         }
         // An order whose answer was lost is found by its key. The next one must have another, so the one before is in it.
-        let before = orders.iter().max_by_key(|order| order.began).map_or("none", |order| &order.job);
+        let before = refresh::newest(orders).map_or("none", |order| &order.job);
         let key = format!("{} {} after {before}", self.subject.instance, certificate.serial);
         Err(Decision::Do(Deed::Run(name.certname.clone(), key)).into())
     }

@@ -58,6 +58,11 @@ impl Order {
     }
 }
 
+/// The newest of these orders, by number: two may have begun in the same moment.
+pub(crate) fn newest(orders: &[Order]) -> Option<&Order> {
+    orders.iter().max_by_key(|order| order.job.parse::<u64>().unwrap_or(0))
+}
+
 /// What is known of a node that is to run Puppet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TargetView {
@@ -137,7 +142,7 @@ fn key(targets: &[TargetView], needed: &[Certname]) -> String {
     let last = |name: &Certname| {
         let target = targets.iter().find(|target| target.certname == *name)?;
         let orders = target.orders.as_ref()?.known().ok()??;
-        Some(orders.iter().max_by_key(|order| order.began)?.job.clone())
+        newest(orders).map(|order| order.job.clone())
     };
     let parts = needed.iter().map(|name| format!("{name} after {}", last(name).unwrap_or_else(|| "none".to_owned())));
     format!("refresh {}", parts.collect::<Vec<_>>().join(", "))
@@ -265,6 +270,15 @@ mod tests {
     fn a_failed_run_is_tried_again_but_not_at_once() {
         assert!(matches!(standing_of(ran(10, 70, "failed"), vec![]), Standing::Underway(_)));
         assert!(matches!(standing_of(ran(10, 39, "failed"), vec![]), Standing::Needed(why) if why.contains("failed")));
+    }
+
+    #[test]
+    fn the_next_order_has_another_key_than_any_before_even_if_they_began_together() {
+        let orders = ["9", "10", "8"].map(|job| Order { job: job.into(), ..order(-50, Some(-40)) }).to_vec();
+        let certname: Certname = "puppet.example.com".parse().unwrap();
+        let orders = Some(Reachable::Found(orders));
+        let target = TargetView { certname: certname.clone(), disconnected: false, run: Reachable::Absent, orders };
+        assert_eq!(key(&[target], &[certname]), "refresh puppet.example.com after 10");
     }
 
     #[test]
