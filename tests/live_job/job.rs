@@ -242,7 +242,7 @@ pub(super) fn instances(labels: &[&'static str], domain: &str) -> Vec<Instance> 
     let run = uuid::Uuid::new_v4().simple().to_string();
     let instance = |(nth, label): (usize, &&'static str)| Instance {
         label,
-        id: format!("i-{}{nth:x}", &run[..16]).parse().expect("an instance id"),
+        id: format!("i-{}{nth:03x}", &run[..14]).parse().expect("an instance id"),
         certname: format!("{label}-{}.{domain}", &run[..12]).parse().expect("a certname"),
     };
     labels.iter().enumerate().map(instance).collect()
