@@ -1,5 +1,6 @@
 //! Two hundred real certificates at once, and the same number one by one as scripts did it. Prints how long each took.
 
+use std::io::Write;
 use std::time::Instant;
 
 use futures_util::stream::{self, StreamExt};
@@ -60,7 +61,9 @@ async fn two_hundred_leave_as_one_batch() {
         assert_eq!(job.ca_admin().delete(name).await, Ok(Outcome::Done));
     }
     let singly = began.elapsed();
-    println!(
+    // Not by a macro, whose output a passing test swallows.
+    let _ = writeln!(
+        std::io::stderr(),
         "{MANY} real certificates: {:.1} s as one batch, hooks answered; {:.1} s revoked and deleted one by one",
         together.as_secs_f64(),
         singly.as_secs_f64()
