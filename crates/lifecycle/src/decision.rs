@@ -58,8 +58,8 @@ pub enum Deed {
     Pin(Certname, Vec<String>),
     /// Have the node run Puppet; the text tells one such order from the next.
     Run(Certname, String),
-    /// Have these targets run Puppet, to learn of a change at this time; the text tells one such order from the next, and
-    /// is the same for all who would give it now.
+    /// Have these targets run Puppet, to learn of a change at this time; the text says which orders
+    /// came before it.
     Refresh(Vec<Certname>, Timestamp, String),
 }
 

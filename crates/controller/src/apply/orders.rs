@@ -49,9 +49,9 @@ pub(super) async fn refresh(
     let which: Vec<usize> = refreshes.iter().map(|(index, ..)| *index).collect();
     let changed: Vec<&str> = which.iter().map(|&index| cases[index].subject.instance.as_str()).collect();
     let description = format!("Stagedoor: {} changed{}", changed[0], more(changed.len()));
-    // The same for every invocation that sees the same orders: of those that would give this one now, one does.
+    // With the time: an order that was over before it could prove anything must not be found in place of the next.
     let keys: BTreeSet<&str> = refreshes.iter().map(|(.., key)| key.as_str()).collect();
-    let event = keys.into_iter().collect::<Vec<_>>().join("; ");
+    let event = format!("{} at {}", keys.into_iter().collect::<Vec<_>>().join("; "), door.clock.now());
     order(door, hands, cases, &which, &targets, &description, &event, until).await;
 }
 
