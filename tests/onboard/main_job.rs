@@ -1,6 +1,5 @@
 //! What it is for: an arriving instance is held until Puppet knows it and it can serve.
 
-use futures_util::future::join_all;
 use serde_json::{Value, json};
 use stagedoor_lab::agent::Agent;
 
@@ -86,27 +85,6 @@ async fn fifty_at_once_cost_the_primary_two_runs_at_the_most_and_the_ca_one_list
     let singly = calls.iter().filter(|entry| entry.call.starts_with("GET /puppet-ca/v1/certificate_status/"));
     assert_eq!(singly.count(), 0);
     assert!(lab.journal.count("autoscaling", "DescribeAutoScalingGroups") <= 3);
-}
-
-#[tokio::test]
-async fn five_invocations_at_once_do_not_order_a_run_each() {
-    let mut stage = Stage::enterprise(&format!("refresh = [\"{PRIMARY}\"]")).await;
-    stage.rehearsal.lab.puppet.connect(PRIMARY);
-    let launched: Vec<(String, Value)> = (0..5).map(|_| stage.launch()).collect();
-    for (instance, _) in &launched {
-        stage.start(Stage::compiler(instance));
-    }
-    stage.rehearsal.start("onboard");
-    let _others: Vec<_> = (1..5).map(|_| stage.rehearsal.another("onboard")).collect();
-    let lab = &stage.rehearsal.lab;
-    let answers = join_all(launched.iter().map(|(_, event)| lab.invoke("onboard", event))).await;
-    for answer in answers {
-        let answer = answer.unwrap();
-        assert_eq!(answer["results"][0]["outcome"], "continued", "{answer:#}");
-    }
-    // One for whoever is first, and one for those who had to wait for its end; two that look in the same millisecond
-    // may both order that.
-    assert!((1..=3).contains(&lab.puppet.times_ordered(PRIMARY)), "{}", lab.puppet.times_ordered(PRIMARY));
 }
 
 #[tokio::test]
