@@ -7,9 +7,6 @@ SHELL := /bin/bash
 CARGO ?= cargo
 # Where cargo builds; both names end in the same directory.
 TARGET := $(or $(CARGO_TARGET_DIR),target)
-# The release build of `demo` and `live`, without the link-time optimization that `make package` adds for deployment: that
-# takes minutes for each function after every change, and gains size and nothing else.
-export CARGO_PROFILE_RELEASE_LTO ?= off
 # Where the end-to-end tests put what each function calls (STAGEDOOR_SEEN): FUNCTION/*.json, lists of AWS actions.
 SEEN ?= $(TARGET)/seen
 # Where `make tools` puts cargo-deny and cargo-machete.
@@ -55,7 +52,7 @@ least-privilege: ## Compare the calls that the tests saw with what the roles all
 
 .PHONY: package
 package: ## Package the functions for Lambda (ARCH=arm64 or x86_64; both without it) and report their size
-	CARGO_PROFILE_RELEASE_LTO=thin infra/package $(ARCH)
+	infra/package $(ARCH)
 
 # BUCKET, SETTINGS (JSON), CONFIG (TOML), STACK, CODE (an earlier code prefix), YES=1: see docs/deployment.md.
 DEPLOY = tools/venv infra tests/infra/requirements.txt; .venv/infra/bin/python infra/deploy

@@ -80,6 +80,10 @@ pub async fn reconcile(door: &Door, subjects: Vec<Subject>, until: Until) -> Vec
         let mut again = next.look_again;
         let deeds = hold_refreshes(next.deeds, next.about_to_report, &mut cases, door.clock.now());
         if let (Some(puppet), false) = (sight.puppet.clone(), deeds.is_empty()) {
+            // Not when it is decided: the answer to another case's question has everything decided once more.
+            for (index, deed) in &deeds {
+                cases[*index].just_did = Some(deed.describe());
+            }
             again |= apply(door, &puppet, &sight, &mut cases, deeds, until).await;
         }
         again |= ask_when_they_began(door, &mut cases, &next.ask_when_it_began, &mut asked_began, until).await;
@@ -201,7 +205,6 @@ fn settle_what_is_decided(door: &Door, sight: &Sight, cases: &mut [Case]) -> Nex
                 if case.subject.began == Began::Unknown {
                     next.ask_when_it_began.push(index);
                 }
-                case.just_did = Some(deed.describe());
                 next.deeds.push((index, deed));
             }
             Decision::Complete(result, reason) => {
