@@ -274,6 +274,17 @@ async fn killed_after_any_write_the_next_one_goes_on() {
 }
 
 #[tokio::test]
+async fn heartbeats_are_sent_also_while_the_ca_takes_its_time() {
+    let mut scene = compilers("Terminating:Wait");
+    scene["groups"][0]["hooks"][0]["heartbeat_timeout_s"] = json!(30);
+    let mut stage = Rehearsal::of(scene).await;
+    stage.fault("ca", "*", Some(1), FaultKind::Delay { ms: 11_000 });
+    assert_eq!(stage.receipt("eventbridge-terminate").await["outcome"], "continued");
+    let beats = stage.lab.journal.count("autoscaling", "RecordLifecycleActionHeartbeat");
+    assert!((2..=4).contains(&beats), "{beats}: one in every ten seconds");
+}
+
+#[tokio::test]
 async fn while_patience_is_longer_than_the_hooks_timeout_heartbeats_keep_it_alive() {
     let mut scene = compilers("Terminating:Wait");
     scene["groups"][0]["hooks"][0]["heartbeat_timeout_s"] = json!(30);

@@ -36,6 +36,15 @@ pub enum Answer {
     NoActiveAction,
 }
 
+/// What [`AutoScaling::activities_began`] found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Activities {
+    /// When the newest activity that names each instance began; instances without one are missing.
+    pub began: BTreeMap<InstanceId, Timestamp>,
+    /// Where there are older activities that were not read: those of the missing instances began before this.
+    pub before: Option<Timestamp>,
+}
+
 /// One instance at one hook.
 #[derive(Debug, Clone, Copy)]
 pub struct Action<'a> {
@@ -120,18 +129,22 @@ impl AutoScaling {
         Ok(answer.lifecycle_hooks.unwrap_or_default().into_iter().filter_map(hook).collect())
     }
 
-    /// When the newest activity that names each of these instances began; instances without one are missing.
+    /// When the newest activity that names each of these instances began.
     /// See [`DescribeScalingActivities`](https://docs.aws.amazon.com/autoscaling/ec2/APIReference/API_DescribeScalingActivities.html).
     pub async fn activities_began(
         &self,
         group: &GroupName,
         instances: &BTreeSet<InstanceId>,
-    ) -> Result<BTreeMap<InstanceId, Timestamp>, Error> {
+    ) -> Result<Activities, Error> {
         let request = self.client.describe_scaling_activities().auto_scaling_group_name(group.as_str());
         let mut pages = request.max_records(100).into_paginator().send();
         let mut began = BTreeMap::new();
+        let mut oldest = None;
         for _ in 0..ACTIVITY_PAGES {
-            let Some(page) = pages.next().await else { break };
+            let Some(page) = pages.next().await else {
+                oldest = None;
+                break;
+            };
             let page = page.map_err(|error| classify("DescribeScalingActivities", group, &error))?;
             for activity in page.activities.unwrap_or_default() {
                 // "Terminating EC2 instance: i-0a1b2c3d4e5f60718 - …": the only place that names the instance.
@@ -139,6 +152,7 @@ impl AutoScaling {
                 let named = description.split(|c: char| !c.is_ascii_alphanumeric() && c != '-');
                 let named = named.filter_map(|word| word.parse::<InstanceId>().ok());
                 let start = activity.start_time.and_then(|time| Timestamp::from_second(time.secs()).ok());
+                oldest = start.or(oldest);
                 for instance in named.filter(|instance| instances.contains(instance)) {
                     if let Some(start) = start {
                         let newest = began.entry(instance).or_insert(start);
@@ -150,7 +164,7 @@ impl AutoScaling {
                 break;
             }
         }
-        Ok(began)
+        Ok(Activities { began, before: oldest })
     }
 
     /// Completes a lifecycle action, by instance id: that needs no token, which a sweep would not have.

@@ -120,6 +120,11 @@ impl Case {
         !self.settled
     }
 
+    /// Whether there is something to decide yet.
+    pub(crate) fn is_undecided(&self) -> bool {
+        self.is_open() && self.ready.is_none()
+    }
+
     pub(crate) fn into_receipt(self) -> Receipt {
         let certname = self.names().next().cloned();
         let held = self.held.as_ref().filter(|(held, _)| {

@@ -88,7 +88,8 @@ fn judge(case: &mut Case, groups: &[Group], now: Timestamp) {
     let still_held = members.and_then(|members| members.get(instance)).is_some_and(LifecycleState::may_wait);
     // A sweep does not know since when: it saw the instance waiting, which is not the first thing to be visible.
     let visible = began.time().is_none_or(|began| now >= deadline::after(began, SURELY_VISIBLE));
-    let beside_others = case.held.as_ref().is_some_and(|(held, _)| held.other_hooks);
+    // Not held: who only passes may be shown in the state of a wait at another hook.
+    let beside_others = case.held.as_ref().is_none_or(|(held, _)| held.other_hooks);
     let over = if !still_held {
         "the hook had been answered before"
     } else if beside_others && visible {

@@ -74,7 +74,7 @@ impl Sight {
                 let revoked = match listed {
                     Some(true) => "its serial is in the CRL",
                     Some(false) if case.cleaned.contains(&name) => {
-                        "the CA has said that it is revoked, but the CRL that it gives to agents is another"
+                        "the CA has said that it is revoked, but its CRL does NOT list it: it is not revoked before it does"
                     }
                     None if case.cleaned.contains(&name) => {
                         "the CA has said that it is revoked; its CRL could not be read"
@@ -96,21 +96,27 @@ impl Sight {
     }
 }
 
-/// Looks at every open case: at AWS where that is not fresh any more, then at Puppet for those that are ours.
-pub(crate) async fn look(door: &Door, cases: &mut [Case], until: Until) -> Sight {
-    let mut open: Vec<&mut Case> = cases.iter_mut().filter(|case| case.is_open() && case.ready.is_none()).collect();
-    let mut sight = Sight::new();
-    if open.is_empty() {
-        return sight;
-    }
+/// Looks at AWS for every open case where that is not fresh any more, and opens Puppet meanwhile.
+pub(crate) async fn look_at_aws(door: &Door, cases: &mut [Case], until: Until) -> Result<Arc<Puppet>, String> {
+    let mut open: Vec<&mut Case> = cases.iter_mut().filter(|case| case.is_undecided()).collect();
     let opened = within(door, until.work, door.puppet.open());
     let (puppet, ()) = join(opened, cloud::look_at_aws(door, &mut open, until)).await;
-    let ours: Vec<&mut Case> =
-        open.into_iter().filter(|case| case.is_open() && case.ready.is_none() && case.held.is_some()).collect();
+    puppet.unwrap_or_else(Err)
+}
+
+/// Looks at Puppet for every open case that is ours.
+pub(crate) async fn look_at_puppet(
+    door: &Door,
+    puppet: Result<Arc<Puppet>, String>,
+    cases: &mut [Case],
+    until: Until,
+) -> Sight {
+    let mut sight = Sight::new();
+    let ours: Vec<&mut Case> = cases.iter_mut().filter(|case| case.is_undecided() && case.held.is_some()).collect();
     if ours.is_empty() {
         return sight;
     }
-    match puppet.unwrap_or_else(Err) {
+    match puppet {
         Ok(puppet) => {
             Box::pin(names::look_at_puppet(door, &puppet, ours, until, &mut sight)).await;
             sight.puppet = Some(puppet);

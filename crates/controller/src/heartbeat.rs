@@ -3,53 +3,85 @@
 
 use std::time::Duration;
 
-use futures_util::stream::{self, StreamExt};
+use futures_util::future::join_all;
 use jiff::Timestamp;
 use stagedoor_aws::autoscaling::Action;
 use stagedoor_lifecycle::deadline::{self, heartbeat_due};
+use stagedoor_lifecycle::observation::Subject;
 
 use crate::case::Case;
 use crate::door::Door;
 use crate::gather::within;
 use crate::reconcile::Until;
 
-/// How far back an invocation takes its predecessor to have looked after heartbeats: the sweep comes every minute.
-const PREDECESSOR: Duration = Duration::from_secs(60);
+/// How far back an invocation takes its predecessor to have looked after heartbeats: sweeps come every minute, and each
+/// goes on for most of it.
+const PREDECESSOR: Duration = Duration::from_secs(10);
+/// How often it is looked whether one is due.
+const EVERY: Duration = Duration::from_secs(1);
 /// All calls of an account and Region share one bucket.
 const AT_ONCE: usize = 2;
 
 /// The heartbeats of one invocation.
 pub(crate) struct Heartbeats {
     last: Timestamp,
+    /// Whom to keep alive, each with the hook's timeout.
+    waiting: Vec<(Subject, Duration)>,
+    /// Whose heartbeat is due and not sent yet.
+    due: Vec<Subject>,
 }
 
 impl Heartbeats {
     pub(crate) fn new(now: Timestamp) -> Self {
-        Self { last: deadline::before(now, PREDECESSOR) }
+        Self { last: deadline::before(now, PREDECESSOR), waiting: Vec::new(), due: Vec::new() }
+    }
+
+    /// Whom to keep alive from now on: the cases that wait at a hook that would give up before patience ends.
+    pub(crate) fn watch(&mut self, cases: &[Case]) {
+        let waiting = cases.iter().filter(|case| case.is_undecided());
+        let timeout = |case: &Case| case.held.as_ref().filter(|(held, _)| held.waits)?.0.heartbeat;
+        self.waiting = waiting.filter_map(|case| Some((case.subject.clone(), timeout(case)?))).collect();
+        self.due.retain(|due| self.waiting.iter().any(|(subject, _)| subject == due));
+    }
+
+    /// Does this work, however long it takes, and sends heartbeats meanwhile.
+    pub(crate) async fn beside<T>(&mut self, door: &Door, until: Until, work: impl Future<Output = T>) -> T {
+        let beating = async {
+            loop {
+                self.send(door, until).await;
+                tokio::time::sleep(EVERY).await;
+            }
+        };
+        tokio::select! {
+            done = work => done,
+            never = beating => never,
+        }
     }
 
     /// Sends those that are due. One that is lost is no trouble: two more come before the hook gives up.
-    pub(crate) async fn send(&mut self, door: &Door, cases: &mut [Case], until: Until) {
+    async fn send(&mut self, door: &Door, until: Until) {
         let (last, now) = (self.last, door.clock.now());
         self.last = now;
         if !door.acts() {
             return;
         }
-        let due = cases.iter().filter(|case| match &case.held {
-            Some((held, _)) if case.is_open() && case.ready.is_none() && held.waits => {
-                held.heartbeat.is_some_and(|timeout| heartbeat_due(&case.subject.instance, timeout, last, now))
-            }
-            _ => false,
-        });
-        let beats = stream::iter(due).map(|case| async move {
-            let subject = &case.subject;
-            let action = Action { group: &subject.group, hook: &subject.hook, instance: &subject.instance };
-            match within(door, until.calls, door.autoscaling.heartbeat(action)).await {
-                Ok(Ok(_)) => {}
-                Ok(Err(error)) => tracing::warn!(instance = %subject.instance, "heartbeat: {error}"),
-                Err(late) => tracing::warn!(instance = %subject.instance, "heartbeat: {late}"),
-            }
-        });
-        beats.buffer_unordered(AT_ONCE).collect::<Vec<()>>().await;
+        let due =
+            self.waiting.iter().filter(|(subject, timeout)| heartbeat_due(&subject.instance, *timeout, last, now));
+        self.due.extend(due.map(|(subject, _)| subject.clone()));
+        while !self.due.is_empty() {
+            // Taken off once they are sent: the work may end at any moment, and the rest goes on beside the next.
+            let some = self.due.len().min(AT_ONCE);
+            join_all(self.due[..some].iter().map(|subject| one(door, subject, until))).await;
+            self.due.drain(..some);
+        }
+    }
+}
+
+async fn one(door: &Door, subject: &Subject, until: Until) {
+    let action = Action { group: &subject.group, hook: &subject.hook, instance: &subject.instance };
+    match within(door, until.calls, door.autoscaling.heartbeat(action)).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => tracing::warn!(instance = %subject.instance, "heartbeat: {error}"),
+        Err(late) => tracing::warn!(instance = %subject.instance, "heartbeat: {late}"),
     }
 }

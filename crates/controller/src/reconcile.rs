@@ -1,6 +1,7 @@
 //! The loop: look, decide, act, look again. The page to read first. The stages that it calls do the I/O.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -13,8 +14,8 @@ use stagedoor_lifecycle::{deadline, onboard, purge};
 use crate::apply::apply;
 use crate::case::Case;
 use crate::complete::complete;
-use crate::door::Door;
-use crate::gather::{Sight, answer, ask_when_it_began, look};
+use crate::door::{Door, Puppet};
+use crate::gather::{Sight, answer, ask_when_it_began, look_at_aws, look_at_puppet};
 use crate::heartbeat::Heartbeats;
 
 /// Between two looks at first; it doubles up to [`LONGEST_PAUSE`].
@@ -57,59 +58,145 @@ impl Until {
 
 /// Deals with a set of instances until each is settled or the time is up.
 pub async fn reconcile(door: &Door, subjects: Vec<Subject>, until: Until) -> Vec<Receipt> {
-    let mut cases: Vec<Case> = subjects.into_iter().map(Case::new).collect();
-    let mut pause = FIRST_PAUSE;
-    let mut beats = Heartbeats::new(door.clock.now());
-    let (mut renewed, mut asked_began) = (false, BTreeSet::new());
+    let mut round = Round::new(door.clock.now());
+    round.admit(subjects);
     loop {
-        // Boxed, as below: futures of this size are copied about otherwise.
-        let mut sight = Box::pin(look(door, &mut cases, until)).await;
-        let mut next = settle_what_is_decided(door, &sight, &mut cases);
-        for _ in 0..QUESTIONS_IN_A_ROW {
-            if next.questions.is_empty() {
-                break;
-            }
-            answer(door, &mut sight, &mut cases, next.questions, until).await;
-            let (again, began) = (next.look_again, next.ask_when_it_began);
-            next = settle_what_is_decided(door, &sight, &mut cases);
-            next.look_again |= again;
-            next.ask_when_it_began.extend(began);
-        }
-
-        // What a pass finds out or changes is looked at again at once: that look is the proof.
-        let mut again = next.look_again;
-        let deeds = hold_refreshes(next.deeds, next.about_to_report, &mut cases, door.clock.now());
-        if let (Some(puppet), false) = (sight.puppet.clone(), deeds.is_empty()) {
-            // Not when it is decided: the answer to another case's question has everything decided once more.
-            for (index, deed) in &deeds {
-                cases[*index].just_did = Some(deed.describe());
-            }
-            again |= apply(door, &puppet, &sight, &mut cases, deeds, until).await;
-        }
-        again |= ask_when_they_began(door, &mut cases, &next.ask_when_it_began, &mut asked_began, until).await;
-        if sight.stale && !renewed {
-            renewed = true;
-            again |= sight.reopen(door, until).await;
-        }
-        complete(door, &mut cases, until).await;
-        beats.send(door, &mut cases, until).await;
-
-        if !cases.iter().any(Case::is_open) || door.clock.now() >= until.calls {
-            break;
-        }
-        if !again {
-            if deadline::after(door.clock.now(), pause) >= until.passes {
-                break;
-            }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
-            for case in &mut cases {
-                case.just_tried = false;
-                case.just_did = None;
-            }
+        let pace = Box::pin(round.pass(door, until)).await;
+        if pace == Pace::Over || !round.rest(door, pace, until).await {
+            return round.into_receipts();
         }
     }
-    cases.into_iter().map(Case::into_receipt).collect()
+}
+
+/// The instances that an invocation deals with, and how far it is with them.
+pub(crate) struct Round {
+    cases: Vec<Case>,
+    pub(crate) beats: Heartbeats,
+    pause: Duration,
+    /// Whether the credentials were read anew.
+    renewed: bool,
+    /// The cases of which it was asked when they began.
+    asked_began: BTreeSet<usize>,
+}
+
+/// How to go on after a pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pace {
+    /// It found out or changed something: look again at once, that look is the proof.
+    AtOnce,
+    /// Others have to do something first.
+    AfterAPause,
+    /// Every case is settled, or the time is up.
+    Over,
+}
+
+impl Round {
+    pub(crate) fn new(now: Timestamp) -> Self {
+        Self {
+            cases: Vec::new(),
+            beats: Heartbeats::new(now),
+            pause: FIRST_PAUSE,
+            renewed: false,
+            asked_began: BTreeSet::new(),
+        }
+    }
+
+    /// Takes these on, unless they are known already: whoever was answered may be shown as waiting for a little longer.
+    pub(crate) fn admit(&mut self, subjects: Vec<Subject>) {
+        let key = |subject: &Subject| (subject.group.clone(), subject.hook.clone(), subject.instance.clone());
+        let mut known: BTreeSet<_> = self.cases.iter().map(|case| key(&case.subject)).collect();
+        let new: Vec<Case> = subjects.into_iter().filter(|subject| known.insert(key(subject))).map(Case::new).collect();
+        if !new.is_empty() {
+            self.pause = FIRST_PAUSE;
+        }
+        self.cases.extend(new);
+    }
+
+    pub(crate) fn subjects(&self) -> impl Iterator<Item = &Subject> {
+        self.cases.iter().map(|case| &case.subject)
+    }
+
+    /// Whether any case is not settled yet.
+    pub(crate) fn is_open(&self) -> bool {
+        self.cases.iter().any(Case::is_open)
+    }
+
+    /// Looks, decides, acts.
+    pub(crate) async fn pass(&mut self, door: &Door, until: Until) -> Pace {
+        let Self { cases, beats, renewed, asked_began, .. } = self;
+        // Boxed, as below: futures of this size are copied about otherwise.
+        let puppet = Box::pin(look_at_aws(door, cases, until)).await;
+        beats.watch(cases);
+        let again = beats.beside(door, until, Box::pin(act(door, puppet, cases, renewed, asked_began, until))).await;
+        if !self.is_open() || door.clock.now() >= until.calls {
+            Pace::Over
+        } else if again {
+            Pace::AtOnce
+        } else {
+            Pace::AfterAPause
+        }
+    }
+
+    /// Waits as long as it is good before the next pass; whether there is time for one.
+    pub(crate) async fn rest(&mut self, door: &Door, pace: Pace, until: Until) -> bool {
+        if pace == Pace::AtOnce {
+            return true;
+        }
+        if deadline::after(door.clock.now(), self.pause) >= until.passes {
+            return false;
+        }
+        self.beats.beside(door, until, tokio::time::sleep(self.pause)).await;
+        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        for case in &mut self.cases {
+            case.just_tried = false;
+            case.just_did = None;
+        }
+        true
+    }
+
+    pub(crate) fn into_receipts(self) -> Vec<Receipt> {
+        self.cases.into_iter().map(Case::into_receipt).collect()
+    }
+}
+
+/// What a pass does once AWS was looked at; whether to look again at once.
+async fn act(
+    door: &Door,
+    puppet: Result<Arc<Puppet>, String>,
+    cases: &mut [Case],
+    renewed: &mut bool,
+    asked_began: &mut BTreeSet<usize>,
+    until: Until,
+) -> bool {
+    let mut sight = look_at_puppet(door, puppet, cases, until).await;
+    let mut next = settle_what_is_decided(door, &sight, cases);
+    for _ in 0..QUESTIONS_IN_A_ROW {
+        if next.questions.is_empty() {
+            break;
+        }
+        answer(door, &mut sight, cases, next.questions, until).await;
+        let (again, began) = (next.look_again, next.ask_when_it_began);
+        next = settle_what_is_decided(door, &sight, cases);
+        next.look_again |= again;
+        next.ask_when_it_began.extend(began);
+    }
+
+    let mut again = next.look_again;
+    let deeds = hold_refreshes(next.deeds, next.about_to_report, cases, door.clock.now());
+    if let (Some(puppet), false) = (sight.puppet.clone(), deeds.is_empty()) {
+        // Not when it is decided: the answer to another case's question has everything decided once more.
+        for (index, deed) in &deeds {
+            cases[*index].just_did = Some(deed.describe());
+        }
+        again |= apply(door, &puppet, &sight, cases, deeds, until).await;
+    }
+    again |= ask_when_they_began(door, cases, &next.ask_when_it_began, asked_began, until).await;
+    if sight.stale && !*renewed {
+        *renewed = true;
+        again |= sight.reopen(door, until).await;
+    }
+    complete(door, cases, until).await;
+    again
 }
 
 /// Asks Auto Scaling once for each case that has to know it since when it waits. One call answers for a whole group, so
@@ -149,7 +236,7 @@ fn settle_what_is_decided(door: &Door, sight: &Sight, cases: &mut [Case]) -> Nex
     let now = door.clock.now();
     let orchestrated = door.config.orchestrator.is_some();
     let protected = sight.protected(door);
-    for (index, case) in cases.iter_mut().enumerate().filter(|(_, case)| case.is_open() && case.ready.is_none()) {
+    for (index, case) in cases.iter_mut().enumerate().filter(|(_, case)| case.is_undecided()) {
         let Some((held, _)) = &case.held else { continue };
         let decision = if case.is_arriving() {
             onboard::decide(&case.subject, held, &case.arrival, protected, orchestrated, now)

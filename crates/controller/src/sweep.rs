@@ -5,19 +5,19 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
+use stagedoor_lifecycle::deadline;
 use stagedoor_lifecycle::event::{Place, Transition};
 use stagedoor_lifecycle::observation::{Began, Group, LifecycleState, Subject};
 use stagedoor_lifecycle::profile::PROFILE_TAG;
-use stagedoor_lifecycle::receipt::{Outcome, Receipt};
-use stagedoor_lifecycle::{HookName, InstanceId, deadline};
+use stagedoor_lifecycle::receipt::Receipt;
 
 use crate::door::Door;
 use crate::gather::within;
 use crate::housekeeping::{self, Kept};
-use crate::reconcile::{Until, reconcile};
+use crate::reconcile::{Pace, Round, Until};
 
 /// Between two looks for instances that began to wait meanwhile.
-const PAUSE: Duration = Duration::from_secs(5);
+const LOOK_EVERY: Duration = Duration::from_secs(10);
 
 /// What a sweep ended with.
 pub(crate) struct Swept {
@@ -29,73 +29,63 @@ pub(crate) struct Swept {
 /// Deals with everybody who waits; then, every few minutes, with the house.
 pub(crate) async fn sweep(door: &Door, until: Until) -> Swept {
     let now = door.clock.now();
+    let mut round = Round::new(now);
     if !housekeeping::is_due(door, now) {
-        let (receipts, _) = Box::pin(deal_with_the_waiting(door, until)).await;
-        return Swept { receipts, kept: None };
+        let _ = Box::pin(deal_with_the_waiting(door, &mut round, until)).await;
+        return Swept { receipts: receipts(round), kept: None };
     }
     let for_the_waiting = housekeeping::less_what_is_kept(until, now);
-    let (receipts, groups) = Box::pin(deal_with_the_waiting(door, for_the_waiting)).await;
-    let kept = Some(Box::pin(housekeeping::housekeep(door, groups, until)).await);
-    Swept { receipts, kept }
+    let groups = Box::pin(deal_with_the_waiting(door, &mut round, for_the_waiting)).await;
+    let kept = Box::pin(housekeeping::housekeep(door, groups, until));
+    let kept = Some(round.beats.beside(door, until, kept).await);
+    Swept { receipts: receipts(round), kept }
 }
 
 /// Deals with everybody who waits until nobody does or the time is up. Where nobody does, that costs one call. Also tells
 /// the groups as they were last seen.
-async fn deal_with_the_waiting(door: &Door, until: Until) -> (Vec<Receipt>, Result<Vec<Group>, String>) {
-    let mut receipts: Vec<Receipt> = Vec::new();
-    let mut dealt_with: BTreeSet<(InstanceId, HookName)> = BTreeSet::new();
-    let groups = loop {
-        let groups = match opted_in(door, until).await {
-            Ok(groups) => groups,
-            Err(trouble) => {
-                tracing::error!("the sweep could not see who waits: {trouble}");
-                if deadline::after(door.clock.now(), PAUSE) >= until.passes {
-                    break Err(trouble);
-                }
-                tokio::time::sleep(PAUSE).await;
-                continue;
+async fn deal_with_the_waiting(door: &Door, round: &mut Round, until: Until) -> Result<Vec<Group>, String> {
+    let mut groups = Err("nobody has looked yet".to_owned());
+    let mut looked = None;
+    loop {
+        let now = door.clock.now();
+        if !round.is_open() || looked.is_none_or(|looked| now >= deadline::after(looked, LOOK_EVERY)) {
+            looked = Some(now);
+            groups = who_waits(door, round, until).await;
+            match &groups {
+                Ok(_) if !round.is_open() => return groups,
+                Ok(_) => {}
+                Err(trouble) => tracing::error!("the sweep could not see who waits: {trouble}"),
             }
-        };
-        let subjects = match waiting(door, &groups, until).await {
-            Ok(subjects) => subjects,
-            Err(trouble) => {
-                tracing::error!("the sweep could not see who waits: {trouble}");
-                break Ok(groups);
-            }
-        };
-        let key = |subject: &Subject| (subject.instance.clone(), subject.hook.clone());
-        // Whoever was answered may be shown as waiting for a little longer.
-        let new: Vec<Subject> = subjects.into_iter().filter(|subject| !dealt_with.contains(&key(subject))).collect();
-        if new.is_empty() {
-            break Ok(groups);
         }
-        let is_guess = |one: &&Subject| one.transition == Transition::Terminating && one.destination.is_some();
-        let guesses: BTreeSet<_> = new.iter().filter(is_guess).map(key).collect();
-        let done = Box::pin(reconcile(door, new, until)).await;
-        for receipt in done {
-            let Receipt { instance_id: Some(instance), hook: Some(hook), .. } = &receipt else { continue };
-            // Whether it was returning to the pool was a guess, which Auto Scaling did not confirm.
-            let answered = receipt.steps.iter().any(|step| step.detail.starts_with("answered "));
-            if guesses.contains(&(instance.clone(), hook.clone())) && !answered {
-                continue;
-            }
-            let again = matches!(receipt.outcome, Outcome::Waiting | Outcome::Failed);
-            receipts.retain(|old| old.instance_id != receipt.instance_id || old.hook != receipt.hook);
-            if !again {
-                dealt_with.insert((instance.clone(), hook.clone()));
-            }
-            receipts.push(receipt);
+        let pace = if round.is_open() { Box::pin(round.pass(door, until)).await } else { Pace::AfterAPause };
+        let time_is_up = door.clock.now() >= until.calls;
+        // With everybody settled, one more look tells whether somebody came meanwhile.
+        if time_is_up || pace != Pace::Over && !round.rest(door, pace, until).await {
+            return groups;
         }
-        if deadline::after(door.clock.now(), PAUSE) >= until.passes {
-            break Ok(groups);
-        }
-        tokio::time::sleep(PAUSE).await;
-    };
-    (receipts, groups)
+    }
 }
 
-async fn opted_in(door: &Door, until: Until) -> Result<Vec<Group>, String> {
-    within(door, until.work, door.autoscaling.opted_in_groups()).await?.map_err(|error| error.to_string())
+/// Has the round take on everybody who waits; the groups that opted in.
+async fn who_waits(door: &Door, round: &mut Round, until: Until) -> Result<Vec<Group>, String> {
+    let groups = within(door, until.work, door.autoscaling.opted_in_groups()).await?;
+    let groups = groups.map_err(|error| error.to_string())?;
+    round.admit(waiting(door, &groups, until).await?);
+    Ok(groups)
+}
+
+/// The receipts, but for the guesses that Auto Scaling did not confirm: whether an instance was returning to the pool.
+fn receipts(round: Round) -> Vec<Receipt> {
+    let is_guess = |subject: &&Subject| subject.transition == Transition::Terminating && subject.destination.is_some();
+    let guesses = round.subjects().filter(is_guess);
+    let guesses: BTreeSet<_> = guesses.map(|subject| (subject.instance.clone(), subject.hook.clone())).collect();
+    let mut receipts = round.into_receipts();
+    receipts.retain(|receipt| {
+        let Receipt { instance_id: Some(instance), hook: Some(hook), steps, .. } = receipt else { return true };
+        let answered = steps.iter().any(|step| step.detail.starts_with("answered "));
+        answered || !guesses.contains(&(instance.clone(), hook.clone()))
+    });
+    receipts
 }
 
 /// Every instance that waits at a hook of ours.

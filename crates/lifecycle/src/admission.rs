@@ -53,6 +53,8 @@ pub struct Held {
     pub address: Option<IpAddr>,
     /// Whether the hook may still hold it. If not, Auto Scaling went on without us, and Puppet is still to be cleared.
     pub waits: bool,
+    /// Why it cannot be told whether it leaves for good. Then Puppet goes on knowing it, and patience decides.
+    pub doubt: Option<String>,
     /// Whether another tool's hook may hold it as well.
     pub other_hooks: bool,
     /// How long after its beginning it has to be decided, whatever is still missing.
@@ -109,18 +111,27 @@ pub fn admit(
             profile.hook_prefix
         ));
     }
-    let waits = match subject.transition {
+    let hold = match subject.transition {
         Transition::Launching => arriving(subject, group),
         Transition::Terminating => leaving(subject, group, cloud),
     };
-    match waits {
-        Ok(waits) => Admission::Held(held(subject, cloud, profile, group.has_pool, waits)),
+    match hold {
+        Ok(hold) => Admission::Held(held(subject, cloud, profile, group.has_pool, hold)),
         Err(admission) => admission,
     }
 }
 
-/// Whether a hook may still hold the leaving instance; or why it is not dealt with as one.
-fn leaving(subject: &Subject, group: &Group, cloud: &CloudView) -> Result<bool, Admission> {
+/// How an instance is held.
+enum Hold {
+    Waits,
+    /// It may return, or leave for good.
+    InDoubt(String),
+    /// Auto Scaling went on without us.
+    Gone,
+}
+
+/// How the leaving instance is held; or why it is not dealt with as one.
+fn leaving(subject: &Subject, group: &Group, cloud: &CloudView) -> Result<Hold, Admission> {
     let Subject { instance, group: group_name, .. } = subject;
     let to_the_pool = subject.destination == Some(Place::WarmPool) && group.reuses;
     Err(match group.members.get(instance) {
@@ -128,17 +139,18 @@ fn leaving(subject: &Subject, group: &Group, cloud: &CloudView) -> Result<bool, 
             Admission::Pass(format!("{instance} goes to the warm pool, to be used again: it stays known to Puppet"))
         }
         Some(LifecycleState::TerminatingWait) if group.reuses && subject.destination.is_none() => {
-            Admission::Fail(format!(
-                "group {group_name} returns instances to its warm pool, and nothing says whether {instance} goes there"
-            ))
+            return Ok(Hold::InDoubt(format!(
+                "group {group_name} returns instances to its warm pool, and nothing says whether {instance} goes there or leaves \
+                 for good: its event would have"
+            )));
         }
         Some(LifecycleState::ReplacingRootVolumeWait) => {
             Admission::Pass(format!("{instance} gets a new root volume: it stays, and Puppet goes on knowing it"))
         }
         Some(LifecycleState::TerminatingWait | LifecycleState::WarmedTerminatingWait | LifecycleState::Terminating) => {
-            return Ok(true);
+            return Ok(Hold::Waits);
         }
-        Some(LifecycleState::Past) => return Ok(false),
+        Some(LifecycleState::Past) => return Ok(Hold::Gone),
         Some(LifecycleState::Pending | LifecycleState::PendingWait | LifecycleState::WarmedPendingWait) => {
             Admission::Refuse(format!("Auto Scaling shows {instance} as launching, not as terminating"))
         }
@@ -147,7 +159,7 @@ fn leaving(subject: &Subject, group: &Group, cloud: &CloudView) -> Result<bool, 
         }
         None => match cloud.machine.known() {
             Err(trouble) => Admission::Fail(trouble.to_owned()),
-            Ok(Some(machine)) if machine.is_gone_from(group_name) => return Ok(false),
+            Ok(Some(machine)) if machine.is_gone_from(group_name) => return Ok(Hold::Gone),
             Ok(_) => Admission::Refuse(format!(
                 "Auto Scaling shows no {instance} in group {group_name}, and EC2 does not say that it is gone from there"
             )),
@@ -155,11 +167,11 @@ fn leaving(subject: &Subject, group: &Group, cloud: &CloudView) -> Result<bool, 
     })
 }
 
-/// Whether a hook holds the arriving instance; or why it is not dealt with as one.
-fn arriving(subject: &Subject, group: &Group) -> Result<bool, Admission> {
+/// How the arriving instance is held; or why it is not dealt with as one.
+fn arriving(subject: &Subject, group: &Group) -> Result<Hold, Admission> {
     let Subject { instance, group: group_name, .. } = subject;
     Err(match group.members.get(instance) {
-        Some(LifecycleState::PendingWait | LifecycleState::WarmedPendingWait) => return Ok(true),
+        Some(LifecycleState::PendingWait | LifecycleState::WarmedPendingWait) => return Ok(Hold::Waits),
         Some(LifecycleState::Pending) => {
             Admission::Fail(format!("Auto Scaling does not hold {instance} at a hook yet: it shows it as Pending"))
         }
@@ -180,7 +192,7 @@ fn arriving(subject: &Subject, group: &Group) -> Result<bool, Admission> {
     })
 }
 
-fn held(subject: &Subject, cloud: &CloudView, profile: Arc<Profile>, has_pool: bool, waits: bool) -> Held {
+fn held(subject: &Subject, cloud: &CloudView, profile: Arc<Profile>, has_pool: bool, hold: Hold) -> Held {
     // Hooks tell how much time there is. When they cannot be asked, patience alone does.
     let hooks = cloud.hooks.known().ok().flatten().map_or(&[][..], Vec::as_slice);
     let ours = hooks.iter().find(|hook| hook.name == subject.hook);
@@ -201,7 +213,8 @@ fn held(subject: &Subject, cloud: &CloudView, profile: Arc<Profile>, has_pool: b
         has_pool,
         launched: machine.ok().flatten().and_then(|machine| machine.launched),
         address: machine.ok().flatten().and_then(|machine| machine.private_ip),
-        waits,
+        waits: !matches!(hold, Hold::Gone),
+        doubt: if let Hold::InDoubt(why) = hold { Some(why) } else { None },
         other_hooks: hooks.iter().filter(guards).any(|hook| another(&hook.name)),
         allowed,
         heartbeat,

@@ -24,7 +24,7 @@ pub struct PuppetView {
     pub targets: Option<Vec<TargetView>>,
 }
 
-/// Rules about Puppet, top to bottom: is something left that is ours to remove; is everything known; do those who
+/// Rules about Puppet, top to bottom: does it leave for good; is something left that is ours to remove; is everything known; do those who
 /// must know of it know?
 ///
 /// `tried` says what came of it when it was last tried to remove what is left, if it was; `orchestrated` whether there
@@ -39,6 +39,9 @@ pub fn decide(
     orchestrated: bool,
     now: Timestamp,
 ) -> Decision {
+    if let Some(doubt) = &leaving.doubt {
+        return not_yet(subject, leaving, Missing::Trouble(doubt.clone()), now);
+    }
     let instance = &subject.instance;
     let late = leaving.is_late(subject.began, now);
     let mut left = Vec::new();

@@ -127,10 +127,11 @@ pub(crate) async fn ask_when_it_began(door: &Door, cases: &mut [Case], which: &[
     for &index in which {
         let case = &mut cases[index];
         match answers.get(&case.subject.group) {
-            Some(Ok(Ok(began))) => {
-                // What is not among the newest activities is older than they are; a launch at least has EC2's word.
+            Some(Ok(Ok(activities))) => {
+                // What is not among the newest activities is older than they are; of a launch EC2 knows better.
                 let launched = case.held.as_ref().filter(|_| case.is_arriving()).and_then(|(held, _)| held.launched);
-                let began = began.get(&case.subject.instance).copied().or(launched);
+                let began = activities.began.get(&case.subject.instance).copied();
+                let began = began.or(launched).or(activities.before);
                 case.subject.began = case.subject.began.confirm(began, door.clock.now());
                 answered = true;
             }

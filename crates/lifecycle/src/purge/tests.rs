@@ -97,6 +97,19 @@ fn completed(decision: Decision) -> String {
 // What AWS says.
 
 #[test]
+fn while_it_may_return_puppet_goes_on_knowing_it_and_patience_decides() {
+    let mut world = world();
+    world.aws = world.aws.with_warm_pool();
+    world.aws.subject.destination = None;
+    world.aws.subject.began = Began::Unknown;
+    assert_eq!(world.decide(), Decision::Ask(Question::Began), "for patience to have a beginning");
+    world.aws.subject.began = Began::Confirmed { recorded: Some(at(0)), said: None };
+    assert!(matches!(world.decide(), Decision::Fail(why) if why.contains("warm pool")));
+    let late = world.late().decide();
+    assert!(matches!(&late, Decision::Complete(ActionResult::Continue, why) if why.contains("warm pool")), "{late:?}");
+}
+
+#[test]
 fn an_instance_that_ec2_says_is_gone_from_the_group_is_still_purged() {
     let mut world = world();
     world.aws = world.aws.not_in_the_group();
