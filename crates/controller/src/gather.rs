@@ -18,7 +18,7 @@ use stagedoor_lifecycle::onboard::Arrival;
 use stagedoor_lifecycle::profile::Protected;
 use stagedoor_lifecycle::purge::PuppetView;
 use stagedoor_lifecycle::receipt::Stage;
-use stagedoor_puppet::{Error as PuppetError, Group, Job, RevocationLists};
+use stagedoor_puppet::{Certificate, Error as PuppetError, Group, Job, RevocationLists};
 
 pub(crate) use answers::answer;
 pub(crate) use cloud::ask_when_it_began;
@@ -69,18 +69,8 @@ impl Sight {
     pub(crate) fn prove(&self, case: &mut Case) {
         for (name, (removal, certificate)) in std::mem::take(&mut case.removed) {
             if let Some(serial) = &removal.certificate {
-                let listed = self.crl.as_ref().zip(certificate.as_ref());
-                let listed = listed.map(|(crl, certificate)| crl.revokes(certificate));
-                let revoked = match listed {
-                    Some(true) => "its serial is in the CRL",
-                    Some(false) if case.cleaned.contains(&name) => {
-                        "the CA has said that it is revoked, but its CRL does NOT list it: it is not revoked before it does"
-                    }
-                    None if case.cleaned.contains(&name) => {
-                        "the CA has said that it is revoked; its CRL could not be read"
-                    }
-                    _ => "that it is revoked could NOT be seen: look into the CA's CRL",
-                };
+                let cleaned = case.cleaned.contains(&name);
+                let revoked = revocation(self.crl.as_ref(), certificate.as_ref(), cleaned);
                 case.step(Stage::Proven, self.took, format!("certificate {serial} of {name} is gone; {revoked}"));
             }
             if removal.request {
@@ -93,6 +83,23 @@ impl Sight {
                 case.step(Stage::Proven, self.took, format!("{name} is pinned to no node group"));
             }
         }
+    }
+}
+
+/// What the CRL tells of a certificate that is gone; `cleaned` says whether the CA has said that it revoked it.
+pub(crate) fn revocation(
+    crl: Option<&RevocationLists>,
+    certificate: Option<&Certificate>,
+    cleaned: bool,
+) -> &'static str {
+    match crl.zip(certificate).map(|(crl, certificate)| crl.revokes(certificate)) {
+        Some(true) => "its serial is in the CRL",
+        Some(false) if cleaned => {
+            "the CA has said that it is revoked, but the CRL that it gives to agents does NOT list it: look into the CA's own \
+             CRL (docs/operations.md, revocations)"
+        }
+        None if cleaned => "the CA has said that it is revoked; its CRL could not be read",
+        _ => "that it is revoked could NOT be seen: look into the CA's CRL",
     }
 }
 

@@ -35,6 +35,11 @@ pub(crate) struct Removed {
 }
 
 impl Removed {
+    /// Whether the CA has said that this certificate is revoked.
+    pub(crate) fn cleaned(&self, name: &Certname) -> bool {
+        self.cleaned.contains(name)
+    }
+
     /// What became of each part under this name.
     pub(crate) fn of(&self, name: &Certname) -> impl Iterator<Item = &Done> {
         self.files.get(name).into_iter().flatten().chain(self.nodes.get(name)).chain(self.pins.get(name))
@@ -89,7 +94,7 @@ pub(super) async fn remove(
                     }
                 }
             }
-            if removed.cleaned.contains(name) {
+            if removed.cleaned(name) {
                 case.cleaned.insert(name.clone());
             }
             let certificate = case.certificates.get(name).cloned();

@@ -49,7 +49,7 @@ pub(super) fn housekeeping(root: &mut Reader<'_>) -> Option<Housekeeping> {
     let mut section = root.below("orphans");
     let modes = [("purge", OrphanMode::Purge), ("report", OrphanMode::Report), ("off", OrphanMode::Off)];
     let orphans = section.choice("mode", &modes, OrphanMode::Purge);
-    let max_share = section.number("max_share", MAX_SHARE, 0..=100);
+    let max_share = section.number("max_share", MAX_SHARE, 1..=100);
     let grace = section.duration("grace", Some(GRACE), LONGEST_GRACE);
     section.finish();
 

@@ -165,7 +165,7 @@ fn housekeeping_can_be_switched_off_and_its_keys_are_checked() {
         &WHOLE
             .replace("\"10m\"", "\"now and then\"")
             .replace("warn_days = 14", "warn_days = 0\nwarn = true")
-            .replace("max_share = 5", "max_share = 101\nshare = 7")
+            .replace("max_share = 5", "max_share = 0\nshare = 7")
             .replace("\"report\"\nmax", "\"kill\"\nmax")
             .replace("\"6h\"", "\"0s\""),
     );

@@ -8,9 +8,9 @@ use jiff::Timestamp;
 use stagedoor_lifecycle::Certname;
 use stagedoor_lifecycle::observation::{NameView, Reachable};
 use stagedoor_lifecycle::orphans::{Listed, Reported, Rules, Suspect};
-use stagedoor_puppet::{KnownIdentity, State};
+use stagedoor_puppet::{Certificate, KnownIdentity, State};
 
-use super::names::{among, certificate_view, files, identity, node_view, pins, reachable, request_view};
+use super::names::{Files, among, certificate_view, files, identity, node_view, pins, reachable, request_view};
 use super::request::holds;
 use super::{AT_ONCE, Questions};
 use crate::door::{Door, Puppet};
@@ -22,6 +22,8 @@ const READ: usize = 100;
 /// What a close look at suspects brought.
 pub(crate) struct Closely {
     pub(crate) suspects: Vec<Suspect>,
+    /// Their certificates, as far as they have any.
+    pub(crate) certificates: BTreeMap<Certname, Certificate>,
     /// PuppetDB's clock, by which it compares times.
     pub(crate) puppetdb_time: Option<Timestamp>,
 }
@@ -114,7 +116,10 @@ pub(crate) async fn closely(door: &Door, puppet: &Puppet, names: &[Certname], un
             reported: reported.unwrap_or_default(),
         }
     };
-    Closely { suspects: names.iter().map(suspect).collect(), puppetdb_time: puppetdb_time.ok() }
+    let suspects = names.iter().map(suspect).collect();
+    let certificate = |(name, (certificate, _)): (Certname, Files)| Some((name, certificate.ok().flatten()?));
+    let certificates = files.into_iter().filter_map(certificate).collect();
+    Closely { suspects, certificates, puppetdb_time: puppetdb_time.ok() }
 }
 
 #[cfg(test)]

@@ -12,8 +12,8 @@ use stagedoor_lifecycle::{Certname, InstanceId};
 use crate::apply::{Removed, carry_out};
 use crate::config::OrphanMode;
 use crate::door::{Door, Hands, Puppet};
-use crate::gather::orphans::{closely, lists};
-use crate::gather::within;
+use crate::gather::orphans::{Closely, closely, lists};
+use crate::gather::{revocation, within};
 use crate::reconcile::Until;
 
 /// So many names go at a time; the CA takes a list of them at the price of one.
@@ -27,6 +27,8 @@ pub(crate) struct Check {
     /// How many names are ours, the living and the dead.
     fleet: usize,
     results: Vec<Dealt>,
+    /// Those whose instance AWS does not show alive and that are no orphans all the same, or may not be; and why.
+    left_alone: Vec<(Certname, String)>,
     /// Why nothing was removed, where too much would have gone at once.
     pub(crate) breaker: Option<String>,
 }
@@ -123,7 +125,7 @@ pub(super) async fn check(
                     orphans = Box::pin(still(door, puppet, &rules, &orphans, fleet.len(), &cloud, until)).await;
                 }
                 fresh = false;
-                results.extend(Box::pin(remove(door, puppet, hands, orphans, seen.puppetdb_time, until)).await);
+                results.extend(Box::pin(remove(door, puppet, hands, orphans, &seen, until)).await);
                 orphans = rest;
             }
             results
@@ -135,7 +137,8 @@ pub(super) async fn check(
             findings.orphans.into_iter().map(|orphan| Dealt { orphan, outcome, story: story.into() }).collect()
         }
     };
-    Ok(Check { fleet: fleet.len(), results, breaker: findings.breaker })
+    let left_alone = findings.unclear.into_iter().chain(findings.spared).collect();
+    Ok(Check { fleet: fleet.len(), results, left_alone, breaker: findings.breaker })
 }
 
 /// Those that are orphans still. Removing others takes its time, in which a name may come to a new instance.
@@ -174,7 +177,7 @@ async fn remove(
     puppet: &Puppet,
     hands: &Hands,
     orphans: Vec<Orphan>,
-    puppetdb_time: Option<jiff::Timestamp>,
+    before: &Closely,
     until: Until,
 ) -> Vec<Dealt> {
     if door.clock.now() >= until.passes {
@@ -183,11 +186,17 @@ async fn remove(
         return orphans.into_iter().map(left).collect();
     }
     let removals: Vec<&Removal> = orphans.iter().map(|orphan| &orphan.removal).collect();
-    let removed = carry_out(door, hands, &removals, puppetdb_time, until).await;
+    let removed = carry_out(door, hands, &removals, before.puppetdb_time, until).await;
     let names: Vec<Certname> = removals.iter().map(|removal| removal.name.certname().clone()).collect();
     let seen = Box::pin(closely(door, puppet, &names, until)).await;
+    let crl = within(door, until.work, puppet.ca.crl()).await.ok().and_then(Result::ok);
     let dealt = orphans.into_iter().zip(&seen.suspects).map(|(orphan, now)| {
-        let (outcome, story) = judge(&orphan.removal, &removed, now);
+        let (outcome, mut story) = judge(&orphan.removal, &removed, now);
+        let name = orphan.removal.name.certname();
+        if outcome == Outcome::Removed && orphan.removal.certificate.is_some() {
+            let revoked = revocation(crl.as_ref(), before.certificates.get(name), removed.cleaned(name));
+            story = format!("{story}; {revoked}");
+        }
         Dealt { orphan, outcome, story }
     });
     dealt.collect()
@@ -259,7 +268,9 @@ impl Check {
 
     pub(super) fn payload(&self) -> Value {
         let results: Vec<_> = self.results.iter().map(Dealt::payload).collect();
-        json!({"fleet": self.fleet, "results": results, "breaker": self.breaker})
+        let left_alone = self.left_alone.iter().take(RESULTS_PER_MESSAGE);
+        let left_alone: Vec<_> = left_alone.map(|(name, why)| json!({"certname": name, "reason": why})).collect();
+        json!({"fleet": self.fleet, "results": results, "left_alone": left_alone, "breaker": self.breaker})
     }
 }
 
