@@ -199,6 +199,7 @@ pub(super) async fn the_newest_reports_of_a_set_are_those_of_its_active_nodes(si
         status: Some("changed".to_owned()),
         job_id: None,
         noop: Some(false),
+        cached_catalog_status: Some("not_used".to_owned()),
     };
     assert_eq!(told, [expected]);
     assert_eq!(site.puppetdb().latest_reports(&[]).await, Ok(vec![]));

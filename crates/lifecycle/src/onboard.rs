@@ -237,6 +237,10 @@ impl Rules<'_> {
                 "the Puppet run of {} at {} was told to change nothing; waiting for a real one",
                 name.certname, run.start
             ),
+            Some(run) if run.cached => format!(
+                "the Puppet run of {} at {} applied a catalog from before; waiting for one with its own",
+                name.certname, run.start
+            ),
             Some(run) => {
                 format!(
                     "the Puppet run of {} at {} ended as {}; waiting for a good one",

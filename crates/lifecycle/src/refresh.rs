@@ -24,13 +24,15 @@ pub struct RunView {
     pub status: String,
     /// Whether it was told to change nothing.
     pub noop: bool,
+    /// Whether it applied a catalog from before, not one that was made for it.
+    pub cached: bool,
 }
 
 impl RunView {
     /// Whether it did what it should.
     #[must_use]
     pub fn is_good(&self) -> bool {
-        matches!(self.status.as_str(), "changed" | "unchanged") && !self.noop
+        matches!(self.status.as_str(), "changed" | "unchanged") && !self.noop && !self.cached
     }
 }
 
@@ -209,7 +211,7 @@ mod tests {
     }
 
     fn ran(start: i64, end: i64, status: &str) -> Reachable<RunView> {
-        Reachable::Found(RunView { start: at(start), end: at(end), status: status.into(), noop: false })
+        Reachable::Found(RunView { start: at(start), end: at(end), status: status.into(), noop: false, cached: false })
     }
 
     fn order(began: i64, ended: Option<i64>) -> Order {
@@ -237,8 +239,14 @@ mod tests {
 
     #[test]
     fn a_run_without_effect_proves_nothing() {
-        let noop = RunView { start: at(1), end: at(2), status: "unchanged".into(), noop: true };
-        assert!(!matches!(standing_of(Reachable::Found(noop), vec![]), Standing::Learnt(_)));
+        let run = RunView { start: at(1), end: at(2), status: "unchanged".into(), noop: false, cached: false };
+        let standing = |run: RunView| standing_of(Reachable::Found(run), vec![]);
+        assert!(matches!(standing(run.clone()), Standing::Learnt(_)));
+        assert!(!matches!(standing(RunView { noop: true, ..run.clone() }), Standing::Learnt(_)));
+        assert!(
+            !matches!(standing(RunView { cached: true, ..run }), Standing::Learnt(_)),
+            "it does not know the new one"
+        );
     }
 
     #[test]

@@ -113,7 +113,8 @@ impl PuppetDb {
         for chunk in certnames.chunks(NAMES_PER_QUERY) {
             let names = pql::list(chunk.iter().map(Certname::as_str));
             let query = format!(
-                "reports[certname, start_time, end_time, status, job_id, noop] {{ latest_report? = true and certname in {names} }}"
+                "reports[certname, start_time, end_time, status, job_id, noop, cached_catalog_status] \
+                 {{ latest_report? = true and certname in {names} }}"
             );
             reports.extend(self.query::<Report>(&query).await?);
         }

@@ -237,6 +237,7 @@ pub(super) fn run_of(runs: &Result<Vec<Report>, String>, name: &Certname) -> Rea
                 end: report.end_time,
                 status: report.status.clone().unwrap_or_else(|| "unknown".to_owned()),
                 noop: report.noop == Some(true),
+                cached: report.cached_catalog_status.as_deref().is_some_and(|status| status != "not_used"),
             })
         },
     )

@@ -23,4 +23,8 @@ pub struct Report {
     /// Whether the run changed nothing by order.
     #[serde(default)]
     pub noop: Option<bool>,
+    /// `not_used`; or why the catalog was one from before: `on_failure` (the new one could not be compiled) or
+    /// `explicitly_requested`. See [PuppetDB's reports](https://www.puppet.com/docs/puppetdb/7/api/query/v4/reports).
+    #[serde(default)]
+    pub cached_catalog_status: Option<String>,
 }

@@ -81,18 +81,19 @@ async fn a_set_of_nodes_is_one_query_that_shows_inactive_ones_too() {
 
 #[tokio::test]
 async fn the_newest_reports_of_a_set_are_one_query() {
-    let rows = r#"[{"certname":"n.example.net","start_time":"2026-03-04T05:06:07.890Z","end_time":"2026-03-04T05:06:55Z","status":"changed","job_id":"81","noop":false},
+    let rows = r#"[{"certname":"n.example.net","start_time":"2026-03-04T05:06:07.890Z","end_time":"2026-03-04T05:06:55Z","status":"changed","job_id":"81","noop":false,"cached_catalog_status":"on_failure"},
                    {"certname":"x","start_time":"2026-03-04T05:06:07.890Z","end_time":"2026-03-04T05:06:55Z","status":null,"job_id":null,"noop":null}]"#;
     let stage = Stage::new([pdb_says(200, rows)]).await;
     let reports = stage.puppetdb().latest_reports(&[name(), "x".parse().unwrap()]).await.unwrap();
     assert_eq!(reports[0].start_time.to_string(), "2026-03-04T05:06:07.89Z");
     assert_eq!((reports[0].status.as_deref(), reports[0].job_id.as_deref()), (Some("changed"), Some("81")));
+    assert_eq!(reports[0].cached_catalog_status.as_deref(), Some("on_failure"));
     assert_eq!((&reports[1].status, &reports[1].job_id, reports[1].noop), (&None, &None, None));
     let seen = stage.seen();
     assert_eq!(seen.len(), 1);
     assert_eq!(
         seen[0].body,
-        r#"{"query":"reports[certname, start_time, end_time, status, job_id, noop] { latest_report? = true and certname in [\"n.example.net\", \"x\"] }"}"#
+        r#"{"query":"reports[certname, start_time, end_time, status, job_id, noop, cached_catalog_status] { latest_report? = true and certname in [\"n.example.net\", \"x\"] }"}"#
     );
 }
 

@@ -91,12 +91,14 @@ fn without_an_orchestrator_the_agents_own_run_is_waited_for() {
 }
 
 #[test]
-fn a_run_that_failed_or_changed_nothing_on_purpose_is_shown_and_not_enough() {
+fn a_run_that_failed_or_changed_nothing_on_purpose_or_had_an_old_catalog_is_shown_and_not_enough() {
     let mut world = world();
     world.puppet.run = Some(Reachable::Found(run(at(100), "failed")));
     assert!(waits(world.decide()).contains("ended as failed"));
     world.puppet.run = Some(Reachable::Found(RunView { noop: true, ..run(at(100), "unchanged") }));
     assert!(waits(world.decide()).contains("change nothing"));
+    world.puppet.run = Some(Reachable::Found(RunView { cached: true, ..run(at(100), "unchanged") }));
+    assert!(waits(world.decide()).contains("a catalog from before"));
 }
 
 #[test]

@@ -45,8 +45,9 @@ fn a_request() -> impl Strategy<Value = RequestView> {
 }
 
 fn a_run() -> impl Strategy<Value = RunView> {
-    (time(), prop_oneof![3 => Just("changed"), 1 => Just("failed")], prop::bool::weighted(0.1))
-        .prop_map(|(start, status, noop)| RunView { noop, ..run(start, status) })
+    let rarely = || prop::bool::weighted(0.1);
+    (time(), prop_oneof![3 => Just("changed"), 1 => Just("failed")], rarely(), rarely())
+        .prop_map(|(start, status, noop, cached)| RunView { noop, cached, ..run(start, status) })
 }
 
 fn a_name() -> impl Strategy<Value = NameView> {

@@ -67,6 +67,7 @@ impl Entity {
             Self::Facts => &["certname", "environment", "name", "value"],
             Self::FactContents => &["certname", "environment", "name", "path", "value"],
             Self::Reports => &[
+                "cached_catalog_status",
                 "certname",
                 "end_time",
                 "environment",
@@ -158,6 +159,7 @@ fn reports(certname: &str, record: &Record) -> Vec<Value> {
             "environment": "production",
             "job_id": report.job_id,
             "noop": false,
+            "cached_catalog_status": "not_used",
             "type": "agent",
             "start_time": millis(report.started),
             "end_time": millis(report.ended),
