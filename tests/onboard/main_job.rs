@@ -80,10 +80,10 @@ async fn fifty_at_once_cost_the_primary_two_runs_at_the_most_and_the_ca_one_list
     assert_eq!(waiting, Vec::<&String>::new(), "{}", stage.rehearsal.log());
     let lab = &stage.rehearsal.lab;
     assert!((1..=2).contains(&lab.puppet.times_ordered(PRIMARY)), "{}", lab.puppet.times_ordered(PRIMARY));
-    let calls = lab.journal.calls("ca");
-    // Agents call the CA too; of the controller's calls, none asks for the status of one name.
-    let singly = calls.iter().filter(|entry| entry.call.starts_with("GET /puppet-ca/v1/certificate_status/"));
-    assert_eq!(singly.count(), 0);
+    // Lists tell who has nothing yet; what is there is read name by name: each request, and each new certificate twice.
+    assert!(lab.journal.count("ca", "GET /puppet-ca/v1/certificate_statuses*") >= 1);
+    let read = |what: &str| lab.journal.count("ca", &format!("GET /puppet-ca/v1/{what}/{{certname}}"));
+    assert!(read("certificate") <= 150 && read("certificate_request") <= 100, "{:#?}", lab.journal.calls("ca"));
     assert!(lab.journal.count("autoscaling", "DescribeAutoScalingGroups") <= 3);
 }
 

@@ -1,12 +1,16 @@
 //! Every event was lost: the sweep finds whoever waits, and deals with them.
 
+use std::time::Duration;
+
 use jiff::SignedDuration;
 use serde_json::{Value, json};
+use stagedoor_lab::Options;
 use stagedoor_lab::aws::{Launch, Terminate};
 use stagedoor_lab::faults::FaultKind;
-use stagedoor_lab::scene::Place;
+use stagedoor_lab::scene::{Place, Scene};
 
 use crate::onboard::stage::{PRIMARY, Stage};
+use crate::rehearsal::{LEAVING, OTHER, Rehearsal, compilers};
 
 /// One sweep: its receipts.
 async fn sweep(stage: &mut Stage) -> Vec<Value> {
@@ -106,7 +110,7 @@ fn regroup(stage: &Stage, change: impl FnOnce(&mut Value)) {
     let mut scene = crate::onboard::stage::scene();
     change(&mut scene["groups"][0]);
     scene["secrets"] = json!({"stagedoor/puppet": stage.rehearsal.puppet_secret()});
-    stage.rehearsal.lab.set_scene(&stagedoor_lab::scene::Scene::from_json(scene).unwrap()).unwrap();
+    stage.rehearsal.lab.set_scene(&Scene::from_json(scene).unwrap()).unwrap();
 }
 
 #[tokio::test]
@@ -185,6 +189,52 @@ async fn those_in_the_warm_pool_are_found_on_their_way_in_and_back() {
     assert_eq!(outcomes(&receipts), ["continued"], "{receipts:#?}");
     assert_eq!(stage.state_of(&instance).as_deref(), Some("Warmed:Stopped"));
     assert!(stage.rehearsal.puppet_has(&stage.name_of(&instance)).0);
+}
+
+#[tokio::test]
+async fn while_the_ca_carries_nothing_out_patience_ends_all_the_same_and_others_are_let_go_before() {
+    let options = Options { function_timeout: Duration::from_secs(20), ..Options::default() };
+    let mut stage = Rehearsal::with(json!({}), options).await;
+    let mut scene = compilers("InService");
+    scene["nodes"].as_array_mut().unwrap().pop();
+    stage.lab.clock.advance(SignedDuration::from_secs(-900));
+    stage.lab.set_scene(&Scene::from_json(scene).unwrap()).unwrap();
+    for instance in [LEAVING, OTHER] {
+        stage.lab.aws.terminate(instance, &Terminate::default()).unwrap();
+    }
+    stage.lab.clock.advance(SignedDuration::from_secs(900));
+    stage.fault("ca", "PUT /puppet-ca/v1/clean", None, FaultKind::Delay { ms: 120_000 });
+    let answer = stage.invoke("sweep", &json!({})).await;
+    let receipts = answer["results"].as_array().unwrap();
+    assert_eq!(outcomes(receipts), ["continued"; 2], "{receipts:#?}");
+    assert!(receipts[0]["reason"].as_str().unwrap().contains("patience is over"), "{receipts:#?}");
+    assert!(receipts[1]["reason"].as_str().unwrap().contains("not in Puppet"), "{receipts:#?}");
+    let calls: Vec<String> = stage.lab.journal.entries().into_iter().map(|entry| entry.call).collect();
+    let first = |prefix: &str| calls.iter().position(|call| call.starts_with(prefix));
+    assert!(first("CompleteLifecycleAction") < first("PUT /puppet-ca/v1/clean"), "{calls:#?}");
+}
+
+#[tokio::test]
+async fn while_the_hooks_of_a_group_cannot_be_read_the_sweep_goes_on_looking() {
+    let mut stage = Stage::open_source("").await;
+    let (instance, _) = stage.launch();
+    stage.start(Stage::compiler(&instance));
+    let refused = FaultKind::Status { status: 500, body: String::new(), content_type: None };
+    for nth in 1..=6 {
+        stage.rehearsal.fault("autoscaling", "DescribeLifecycleHooks", Some(nth), refused.clone());
+    }
+    assert_eq!(outcomes(&sweep(&mut stage).await), ["continued"]);
+}
+
+#[tokio::test]
+async fn a_group_whose_tag_names_no_profile_is_told_of_each_instance_that_waits() {
+    let mut stage = Stage::open_source("").await;
+    stage.budget("1s");
+    regroup(&stage, |group| group["tags"]["stagedoor:profile"] = json!("compilr"));
+    stage.launch();
+    let receipts = sweep(&mut stage).await;
+    assert_eq!(outcomes(&receipts), ["failed"], "{receipts:#?}");
+    assert!(receipts[0]["reason"].as_str().unwrap().contains("\"compilr\""), "{receipts:#?}");
 }
 
 #[tokio::test]

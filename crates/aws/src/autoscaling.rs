@@ -39,8 +39,8 @@ pub enum Answer {
 /// What [`AutoScaling::activities_began`] found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Activities {
-    /// When the newest activity that names each instance began; instances without one are missing.
-    pub began: BTreeMap<InstanceId, Timestamp>,
+    /// When the newest activity that takes each instance that way began; instances without one are missing.
+    pub began: BTreeMap<(InstanceId, Transition), Timestamp>,
     /// Where there are older activities that were not read: those of the missing instances began before this.
     pub before: Option<Timestamp>,
 }
@@ -129,12 +129,12 @@ impl AutoScaling {
         Ok(answer.lifecycle_hooks.unwrap_or_default().into_iter().filter_map(hook).collect())
     }
 
-    /// When the newest activity that names each of these instances began.
+    /// When the newest activity that takes each of these instances that way began.
     /// See [`DescribeScalingActivities`](https://docs.aws.amazon.com/autoscaling/ec2/APIReference/API_DescribeScalingActivities.html).
     pub async fn activities_began(
         &self,
         group: &GroupName,
-        instances: &BTreeSet<InstanceId>,
+        wanted: &BTreeSet<(InstanceId, Transition)>,
     ) -> Result<Activities, Error> {
         let request = self.client.describe_scaling_activities().auto_scaling_group_name(group.as_str());
         let mut pages = request.max_records(100).into_paginator().send();
@@ -153,14 +153,21 @@ impl AutoScaling {
                 let named = named.filter_map(|word| word.parse::<InstanceId>().ok());
                 let start = activity.start_time.and_then(|time| Timestamp::from_second(time.secs()).ok());
                 oldest = start.or(oldest);
-                for instance in named.filter(|instance| instances.contains(instance)) {
+                // The words are nowhere promised: one that is not known counts for both ways.
+                let ways = match description.split(' ').next() {
+                    Some("Launching") => &[Transition::Launching][..],
+                    Some("Terminating") => &[Transition::Terminating],
+                    _ => &[Transition::Launching, Transition::Terminating],
+                };
+                let keys = named.flat_map(|instance| ways.iter().map(move |way| (instance.clone(), *way)));
+                for key in keys.filter(|key| wanted.contains(key)) {
                     if let Some(start) = start {
-                        let newest = began.entry(instance).or_insert(start);
+                        let newest = began.entry(key).or_insert(start);
                         *newest = (*newest).max(start);
                     }
                 }
             }
-            if began.len() == instances.len() {
+            if began.len() == wanted.len() {
                 break;
             }
         }

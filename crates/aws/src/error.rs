@@ -30,7 +30,9 @@ pub enum Error {
         message: String,
     },
     /// The function's role lacks the permission, or its credentials are not accepted.
-    #[error("{call} for {subject} is not permitted ({code}): {message}; allow this action in the function's role")]
+    #[error(
+        "{call} for {subject} is not permitted ({code}): {message}; allow this action in the function's role, or, if the code speaks of the credentials, look at those"
+    )]
     NotPermitted {
         /// The API action.
         call: &'static str,

@@ -9,7 +9,6 @@ use std::time::Duration;
 use stagedoor_lifecycle::decision::{Deed, Rejection};
 use stagedoor_lifecycle::profile::ActionResult;
 use stagedoor_lifecycle::receipt::{Outcome, Stage};
-use stagedoor_puppet::Error;
 
 pub(crate) use remove::{Removed, carry_out};
 
@@ -45,7 +44,7 @@ pub(crate) async fn apply(
             }
             Deed::Pin(name, groups) => pins.push((index, name, groups)),
             Deed::Run(name, key) => runs.push((index, name, key)),
-            Deed::Refresh(targets, _, key) => refreshes.push((index, targets, key)),
+            Deed::Refresh(targets, _) => refreshes.push((index, targets)),
         }
     }
     let mut changed = false;
@@ -74,12 +73,9 @@ fn record(case: &mut Case, took: Duration, result: Result<String, String>) -> bo
         }
         Err(trouble) => {
             case.step(Stage::Failed, took, trouble.clone());
+            case.trouble = Some(trouble.clone());
             case.stands(Outcome::Failed, trouble);
             false
         }
     }
-}
-
-fn flat<T>(answer: Result<Result<T, Error>, String>) -> Result<T, String> {
-    answer?.map_err(|error| error.to_string())
 }

@@ -39,10 +39,16 @@ pub(crate) struct Case {
     pub(crate) just_tried: bool,
     /// What was done since the last pause.
     pub(crate) just_did: Option<String>,
+    /// What went wrong with it.
+    pub(crate) trouble: Option<String>,
+    /// Why AWS cannot be asked how it stands now, if it cannot; `held` is then what it said before.
+    pub(crate) blind: Option<String>,
     /// Why the CA will not sign its request, if it has said so.
     pub(crate) refused: Option<String>,
     /// Whether it is decided, and only the hook has to be answered.
     pub(crate) ready: Option<(ActionResult, String)>,
+    /// Whether Auto Scaling has accepted our answer.
+    pub(crate) answered: bool,
     /// How it ended, or how it would end if the invocation ended now.
     pub(crate) outcome: Outcome,
     reason: String,
@@ -67,8 +73,11 @@ impl Case {
             tried: None,
             just_tried: false,
             just_did: None,
+            trouble: None,
+            blind: None,
             refused: None,
             ready: None,
+            answered: false,
             outcome: Outcome::Failed,
             reason: "the invocation ended before this instance was looked at".into(),
             settled: false,
@@ -80,6 +89,12 @@ impl Case {
     pub(crate) fn names(&self) -> impl Iterator<Item = &Certname> {
         let expected = self.held.iter().filter_map(|(held, _)| held.expected.as_ref().ok());
         expected.chain(&self.extra_names)
+    }
+
+    /// Has these names looked at besides.
+    pub(crate) fn look_at_too(&mut self, names: Vec<Certname>) {
+        let new: Vec<Certname> = names.into_iter().filter(|name| self.names().all(|known| known != name)).collect();
+        self.extra_names.extend(new);
     }
 
     pub(crate) fn is_arriving(&self) -> bool {

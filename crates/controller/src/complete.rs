@@ -35,7 +35,7 @@ pub(crate) async fn complete(door: &Door, cases: &mut [Case], until: Until) {
     // "No active Lifecycle Action" means done or not visible yet; the instance's state tells which.
     let groups: BTreeSet<GroupName> = unclear.iter().map(|case| case.subject.group.clone()).collect();
     let groups: Vec<GroupName> = groups.into_iter().collect();
-    match within(door, until.calls, door.autoscaling.groups(&groups)).await {
+    match within(door, until.calls, "Auto Scaling", door.autoscaling.groups(&groups)).await {
         Ok(Ok(groups)) => unclear.into_iter().for_each(|case| judge(case, &groups, door.clock.now())),
         Ok(Err(error)) => unclear.into_iter().for_each(|case| case.stands(Outcome::Failed, error.to_string())),
         Err(late) => unclear.into_iter().for_each(|case| case.stands(Outcome::Failed, late.clone())),
@@ -59,10 +59,11 @@ async fn answer<'a>(door: &Door, case: &'a mut Case, until: Until) -> Option<&'a
     let started = Instant::now();
     let subject = &case.subject;
     let action = Action { group: &subject.group, hook: &subject.hook, instance: &subject.instance };
-    let answer = within(door, until.calls, door.autoscaling.complete(action, result)).await;
+    let answer = within(door, until.calls, "Auto Scaling", door.autoscaling.complete(action, result)).await;
     let took = started.elapsed();
     match answer {
         Ok(Ok(Answer::Accepted)) => {
+            case.answered = true;
             case.step(Stage::Completed, took, format!("answered {} with {}", case.subject.hook, result.as_str()));
             case.settle(outcome(result), reason);
             None

@@ -25,15 +25,15 @@ use crate::config::{Config, Mode};
 #[derive(Debug)]
 pub struct Door {
     /// What it is to do.
-    pub config: Config,
+    pub(crate) config: Config,
     /// EC2 Auto Scaling.
-    pub autoscaling: AutoScaling,
+    pub(crate) autoscaling: AutoScaling,
     /// EC2.
-    pub machines: Arc<dyn Machines>,
+    pub(crate) machines: Arc<dyn Machines>,
     /// The Puppet services.
-    pub puppet: PuppetSite,
+    pub(crate) puppet: PuppetSite,
     /// Where outcomes are told, if anywhere; a controller that only observes tells nobody.
-    pub topic: Option<Topic>,
+    pub(crate) topic: Option<Topic>,
     /// The name that the function was deployed under, which its metrics bear.
     pub deployed_as: Option<String>,
     /// The time.
@@ -56,14 +56,12 @@ impl Door {
     }
 
     /// Whether decisions are carried out.
-    #[must_use]
-    pub fn acts(&self) -> bool {
+    pub(crate) fn acts(&self) -> bool {
         self.config.mode == Mode::Act
     }
 
     /// The profile with this name.
-    #[must_use]
-    pub fn profile(&self, name: &ProfileName) -> Option<Arc<Profile>> {
+    pub(crate) fn profile(&self, name: &ProfileName) -> Option<Arc<Profile>> {
         self.config.profiles.get(name).cloned()
     }
 }
@@ -113,7 +111,7 @@ impl std::fmt::Debug for Clock {
 
 /// The Puppet services of one site, whose clients are made of a secret that may be rotated at any time.
 #[derive(Debug)]
-pub struct PuppetSite {
+pub(crate) struct PuppetSite {
     secret: Secret,
     config: Config,
     made: Mutex<Option<Arc<Puppet>>>,
@@ -121,38 +119,38 @@ pub struct PuppetSite {
 
 /// Clients made of one reading of the secret.
 #[derive(Debug)]
-pub struct Puppet {
+pub(crate) struct Puppet {
     /// Reads of the CA.
-    pub ca: Ca,
+    pub(crate) ca: Ca,
     /// Reads of PuppetDB.
-    pub puppetdb: PuppetDb,
+    pub(crate) puppetdb: PuppetDb,
     /// Reads of the orchestrator, where there is one.
-    pub orchestrator: Option<Orchestrator>,
+    pub(crate) orchestrator: Option<Orchestrator>,
     /// Reads of the node classifier, where there is one.
-    pub classifier: Option<Classifier>,
+    pub(crate) classifier: Option<Classifier>,
     /// What connections to the nodes' own services are made of.
-    pub transport: Transport,
+    pub(crate) transport: Transport,
     /// The `challengePassword` that instances are given, if they are given one.
-    pub challenge: Option<SecretString>,
+    pub(crate) challenge: Option<SecretString>,
     /// Writes, unless the controller only observes.
-    pub hands: Option<Hands>,
+    pub(crate) hands: Option<Hands>,
     /// Names that are never purged, the controller's own certificate among them.
-    pub protected: Protected,
+    pub(crate) protected: Protected,
     /// The reading of the secret that these were made of.
     reading: u64,
 }
 
 /// The clients that change something. A controller that only observes has none.
 #[derive(Debug)]
-pub struct Hands {
+pub(crate) struct Hands {
     /// Writes of the CA.
-    pub ca: CaAdmin,
+    pub(crate) ca: CaAdmin,
     /// Writes of PuppetDB.
-    pub puppetdb: PuppetDbAdmin,
+    pub(crate) puppetdb: PuppetDbAdmin,
     /// Orders to the orchestrator.
-    pub orchestrator: Option<OrchestratorAdmin>,
+    pub(crate) orchestrator: Option<OrchestratorAdmin>,
     /// Writes of the node classifier.
-    pub classifier: Option<ClassifierAdmin>,
+    pub(crate) classifier: Option<ClassifierAdmin>,
 }
 
 impl PuppetSite {
@@ -161,7 +159,7 @@ impl PuppetSite {
     }
 
     /// The clients, made of the secret as it was at most five minutes ago; or why there are none.
-    pub async fn open(&self) -> Result<Arc<Puppet>, String> {
+    pub(crate) async fn open(&self) -> Result<Arc<Puppet>, String> {
         let reading = self.secret.read().await.map_err(|error| error.to_string())?;
         let number = reading.number;
         if let Ok(puppet) = self.make(reading).await {
@@ -173,7 +171,7 @@ impl PuppetSite {
     }
 
     /// The clients made of a new reading of the secret, after those of `refused` were refused by Puppet.
-    pub async fn reopen(&self, refused: &Puppet) -> Result<Arc<Puppet>, String> {
+    pub(crate) async fn reopen(&self, refused: &Puppet) -> Result<Arc<Puppet>, String> {
         let reading = self.secret.read_again(refused.reading).await.map_err(|error| error.to_string())?;
         self.make(reading).await
     }

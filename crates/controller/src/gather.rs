@@ -21,14 +21,14 @@ use stagedoor_lifecycle::receipt::Stage;
 use stagedoor_puppet::{Certificate, Error as PuppetError, Group, Job, RevocationLists};
 
 pub(crate) use answers::answer;
-pub(crate) use cloud::ask_when_it_began;
+pub(crate) use cloud::{ask_when_it_began, hooks_of};
 
 use crate::case::Case;
 use crate::door::{Door, Puppet};
 use crate::reconcile::Until;
 
 /// How many questions go to one service at a time.
-const AT_ONCE: usize = 16;
+pub(crate) const AT_ONCE: usize = 16;
 
 /// What a look brought besides the views of the cases.
 pub(crate) struct Sight {
@@ -60,7 +60,9 @@ impl Sight {
     /// Clients of a new reading of the secret, after these were refused; whether that went well.
     pub(crate) async fn reopen(&self, door: &Door, until: Until) -> bool {
         match &self.puppet {
-            Some(puppet) => matches!(within(door, until.work, door.puppet.reopen(puppet)).await, Ok(Ok(_))),
+            Some(puppet) => {
+                matches!(within(door, until.work, "Secrets Manager", door.puppet.reopen(puppet)).await, Ok(Ok(_)))
+            }
             None => false,
         }
     }
@@ -106,7 +108,7 @@ pub(crate) fn revocation(
 /// Looks at AWS for every open case where that is not fresh any more, and opens Puppet meanwhile.
 pub(crate) async fn look_at_aws(door: &Door, cases: &mut [Case], until: Until) -> Result<Arc<Puppet>, String> {
     let mut open: Vec<&mut Case> = cases.iter_mut().filter(|case| case.is_undecided()).collect();
-    let opened = within(door, until.work, door.puppet.open());
+    let opened = within(door, until.work, "Secrets Manager", door.puppet.open());
     let (puppet, ()) = join(opened, cloud::look_at_aws(door, &mut open, until)).await;
     puppet.unwrap_or_else(Err)
 }
@@ -140,11 +142,21 @@ pub(crate) async fn look_at_puppet(
     sight
 }
 
-/// A call under the deadline of the invocation; what to say if it has passed.
-pub(crate) async fn within<T>(door: &Door, until: Timestamp, call: impl Future<Output = T>) -> Result<T, String> {
+/// A call under the deadline of the invocation; what to say of `whom` if there was no answer by then.
+pub(crate) async fn within<T>(
+    door: &Door,
+    until: Timestamp,
+    whom: &str,
+    call: impl Future<Output = T>,
+) -> Result<T, String> {
     let left = Duration::try_from(until.duration_since(door.clock.now())).unwrap_or_default();
-    let over = |_| "there was no answer before the end of the invocation".to_owned();
+    let over = |_| format!("{whom} did not answer before the end of the invocation");
     tokio::time::timeout(left, call).await.map_err(over)
+}
+
+/// What was answered, or what went wrong.
+pub(crate) fn flat<T>(answer: Result<Result<T, impl std::fmt::Display>, String>) -> Result<T, String> {
+    answer?.map_err(|error| error.to_string())
 }
 
 fn unique<'a, T: Ord + Clone + 'a>(all: impl Iterator<Item = &'a T>) -> Vec<T> {
@@ -159,8 +171,8 @@ struct Questions<'a> {
 }
 
 impl Questions<'_> {
-    async fn ask<T>(&self, call: impl Future<Output = Result<T, PuppetError>>) -> Result<T, String> {
-        within(self.door, self.until.work, call).await?.map_err(|error| {
+    async fn ask<T>(&self, whom: &str, call: impl Future<Output = Result<T, PuppetError>>) -> Result<T, String> {
+        within(self.door, self.until.work, whom, call).await?.map_err(|error| {
             self.stale.fetch_or(error.credentials_may_be_stale(), Ordering::Relaxed);
             error.to_string()
         })

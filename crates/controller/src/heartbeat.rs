@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use jiff::Timestamp;
 use stagedoor_aws::autoscaling::Action;
-use stagedoor_lifecycle::deadline::{self, heartbeat_due};
+use stagedoor_lifecycle::deadline::{self, LOOK_BACK, heartbeat_due};
 use stagedoor_lifecycle::observation::Subject;
 
 use crate::case::Case;
@@ -14,9 +14,6 @@ use crate::door::Door;
 use crate::gather::within;
 use crate::reconcile::Until;
 
-/// How far back an invocation takes its predecessor to have looked after heartbeats: sweeps come every minute, and each
-/// goes on for most of it.
-const PREDECESSOR: Duration = Duration::from_secs(10);
 /// How often it is looked whether one is due.
 const EVERY: Duration = Duration::from_secs(1);
 /// All calls of an account and Region share one bucket.
@@ -33,7 +30,7 @@ pub(crate) struct Heartbeats {
 
 impl Heartbeats {
     pub(crate) fn new(now: Timestamp) -> Self {
-        Self { last: deadline::before(now, PREDECESSOR), waiting: Vec::new(), due: Vec::new() }
+        Self { last: deadline::before(now, LOOK_BACK), waiting: Vec::new(), due: Vec::new() }
     }
 
     /// Whom to keep alive from now on: the cases that wait at a hook that would give up before patience ends.
@@ -79,7 +76,7 @@ impl Heartbeats {
 
 async fn one(door: &Door, subject: &Subject, until: Until) {
     let action = Action { group: &subject.group, hook: &subject.hook, instance: &subject.instance };
-    match within(door, until.calls, door.autoscaling.heartbeat(action)).await {
+    match within(door, until.calls, "Auto Scaling", door.autoscaling.heartbeat(action)).await {
         Ok(Ok(_)) => {}
         Ok(Err(error)) => tracing::warn!(instance = %subject.instance, "heartbeat: {error}"),
         Err(late) => tracing::warn!(instance = %subject.instance, "heartbeat: {late}"),

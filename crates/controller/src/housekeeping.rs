@@ -46,7 +46,7 @@ pub(crate) async fn housekeep(door: &Door, groups: Result<Vec<Group>, String>, u
     let config = &door.config.housekeeping;
     let now = door.clock.now();
     let every = config.every.unwrap_or_default();
-    let puppet = within(door, until.work, door.puppet.open()).await.unwrap_or_else(Err);
+    let puppet = within(door, until.work, "Secrets Manager", door.puppet.open()).await.unwrap_or_else(Err);
     let look_for_orphans = async {
         if config.orphans == OrphanMode::Off {
             return None;

@@ -96,7 +96,7 @@ pub async fn handle(door: &Door, function: Function, event: &Value, platform_dea
                 let key = (action.instance.clone(), action.group.clone(), action.hook.clone());
                 let place = *known.entry(key).or_insert(subjects.len());
                 if place == subjects.len() {
-                    subjects.push(action.into());
+                    subjects.push(action);
                 }
                 places.push(Some(place));
                 continue;

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! It keeps no state: what there is to know is at AWS and Puppet, and any invocation may be killed anywhere.
-//! Read [`reconcile`] first; its stages are the modules `gather`, `apply` and `complete`, and what they decide is in
+//! Read `reconcile.rs` first; its stages are the modules `gather`, `apply` and `complete`, and what they decide is in
 //! [`stagedoor_lifecycle::onboard`] and [`stagedoor_lifecycle::purge`].
 
 mod apply;
@@ -22,6 +22,5 @@ mod reconcile;
 mod sweep;
 mod telemetry;
 
-pub use door::{Clock, Door, Eventually, Hands, Machines, Puppet, PuppetSite};
+pub use door::{Clock, Door, Eventually, Machines};
 pub use invocation::{Answer, Function, handle};
-pub use reconcile::{Until, reconcile};

@@ -28,42 +28,41 @@ const GATHERING: Duration = Duration::from_secs(15);
 
 /// Until when an invocation goes on.
 #[derive(Debug, Clone, Copy)]
-pub struct Until {
+pub(crate) struct Until {
     /// After a pause, no new pass begins after this.
-    pub passes: Timestamp,
+    pub(crate) passes: Timestamp,
     /// Every look and every change at Puppet has ended by this, so that there is time to answer the hooks.
-    pub work: Timestamp,
+    pub(crate) work: Timestamp,
     /// Every call has ended by this.
-    pub calls: Timestamp,
+    pub(crate) calls: Timestamp,
 }
 
 /// Kept from the platform's deadline for writing the answer.
 const ANSWER_RESERVE: Duration = Duration::from_secs(2);
-/// Kept for answering the hooks: a CA that takes a minute for a write must not leave them unanswered.
-const HOOKS_RESERVE: Duration = Duration::from_secs(8);
+/// Kept for answering the hooks when all work has ended: a CA that takes a minute for a write must not leave them unanswered.
+const HOOKS_RESERVE: Duration = Duration::from_secs(6);
 /// Kept for the calls of a pass that has begun.
 const PASS_RESERVE: Duration = Duration::from_secs(15);
 
 impl Until {
     /// The budget, as far as the platform's own deadline allows it.
-    #[must_use]
-    pub fn new(now: Timestamp, budget: Duration, platform_deadline: Option<Timestamp>) -> Self {
+    pub(crate) fn new(now: Timestamp, budget: Duration, platform_deadline: Option<Timestamp>) -> Self {
         let passes = deadline::invocation_ends(now, budget, platform_deadline, PASS_RESERVE);
         // A CA write may wait for a minute on a lock; without a platform that kills us we wait for it.
         let longest = budget + Duration::from_secs(90);
-        let by = |reserve| deadline::invocation_ends(now, longest, platform_deadline, reserve);
-        Self { passes, work: by(HOOKS_RESERVE), calls: by(ANSWER_RESERVE) }
+        let calls = deadline::invocation_ends(now, longest, platform_deadline, ANSWER_RESERVE);
+        Self { passes, work: deadline::before(calls, HOOKS_RESERVE), calls }
     }
 }
 
 /// Deals with a set of instances until each is settled or the time is up.
-pub async fn reconcile(door: &Door, subjects: Vec<Subject>, until: Until) -> Vec<Receipt> {
+pub(crate) async fn reconcile(door: &Door, subjects: Vec<Subject>, until: Until) -> Vec<Receipt> {
     let mut round = Round::new(door.clock.now());
     round.admit(subjects);
     loop {
         let pace = Box::pin(round.pass(door, until)).await;
         if pace == Pace::Over || !round.rest(door, pace, until).await {
-            return round.into_receipts();
+            return round.into_cases().into_iter().map(Case::into_receipt).collect();
         }
     }
 }
@@ -112,10 +111,6 @@ impl Round {
         self.cases.extend(new);
     }
 
-    pub(crate) fn subjects(&self) -> impl Iterator<Item = &Subject> {
-        self.cases.iter().map(|case| &case.subject)
-    }
-
     /// Whether any case is not settled yet.
     pub(crate) fn is_open(&self) -> bool {
         self.cases.iter().any(Case::is_open)
@@ -150,12 +145,13 @@ impl Round {
         for case in &mut self.cases {
             case.just_tried = false;
             case.just_did = None;
+            case.trouble = None;
         }
         true
     }
 
-    pub(crate) fn into_receipts(self) -> Vec<Receipt> {
-        self.cases.into_iter().map(Case::into_receipt).collect()
+    pub(crate) fn into_cases(self) -> Vec<Case> {
+        self.cases
     }
 }
 
@@ -182,15 +178,22 @@ async fn act(
     }
 
     let mut again = next.look_again;
+    // Before anything is tried: patience must be able to end also where nothing that is tried ever does.
+    again |= ask_when_they_began(door, cases, &next.ask_when_it_began, asked_began, until).await;
     let deeds = hold_refreshes(next.deeds, next.about_to_report, cases, door.clock.now());
     if let (Some(puppet), false) = (sight.puppet.clone(), deeds.is_empty()) {
         // Not when it is decided: the answer to another case's question has everything decided once more.
         for (index, deed) in &deeds {
             cases[*index].just_did = Some(deed.describe());
         }
+        // What is decided must not wait for others' deeds.
+        complete(door, cases, until).await;
         again |= apply(door, &puppet, &sight, cases, deeds, until).await;
     }
-    again |= ask_when_they_began(door, cases, &next.ask_when_it_began, asked_began, until).await;
+    if door.clock.now() >= until.work {
+        // Nobody can look again in time, and who was tried in vain may be late.
+        let _ = settle_what_is_decided(door, &sight, cases);
+    }
     if sight.stale && !*renewed {
         *renewed = true;
         again |= sight.reopen(door, until).await;
@@ -249,7 +252,7 @@ fn settle_what_is_decided(door: &Door, sight: &Sight, cases: &mut [Case]) -> Nex
         }
         match decision {
             Decision::Ask(Question::Names(names)) => {
-                case.extra_names.extend(names);
+                case.look_at_too(names);
                 next.look_again = true;
             }
             Decision::Ask(Question::Began) => {
@@ -260,8 +263,12 @@ fn settle_what_is_decided(door: &Door, sight: &Sight, cases: &mut [Case]) -> Nex
                 next.ask_when_it_began.push(index);
             }
             Decision::Ask(question) => {
-                case.stands(Outcome::Failed, "not everything could be found out in time");
+                case.stands(Outcome::Failed, format!("{} could not be found out in time", question.describe()));
                 next.questions.push((index, question));
+            }
+            // Nothing is changed on the strength of what AWS said a while ago.
+            Decision::Do(_) if case.blind.is_some() => {
+                case.stands(Outcome::Failed, case.blind.clone().unwrap_or_default());
             }
             Decision::Do(deed) if !door.acts() => {
                 match &deed {
@@ -285,7 +292,8 @@ fn settle_what_is_decided(door: &Door, sight: &Sight, cases: &mut [Case]) -> Nex
                 case.stands(Outcome::Refused, case.refused.clone().unwrap_or_default());
             }
             Decision::Do(deed) if case.just_did.as_ref() == Some(&deed.describe()) => {
-                case.stands(Outcome::Failed, format!("it was just done, and is not seen yet: {}", deed.describe()));
+                let unseen = || format!("it was just done, and is not seen yet: {}", deed.describe());
+                case.stands(Outcome::Failed, case.trouble.clone().unwrap_or_else(unseen));
             }
             Decision::Do(deed) => {
                 // So that patience can end, also if this never succeeds.
@@ -330,7 +338,7 @@ fn hold_refreshes(
     now: Timestamp,
 ) -> Vec<(usize, Deed)> {
     let oldest =
-        deeds.iter().filter_map(|(_, deed)| if let Deed::Refresh(_, change, _) = deed { Some(*change) } else { None });
+        deeds.iter().filter_map(|(_, deed)| if let Deed::Refresh(_, change) = deed { Some(*change) } else { None });
     let hold = about_to_report && oldest.min().is_some_and(|oldest| now < deadline::after(oldest, GATHERING));
     if !hold {
         return deeds;
@@ -342,4 +350,21 @@ fn hold_refreshes(
         cases[index].stands(Outcome::Waiting, what);
     }
     rest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_is_always_time_to_answer_the_hooks_when_all_work_has_ended() {
+        let now = Timestamp::from_second(1_800_000_000).unwrap();
+        for platform in [None, Some(20), Some(60), Some(140), Some(150), Some(900)] {
+            let ends = platform.map(|seconds| deadline::after(now, Duration::from_secs(seconds)));
+            let until = Until::new(now, Duration::from_secs(50), ends);
+            assert_eq!(until.calls, deadline::after(until.work, HOOKS_RESERVE), "{platform:?}");
+            assert!(until.passes < until.work, "{platform:?}");
+            assert!(ends.is_none_or(|ends| until.calls <= deadline::before(ends, ANSWER_RESERVE)), "{platform:?}");
+        }
+    }
 }

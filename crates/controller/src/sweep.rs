@@ -1,18 +1,17 @@
 //! The sweep: finds every instance that waits at a hook of ours, whether its event came or not, and deals with all of
 //! them as one set.
 
-use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use futures_util::future::join_all;
-use stagedoor_lifecycle::deadline;
 use stagedoor_lifecycle::event::{Place, Transition};
 use stagedoor_lifecycle::observation::{Began, Group, LifecycleState, Subject};
 use stagedoor_lifecycle::profile::PROFILE_TAG;
 use stagedoor_lifecycle::receipt::Receipt;
+use stagedoor_lifecycle::{GroupName, HookName, deadline};
 
+use crate::case::Case;
 use crate::door::Door;
-use crate::gather::within;
+use crate::gather::{flat, hooks_of, within};
 use crate::housekeeping::{self, Kept};
 use crate::reconcile::{Pace, Round, Until};
 
@@ -38,6 +37,10 @@ pub(crate) async fn sweep(door: &Door, until: Until) -> Swept {
     let groups = Box::pin(deal_with_the_waiting(door, &mut round, for_the_waiting)).await;
     let kept = Box::pin(housekeeping::housekeep(door, groups, until));
     let kept = Some(round.beats.beside(door, until, kept).await);
+    if round.is_open() {
+        // With what housekeeping has left of the time.
+        let _ = Box::pin(deal_with_the_waiting(door, &mut round, until)).await;
+    }
     Swept { receipts: receipts(round), kept }
 }
 
@@ -68,56 +71,47 @@ async fn deal_with_the_waiting(door: &Door, round: &mut Round, until: Until) -> 
 
 /// Has the round take on everybody who waits; the groups that opted in.
 async fn who_waits(door: &Door, round: &mut Round, until: Until) -> Result<Vec<Group>, String> {
-    let groups = within(door, until.work, door.autoscaling.opted_in_groups()).await?;
-    let groups = groups.map_err(|error| error.to_string())?;
-    round.admit(waiting(door, &groups, until).await?);
-    Ok(groups)
+    let groups = flat(within(door, until.work, "Auto Scaling", door.autoscaling.opted_in_groups()).await)?;
+    let (subjects, trouble) = waiting(door, &groups, until).await;
+    round.admit(subjects);
+    trouble.map_or(Ok(groups), Err)
 }
 
 /// The receipts, but for the guesses that Auto Scaling did not confirm: whether an instance was returning to the pool.
 fn receipts(round: Round) -> Vec<Receipt> {
-    let is_guess = |subject: &&Subject| subject.transition == Transition::Terminating && subject.destination.is_some();
-    let guesses = round.subjects().filter(is_guess);
-    let guesses: BTreeSet<_> = guesses.map(|subject| (subject.instance.clone(), subject.hook.clone())).collect();
-    let mut receipts = round.into_receipts();
-    receipts.retain(|receipt| {
-        let Receipt { instance_id: Some(instance), hook: Some(hook), steps, .. } = receipt else { return true };
-        let answered = steps.iter().any(|step| step.detail.starts_with("answered "));
-        answered || !guesses.contains(&(instance.clone(), hook.clone()))
-    });
-    receipts
+    let is_guess = |subject: &Subject| subject.transition == Transition::Terminating && subject.destination.is_some();
+    let sure = round.into_cases().into_iter().filter(|case| case.answered || !is_guess(&case.subject));
+    sure.map(Case::into_receipt).collect()
 }
 
-/// Every instance that waits at a hook of ours.
-async fn waiting(door: &Door, groups: &[Group], until: Until) -> Result<Vec<Subject>, String> {
+/// Every instance that waits at a hook of ours; and what went wrong, where somebody may be missing.
+async fn waiting(door: &Door, groups: &[Group], until: Until) -> (Vec<Subject>, Option<String>) {
     let started = Instant::now();
     let waiting: Vec<&Group> =
         groups.iter().filter(|group| group.members.values().any(|state| way(state).is_some())).collect();
-    let hooks =
-        join_all(waiting.iter().map(|group| within(door, until.work, door.autoscaling.hooks(&group.name)))).await;
-    let mut subjects = Vec::new();
+    let names: Vec<GroupName> = waiting.iter().map(|group| group.name.clone()).collect();
+    let hooks = hooks_of(door, &names, until).await;
+    let (mut subjects, mut trouble) = (Vec::new(), None);
     for (group, hooks) in waiting.into_iter().zip(hooks) {
-        let profile = group.tags.get(PROFILE_TAG).and_then(|tag| tag.parse().ok()).and_then(|name| door.profile(&name));
-        let Some(profile) = profile else {
-            tracing::error!(group = %group.name, "the group's tag {PROFILE_TAG} names a profile that the configuration does not have");
-            continue;
-        };
-        let hooks = match hooks {
-            Ok(Ok(hooks)) => hooks,
-            Ok(Err(error)) => {
-                tracing::error!(group = %group.name, "{error}");
+        let hooks = match flat(hooks) {
+            Ok(hooks) => hooks,
+            Err(why) => {
+                trouble = Some(why);
                 continue;
             }
-            Err(late) => return Err(late),
         };
+        // Without a profile nothing can be done, and that is told of each instance.
+        let tag = group.tags.get(PROFILE_TAG).and_then(|tag| tag.parse().ok());
+        let profile = tag.and_then(|name| door.profile(&name));
+        let owns = |hook: &HookName| profile.as_ref().is_none_or(|profile| profile.owns(hook));
         for (instance, state) in &group.members {
             let Some(way) = way(state) else { continue };
             // What returns to the pool waits at the terminating hook, in the state of what is launched into it.
             let returns = group.reuses && *state == LifecycleState::WarmedPendingWait;
             let ways = [Some(way), returns.then_some(Transition::Terminating)];
-            let ours = hooks.iter().filter(|hook| {
-                ways.contains(&hook.transition) && hook.transition.is_some() && profile.owns(&hook.name)
-            });
+            let ours = hooks
+                .iter()
+                .filter(|hook| ways.contains(&hook.transition) && hook.transition.is_some() && owns(&hook.name));
             subjects.extend(ours.map(|hook| Subject {
                 instance: instance.clone(),
                 group: group.name.clone(),
@@ -130,7 +124,7 @@ async fn waiting(door: &Door, groups: &[Group], until: Until) -> Result<Vec<Subj
         }
     }
     tracing::debug!(waiting = subjects.len(), took_ms = started.elapsed().as_millis(), "looked for waiting instances");
-    Ok(subjects)
+    (subjects, trouble)
 }
 
 /// Which way an instance in this state waits to go, if it waits.

@@ -6,7 +6,7 @@ use stagedoor_lifecycle::deadline;
 use stagedoor_lifecycle::receipt::{Outcome, Receipt};
 
 use crate::door::Door;
-use crate::gather::within;
+use crate::gather::{flat, within};
 use crate::housekeeping::Kept;
 use crate::invocation::Function;
 use crate::reconcile::Until;
@@ -23,7 +23,7 @@ pub(crate) async fn report(door: &Door, function: Function, dealt_with: &[Receip
     for receipt in dealt_with.iter().chain(others) {
         log(function, receipt);
     }
-    let published = within(door, until.calls, publish(door, function, dealt_with)).await;
+    let published = within(door, until.calls, "SNS", publish(door, function, dealt_with)).await;
     if let Err(trouble) = published.unwrap_or_else(Err) {
         tracing::warn!(function = function.name(), "the outcome could not be published: {trouble}");
     }
@@ -34,9 +34,8 @@ pub(crate) async fn tell(door: &Door, kept: &Kept, until: Until) {
     let Some(topic) = &door.topic else { return };
     for (subject, message) in &kept.news {
         let message = message.to_string();
-        let published = within(door, until.calls, topic.publish(subject, &message)).await;
-        let published = published.and_then(|published| published.map_err(|error| error.to_string()));
-        if let Err(trouble) = published {
+        let published = within(door, until.calls, "SNS", topic.publish(subject, &message)).await;
+        if let Err(trouble) = flat(published) {
             tracing::warn!("what came of the housekeeping could not be published: {trouble}");
         }
     }

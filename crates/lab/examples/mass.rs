@@ -54,8 +54,16 @@ async fn measure(size: usize) -> anyhow::Result<String> {
     ensure!(answer["batchItemFailures"].as_array().is_some_and(Vec::is_empty), "not all were let go: {answer}");
 
     let entries = lab.journal.entries();
-    let completed = lab.journal.count("autoscaling", "CompleteLifecycleAction");
-    ensure!(completed >= size, "{completed} of {size} completed");
+    let held = (0..size).filter(|number| lab.aws.lifecycle_state(&id(*number)).as_deref() == Some("Terminating:Wait"));
+    ensure!(held.count() == 0, "not all were let go");
+    let puppet = lab.puppet.snapshot();
+    let left = |list: &str, living: fn(&Value) -> bool| {
+        let of_ours = |entry: &&Value| entry["certname"].as_str().is_some_and(|name| name.starts_with("ip-10-0-"));
+        puppet[list].as_array().into_iter().flatten().filter(of_ours).filter(|entry| living(entry)).count()
+    };
+    let certificates = left("certificates", |_| true);
+    let nodes = left("nodes", |node| node["deactivated"].is_null());
+    ensure!((certificates, nodes) == (0, 0), "{certificates} certificates and {nodes} nodes are still there");
     let ca_writes = entries.iter().filter(|entry| entry.service == "ca" && !entry.call.starts_with("GET ")).count();
     let describes = entries.iter().filter(|entry| entry.call.starts_with("Describe")).count();
     let pacing = ((count(size) - BURST) / RATE).max(0.0);

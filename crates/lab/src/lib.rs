@@ -296,12 +296,6 @@ impl Lab {
         self.stage.endpoints.classifier.as_deref().unwrap_or_default()
     }
 
-    /// The value of `AWS_LAMBDA_RUNTIME_API`, `host:port`: a runtime there is given invocations of any function.
-    #[must_use]
-    pub fn runtime_api(&self) -> &str {
-        self.stage.runtime_api()
-    }
-
     /// The value of `AWS_LAMBDA_RUNTIME_API` for a runtime that is given invocations of one function only; for
     /// runtime clients that take a URL with a path, as Rust's does.
     #[must_use]

@@ -115,11 +115,6 @@ impl Stage {
         variables
     }
 
-    /// `host:port` of the Runtime API.
-    pub(crate) fn runtime_api(&self) -> &str {
-        self.endpoints.runtime.trim_start_matches("http://")
-    }
-
     /// A configuration of Stagedoor for this lab's Puppet.
     fn config(&self) -> Option<String> {
         let (ca, puppetdb) = (self.endpoints.ca.as_ref()?, self.endpoints.puppetdb.as_ref()?);

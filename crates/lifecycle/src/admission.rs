@@ -10,7 +10,7 @@ use crate::deadline;
 use crate::event::{Place, Transition};
 use crate::observation::{Began, Group, Hook, LifecycleState, Machine, Reachable, Subject};
 use crate::profile::{ActionResult, PROFILE_TAG, Profile};
-use crate::{Certname, HookName, ProfileName};
+use crate::{Certname, GroupName, HookName, ProfileName};
 
 /// What AWS says about the subject.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,9 +101,7 @@ pub fn admit(
         return Admission::Ignore(format!("group {group_name} has not opted in: it has no tag {PROFILE_TAG}"));
     };
     let Some(profile) = tag.parse().ok().and_then(|name| profile_named(&name)) else {
-        return Admission::Fail(format!(
-            "the tag {PROFILE_TAG} of group {group_name} names the profile {tag:?}, which the configuration does not have"
-        ));
+        return Admission::Fail(no_such_profile(group_name, tag));
     };
     if !profile.owns(hook_name) {
         return Admission::Ignore(format!(
@@ -121,36 +119,54 @@ pub fn admit(
     }
 }
 
+/// What to say of a group whose tag names a profile that the configuration does not have.
+fn no_such_profile(group: &GroupName, tag: &str) -> String {
+    format!(
+        "the tag {PROFILE_TAG} of group {group} names the profile {tag:?}, which the configuration does not have: add \
+         [profile.{tag}] there, or correct the tag"
+    )
+}
+
 /// How an instance is held.
-enum Hold {
-    Waits,
-    /// It may return, or leave for good.
-    InDoubt(String),
-    /// Auto Scaling went on without us.
-    Gone,
+struct Hold {
+    /// Or Auto Scaling went on without us.
+    waits: bool,
+    /// Why it may return.
+    doubt: Option<String>,
+}
+
+impl Hold {
+    const WAITS: Self = Self { waits: true, doubt: None };
+    const GONE: Self = Self { waits: false, doubt: None };
 }
 
 /// How the leaving instance is held; or why it is not dealt with as one.
 fn leaving(subject: &Subject, group: &Group, cloud: &CloudView) -> Result<Hold, Admission> {
     let Subject { instance, group: group_name, .. } = subject;
+    let doubt = || {
+        format!(
+            "group {group_name} returns instances to its warm pool, and nothing says whether {instance} goes there or leaves for \
+             good: its event would have"
+        )
+    };
+    let in_doubt = group.reuses && subject.destination.is_none();
+    let gone = || matches!(cloud.machine.known(), Ok(Some(machine)) if machine.is_gone_from(group_name));
     let to_the_pool = subject.destination == Some(Place::WarmPool) && group.reuses;
     Err(match group.members.get(instance) {
         Some(LifecycleState::TerminatingWait | LifecycleState::WarmedPendingWait) if to_the_pool => {
             Admission::Pass(format!("{instance} goes to the warm pool, to be used again: it stays known to Puppet"))
         }
-        Some(LifecycleState::TerminatingWait) if group.reuses && subject.destination.is_none() => {
-            return Ok(Hold::InDoubt(format!(
-                "group {group_name} returns instances to its warm pool, and nothing says whether {instance} goes there or leaves \
-                 for good: its event would have"
-            )));
-        }
         Some(LifecycleState::ReplacingRootVolumeWait) => {
             Admission::Pass(format!("{instance} gets a new root volume: it stays, and Puppet goes on knowing it"))
         }
-        Some(LifecycleState::TerminatingWait | LifecycleState::WarmedTerminatingWait | LifecycleState::Terminating) => {
-            return Ok(Hold::Waits);
+        Some(LifecycleState::TerminatingWait | LifecycleState::Terminating) if in_doubt => {
+            return Ok(Hold { waits: true, doubt: Some(doubt()) });
         }
-        Some(LifecycleState::Past) => return Ok(Hold::Gone),
+        Some(LifecycleState::TerminatingWait | LifecycleState::WarmedTerminatingWait | LifecycleState::Terminating) => {
+            return Ok(Hold::WAITS);
+        }
+        Some(LifecycleState::Past) if in_doubt && !gone() => return Ok(Hold { waits: false, doubt: Some(doubt()) }),
+        Some(LifecycleState::Past) => return Ok(Hold::GONE),
         Some(LifecycleState::Pending | LifecycleState::PendingWait | LifecycleState::WarmedPendingWait) => {
             Admission::Refuse(format!("Auto Scaling shows {instance} as launching, not as terminating"))
         }
@@ -159,7 +175,7 @@ fn leaving(subject: &Subject, group: &Group, cloud: &CloudView) -> Result<Hold, 
         }
         None => match cloud.machine.known() {
             Err(trouble) => Admission::Fail(trouble.to_owned()),
-            Ok(Some(machine)) if machine.is_gone_from(group_name) => return Ok(Hold::Gone),
+            Ok(Some(machine)) if machine.is_gone_from(group_name) => return Ok(Hold::GONE),
             Ok(_) => Admission::Refuse(format!(
                 "Auto Scaling shows no {instance} in group {group_name}, and EC2 does not say that it is gone from there"
             )),
@@ -171,7 +187,7 @@ fn leaving(subject: &Subject, group: &Group, cloud: &CloudView) -> Result<Hold, 
 fn arriving(subject: &Subject, group: &Group) -> Result<Hold, Admission> {
     let Subject { instance, group: group_name, .. } = subject;
     Err(match group.members.get(instance) {
-        Some(LifecycleState::PendingWait | LifecycleState::WarmedPendingWait) => return Ok(Hold::Waits),
+        Some(LifecycleState::PendingWait | LifecycleState::WarmedPendingWait) => return Ok(Hold::WAITS),
         Some(LifecycleState::Pending) => {
             Admission::Fail(format!("Auto Scaling does not hold {instance} at a hook yet: it shows it as Pending"))
         }
@@ -213,8 +229,8 @@ fn held(subject: &Subject, cloud: &CloudView, profile: Arc<Profile>, has_pool: b
         has_pool,
         launched: machine.ok().flatten().and_then(|machine| machine.launched),
         address: machine.ok().flatten().and_then(|machine| machine.private_ip),
-        waits: !matches!(hold, Hold::Gone),
-        doubt: if let Hold::InDoubt(why) = hold { Some(why) } else { None },
+        waits: hold.waits,
+        doubt: hold.doubt,
         other_hooks: hooks.iter().filter(guards).any(|hook| another(&hook.name)),
         allowed,
         heartbeat,

@@ -31,6 +31,10 @@ pub fn allowance(patience: Duration, hook: Option<&Hook>) -> Allowance {
     Allowance { allowed, heartbeat }
 }
 
+/// How far back an invocation takes its predecessor to have looked after heartbeats: sweeps come every minute. An instance
+/// whose moment has come twice by that has two heartbeats, which is better than none.
+pub const LOOK_BACK: Duration = Duration::from_secs(75);
+
 /// Whether a heartbeat is due, given when it was last thought of.
 ///
 /// Nobody remembers the last one, and need not: each instance has its own moments, a third of the timeout apart and
@@ -149,6 +153,35 @@ mod tests {
         assert_eq!(moments.len(), 6, "every 100 seconds");
         assert!(moments.windows(2).all(|pair| pair[1] - pair[0] == 100));
         assert!(due(0, 100) && !due(moments[0] + 1, moments[0] + 100));
+    }
+
+    #[test]
+    fn no_hook_gives_up_whatever_the_sweeps_leave_out() {
+        // A day of sweeps, each late by up to 5 s; every fifth looks after the house and ends early.
+        let sweeps: Vec<(i64, i64)> = (0..1440)
+            .map(|minute| {
+                let start = minute * 60 + minute % 6;
+                (start, start + if minute % 5 == 0 { 25 } else { 45 })
+            })
+            .collect();
+        for timeout in [180, 300, 900, 3600] {
+            for phase in 0..60 {
+                let instance: InstanceId = format!("i-0a1b2c3d4{:08x}", phase * timeout / 180).parse().unwrap();
+                let mut beats = vec![0];
+                for (start, end) in &sweeps {
+                    let mut last = before(at(*start), LOOK_BACK);
+                    for second in *start..=*end {
+                        if heartbeat_due(&instance, Duration::from_secs(timeout), last, at(second)) {
+                            beats.push(second);
+                        }
+                        last = at(second);
+                    }
+                }
+                let longest = beats.windows(2).map(|pair| pair[1] - pair[0]).max();
+                let timeout = i64::try_from(timeout).unwrap();
+                assert!(longest < Some(timeout), "{instance}: {longest:?} s without one at a timeout of {timeout} s");
+            }
+        }
     }
 
     #[test]

@@ -58,9 +58,24 @@ pub enum Deed {
     Pin(Certname, Vec<String>),
     /// Have the node run Puppet; the text tells one such order from the next.
     Run(Certname, String),
-    /// Have these targets run Puppet, to learn of a change at this time; the text says which orders
-    /// came before it.
-    Refresh(Vec<Certname>, Timestamp, String),
+    /// Have these targets run Puppet, to learn of a change at this time.
+    Refresh(Vec<Certname>, Timestamp),
+}
+
+impl Question {
+    /// What is asked, for a person.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        match self {
+            Self::Names(_) => "what there is under its other names".to_owned(),
+            Self::Began => "since when it waits".to_owned(),
+            Self::Owner(owner) => format!("what has become of {owner}"),
+            Self::Classification => "how it is classified".to_owned(),
+            Self::Connection => "whether the orchestrator reaches it".to_owned(),
+            Self::Targets => "whether the refresh targets have run Puppet".to_owned(),
+            Self::Probes => "whether its services answer".to_owned(),
+        }
+    }
 }
 
 impl Deed {

@@ -8,10 +8,9 @@
 //! The token of an action is not kept: an action is completed by its instance id, which works for an
 //! event that was replayed, merged or never arrived.
 
-use jiff::Timestamp;
 use serde_json::Value;
 
-use crate::{GroupName, HookName, InstanceId};
+use crate::observation::{Began, Subject};
 
 /// Wrappings deeper than this (SNS in SQS is two) are refused.
 const MAX_DEPTH: usize = 4;
@@ -47,33 +46,11 @@ pub struct Message {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Content {
     /// An instance waits, or did when this was sent.
-    Action(LifecycleAction),
+    Action(Subject),
     /// Well-formed and of no concern: a test notification, another event type. Holds the reason.
     Ignored(String),
     /// Not to be understood. Holds the reason.
     Unusable(String),
-}
-
-/// One lifecycle action, as it was announced.
-///
-/// Shapes: [EventBridge](https://docs.aws.amazon.com/autoscaling/ec2/userguide/ec2-auto-scaling-event-reference.html)
-/// and [SNS or SQS](https://docs.aws.amazon.com/autoscaling/ec2/userguide/prepare-for-lifecycle-notifications.html).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LifecycleAction {
-    /// The instance that waits.
-    pub instance: InstanceId,
-    /// Its Auto Scaling group.
-    pub group: GroupName,
-    /// The hook it waits at.
-    pub hook: HookName,
-    /// Which way it goes.
-    pub transition: Transition,
-    /// Where it comes from; not every event says.
-    pub origin: Option<Place>,
-    /// Where it goes to; not every event says.
-    pub destination: Option<Place>,
-    /// When the event was made; not every event says.
-    pub at: Option<Timestamp>,
 }
 
 /// The two ways through the door.
@@ -194,12 +171,12 @@ fn action(fields: &Value, time: Option<&str>) -> Content {
     read_action(fields, time).map_or_else(Content::Unusable, Content::Action)
 }
 
-fn read_action(fields: &Value, time: Option<&str>) -> Result<LifecycleAction, String> {
+fn read_action(fields: &Value, time: Option<&str>) -> Result<Subject, String> {
     let text = |key: &str| {
         fields.get(key).and_then(Value::as_str).ok_or_else(|| format!("the lifecycle action has no text field {key}"))
     };
     let transition = text("LifecycleTransition")?;
-    Ok(LifecycleAction {
+    Ok(Subject {
         instance: text("EC2InstanceId")?.parse().map_err(said)?,
         group: text("AutoScalingGroupName")?.parse().map_err(said)?,
         hook: text("LifecycleHookName")?.parse().map_err(said)?,
@@ -207,7 +184,7 @@ fn read_action(fields: &Value, time: Option<&str>) -> Result<LifecycleAction, St
             .ok_or_else(|| format!("unknown LifecycleTransition \"{}\"", short(transition)))?,
         origin: text("Origin").ok().map(Place::parse),
         destination: text("Destination").ok().map(Place::parse),
-        at: time.and_then(|time| time.parse().ok()),
+        began: time.and_then(|time| time.parse().ok()).map_or(Began::Unknown, Began::Said),
     })
 }
 

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use jiff::Timestamp;
 
-use crate::event::{LifecycleAction, Place, Transition};
+use crate::event::{Place, Transition};
 use crate::signing::Request;
 use crate::{Certname, GroupName, HookName, InstanceId};
 
@@ -32,6 +32,9 @@ impl<T> Reachable<T> {
 }
 
 /// An instance that needs attention: what an event or a sweep pointed at.
+///
+/// Shapes of events: [EventBridge](https://docs.aws.amazon.com/autoscaling/ec2/userguide/ec2-auto-scaling-event-reference.html)
+/// and [SNS or SQS](https://docs.aws.amazon.com/autoscaling/ec2/userguide/prepare-for-lifecycle-notifications.html).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Subject {
     /// The instance.
@@ -90,15 +93,7 @@ impl Began {
     }
 }
 
-impl From<LifecycleAction> for Subject {
-    fn from(action: LifecycleAction) -> Self {
-        let LifecycleAction { instance, group, hook, transition, origin, destination, at } = action;
-        let began = at.map_or(Began::Unknown, Began::Said);
-        Self { instance, group, hook, transition, origin, destination, began }
-    }
-}
-
-/// An Auto Scaling group with its hooks, as Auto Scaling describes it.
+/// An Auto Scaling group, as Auto Scaling describes it.
 /// See [`AutoScalingGroup`](https://docs.aws.amazon.com/autoscaling/ec2/APIReference/API_AutoScalingGroup.html).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Group {
@@ -173,6 +168,22 @@ pub enum LifecycleState {
     ReplacingRootVolumeWait,
     /// Any other, among them those that AWS has not invented yet: not ours to act on.
     Other(String),
+}
+
+impl std::fmt::Display for LifecycleState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Terminating => "Terminating",
+            Self::TerminatingWait => "Terminating:Wait",
+            Self::WarmedTerminatingWait => "Warmed:Terminating:Wait",
+            Self::Past => "leaving, past every hook",
+            Self::Pending => "Pending",
+            Self::PendingWait => "Pending:Wait",
+            Self::WarmedPendingWait => "Warmed:Pending:Wait",
+            Self::ReplacingRootVolumeWait => "ReplacingRootVolume:Wait",
+            Self::Other(state) => state,
+        })
+    }
 }
 
 impl LifecycleState {

@@ -296,8 +296,8 @@ impl Rules<'_> {
     }
 }
 
-/// The names that arriving instances may still be waited for at: they have a certificate and no good run yet, so that
-/// they will soon change what the refresh targets have to learn.
+/// Whether an arriving instance has a certificate and no good run yet, so that it will soon change what the refresh targets
+/// have to learn.
 #[must_use]
 pub fn is_about_to_report(decision: &Decision, seen: &Arrival) -> bool {
     matches!(decision, Decision::Wait(_))

@@ -224,12 +224,6 @@ impl std::str::FromStr for CertnameTemplate {
 }
 
 impl CertnameTemplate {
-    /// Whether a name made by this template holds the instance id, and so can never be reused.
-    #[must_use]
-    pub fn names_the_instance(&self) -> bool {
-        self.0.contains(&Part::InstanceId)
-    }
-
     /// Whether EC2 must be asked to make a name.
     #[must_use]
     pub fn needs_machine(&self) -> bool {

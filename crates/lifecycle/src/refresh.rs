@@ -139,17 +139,6 @@ fn under_way(target: &TargetView, change: Timestamp, now: Timestamp) -> Option<&
     orders.iter().find(|order| order.is_open(now) || order.is_settling(now) && may_know(order))
 }
 
-/// What tells an order from the next: whom it is for, and the orders that came before it.
-fn key(targets: &[TargetView], needed: &[Certname]) -> String {
-    let last = |name: &Certname| {
-        let target = targets.iter().find(|target| target.certname == *name)?;
-        let orders = target.orders.as_ref()?.known().ok()??;
-        newest(orders).map(|order| order.job.clone())
-    };
-    let parts = needed.iter().map(|name| format!("{name} after {}", last(name).unwrap_or_else(|| "none".to_owned())));
-    format!("refresh {}", parts.collect::<Vec<_>>().join(", "))
-}
-
 /// Whether all targets of the profile have learnt of the change; else what is to be done about it. Without an
 /// orchestrator nobody can be told, and the profile says whether to wait for runs that happen by themselves.
 pub(crate) fn all(
@@ -196,8 +185,7 @@ pub(crate) fn all(
     let awaited = format!("waiting for {}", awaited.join("; "));
     let late = held.is_late(subject.began, now);
     if orchestrated && !needed.is_empty() && !late {
-        let key = key(targets, &needed);
-        return Err(Box::new(Decision::Do(Deed::Refresh(needed, change, key))));
+        return Err(Box::new(Decision::Do(Deed::Refresh(needed, change))));
     }
     Err(Box::new(not_yet(subject, held, Missing::News(awaited), now)))
 }
@@ -281,12 +269,9 @@ mod tests {
     }
 
     #[test]
-    fn the_next_order_has_another_key_than_any_before_even_if_they_began_together() {
-        let orders = ["9", "10", "8"].map(|job| Order { job: job.into(), ..order(-50, Some(-40)) }).to_vec();
-        let certname: Certname = "puppet.example.com".parse().unwrap();
-        let orders = Some(Reachable::Found(orders));
-        let target = TargetView { certname: certname.clone(), disconnected: false, run: Reachable::Absent, orders };
-        assert_eq!(key(&[target], &[certname]), "refresh puppet.example.com after 10");
+    fn the_newest_order_is_the_last_one_given_even_if_they_began_together() {
+        let orders = ["9", "10", "8"].map(|job| Order { job: job.into(), ..order(-50, Some(-40)) });
+        assert_eq!(newest(&orders).map(|order| order.job.as_str()), Some("10"));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! A request comes from a machine that nobody knows yet, so whatever could be read in two ways
 //! (two extension requests, one extension twice, bytes after the end) is refused here.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use secrecy::SecretString;
 use stagedoor_lifecycle::InstanceId;
@@ -11,7 +11,7 @@ use x509_parser::asn1_rs::{Any, BitString, Class, FromDer, Oid, Tag};
 use x509_parser::prelude::{AlgorithmIdentifier, SubjectPublicKeyInfo, X509Extension, X509Name};
 use x509_parser::verify::verify_signature;
 
-use crate::x509::{AltName, Extensions, Fingerprint, PublicKey, Unreadable, common_name, der_of, display_name};
+use crate::x509::{AltName, Extensions, Fingerprint, PublicKey, Unreadable, common_name, der_of};
 
 /// Longest PEM text that is looked at. An RSA 4096 request with an identity document in an
 /// attribute has about 6 KiB.
@@ -36,7 +36,6 @@ pub struct Csr {
     alt_names: Vec<AltName>,
     extensions: Extensions,
     challenge: Option<SecretString>,
-    attributes: BTreeMap<String, Option<SecretString>>,
 }
 
 impl Csr {
@@ -89,7 +88,6 @@ impl Csr {
             alt_names: Vec::new(),
             extensions: Extensions::default(),
             challenge: None,
-            attributes: BTreeMap::new(),
         };
         csr.read_attributes(attributes)?;
         Ok(csr)
@@ -98,6 +96,7 @@ impl Csr {
     fn read_attributes(&mut self, mut rest: &[u8]) -> Result<(), Unreadable> {
         let mut standard = None;
         let mut microsoft = None;
+        let mut others = BTreeSet::new();
         while !rest.is_empty() {
             let (next, attribute) = element(rest, Class::Universal, Tag::Sequence)?;
             rest = next;
@@ -122,8 +121,7 @@ impl Csr {
                     }
                 }
                 _ => {
-                    let name = display_name(&oid).to_owned();
-                    if self.attributes.insert(name, single_text(values)).is_some() {
+                    if !others.insert(oid) {
                         return Err(unreadable("it holds an attribute twice"));
                     }
                 }
@@ -209,13 +207,6 @@ impl Csr {
     #[must_use]
     pub fn challenge(&self) -> Option<&SecretString> {
         self.challenge.as_ref()
-    }
-
-    /// All other attributes by short name or OID; `None` for one that holds anything but one text. They never
-    /// reach the certificate and may hold secrets.
-    #[must_use]
-    pub fn attributes(&self) -> &BTreeMap<String, Option<SecretString>> {
-        &self.attributes
     }
 }
 

@@ -150,21 +150,6 @@ pub enum Error {
 }
 
 impl Error {
-    /// The call that failed.
-    #[must_use]
-    pub fn call(&self) -> &Call {
-        match self {
-            Self::Unreachable { call, .. }
-            | Self::TlsRefused { call, .. }
-            | Self::Unauthorized { call, .. }
-            | Self::NotPermitted { call, .. }
-            | Self::Busy { call, .. }
-            | Self::Refused { call, .. }
-            | Self::UnreadableRequest { call, .. }
-            | Self::Unexpected { call, .. } => call,
-        }
-    }
-
     /// The variant's name, for metrics.
     #[must_use]
     pub fn name(&self) -> &'static str {

@@ -12,7 +12,7 @@ use reqwest::header::{ACCEPT, HeaderName, HeaderValue};
 use serde::de::DeserializeOwned;
 
 pub use endpoint::{Endpoint, InvalidEndpoint};
-pub(crate) use outcome::{Answer, shorten};
+pub(crate) use outcome::Answer;
 
 use crate::error::{Call, Error, Service};
 use crate::tls::Transport;

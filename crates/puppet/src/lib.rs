@@ -19,7 +19,7 @@ pub use crl::{RevocationList, RevocationLists};
 pub use csr::{Csr, SIZE_LIMIT as CSR_SIZE_LIMIT};
 pub use error::{Call, Error, Service};
 pub use http::{Endpoint, InvalidEndpoint};
-pub use orchestrator::{Job, JobId, JobState, NodeRun, NodeState, Orchestrator, OrchestratorAdmin, RunOutcome};
+pub use orchestrator::{Job, JobId, JobState, Orchestrator, OrchestratorAdmin};
 pub use puppetdb::{Deactivated, KnownIdentity, NodeStatus, PuppetDb, PuppetDbAdmin, Report, quote};
 pub use rbac::{Rbac, TokenStatus};
 pub use status::{ServiceState, ServiceStatus, StatusApi};

@@ -6,7 +6,6 @@
 
 mod admin;
 mod job;
-mod run;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -18,7 +17,6 @@ use stagedoor_lifecycle::Certname;
 
 pub use admin::OrchestratorAdmin;
 pub use job::{Job, JobId, JobState};
-pub use run::{NodeRun, NodeState, RunOutcome};
 
 use crate::error::{Error, Service};
 use crate::http::{Answer, Ask, Connection, Endpoint};
@@ -63,41 +61,6 @@ impl Orchestrator {
         Ok(self.jobs(NEWEST).await?.into_iter().find(|job| job.event.as_deref() == Some(event)))
     }
 
-    /// `GET jobs/<id>`: one job; `None` when the orchestrator does not know it (any more: it forgets jobs after
-    /// 30 days, and may lose one when it is restarted under it).
-    pub async fn job(&self, id: &JobId) -> Result<Option<Job>, Error> {
-        let path = ["orchestrator", "v1", "jobs", id.as_str()];
-        let ask = Ask::new(Method::GET, "GET jobs/<id>", &path, TIMEOUT);
-        let answer = self.connection.send(ask.about(id)).await?;
-        match answer.status {
-            200 => {
-                let job: Job = answer.json()?;
-                if job.id == *id { Ok(Some(job)) } else { Err(answer.unexpected(format!("it is about {}", job.id))) }
-            }
-            404 if is_unknown_job(&answer) => Ok(None),
-            _ => Err(into_error(answer)),
-        }
-    }
-
-    /// `GET jobs/<id>/nodes`: what became of each node of a job; `None` when the orchestrator does not know the job.
-    ///
-    /// Judge a run by this, never by the job having been accepted: a node that is not connected, or does not even
-    /// exist, is accepted like any other.
-    pub async fn job_nodes(&self, id: &JobId) -> Result<Option<Vec<NodeRun>>, Error> {
-        #[derive(Deserialize)]
-        struct Wire {
-            items: Vec<NodeRun>,
-        }
-        let path = ["orchestrator", "v1", "jobs", id.as_str(), "nodes"];
-        let ask = Ask::new(Method::GET, "GET jobs/<id>/nodes", &path, TIMEOUT);
-        let answer = self.connection.send(ask.about(id).large()).await?;
-        match answer.status {
-            200 => Ok(Some(answer.json::<Wire>()?.items)),
-            404 if is_unknown_job(&answer) => Ok(None),
-            _ => Err(into_error(answer)),
-        }
-    }
-
     /// `POST inventory`: whether the orchestrator could run anything on these nodes now, for every one of them: the
     /// node's PXP agent is connected to a broker. One call for all of them.
     ///
@@ -137,11 +100,6 @@ fn subject(certnames: &[Certname]) -> String {
         [one] => one.to_string(),
         [first, rest @ ..] => format!("{first} and {} more", rest.len()),
     }
-}
-
-/// The orchestrator's own 404; that of anything else in between has another shape.
-fn is_unknown_job(answer: &Answer) -> bool {
-    answer.kind().is_some_and(|kind| kind == "unknown-job")
 }
 
 /// What a status means, with the remedy where the orchestrator's kind of error has one.

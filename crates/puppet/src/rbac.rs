@@ -35,9 +35,6 @@ pub struct TokenStatus {
     /// When it expires.
     #[serde(default)]
     pub expiration: Option<Timestamp>,
-    /// When it was last used.
-    #[serde(default)]
-    pub last_active: Option<Timestamp>,
     #[serde(default)]
     is_revoked: bool,
 }

@@ -58,6 +58,19 @@ pub struct ServiceStatus {
     pub status: Value,
 }
 
+impl std::fmt::Display for ServiceState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Running => f.write_str("running"),
+            Self::Starting => f.write_str("starting"),
+            Self::Stopping => f.write_str("stopping"),
+            Self::Error => f.write_str("error"),
+            Self::Unknown => f.write_str("unknown"),
+            Self::Unreachable { reason } => f.write_str(reason),
+        }
+    }
+}
+
 impl ServiceState {
     fn of(word: &str) -> Self {
         match word {

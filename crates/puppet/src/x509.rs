@@ -11,7 +11,6 @@ use x509_parser::oid_registry::OID_X509_EXT_SUBJECT_ALT_NAME;
 use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::x509::X509Name;
 
-pub(crate) use extensions::display_name;
 pub use extensions::{Extensions, long_name, short_name};
 pub use values::{AltName, Fingerprint, KeyKind, PublicKey, Serial};
 

@@ -8,18 +8,14 @@ use stagedoor_lifecycle::Certname;
 use stagedoor_lifecycle::profile::ActionResult;
 use stagedoor_lifecycle::receipt::{Outcome, Stage};
 use stagedoor_lifecycle::signing::Signable;
-use stagedoor_puppet::{Error, Outcome as CaOutcome, Signed};
+use stagedoor_puppet::{Error, Signed};
 
-use super::remove::delete_request;
-use super::{flat, record};
+use super::record;
+use super::remove::delete_requests;
 use crate::case::Case;
 use crate::door::{Door, Hands};
-use crate::gather::{Sight, within};
+use crate::gather::{AT_ONCE, Sight, flat, within};
 use crate::reconcile::Until;
-
-/// The CA serialises its writes: more at a time would only queue there.
-const AT_ONCE: usize = 2;
-const READS_AT_ONCE: usize = 16;
 
 /// Signs the requests of the whole set, in one call where the CA has it.
 pub(super) async fn sign(
@@ -34,7 +30,7 @@ pub(super) async fn sign(
     }
     let names: Vec<Certname> = signs.iter().map(|(_, signable)| signable.certname().clone()).collect();
     let started = Instant::now();
-    let signed = within(door, until.work, hands.ca.sign_all(&names)).await;
+    let signed = within(door, until.work, "the Puppet CA", hands.ca.sign_all(&names)).await;
     let took = started.elapsed();
     let made = match &signed {
         Ok(signed) => certificates_made(door, hands, &signs, signed, until).await,
@@ -48,7 +44,8 @@ pub(super) async fn sign(
             // Between the look and the signing, another request took the place of the one that was checked.
             Ok(Some(Ok(_))) if made.get(name).is_some_and(|print| print != signable.key_print()) => {
                 changed = true;
-                let cleaned = flat(within(door, until.work, hands.ca.clean(std::slice::from_ref(name))).await);
+                let cleaned =
+                    flat(within(door, until.work, "the Puppet CA", hands.ca.clean(std::slice::from_ref(name))).await);
                 let what = cleaned.map(|_| {
                     format!("revoked and deleted the certificate of {name}: it is not of the request that was checked")
                 });
@@ -84,10 +81,11 @@ async fn certificates_made(
     let names = signs.iter().map(|(_, signable)| signable.certname());
     let names = names.filter(|name| matches!(signed.get(*name), Some(Ok(done)) if *done != Signed::NoRequest));
     let reads = stream::iter(names).map(|name| async move {
-        let certificate = within(door, until.work, hands.ca.ca().certificate(name)).await.ok()?.ok()??;
+        let certificate =
+            within(door, until.work, "the Puppet CA", hands.ca.ca().certificate(name)).await.ok()?.ok()??;
         Some((name.clone(), certificate.key().fingerprint.to_string()))
     });
-    reads.buffer_unordered(READS_AT_ONCE).filter_map(std::future::ready).collect().await
+    reads.buffer_unordered(AT_ONCE).filter_map(std::future::ready).collect().await
 }
 
 /// Deletes requests that were refused; then the launch is to be abandoned.
@@ -98,19 +96,11 @@ pub(super) async fn reject(
     requests: Vec<(usize, Certname, String)>,
     until: Until,
 ) -> bool {
-    let deleting = stream::iter(requests).map(|(index, name, reason)| async move {
-        let started = Instant::now();
-        let deleted = flat(within(door, until.work, delete_request(hands, &name)).await);
-        (index, name, reason, deleted, started.elapsed())
-    });
-    let deleted: Vec<_> = deleting.buffer_unordered(AT_ONCE).collect().await;
+    let mut deleted = delete_requests(door, hands, requests.iter().map(|(_, name, _)| name), until).await;
     let changed = !deleted.is_empty();
-    for (index, name, reason, deleted, took) in deleted {
+    for (index, name, reason) in requests {
+        let Some((what, took)) = deleted.remove(&name) else { continue };
         let case = &mut cases[index];
-        let what = deleted.map(|outcome| match outcome {
-            CaOutcome::Done => format!("deleted the certificate request of {name}"),
-            CaOutcome::AlreadyDone => format!("the certificate request of {name} had gone already"),
-        });
         if record(case, took, what) {
             case.ready = Some((ActionResult::Abandon, reason));
         }
@@ -141,7 +131,7 @@ pub(super) async fn pin(
         let (Some(id), Some(classifier)) = (id, &hands.classifier) else { continue };
         let names: Vec<Certname> = members.iter().map(|(_, name)| name.clone()).collect();
         let started = Instant::now();
-        let pinned = flat(within(door, until.work, classifier.pin(id, &names)).await);
+        let pinned = flat(within(door, until.work, "the classifier", classifier.pin(id, &names)).await);
         for (index, name) in members {
             let what = pinned.as_ref().map(|()| format!("pinned {name} to {group}")).map_err(Clone::clone);
             changed |= record(&mut cases[index], started.elapsed(), what);

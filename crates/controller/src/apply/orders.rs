@@ -1,5 +1,5 @@
-//! Orders Puppet runs from the orchestrator: one job for all nodes that are to run. An order that was lost on its way is
-//! found again by its key.
+//! Orders Puppet runs from the orchestrator: one job for all nodes that are to run. An order whose answer was lost is found
+//! again by its key.
 
 use std::collections::BTreeSet;
 use std::time::Instant;
@@ -8,10 +8,9 @@ use stagedoor_lifecycle::Certname;
 use stagedoor_lifecycle::receipt::{Outcome, Stage};
 use stagedoor_puppet::Error;
 
-use super::flat;
 use crate::case::Case;
 use crate::door::{Door, Hands};
-use crate::gather::within;
+use crate::gather::{flat, within};
 use crate::reconcile::Until;
 
 /// Has arriving nodes run Puppet.
@@ -38,20 +37,19 @@ pub(super) async fn refresh(
     door: &Door,
     hands: &Hands,
     cases: &mut [Case],
-    refreshes: Vec<(usize, Vec<Certname>, String)>,
+    refreshes: Vec<(usize, Vec<Certname>)>,
     until: Until,
 ) {
     if refreshes.is_empty() {
         return;
     }
-    let targets: BTreeSet<Certname> = refreshes.iter().flat_map(|(_, targets, _)| targets.clone()).collect();
+    let targets: BTreeSet<Certname> = refreshes.iter().flat_map(|(_, targets)| targets.clone()).collect();
     let targets: Vec<Certname> = targets.into_iter().collect();
-    let which: Vec<usize> = refreshes.iter().map(|(index, ..)| *index).collect();
+    let which: Vec<usize> = refreshes.iter().map(|(index, _)| *index).collect();
     let changed: Vec<&str> = which.iter().map(|&index| cases[index].subject.instance.as_str()).collect();
     let description = format!("Stagedoor: {} changed{}", changed[0], more(changed.len()));
     // With the time: an order that was over before it could prove anything must not be found in place of the next.
-    let keys: BTreeSet<&str> = refreshes.iter().map(|(.., key)| key.as_str()).collect();
-    let event = format!("{} at {}", keys.into_iter().collect::<Vec<_>>().join("; "), door.clock.now());
+    let event = format!("refresh {} at {}", targets[0], door.clock.now());
     order(door, hands, cases, &which, &targets, &description, &event, until).await;
 }
 
@@ -68,7 +66,8 @@ async fn order(
 ) {
     let Some(orchestrator) = &hands.orchestrator else { return };
     let started = Instant::now();
-    let ordered = within(door, until.work, orchestrator.deploy_once(names, description, event)).await;
+    let ordered =
+        within(door, until.work, "the orchestrator", orchestrator.deploy_once(names, description, event)).await;
     let took = started.elapsed();
     // The orchestrator may be restarting because Puppet runs on its host: nothing is wrong yet.
     let away = matches!(&ordered, Ok(Err(Error::Unreachable { .. } | Error::Busy { .. })));
@@ -84,6 +83,7 @@ async fn order(
             Err(trouble) if away => case.stands(Outcome::Waiting, format!("waiting for the orchestrator: {trouble}")),
             Err(trouble) => {
                 case.step(Stage::Failed, took, trouble.clone());
+                case.trouble = Some(trouble.clone());
                 case.stands(Outcome::Failed, trouble.clone());
             }
         }

@@ -1,7 +1,7 @@
 //! Removes what is left of instances: certificates, requests, nodes, pins. Every write may safely be repeated.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::stream::{self, StreamExt};
 use jiff::{SignedDuration, Timestamp};
@@ -11,10 +11,10 @@ use stagedoor_lifecycle::identity::Purgeable;
 use stagedoor_lifecycle::receipt::{Outcome, Stage};
 use stagedoor_puppet::{Deactivated, Error, Outcome as CaOutcome};
 
-use super::{Done, flat};
+use super::Done;
 use crate::case::Case;
 use crate::door::{Door, Hands};
-use crate::gather::{Sight, within};
+use crate::gather::{Sight, flat, within};
 use crate::reconcile::Until;
 
 /// The CA serialises its writes: more at a time would only queue there.
@@ -22,6 +22,8 @@ const CA_WRITES_AT_ONCE: usize = 2;
 /// How many certificates go into one request: so many that the price of a request does not matter, and so few that it
 /// ends long before the CA's own time-outs.
 const CLEANED_AT_ONCE: usize = 200;
+/// A write that has failed after so long was waiting for the CA's lock.
+const LONG: Duration = Duration::from_secs(30);
 /// PuppetDB takes commands in a queue.
 const DEACTIVATIONS_AT_ONCE: usize = 8;
 
@@ -125,10 +127,19 @@ async fn remove_files(
     let mut clean_names = BTreeSet::new();
     let certificates: Vec<&Purgeable> = all.iter().filter(|r| r.certificate.is_some()).map(|r| &r.name).collect();
     // One after the other: where the CA takes no lock for it, two at a time may lose a revocation.
+    let mut hangs = false;
     for chunk in certificates.chunks(CLEANED_AT_ONCE) {
         let names: Vec<Certname> = chunk.iter().map(|name| name.certname().clone()).collect();
         let started = Instant::now();
-        let cleaned = flat(within(door, until.work, hands.ca.clean(&names)).await);
+        let cleaned = if hangs {
+            Err("not tried: the Puppet CA has not carried out what came before".to_owned())
+        } else {
+            let cleaned = within(door, until.work, "the Puppet CA", hands.ca.clean(&names)).await;
+            // Each would take its time in vain, and nobody else be dealt with meanwhile.
+            let in_vain = !matches!(cleaned, Ok(Ok(_)));
+            hangs = matches!(cleaned, Ok(Err(Error::Unreachable { .. }))) || in_vain && started.elapsed() >= LONG;
+            flat(cleaned)
+        };
         if cleaned.is_ok() {
             clean_names.extend(names.iter().cloned());
         }
@@ -147,25 +158,34 @@ async fn remove_files(
     // Where the certificate is still there, so must the request be: deleting it may delete the certificate, unrevoked.
     let bare = |removal: &&&Removal| removal.certificate.is_none() || clean_names.contains(removal.name.certname());
     let requests = all.iter().filter(|removal| removal.request).filter(bare).map(|removal| removal.name.certname());
-    let requests = stream::iter(requests).map(|name| async move {
+    for (name, what) in delete_requests(door, hands, requests, until).await {
+        done.entry(name).or_default().push(what);
+    }
+    (done, clean_names)
+}
+
+/// Deletes the requests that are pending under these names.
+pub(super) async fn delete_requests<'a>(
+    door: &Door,
+    hands: &Hands,
+    names: impl Iterator<Item = &'a Certname>,
+    until: Until,
+) -> BTreeMap<Certname, Done> {
+    let deletions = stream::iter(names).map(|name| async move {
         let started = Instant::now();
-        let deleted = within(door, until.work, delete_request(hands, name)).await;
+        let deleted = within(door, until.work, "the Puppet CA", delete_request(hands, name)).await;
         let what = flat(deleted).map(|outcome| match outcome {
             CaOutcome::Done => format!("deleted the certificate request of {name}"),
             CaOutcome::AlreadyDone => format!("the certificate request of {name} had gone already"),
         });
         (name.clone(), (what, started.elapsed()))
     });
-    let requests: Vec<_> = requests.buffer_unordered(CA_WRITES_AT_ONCE).collect().await;
-    for (name, what) in requests {
-        done.entry(name).or_default().push(what);
-    }
-    (done, clean_names)
+    deletions.buffer_unordered(CA_WRITES_AT_ONCE).collect().await
 }
 
 /// The route that deletes nothing but a request is denied by the rules that Puppet Server ships. The one that is
 /// allowed deletes the certificate as well; there is none, or it has been cleaned just before.
-pub(super) async fn delete_request(hands: &Hands, name: &Certname) -> Result<CaOutcome, Error> {
+async fn delete_request(hands: &Hands, name: &Certname) -> Result<CaOutcome, Error> {
     match hands.ca.delete_csr(name).await {
         Err(Error::NotPermitted { .. }) => hands.ca.delete(name).await,
         other => other,
@@ -187,9 +207,11 @@ async fn deactivate(
         let at = after_newest.map_or(now, |newest| newest.max(now));
         let started = Instant::now();
         let what =
-            flat(within(door, until.work, hands.puppetdb.deactivate(name, at)).await).map(|outcome| match outcome {
-                Deactivated::Done => format!("deactivated {name} in PuppetDB"),
-                Deactivated::Queued => format!("PuppetDB has the deactivation of {name} in its queue"),
+            flat(within(door, until.work, "PuppetDB", hands.puppetdb.deactivate(name, at)).await).map(|outcome| {
+                match outcome {
+                    Deactivated::Done => format!("deactivated {name} in PuppetDB"),
+                    Deactivated::Queued => format!("PuppetDB has the deactivation of {name} in its queue"),
+                }
             });
         (name.clone(), (what, started.elapsed()))
     });
@@ -202,7 +224,7 @@ async fn unpin(door: &Door, hands: &Hands, all: &[&Removal], until: Until) -> BT
         all.iter().filter(|removal| !removal.pins.is_empty()).map(|removal| removal.name.certname().clone()).collect();
     let (false, Some(classifier)) = (pinned.is_empty(), &hands.classifier) else { return BTreeMap::new() };
     let started = Instant::now();
-    let unpinned = flat(within(door, until.work, classifier.unpin_from_all(&pinned)).await);
+    let unpinned = flat(within(door, until.work, "the classifier", classifier.unpin_from_all(&pinned)).await);
     let took = started.elapsed();
     let what = |name: &Certname| {
         let unpinned = unpinned.as_ref().map_err(Clone::clone)?;

@@ -72,7 +72,7 @@ pub(crate) async fn answer(
 }
 
 async fn jobs(ask: &Questions<'_>, puppet: &Puppet) -> Option<Result<Vec<Job>, String>> {
-    Some(ask.ask(puppet.orchestrator.as_ref()?.jobs(ORDERS)).await)
+    Some(ask.ask("the orchestrator", puppet.orchestrator.as_ref()?.jobs(ORDERS)).await)
 }
 
 async fn classification(ask: &Questions<'_>, puppet: &Puppet, sight: &mut Sight, cases: &mut [Case], which: &[usize]) {
@@ -83,14 +83,14 @@ async fn classification(ask: &Questions<'_>, puppet: &Puppet, sight: &mut Sight,
         return;
     };
     if !which.is_empty() && sight.groups.is_none() {
-        sight.groups = Some(ask.ask(classifier.groups()).await);
+        sight.groups = Some(ask.ask("the classifier", classifier.groups()).await);
     }
     let certificates: Vec<_> =
         which.iter().filter_map(|&index| Some((index, cases[index].own_certificate()?.clone()))).collect();
     let answers = stream::iter(certificates).map(|(index, certificate)| async move {
         let Ok(certname) = certificate.common_name().parse::<Certname>() else { return (index, None) };
         let trusted = trusted_facts(&certificate);
-        (index, Some(ask.ask(classifier.classified(&certname, &json!({}), &trusted)).await))
+        (index, Some(ask.ask("the classifier", classifier.classified(&certname, &json!({}), &trusted)).await))
     });
     let answers: Vec<_> = answers.buffer_unordered(AT_ONCE).collect().await;
     let known: Result<BTreeSet<String>, String> = match &sight.groups {
@@ -120,7 +120,7 @@ async fn connections(
 ) {
     let names: Vec<Certname> = unique(which.iter().flat_map(|&index| cases[index].names()));
     let (false, Some(orchestrator)) = (names.is_empty(), &puppet.orchestrator) else { return };
-    let connected = ask.ask(orchestrator.inventory(&names)).await;
+    let connected = ask.ask("the orchestrator", orchestrator.inventory(&names)).await;
     for &index in which {
         let Some(name) = cases[index].names().next().cloned() else { continue };
         let connected = match &connected {
@@ -147,11 +147,11 @@ async fn refresh_targets(
     let names: Vec<Certname> = names.into_iter().collect();
     let connected = async {
         match &puppet.orchestrator {
-            Some(orchestrator) => ask.ask(orchestrator.inventory(&names)).await.ok(),
+            Some(orchestrator) => ask.ask("the orchestrator", orchestrator.inventory(&names)).await.ok(),
             None => None,
         }
     };
-    let (runs, connected) = join(ask.ask(puppet.puppetdb.latest_reports(&names)), connected).await;
+    let (runs, connected) = join(ask.ask("PuppetDB", puppet.puppetdb.latest_reports(&names)), connected).await;
     let views: BTreeMap<Certname, TargetView> = names
         .into_iter()
         .map(|name| {
@@ -225,15 +225,15 @@ async fn ask_probe(
         Probe::Status(port) => {
             let api = StatusApi::of_node(&puppet.transport, name, SocketAddr::new(address, port));
             let api = api.map_err(|error| error.to_string())?;
-            match ask.ask(api.simple()).await? {
+            match ask.ask("its status API", api.simple()).await? {
                 ServiceState::Running => Ok(()),
                 ServiceState::Unreachable { reason } => Err(reason),
-                other => Err(format!("it says {other:?}").to_lowercase()),
+                other => Err(format!("it says that it is {other}")),
             }
         }
         Probe::Tcp(port) => {
             let connecting = tokio::time::timeout(CONNECT, TcpStream::connect(SocketAddr::new(address, port)));
-            match super::within(ask.door, ask.until.work, connecting).await? {
+            match super::within(ask.door, ask.until.work, "its port", connecting).await? {
                 Ok(Ok(_)) => Ok(()),
                 Ok(Err(error)) => Err(error.to_string()),
                 Err(_) => Err("nobody answered within 5 s".to_owned()),

@@ -4,15 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use futures_util::future::join_all;
+use futures_util::stream::{self, StreamExt};
 use jiff::SignedDuration;
 use stagedoor_aws::Error as AwsError;
 use stagedoor_lifecycle::admission::{Admission, CloudView, admit};
-use stagedoor_lifecycle::observation::{Machine, Reachable, Subject};
+use stagedoor_lifecycle::event::Transition;
+use stagedoor_lifecycle::observation::{Hook, Machine, Reachable, Subject};
 use stagedoor_lifecycle::profile::ActionResult;
 use stagedoor_lifecycle::receipt::{Outcome, Stage};
 use stagedoor_lifecycle::{GroupName, InstanceId};
 
-use super::{unique, within};
+use super::{AT_ONCE, unique, within};
 use crate::case::Case;
 use crate::door::Door;
 use crate::reconcile::Until;
@@ -33,11 +35,11 @@ pub(super) async fn look_at_aws(door: &Door, open: &mut [&mut Case], until: Unti
     let groups: Vec<GroupName> = unique(old.iter().map(|case| &case.subject.group));
     let instances: Vec<InstanceId> = unique(old.iter().map(|case| &case.subject.instance));
     let started = Instant::now();
-    let hooks = join_all(groups.iter().map(|group| within(door, until.work, door.autoscaling.hooks(group))));
+    let hooks = hooks_of(door, &groups, until);
     let (described, hooks, machines) = tokio::join!(
-        within(door, until.work, door.autoscaling.groups(&groups)),
+        within(door, until.work, "Auto Scaling", door.autoscaling.groups(&groups)),
         hooks,
-        within(door, until.work, machines(door, &groups, &instances)),
+        within(door, until.work, "EC2", machines(door, &groups, &instances)),
     );
     let took = started.elapsed();
 
@@ -54,7 +56,8 @@ pub(super) async fn look_at_aws(door: &Door, open: &mut [&mut Case], until: Unti
             machine: pick(&machines, |machine| machine.instance == *instance),
         };
         let shown = cloud.group.known().ok().flatten().and_then(|group| group.members.get(instance));
-        let seen = shown.map_or_else(|| "not in the group".to_owned(), |state| format!("{state:?}"));
+        let seen = shown.map_or_else(|| "not in the group".to_owned(), ToString::to_string);
+        case.blind = None;
         match admit(&case.subject, &cloud, &|name| door.profile(name)) {
             Admission::Held(held) => {
                 if case.held.is_none() {
@@ -70,11 +73,22 @@ pub(super) async fn look_at_aws(door: &Door, open: &mut [&mut Case], until: Unti
             Admission::Ignore(reason) => case.settle(Outcome::Ignored, reason),
             Admission::Refuse(reason) => case.settle(Outcome::Refused, reason),
             Admission::Fail(reason) => {
-                case.held = None;
+                // What it said before is still good for knowing when patience ends.
+                case.blind = case.held.is_some().then(|| reason.clone());
                 case.stands(Outcome::Failed, reason);
             }
         }
     }
+}
+
+/// The hooks of each of these groups.
+pub(crate) async fn hooks_of(
+    door: &Door,
+    groups: &[GroupName],
+    until: Until,
+) -> Vec<Result<Result<Vec<Hook>, AwsError>, String>> {
+    let asked = groups.iter().map(|group| within(door, until.work, "Auto Scaling", door.autoscaling.hooks(group)));
+    stream::iter(asked).buffered(AT_ONCE).collect().await
 }
 
 /// The one among the described that is asked for.
@@ -107,20 +121,20 @@ pub(super) async fn owners(
     instances: &[InstanceId],
     until: Until,
 ) -> BTreeMap<InstanceId, Reachable<Machine>> {
-    let machines = within(door, until.work, door.machines.machines(instances)).await;
+    let machines = within(door, until.work, "EC2", door.machines.machines(instances)).await;
     instances.iter().map(|id| (id.clone(), pick(&machines, |machine| machine.instance == *id))).collect()
 }
 
 /// Asks Auto Scaling's activities when these actions began; whether it answered for any.
 pub(crate) async fn ask_when_it_began(door: &Door, cases: &mut [Case], which: &[usize], until: Until) -> bool {
-    let mut by_group: BTreeMap<GroupName, BTreeSet<InstanceId>> = BTreeMap::new();
+    let mut by_group: BTreeMap<GroupName, BTreeSet<(InstanceId, Transition)>> = BTreeMap::new();
     for &index in which {
-        let Subject { group, instance, .. } = &cases[index].subject;
-        by_group.entry(group.clone()).or_default().insert(instance.clone());
+        let Subject { group, instance, transition, .. } = &cases[index].subject;
+        by_group.entry(group.clone()).or_default().insert((instance.clone(), *transition));
     }
-    let asked = by_group.iter().map(|(group, instances)| async move {
+    let asked = by_group.iter().map(|(group, wanted)| async move {
         // With the time that is kept for the hooks: the answer decides how they are answered.
-        (group, within(door, until.calls, door.autoscaling.activities_began(group, instances)).await)
+        (group, within(door, until.calls, "Auto Scaling", door.autoscaling.activities_began(group, wanted)).await)
     });
     let answers: BTreeMap<_, _> = join_all(asked).await.into_iter().collect();
     let mut answered = false;
@@ -128,10 +142,11 @@ pub(crate) async fn ask_when_it_began(door: &Door, cases: &mut [Case], which: &[
         let case = &mut cases[index];
         match answers.get(&case.subject.group) {
             Some(Ok(Ok(activities))) => {
-                // What is not among the newest activities is older than they are; of a launch EC2 knows better.
+                // The newest activity may not be visible yet, and what is not among them is older than they are; of a launch
+                // EC2 knows better.
                 let launched = case.held.as_ref().filter(|_| case.is_arriving()).and_then(|(held, _)| held.launched);
-                let began = activities.began.get(&case.subject.instance).copied();
-                let began = began.or(launched).or(activities.before);
+                let key = (case.subject.instance.clone(), case.subject.transition);
+                let began = activities.began.get(&key).copied().max(launched).or(activities.before);
                 case.subject.began = case.subject.began.confirm(began, door.clock.now());
                 answered = true;
             }

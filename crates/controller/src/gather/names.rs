@@ -56,20 +56,20 @@ pub(super) async fn look_at_puppet(
     let ask = &questions;
     let started = Instant::now();
 
-    let crl = async { if revoked { ask.ask(puppet.ca.crl()).await.ok() } else { None } };
+    let crl = async { if revoked { ask.ask("the Puppet CA", puppet.ca.crl()).await.ok() } else { None } };
     let groups = async {
         match &puppet.classifier {
-            Some(classifier) if pinning => Some(ask.ask(classifier.groups()).await),
+            Some(classifier) if pinning => Some(ask.ask("the classifier", classifier.groups()).await),
             _ => None,
         }
     };
     let (files, known_as, nodes, identities, runs, puppetdb_time, crl, groups) = tokio::join!(
         files(ask, puppet, &names, &asking_again),
-        ask.ask(puppet.puppetdb.certnames_of(&leaving)),
-        ask.ask(puppet.puppetdb.nodes(&names)),
-        ask.ask(puppet.puppetdb.identities(&everybody)),
-        ask.ask(puppet.puppetdb.latest_reports(&reporting)),
-        ask.ask(puppet.puppetdb.server_time()),
+        ask.ask("PuppetDB", puppet.puppetdb.certnames_of(&leaving)),
+        ask.ask("PuppetDB", puppet.puppetdb.nodes(&names)),
+        ask.ask("PuppetDB", puppet.puppetdb.identities(&everybody)),
+        ask.ask("PuppetDB", puppet.puppetdb.latest_reports(&reporting)),
+        ask.ask("PuppetDB", puppet.puppetdb.server_time()),
         crl,
         groups,
     );
@@ -164,7 +164,7 @@ pub(super) async fn files(
     let listed: Option<BTreeMap<String, State>> = if names.len() < LIST_FROM {
         None
     } else {
-        match ask.ask(puppet.ca.statuses(None)).await {
+        match ask.ask("the Puppet CA", puppet.ca.statuses(None)).await {
             Ok(all) => Some(all.into_iter().map(|status| (status.name, status.state)).collect()),
             Err(trouble) => {
                 return names.iter().map(|name| (name.clone(), (Err(trouble.clone()), Err(trouble.clone())))).collect();
@@ -177,14 +177,14 @@ pub(super) async fn files(
         let certificate = async {
             match state {
                 Some(None | Some(State::Requested)) => Ok(None),
-                _ => ask.ask(puppet.ca.certificate(&name)).await,
+                _ => ask.ask("the Puppet CA", puppet.ca.certificate(&name)).await,
             }
         };
         let request = async {
             match state {
                 Some(None) => Ok(None),
                 Some(Some(State::Signed | State::Revoked)) if !asking_again.contains(&name) => Ok(None),
-                _ => ask.ask(pending(puppet, &name)).await,
+                _ => ask.ask("the Puppet CA", pending(puppet, &name)).await,
             }
         };
         let files = join(certificate, request).await;

@@ -39,8 +39,10 @@ pub(crate) async fn lists(
 ) -> Result<Vec<Listed>, String> {
     let questions = Questions { door, until, stale: AtomicBool::new(false) };
     let ask = &questions;
-    let (certified, statuses) =
-        tokio::join!(ask.ask(puppet.puppetdb.certified()), ask.ask(puppet.ca.statuses(Some(State::Signed))));
+    let (certified, statuses) = tokio::join!(
+        ask.ask("the Puppet CA", puppet.puppetdb.certified()),
+        ask.ask("the Puppet CA", puppet.ca.statuses(Some(State::Signed)))
+    );
     let (certified, statuses) = (certified?, statuses?);
     let known: BTreeSet<&str> = certified.iter().map(|known| known.certname.as_str()).collect();
     let unknown = statuses.iter().filter(|status| !known.contains(status.name.as_str()));
@@ -48,7 +50,7 @@ pub(crate) async fn lists(
     unread.retain(|name| rules.may_be_ours(name));
     unread.sort();
     let reading = stream::iter(in_turn(&unread, turn).to_vec()).map(|name| async move {
-        let certificate = ask.ask(puppet.ca.certificate(&name)).await.ok().flatten()?;
+        let certificate = ask.ask("the Puppet CA", puppet.ca.certificate(&name)).await.ok().flatten()?;
         Some(Listed {
             certname: name,
             instance: certificate.instance_id()?,
@@ -78,15 +80,15 @@ pub(crate) async fn closely(door: &Door, puppet: &Puppet, names: &[Certname], un
     let with_requests: BTreeSet<Certname> = names.iter().cloned().collect();
     let groups = async {
         match &puppet.classifier {
-            Some(classifier) => Some(ask.ask(classifier.groups()).await),
+            Some(classifier) => Some(ask.ask("the classifier", classifier.groups()).await),
             None => None,
         }
     };
     let (files, nodes, identities, puppetdb_time, groups) = tokio::join!(
         files(ask, puppet, names, &with_requests),
-        ask.ask(puppet.puppetdb.nodes(names)),
-        ask.ask(puppet.puppetdb.identities(names)),
-        ask.ask(puppet.puppetdb.server_time()),
+        ask.ask("PuppetDB", puppet.puppetdb.nodes(names)),
+        ask.ask("PuppetDB", puppet.puppetdb.identities(names)),
+        ask.ask("PuppetDB", puppet.puppetdb.server_time()),
         groups,
     );
     let challenge = puppet.challenge.as_ref();

@@ -42,11 +42,11 @@ async fn look_with(door: &Door, puppet: &Puppet, until: Until, watch: &mut Watch
     let rbac = door.config.classifier.as_ref().map(|url| Rbac::new(transport, url));
     let token = async {
         match &rbac {
-            Some(rbac) => Some(within(door, until.work, rbac.token()).await),
+            Some(rbac) => Some(within(door, until.work, "RBAC", rbac.token()).await),
             None => None,
         }
     };
-    let (expirations, token) = tokio::join!(within(door, until.work, puppet.ca.expirations()), token);
+    let (expirations, token) = tokio::join!(within(door, until.work, "the Puppet CA", puppet.ca.expirations()), token);
     match expirations {
         Ok(Ok(expirations)) => {
             let certificates =
@@ -58,6 +58,11 @@ async fn look_with(door: &Door, puppet: &Puppet, until: Until, watch: &mut Watch
         Err(late) => watch.unknown.push(late),
     }
     match token {
+        None if door.config.orchestrator.is_some() => {
+            watch.unknown.push(
+                "the RBAC token: RBAC is asked at the classifier's address, and puppet.classifier is not set".into(),
+            );
+        }
         None | Some(Ok(Ok(None))) => {}
         Some(Ok(Ok(Some(token)))) => {
             let credential = |expires| Credential { name: "the RBAC token".into(), expires };

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 use stagedoor_lifecycle::decision::Removal;
-use stagedoor_lifecycle::observation::{Group, Reachable};
+use stagedoor_lifecycle::observation::{Group, Machine, Reachable};
 use stagedoor_lifecycle::orphans::{Cloud, Orphan, Rules, Suspect};
 use stagedoor_lifecycle::profile::Profile;
 use stagedoor_lifecycle::{Certname, InstanceId};
@@ -13,12 +13,12 @@ use crate::apply::{Removed, carry_out};
 use crate::config::OrphanMode;
 use crate::door::{Door, Hands, Puppet};
 use crate::gather::orphans::{Closely, closely, lists};
-use crate::gather::{revocation, within};
+use crate::gather::{flat, revocation, within};
 use crate::reconcile::Until;
 
 /// So many names go at a time; the CA takes a list of them at the price of one.
 const REMOVED_AT_ONCE: usize = 100;
-/// The most orphans in one published message, which may have 256 KiB.
+/// The most names in one published message, which may have 256 KiB, or in an answer.
 const RESULTS_PER_MESSAGE: usize = 100;
 
 /// What came of a look for orphans.
@@ -88,10 +88,7 @@ pub(super) async fn check(
     let instances: BTreeSet<&InstanceId> =
         fleet.iter().map(|listed| &listed.instance).chain(Cloud::witnesses(&groups)).collect();
     let instances: Vec<InstanceId> = instances.into_iter().cloned().collect();
-    let machines = within(door, until.work, door.machines.machines(&instances)).await?;
-    let machines = machines.map_err(|error| error.to_string())?;
-    let machines: BTreeMap<_, _> = machines.into_iter().map(|machine| (machine.instance.clone(), machine)).collect();
-    let mut cloud = Cloud { groups, machines };
+    let mut cloud = Cloud { groups, machines: machines(door, &instances, until).await? };
     let names = rules.suspects(&fleet, &cloud);
     if names.is_empty() {
         return Ok(Check { fleet: fleet.len(), ..Check::default() });
@@ -102,9 +99,7 @@ pub(super) async fn check(
     let more: BTreeSet<&InstanceId> = seen.suspects.iter().flat_map(named).collect();
     let more: Vec<InstanceId> = more.into_iter().filter(|id| !instances.contains(id)).cloned().collect();
     if !more.is_empty() {
-        let machines = within(door, until.work, door.machines.machines(&more)).await?;
-        let machines = machines.map_err(|error| error.to_string())?;
-        cloud.machines.extend(machines.into_iter().map(|machine| (machine.instance.clone(), machine)));
+        cloud.machines.extend(machines(door, &more, until).await?);
     }
     let findings = rules.judge(&seen.suspects, fleet.len(), &cloud, door.clock.now());
     for (name, why) in &findings.spared {
@@ -113,6 +108,7 @@ pub(super) async fn check(
     if let Some((name, why)) = findings.unclear.first() {
         tracing::warn!(unclear = findings.unclear.len(), certname = %name, "whether it is an orphan could not be told: {why}");
     }
+    let mut left_alone: Vec<_> = findings.unclear.into_iter().chain(findings.spared).collect();
     let may_go = findings.breaker.is_none() && config.orphans == OrphanMode::Purge;
     let results = match &puppet.hands {
         Some(hands) if may_go => {
@@ -120,9 +116,21 @@ pub(super) async fn check(
             let mut orphans = findings.orphans;
             let mut fresh = true;
             while !orphans.is_empty() {
+                if door.clock.now() >= until.passes {
+                    let story = "there was no time left; the next housekeeping goes on";
+                    let left = |orphan| Dealt { orphan, outcome: Outcome::Failed, story: story.into() };
+                    results.extend(orphans.into_iter().map(left));
+                    break;
+                }
                 let rest = orphans.split_off(orphans.len().min(REMOVED_AT_ONCE));
                 if !fresh {
-                    orphans = Box::pin(still(door, puppet, &rules, &orphans, fleet.len(), &cloud, until)).await;
+                    let confirmed = Box::pin(still(door, puppet, &rules, &orphans, fleet.len(), &cloud, until)).await;
+                    let name = |orphan: &Orphan| orphan.removal.name.certname().clone();
+                    let still: BTreeSet<Certname> = confirmed.iter().map(name).collect();
+                    let dropped = orphans.iter().map(name).filter(|name| !still.contains(name));
+                    let why = "it was an orphan at first, and a second look did not confirm it";
+                    left_alone.extend(dropped.map(|name| (name, why.to_owned())));
+                    orphans = confirmed;
                 }
                 fresh = false;
                 results.extend(Box::pin(remove(door, puppet, hands, orphans, &seen, until)).await);
@@ -137,8 +145,17 @@ pub(super) async fn check(
             findings.orphans.into_iter().map(|orphan| Dealt { orphan, outcome, story: story.into() }).collect()
         }
     };
-    let left_alone = findings.unclear.into_iter().chain(findings.spared).collect();
     Ok(Check { fleet: fleet.len(), results, left_alone, breaker: findings.breaker })
+}
+
+/// What EC2 knows of these instances.
+async fn machines(
+    door: &Door,
+    instances: &[InstanceId],
+    until: Until,
+) -> Result<BTreeMap<InstanceId, Machine>, String> {
+    let machines = flat(within(door, until.work, "EC2", door.machines.machines(instances)).await)?;
+    Ok(machines.into_iter().map(|machine| (machine.instance.clone(), machine)).collect())
 }
 
 /// Those that are orphans still. Removing others takes its time, in which a name may come to a new instance.
@@ -180,16 +197,11 @@ async fn remove(
     before: &Closely,
     until: Until,
 ) -> Vec<Dealt> {
-    if door.clock.now() >= until.passes {
-        let story = "there was no time left; the next housekeeping goes on";
-        let left = |orphan| Dealt { orphan, outcome: Outcome::Failed, story: story.into() };
-        return orphans.into_iter().map(left).collect();
-    }
     let removals: Vec<&Removal> = orphans.iter().map(|orphan| &orphan.removal).collect();
     let removed = carry_out(door, hands, &removals, before.puppetdb_time, until).await;
     let names: Vec<Certname> = removals.iter().map(|removal| removal.name.certname().clone()).collect();
     let seen = Box::pin(closely(door, puppet, &names, until)).await;
-    let crl = within(door, until.work, puppet.ca.crl()).await.ok().and_then(Result::ok);
+    let crl = within(door, until.work, "the Puppet CA", puppet.ca.crl()).await.ok().and_then(Result::ok);
     let dealt = orphans.into_iter().zip(&seen.suspects).map(|(orphan, now)| {
         let (outcome, mut story) = judge(&orphan.removal, &removed, now);
         let name = orphan.removal.name.certname();

@@ -90,15 +90,6 @@ impl Agents {
         Ok(running)
     }
 
-    /// Boots an agent on an EC2 instance: its certname is the instance's private DNS name, its extension
-    /// `pp_instance_id` the instance's id, its address the instance's.
-    ///
-    /// # Errors
-    /// As [`Agents::start`].
-    pub fn start_on(&self, instance_id: &str) -> anyhow::Result<RunningAgent> {
-        self.start(Agent::on(instance_id))
-    }
-
     /// The agent of this name: the certname, where it was given no other.
     ///
     /// # Errors

@@ -9,7 +9,7 @@ use stagedoor_lab::{Lab, Options};
 use stagedoor_lifecycle::Certname;
 use stagedoor_puppet::{
     Certificate, Classifier, ClassifierAdmin, Credentials, Error, JobState, Orchestrator, OrchestratorAdmin, Rbac,
-    RunOutcome, Transport, trusted_facts,
+    Transport, trusted_facts,
 };
 
 use crate::until;
@@ -45,43 +45,23 @@ fn fault(service: &str, call: &str, kind: FaultKind) -> Fault {
 }
 
 #[tokio::test]
-async fn a_run_is_ordered_and_judged_by_its_node() {
+async fn a_run_is_ordered_and_seen_to_end() {
     let lab = enterprise().await;
     let puppet = orchestrator(&lab);
     let primary = certname("puppet");
     let id = puppet.deploy(std::slice::from_ref(&primary), "why", "e1").await.unwrap();
     lab.puppet.jobs_over().await;
-    let job = puppet.orchestrator().job(&id).await.unwrap().unwrap();
+    let job = puppet.orchestrator().jobs(1).await.unwrap().remove(0);
+    assert_eq!(job.id, id);
     assert_eq!((&job.state, job.event.as_deref()), (&JobState::Finished, Some("e1")));
     assert_eq!((job.description.as_deref(), job.is_for(&primary)), (Some("why"), true));
     assert!(job.created.is_some() && job.started.is_some() && job.finished.is_some());
-    let runs = puppet.orchestrator().job_nodes(&id).await.unwrap().unwrap();
-    assert_eq!((runs[0].outcome, runs[0].report_status.as_deref()), (RunOutcome::Succeeded, Some("changed")));
     assert_eq!(lab.journal.count("orchestrator", DEPLOY), 1);
     let ordered = &lab.journal.calls("orchestrator")[0];
     assert_eq!(
         (ordered.subject.as_deref(), ordered.request["body"]["userdata"]["event"].as_str()),
         (Some("puppet"), Some("e1"))
     );
-    assert_eq!(lab.journal.count("orchestrator", "GET /orchestrator/v1/jobs/{id}/nodes"), 1);
-}
-
-#[tokio::test]
-async fn what_cannot_be_run_is_told_apart_by_the_client() {
-    let lab = enterprise().await;
-    let puppet = orchestrator(&lab);
-    for (script, outcome) in [
-        (RunScript::Failed, RunOutcome::Failed),
-        (RunScript::Locked, RunOutcome::AgentLocked),
-        (RunScript::Disabled, RunOutcome::AgentDisabled),
-        (RunScript::Disconnected, RunOutcome::NotConnected),
-    ] {
-        lab.puppet.script("puppet", script);
-        let id = puppet.deploy(&[certname("puppet")], "why", "e").await.unwrap();
-        lab.puppet.jobs_over().await;
-        let runs = puppet.orchestrator().job_nodes(&id).await.unwrap().unwrap();
-        assert_eq!(runs[0].outcome, outcome, "{script:?}");
-    }
 }
 
 #[tokio::test]
@@ -112,11 +92,10 @@ async fn while_the_orchestrator_restarts_it_is_unreachable_and_afterwards_the_jo
     lab.puppet.script("puppet", RunScript::Restart { down_ms: 300 });
     let id = puppet.deploy(&[certname("puppet")], "why", "e1").await.unwrap();
     until(|| lab.puppet.orchestrator_is_down()).await;
-    let error = puppet.orchestrator().job(&id).await.unwrap_err();
+    let error = puppet.orchestrator().jobs(1).await.unwrap_err();
     assert!(matches!(error, Error::Unreachable { .. }), "{error}");
     lab.puppet.orchestrator_is_back().await;
-    assert_eq!(puppet.orchestrator().job(&id).await.unwrap(), None);
-    assert_eq!(puppet.orchestrator().job_nodes(&id).await.unwrap(), None);
+    assert_eq!(puppet.orchestrator().jobs(1).await.unwrap(), []);
     // The run itself went well, and PuppetDB knows of it.
     let reported = lab.state()["puppet"]["nodes"][0].clone();
     assert_eq!((&reported["certname"], &reported["latest_report_job_id"]), (&json!("puppet"), &json!(id.as_str())));

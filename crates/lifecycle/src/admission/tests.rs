@@ -245,6 +245,12 @@ fn where_instances_are_reused_it_is_in_doubt_whether_one_leaves_until_its_event_
     aws.subject.destination = None;
     let held = aws.admitted();
     assert!(held.doubt.is_some_and(|doubt| doubt.contains("warm pool")) && held.waits);
+    assert!(aws.clone().in_state("Terminating").admitted().doubt.is_some());
+    let mut past = aws.clone().in_state("Terminating:Proceed");
+    assert!(past.admitted().doubt.is_some(), "it may have returned");
+    past.machine().state = "shutting-down".into();
+    past.machine().tags.insert("aws:autoscaling:groupName".into(), "compilers".into());
+    assert_eq!(past.admitted().doubt, None, "EC2 says that it goes");
     aws.group().reuses = false;
     assert_eq!(aws.admitted().doubt, None);
 }

@@ -15,7 +15,7 @@ fn only(name: &str) -> Content {
     delivery.messages.into_iter().next().unwrap().content
 }
 
-fn action_of(name: &str) -> LifecycleAction {
+fn action_of(name: &str) -> Subject {
     match only(name) {
         Content::Action(action) => action,
         other => panic!("{name}: {other:?}"),
@@ -38,7 +38,7 @@ fn the_same_action_is_read_from_every_shape() {
         assert_eq!(action.hook.as_str(), "stagedoor-terminate", "{name}");
         assert_eq!(action.transition, Transition::Terminating, "{name}");
         assert_eq!(action.destination, Some(Place::Ec2), "{name}");
-        assert_eq!(action.at.unwrap().as_second(), 1_772_600_760, "{name}");
+        assert_eq!(action.began.time().unwrap().as_second(), 1_772_600_760, "{name}");
     }
 }
 
@@ -138,7 +138,7 @@ fn an_event_that_does_not_say_when_or_where_is_still_an_action() {
     for field in ["Time", "Origin", "Destination"] {
         event.as_object_mut().unwrap().remove(field);
     }
-    assert!(matches!(document(&event, 0), Content::Action(a) if a.at.is_none() && a.destination.is_none()));
+    assert!(matches!(document(&event, 0), Content::Action(a) if a.began == Began::Unknown && a.destination.is_none()));
 }
 
 #[test]

@@ -67,8 +67,6 @@ fn an_agents_request_is_read_to_the_last_attribute() {
     let names: Vec<_> = csr.alt_names().iter().map(ToString::to_string).collect();
     assert_eq!(names, ["DNS:i-0a1b2c3d4e5f60718.nodes.example.net", "DNS:puppet.example.net"]);
     assert_eq!(csr.challenge().unwrap().expose_secret(), "one-time-7Qm2");
-    let auto_renew = csr.attributes()["pp_auth_auto_renew"].as_ref().unwrap();
-    assert_eq!((csr.attributes().len(), auto_renew.expose_secret()), (1, "true"));
     assert!(!format!("{csr:?}").contains("7Qm2"));
 }
 

@@ -124,7 +124,7 @@ pub(crate) fn is_html(text: &str) -> bool {
     text.trim_start().starts_with('<')
 }
 
-pub(crate) fn shorten(text: &str) -> String {
+fn shorten(text: &str) -> String {
     let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
     let line: String = line.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
     if line.is_empty() {

@@ -40,8 +40,7 @@ impl OrchestratorAdmin {
     /// [`POST command/deploy`](https://help.puppet.com/pe/current/topics/orchestrator_api_commands_endpoint.htm):
     /// orders a Puppet run on these nodes, each in its own environment.
     ///
-    /// * Having a job only means that there is one: judge it by
-    ///   [`Orchestrator::job_nodes`](super::Orchestrator::job_nodes).
+    /// * Having a job only means that there is one, also for a node that does not exist: judge it by the node's report.
     /// * Each call makes a job of its own. After an error that leaves open whether this one did, a second call
     ///   may be a second run: [`OrchestratorAdmin::deploy_once`] looks first.
     /// * `event` is kept with the job and finds it again ([`Job::event`](super::Job::event)). No secrets: everybody

@@ -81,12 +81,6 @@ impl JobState {
     pub fn is_over(&self) -> bool {
         matches!(self, Self::Stopped | Self::Finished | Self::Failed)
     }
-
-    /// Whether it waits for its turn, so that what it will do is done after now.
-    #[must_use]
-    pub fn is_pending(&self) -> bool {
-        matches!(self, Self::New | Self::Ready)
-    }
 }
 
 impl From<String> for JobState {
@@ -113,8 +107,7 @@ pub struct Job {
     pub id: JobId,
     /// Its state.
     pub state: JobState,
-    /// The nodes it was ordered for by name. Empty when they were chosen by query or by group: then only
-    /// [`Orchestrator::job_nodes`](super::Orchestrator::job_nodes) knows them.
+    /// The nodes it was ordered for by name. Empty when they were chosen by query or by group.
     pub nodes: Vec<Certname>,
     /// The event key that it was ordered with, if this controller ordered it.
     pub event: Option<String>,
@@ -216,19 +209,13 @@ mod tests {
     }
 
     #[test]
-    fn a_state_that_is_not_known_is_neither_over_nor_pending() {
+    fn a_state_that_is_not_known_is_not_over() {
         let state = |word: &str| JobState::from(word.to_owned());
-        for (word, over, pending) in [
-            ("new", false, true),
-            ("ready", false, true),
-            ("running", false, false),
-            ("stopping", false, false),
-            ("stopped", true, false),
-            ("finished", true, false),
-            ("failed", true, false),
-            ("pondering", false, false),
-        ] {
-            assert_eq!((state(word).is_over(), state(word).is_pending()), (over, pending), "{word}");
+        for word in ["new", "ready", "running", "stopping", "pondering"] {
+            assert!(!state(word).is_over(), "{word}");
+        }
+        for word in ["stopped", "finished", "failed"] {
+            assert!(state(word).is_over(), "{word}");
         }
         assert_eq!(state("pondering"), JobState::Unknown("pondering".into()));
     }

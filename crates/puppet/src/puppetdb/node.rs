@@ -28,9 +28,6 @@ pub struct NodeStatus {
     /// When its newest report was sent.
     #[serde(default)]
     pub report_timestamp: Option<Timestamp>,
-    /// The environment of its newest catalog.
-    #[serde(default)]
-    pub catalog_environment: Option<String>,
     /// The environment of its newest report.
     #[serde(default)]
     pub report_environment: Option<String>,
@@ -43,9 +40,6 @@ pub struct NodeStatus {
     /// Whether that run changed nothing by order.
     #[serde(default)]
     pub latest_report_noop: Option<bool>,
-    /// The orchestrator job of that run.
-    #[serde(default)]
-    pub latest_report_job_id: Option<String>,
     /// Whether that run used a cached catalog: `not_used`, `explicitly_requested` or `on_failure`.
     #[serde(default)]
     pub cached_catalog_status: Option<String>,

@@ -60,11 +60,6 @@ pub fn long_name(short: &str) -> Option<String> {
     NAMES.iter().find(|(_, name)| *name == short).map(|(arc, _)| format!("{PUPPET}{arc}"))
 }
 
-/// The short name where there is one, else the OID.
-pub(crate) fn display_name(oid: &str) -> &str {
-    short_name(oid).unwrap_or(oid)
-}
-
 /// The extensions of a certificate or CSR.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Extensions {

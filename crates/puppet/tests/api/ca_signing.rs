@@ -69,6 +69,14 @@ async fn a_server_without_batches_is_given_the_names_one_by_one() {
 }
 
 #[tokio::test]
+async fn where_the_ca_is_not_there_any_more_the_rest_is_not_tried() {
+    let stage = Stage::new([ca_says(404, "Not Found"), Act::Cut, Act::Cut, Act::Cut, done(), done()]).await;
+    let signed = stage.ca_admin().sign_all(&names()).await;
+    assert!(signed.values().all(|signed| matches!(signed, Err(Error::Unreachable { .. }))), "{signed:?}");
+    assert!(stage.lines()[1..].iter().all(|line| line.ends_with("certificate_status/a")), "{:?}", stage.lines());
+}
+
+#[tokio::test]
 async fn a_name_that_the_batch_forgot_is_signed_by_itself() {
     let stage = Stage::new([ca_says(200, r#"{"signed":["a","b"],"no-csr":[],"signing-errors":[]}"#), done()]).await;
     let signed = stage.ca_admin().sign_all(&names()).await;

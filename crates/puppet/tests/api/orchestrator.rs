@@ -1,10 +1,10 @@
 //! Reading from the orchestrator: one test for each answer it is known to give.
 
 use stagedoor_lifecycle::Certname;
-use stagedoor_puppet::{Error, JobId, JobState, NodeState, RunOutcome};
+use stagedoor_puppet::{Error, JobId, JobState};
 
 use crate::pki::TOKEN;
-use crate::stage::{Act, Stage, balancer_says, pe_fails, pe_says};
+use crate::stage::{Stage, balancer_says, pe_fails, pe_says};
 
 pub(crate) const JOB: &str = r#"{"id":"https://puppet.example.net:8143/orchestrator/v1/jobs/81","name":"81","state":"finished","type":"deploy","command":"deploy","node_count":1,
 "node_states":{"finished":1},
@@ -24,10 +24,6 @@ fn id() -> JobId {
     "81".parse().unwrap()
 }
 
-fn unknown_job() -> Act {
-    pe_fails(404, "puppetlabs.orchestrator/unknown-job", "Unknown job 81")
-}
-
 #[tokio::test]
 async fn jobs_200_lists_the_newest_deployments() {
     let body = format!(r#"{{"items":[{JOB}],"pagination":{{"limit":20,"offset":0,"total":1}}}}"#);
@@ -45,62 +41,6 @@ async fn jobs_200_lists_the_newest_deployments() {
     let seen = &stage.seen()[0];
     assert_eq!(seen.line, "GET /orchestrator/v1/jobs?limit=20&order_by=timestamp&order=desc&type=deploy");
     assert!(seen.head.contains(&format!("x-authentication: {TOKEN}\r\n")) && seen.certified);
-}
-
-#[tokio::test]
-async fn job_200_of_another_job_is_not_understood() {
-    let stage = Stage::new([pe_says(200, JOB), pe_says(200, JOB)]).await;
-    let orchestrator = stage.orchestrator();
-    assert_eq!(orchestrator.job(&id()).await.unwrap().unwrap().id, id());
-    let error = orchestrator.job(&"82".parse().unwrap()).await.unwrap_err();
-    assert!(matches!(error, Error::Unexpected { .. }), "{error}");
-    assert_eq!(stage.lines()[0], "GET /orchestrator/v1/jobs/81");
-}
-
-#[tokio::test]
-async fn job_404_of_the_orchestrator_is_absence_and_of_anybody_else_is_not() {
-    let stage = Stage::new([unknown_job(), unknown_job()]).await;
-    let orchestrator = stage.orchestrator();
-    assert_eq!(orchestrator.job(&id()).await, Ok(None));
-    assert_eq!(orchestrator.job_nodes(&id()).await, Ok(None));
-    for body in ["Not Found", "<html>404</html>", "404 page not found", "{}"] {
-        let stage = Stage::new([balancer_says(404, body), balancer_says(404, body)]).await;
-        let orchestrator = stage.orchestrator();
-        assert!(orchestrator.job(&id()).await.is_err(), "{body}");
-        assert!(orchestrator.job_nodes(&id()).await.is_err(), "{body}");
-    }
-}
-
-#[tokio::test]
-async fn nodes_200_tells_of_a_run_that_went_well() {
-    let body = r#"{"next-events":{"id":"x","event":"10"},"items":[{"name":"puppet.example.net","state":"finished","transaction_uuid":null,
-        "start_timestamp":"2026-03-04T05:06:09Z","finish_timestamp":"2026-03-04T05:06:57Z","timestamp":"2026-03-04T05:06:57Z","duration":48.0,
-        "details":{"message":"Finished puppet run on puppet.example.net - Success! ","report-url":"https://puppet.example.net/","hash":"ab","environment":"production","metrics":{}},
-        "result":{"hash":"ab","status":"changed","noop":{"noop":false,"no_noop":false},"environment":"production","metrics":{"total":347,"changed":2}}}]}"#;
-    let stage = Stage::new([pe_says(200, body)]).await;
-    let nodes = stage.orchestrator().job_nodes(&id()).await.unwrap().unwrap();
-    let [run] = nodes.as_slice() else { panic!("{nodes:?}") };
-    assert_eq!((&run.certname, &run.state, run.outcome), (&target(), &NodeState::Finished, RunOutcome::Succeeded));
-    assert_eq!((run.report_status.as_deref(), run.report_hash.as_deref()), (Some("changed"), Some("ab")));
-    assert_eq!(run.message.as_deref(), Some("Finished puppet run on puppet.example.net - Success!"));
-    assert_eq!(run.started.unwrap().to_string(), "2026-03-04T05:06:09Z");
-    assert_eq!(stage.lines(), ["GET /orchestrator/v1/jobs/81/nodes"]);
-}
-
-#[tokio::test]
-async fn a_node_that_is_not_connected_is_told_from_one_that_failed() {
-    let disconnected = r#"{"items":[{"name":"gone.example.net","transaction_uuid":null,"state":"errored","timestamp":"2026-03-04T05:06:09Z",
-        "details":{"message":"Error running puppet on gone.example.net: gone.example.net is not connected to the PCP broker"},
-        "result":{"kind":"puppetlabs.orchestrator/execution-failure","msg":"gone.example.net is not connected to the PCP broker","details":{"node":"gone.example.net"}}}]}"#;
-    let failed =
-        r#"{"items":[{"name":"n","state":"failed","details":{"message":"Failed"},"result":{"status":"failed"}}]}"#;
-    let stage = Stage::new([pe_says(200, disconnected), pe_says(200, failed)]).await;
-    let orchestrator = stage.orchestrator();
-    let nodes = orchestrator.job_nodes(&id()).await.unwrap().unwrap();
-    assert_eq!((&nodes[0].state, nodes[0].outcome), (&NodeState::Errored, RunOutcome::NotConnected));
-    assert_eq!(nodes[0].message.as_deref(), Some("gone.example.net is not connected to the PCP broker"));
-    let nodes = orchestrator.job_nodes(&id()).await.unwrap().unwrap();
-    assert_eq!(nodes[0].outcome, RunOutcome::Failed);
 }
 
 #[tokio::test]

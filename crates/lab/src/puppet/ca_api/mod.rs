@@ -111,6 +111,18 @@ pub(crate) fn describe(service: &'static str, request: &Request) -> Call {
         let only = body.get("certnames").and_then(Value::as_array).filter(|names| names.len() == 1);
         one.or_else(|| only?.first()).and_then(Value::as_str).map(str::to_owned)
     };
+    let subject = named.or_else(|| request.query("certname").map(str::to_owned)).or_else(in_body);
+    journalled(service, request, &path, subject, &body)
+}
+
+/// A request as the journal has it: with its query, but for a token.
+pub(crate) fn journalled(
+    service: &'static str,
+    request: &Request,
+    path: &str,
+    subject: Option<String>,
+    body: &Value,
+) -> Call {
     let query: serde_json::Map<String, Value> = request
         .query
         .iter()
@@ -120,7 +132,7 @@ pub(crate) fn describe(service: &'static str, request: &Request) -> Call {
     Call {
         service,
         call: format!("{} {path}", request.method),
-        subject: named.or_else(|| request.query("certname").map(str::to_owned)).or_else(in_body),
+        subject,
         caller: client(request).map(|client| client.common_name),
         request: json!({"query": query, "body": body}),
     }

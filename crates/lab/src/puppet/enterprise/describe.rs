@@ -1,8 +1,8 @@
 //! Calls of Puppet Enterprise's services in the words of the journal. No I/O.
 
-use serde_json::{Map, Value, json};
+use serde_json::Value;
 
-use crate::puppet::ca_api::client;
+use crate::puppet::ca_api::journalled;
 use crate::server::{Call, Request};
 
 /// Ids and certnames in the path become placeholders; a token in the query or the body is left out.
@@ -26,19 +26,7 @@ pub(super) fn describe(service: &'static str, request: &Request) -> Call {
         }
         _ => (request.path.clone(), only(&body["nodes"]).or_else(|| only(&body["scope"]["nodes"]))),
     };
-    let query: Map<String, Value> = request
-        .query
-        .iter()
-        .filter(|(key, _)| key != "token")
-        .map(|(key, value)| (key.clone(), value.as_str().into()))
-        .collect();
-    Call {
-        service,
-        call: format!("{} {path}", request.method),
-        subject: subject.map(str::to_owned),
-        caller: client(request).map(|client| client.common_name),
-        request: json!({"query": query, "body": body}),
-    }
+    journalled(service, request, &path, subject.map(str::to_owned), &body)
 }
 
 /// The one name in a list.

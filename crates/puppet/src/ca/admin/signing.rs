@@ -1,6 +1,7 @@
 //! Signing many names: in one call where the server can, or one by one. I/O.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use reqwest::Method;
 use serde::Deserialize;
@@ -10,6 +11,9 @@ use stagedoor_lifecycle::Certname;
 use super::{CaAdmin, Signed, State, WRITE_TIMEOUT};
 use crate::error::Error;
 use crate::http::Ask;
+
+/// A write that has failed after so long was waiting for the CA's lock.
+const LONG: Duration = Duration::from_secs(30);
 
 /// The answer to `POST sign`: every name in one of the lists, and 200 whatever happened.
 #[derive(Deserialize)]
@@ -70,11 +74,23 @@ impl CaAdmin {
         all
     }
 
-    /// One after another: the CA takes writes one at a time anyway.
+    /// One after another: the CA takes writes one at a time anyway. Once one failed that took its time, or
+    /// the CA is not there, the rest is not tried: each would take as long.
     async fn sign_singly(&self, certnames: &[Certname]) -> BTreeMap<Certname, Result<Signed, Error>> {
         let mut all = BTreeMap::new();
+        let mut hangs = None;
         for certname in certnames {
-            all.insert(certname.clone(), self.sign(certname).await);
+            let started = Instant::now();
+            let signed = match &hangs {
+                Some(error) => Err(Error::clone(error)),
+                None => self.sign(certname).await,
+            };
+            if let Err(error) = &signed
+                && (matches!(error, Error::Unreachable { .. }) || started.elapsed() >= LONG)
+            {
+                hangs = Some(error.clone());
+            }
+            all.insert(certname.clone(), signed);
         }
         all
     }
