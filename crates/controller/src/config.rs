@@ -70,7 +70,7 @@ impl fmt::Display for InvalidConfig {
 
 impl std::error::Error for InvalidConfig {}
 
-/// How long an invocation goes on by default, in seconds.
+/// How long an invocation goes on by default.
 const DEFAULT_BUDGET: Duration = Duration::from_secs(50);
 /// Lambda's own limit for one invocation.
 const MAX_BUDGET: Duration = Duration::from_secs(900);

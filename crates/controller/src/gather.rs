@@ -21,7 +21,7 @@ use stagedoor_lifecycle::receipt::Stage;
 use stagedoor_puppet::{Certificate, Error as PuppetError, Group, Job, RevocationLists};
 
 pub(crate) use answers::answer;
-pub(crate) use cloud::{ask_when_it_began, hooks_of};
+pub(crate) use cloud::{ask_when_it_began, by_id, hooks_of};
 
 use crate::case::Case;
 use crate::door::{Door, Puppet};

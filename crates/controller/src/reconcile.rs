@@ -190,10 +190,6 @@ async fn act(
         complete(door, cases, until).await;
         again |= apply(door, &puppet, &sight, cases, deeds, until).await;
     }
-    if door.clock.now() >= until.work {
-        // Nobody can look again in time, and who was tried in vain may be late.
-        let _ = settle_what_is_decided(door, &sight, cases);
-    }
     if sight.stale && !*renewed {
         *renewed = true;
         again |= sight.reopen(door, until).await;

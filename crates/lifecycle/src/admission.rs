@@ -16,7 +16,7 @@ use crate::{Certname, GroupName, HookName, ProfileName};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CloudView {
     /// The Auto Scaling group.
-    pub group: Reachable<Group>,
+    pub group: Reachable<Arc<Group>>,
     /// The group's hooks.
     pub hooks: Reachable<Vec<Hook>>,
     /// The instance at EC2.
@@ -115,7 +115,7 @@ pub fn admit(
     };
     match hold {
         Ok(hold) => Admission::Held(held(subject, cloud, profile, group.has_pool, hold)),
-        Err(admission) => admission,
+        Err(admission) => *admission,
     }
 }
 
@@ -141,7 +141,7 @@ impl Hold {
 }
 
 /// How the leaving instance is held; or why it is not dealt with as one.
-fn leaving(subject: &Subject, group: &Group, cloud: &CloudView) -> Result<Hold, Admission> {
+fn leaving(subject: &Subject, group: &Group, cloud: &CloudView) -> Result<Hold, Box<Admission>> {
     let Subject { instance, group: group_name, .. } = subject;
     let doubt = || {
         format!(
@@ -152,7 +152,7 @@ fn leaving(subject: &Subject, group: &Group, cloud: &CloudView) -> Result<Hold, 
     let in_doubt = group.reuses && subject.destination.is_none();
     let gone = || matches!(cloud.machine.known(), Ok(Some(machine)) if machine.is_gone_from(group_name));
     let to_the_pool = subject.destination == Some(Place::WarmPool) && group.reuses;
-    Err(match group.members.get(instance) {
+    Err(Box::new(match group.members.get(instance) {
         Some(LifecycleState::TerminatingWait | LifecycleState::WarmedPendingWait) if to_the_pool => {
             Admission::Pass(format!("{instance} goes to the warm pool, to be used again: it stays known to Puppet"))
         }
@@ -180,13 +180,13 @@ fn leaving(subject: &Subject, group: &Group, cloud: &CloudView) -> Result<Hold, 
                 "Auto Scaling shows no {instance} in group {group_name}, and EC2 does not say that it is gone from there"
             )),
         },
-    })
+    }))
 }
 
 /// How the arriving instance is held; or why it is not dealt with as one.
-fn arriving(subject: &Subject, group: &Group) -> Result<Hold, Admission> {
+fn arriving(subject: &Subject, group: &Group) -> Result<Hold, Box<Admission>> {
     let Subject { instance, group: group_name, .. } = subject;
-    Err(match group.members.get(instance) {
+    Err(Box::new(match group.members.get(instance) {
         Some(LifecycleState::PendingWait | LifecycleState::WarmedPendingWait) => return Ok(Hold::WAITS),
         Some(LifecycleState::Pending) => {
             Admission::Fail(format!("Auto Scaling does not hold {instance} at a hook yet: it shows it as Pending"))
@@ -205,7 +205,7 @@ fn arriving(subject: &Subject, group: &Group) -> Result<Hold, Admission> {
             Admission::Ignore(format!("Auto Scaling shows {instance} as {state}: no launch hook holds it"))
         }
         None => Admission::Refuse(format!("Auto Scaling shows no {instance} in group {group_name}")),
-    })
+    }))
 }
 
 fn held(subject: &Subject, cloud: &CloudView, profile: Arc<Profile>, has_pool: bool, hold: Hold) -> Held {

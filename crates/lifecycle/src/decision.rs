@@ -117,6 +117,18 @@ pub struct Removal {
 }
 
 impl Removal {
+    /// A certificate alone.
+    #[must_use]
+    pub fn of_certificate(name: Purgeable, serial: &str) -> Self {
+        Self { name, certificate: Some(serial.to_owned()), request: false, node: None, pins: Vec::new() }
+    }
+
+    /// A certificate request alone.
+    #[must_use]
+    pub fn of_request(name: Purgeable) -> Self {
+        Self { name, certificate: None, request: true, node: None, pins: Vec::new() }
+    }
+
     /// What is left, for a person.
     #[must_use]
     pub fn describe(&self) -> String {

@@ -67,14 +67,14 @@ impl Aws {
             began: Began::Said(at(0)),
         };
         let cloud = CloudView {
-            group: Reachable::Found(Group {
+            group: Reachable::Found(Arc::new(Group {
                 name: "compilers".parse().unwrap(),
                 tags: BTreeMap::from([(PROFILE_TAG.into(), "compiler".into())]),
                 members: BTreeMap::from([(instance, LifecycleState::parse(state))]),
                 has_pool: false,
                 reuses: false,
                 location: None,
-            }),
+            })),
             hooks: Reachable::Found(vec![self::hook(hook, transition)]),
             machine: Reachable::Found(machine(OURS, "running")),
         };
@@ -96,7 +96,7 @@ impl Aws {
 
     pub(crate) fn group(&mut self) -> &mut Group {
         let Reachable::Found(group) = &mut self.cloud.group else { panic!("the group is not there") };
-        group
+        Arc::make_mut(group)
     }
 
     pub(crate) fn machine(&mut self) -> &mut Machine {

@@ -127,17 +127,20 @@ async fn remove_files(
     let mut clean_names = BTreeSet::new();
     let certificates: Vec<&Purgeable> = all.iter().filter(|r| r.certificate.is_some()).map(|r| &r.name).collect();
     // One after the other: where the CA takes no lock for it, two at a time may lose a revocation.
-    let mut hangs = false;
+    let mut stuck = false;
     for chunk in certificates.chunks(CLEANED_AT_ONCE) {
         let names: Vec<Certname> = chunk.iter().map(|name| name.certname().clone()).collect();
         let started = Instant::now();
-        let cleaned = if hangs {
+        let cleaned = if stuck {
             Err("not tried: the Puppet CA has not carried out what came before".to_owned())
         } else {
             let cleaned = within(door, until.work, "the Puppet CA", hands.ca.clean(&names)).await;
-            // Each would take its time in vain, and nobody else be dealt with meanwhile.
-            let in_vain = !matches!(cleaned, Ok(Ok(_)));
-            hangs = matches!(cleaned, Ok(Err(Error::Unreachable { .. }))) || in_vain && started.elapsed() >= LONG;
+            // Each of the others would take its time in vain, and nobody else be dealt with meanwhile.
+            stuck = match &cleaned {
+                Ok(Ok(_)) => false,
+                Ok(Err(Error::Unreachable { .. })) => true,
+                _ => started.elapsed() >= LONG,
+            };
             flat(cleaned)
         };
         if cleaned.is_ok() {

@@ -19,7 +19,7 @@ use stagedoor_lifecycle::{Certname, InstanceId};
 use stagedoor_puppet::{Job, ServiceState, StatusApi, trusted_facts};
 use tokio::net::TcpStream;
 
-use super::names::run_of;
+use super::names::{by_name, run_of};
 use super::{AT_ONCE, Questions, Sight, cloud, unique};
 use crate::case::Case;
 use crate::door::{Door, Puppet};
@@ -152,6 +152,7 @@ async fn refresh_targets(
         }
     };
     let (runs, connected) = join(ask.ask("PuppetDB", puppet.puppetdb.latest_reports(&names)), connected).await;
+    let runs = by_name(runs, |report| &report.certname);
     let views: BTreeMap<Certname, TargetView> = names
         .into_iter()
         .map(|name| {

@@ -1,6 +1,7 @@
 //! What Auto Scaling and EC2 say. Reads only, once per set wherever one call answers for all.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Instant;
 
 use futures_util::future::join_all;
@@ -9,12 +10,12 @@ use jiff::SignedDuration;
 use stagedoor_aws::Error as AwsError;
 use stagedoor_lifecycle::admission::{Admission, CloudView, admit};
 use stagedoor_lifecycle::event::Transition;
-use stagedoor_lifecycle::observation::{Hook, Machine, Reachable, Subject};
+use stagedoor_lifecycle::observation::{Group, Hook, Machine, Reachable, Subject};
 use stagedoor_lifecycle::profile::ActionResult;
 use stagedoor_lifecycle::receipt::{Outcome, Stage};
 use stagedoor_lifecycle::{GroupName, InstanceId};
 
-use super::{AT_ONCE, unique, within};
+use super::{AT_ONCE, flat, unique, within};
 use crate::case::Case;
 use crate::door::Door;
 use crate::reconcile::Until;
@@ -43,17 +44,20 @@ pub(super) async fn look_at_aws(door: &Door, open: &mut [&mut Case], until: Unti
     );
     let took = started.elapsed();
 
-    let hooks: BTreeMap<_, _> = groups.iter().zip(hooks).collect();
+    // Shared and by name: a set may be thousands in one group.
+    let described: Result<BTreeMap<GroupName, Arc<Group>>, String> =
+        flat(described).map(|groups| groups.into_iter().map(|group| (group.name.clone(), Arc::new(group))).collect());
+    let machines = by_id(flat(machines));
+    let hooks: BTreeMap<_, _> = groups.iter().zip(hooks.into_iter().map(flat)).collect();
     for case in &mut old {
         let Subject { instance, group, .. } = &case.subject;
         let cloud = CloudView {
-            group: pick(&described, |described| described.name == *group),
+            group: pick(&described, group),
             hooks: match &hooks[group] {
-                Ok(Ok(hooks)) => Reachable::Found(hooks.clone()),
-                Ok(Err(error)) => Reachable::Unreachable(error.to_string()),
-                Err(late) => Reachable::Unreachable(late.clone()),
+                Ok(hooks) => Reachable::Found(hooks.clone()),
+                Err(trouble) => Reachable::Unreachable(trouble.clone()),
             },
-            machine: pick(&machines, |machine| machine.instance == *instance),
+            machine: pick(&machines, instance),
         };
         let shown = cloud.group.known().ok().flatten().and_then(|group| group.members.get(instance));
         let seen = shown.map_or_else(|| "not in the group".to_owned(), ToString::to_string);
@@ -92,15 +96,16 @@ pub(crate) async fn hooks_of(
 }
 
 /// The one among the described that is asked for.
-pub(super) fn pick<T: Clone, E: std::fmt::Display>(
-    answer: &Result<Result<Vec<T>, E>, String>,
-    wanted: impl Fn(&&T) -> bool,
-) -> Reachable<T> {
+fn pick<K: Ord, T: Clone>(answer: &Result<BTreeMap<K, T>, String>, wanted: &K) -> Reachable<T> {
     match answer {
-        Ok(Ok(all)) => all.iter().find(wanted).cloned().map_or(Reachable::Absent, Reachable::Found),
-        Ok(Err(error)) => Reachable::Unreachable(error.to_string()),
-        Err(late) => Reachable::Unreachable(late.clone()),
+        Ok(all) => all.get(wanted).cloned().map_or(Reachable::Absent, Reachable::Found),
+        Err(trouble) => Reachable::Unreachable(trouble.clone()),
     }
+}
+
+/// What EC2 knows, by instance.
+pub(crate) fn by_id(machines: Result<Vec<Machine>, String>) -> Result<BTreeMap<InstanceId, Machine>, String> {
+    Ok(machines?.into_iter().map(|machine| (machine.instance.clone(), machine)).collect())
 }
 
 /// The instances at EC2. Many are asked for by their groups; those that are not there by that are asked for by id.
@@ -121,8 +126,8 @@ pub(super) async fn owners(
     instances: &[InstanceId],
     until: Until,
 ) -> BTreeMap<InstanceId, Reachable<Machine>> {
-    let machines = within(door, until.work, "EC2", door.machines.machines(instances)).await;
-    instances.iter().map(|id| (id.clone(), pick(&machines, |machine| machine.instance == *id))).collect()
+    let machines = by_id(flat(within(door, until.work, "EC2", door.machines.machines(instances)).await));
+    instances.iter().map(|id| (id.clone(), pick(&machines, id))).collect()
 }
 
 /// Asks Auto Scaling's activities when these actions began; whether it answered for any.

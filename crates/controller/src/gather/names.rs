@@ -76,22 +76,10 @@ pub(super) async fn look_at_puppet(
     sight.took = started.elapsed();
     sight.puppetdb_time = puppetdb_time.ok();
     sight.crl = crl;
-    sight.groups = groups;
 
-    let pins = |name: &Certname| pins(sight.groups.as_ref(), name);
+    let runs = by_name(runs, |report| &report.certname);
+    let answers = Answers::new(files, nodes, identities, groups);
     let challenge = puppet.challenge.as_ref();
-    let fact_instance = |name: &Certname| among(&identities, |known| known.certname == *name, identity);
-    let view = |name: &Certname| {
-        let (certificate, request) = &files[name];
-        NameView {
-            certname: name.clone(),
-            certificate: reachable(certificate, certificate_view),
-            request: reachable(request, |pending| request_view(pending, challenge)),
-            node: among(&nodes, |node| node.certname == *name, |node| Some(node_view(node))),
-            fact_instance: fact_instance(name),
-            pins: pins(name),
-        }
-    };
     for case in cases {
         if case.is_arriving() {
             let name = case.names().next().cloned();
@@ -102,15 +90,15 @@ pub(super) async fn look_at_puppet(
                     certificate: Reachable::Found(own),
                     request: Reachable::Absent,
                     node: Reachable::Absent,
-                    fact_instance: fact_instance(name),
-                    pins: pins(name),
+                    fact_instance: answers.fact_instance(name),
+                    pins: answers.pins(name),
                 },
-                None => view(name),
+                None => answers.view(name, challenge),
             });
             let run = name.as_ref().map(|name| run_of(&runs, name));
             arrives(case, seen, run, sight.took);
         } else {
-            let names: Vec<NameView> = case.names().map(view).collect();
+            let names: Vec<NameView> = case.names().map(|name| answers.view(name, challenge)).collect();
             let known_as = match &known_as {
                 Ok(names) => {
                     Reachable::Found(names.get(&case.subject.instance).into_iter().flatten().cloned().collect())
@@ -121,12 +109,62 @@ pub(super) async fn look_at_puppet(
         }
         // What the CRL must hold later on, when the certificate itself is gone.
         for name in case.names().cloned().collect::<Vec<_>>() {
-            if let Some((Ok(Some(certificate)), _)) = files.get(&name) {
+            if let Some((Ok(Some(certificate)), _)) = answers.files.get(&name) {
                 case.certificates.insert(name, certificate.clone());
             }
         }
     }
+    sight.groups = answers.groups;
     sight.stale = questions.stale.into_inner();
+}
+
+/// What was answered about a set of names.
+pub(super) struct Answers {
+    pub(super) files: BTreeMap<Certname, Files>,
+    nodes: Result<BTreeMap<Certname, NodeStatus>, String>,
+    pub(super) identities: Result<BTreeMap<Certname, KnownIdentity>, String>,
+    groups: Option<Result<Vec<Group>, String>>,
+}
+
+impl Answers {
+    pub(super) fn new(
+        files: BTreeMap<Certname, Files>,
+        nodes: Result<Vec<NodeStatus>, String>,
+        identities: Result<Vec<KnownIdentity>, String>,
+        groups: Option<Result<Vec<Group>, String>>,
+    ) -> Self {
+        let nodes = by_name(nodes, |node| &node.certname);
+        let identities = by_name(identities, |known| &known.certname);
+        Self { files, nodes, identities, groups }
+    }
+
+    /// What was answered about this name, which was asked for.
+    pub(super) fn view(&self, name: &Certname, challenge: Option<&SecretString>) -> NameView {
+        let (certificate, request) = &self.files[name];
+        NameView {
+            certname: name.clone(),
+            certificate: reachable(certificate, certificate_view),
+            request: reachable(request, |pending| request_view(pending, challenge)),
+            node: of(&self.nodes, name, |node| Some(node_view(node))),
+            fact_instance: self.fact_instance(name),
+            pins: self.pins(name),
+        }
+    }
+
+    fn fact_instance(&self, name: &Certname) -> Reachable<InstanceId> {
+        of(&self.identities, name, identity)
+    }
+
+    fn pins(&self, name: &Certname) -> Reachable<Vec<String>> {
+        match &self.groups {
+            None => Reachable::Absent,
+            Some(Err(trouble)) => Reachable::Unreachable(trouble.clone()),
+            Some(Ok(groups)) => {
+                let pinning = groups.iter().filter(|group| group.pins(name));
+                Reachable::Found(pinning.map(|group| group.name.clone()).collect())
+            }
+        }
+    }
 }
 
 /// What was seen of an arriving instance.
@@ -201,14 +239,14 @@ async fn pending(puppet: &Puppet, name: &Certname) -> Result<Option<Pending>, Pu
     }
 }
 
-pub(super) fn request_view(pending: &Pending, challenge: Option<&SecretString>) -> RequestView {
+fn request_view(pending: &Pending, challenge: Option<&SecretString>) -> RequestView {
     match pending {
         Ok(csr) => RequestView { instance: csr.instance_id(), asks: asks(csr, challenge) },
         Err(problem) => RequestView { instance: None, asks: unreadable(problem) },
     }
 }
 
-pub(super) fn certificate_view(certificate: &Certificate) -> CertificateView {
+fn certificate_view(certificate: &Certificate) -> CertificateView {
     CertificateView {
         serial: certificate.serial().to_string(),
         instance: certificate.instance_id(),
@@ -217,7 +255,7 @@ pub(super) fn certificate_view(certificate: &Certificate) -> CertificateView {
     }
 }
 
-pub(super) fn node_view(node: &NodeStatus) -> NodeView {
+fn node_view(node: &NodeStatus) -> NodeView {
     NodeView {
         active: node.is_active(),
         deactivated: node.deactivated,
@@ -227,34 +265,19 @@ pub(super) fn node_view(node: &NodeStatus) -> NodeView {
 }
 
 /// The newest run of a node, among those that were asked for.
-pub(super) fn run_of(runs: &Result<Vec<Report>, String>, name: &Certname) -> Reachable<RunView> {
-    among(
-        runs,
-        |report| report.certname == *name,
-        |report| {
-            Some(RunView {
-                start: report.start_time,
-                end: report.end_time,
-                status: report.status.clone().unwrap_or_else(|| "unknown".to_owned()),
-                noop: report.noop == Some(true),
-                cached: report.cached_catalog_status.as_deref().is_some_and(|status| status != "not_used"),
-            })
-        },
-    )
+pub(super) fn run_of(runs: &Result<BTreeMap<Certname, Report>, String>, name: &Certname) -> Reachable<RunView> {
+    of(runs, name, |report| {
+        Some(RunView {
+            start: report.start_time,
+            end: report.end_time,
+            status: report.status.clone().unwrap_or_else(|| "unknown".to_owned()),
+            noop: report.noop == Some(true),
+            cached: report.cached_catalog_status.as_deref().is_some_and(|status| status != "not_used"),
+        })
+    })
 }
 
-pub(super) fn pins(groups: Option<&Result<Vec<Group>, String>>, name: &Certname) -> Reachable<Vec<String>> {
-    match groups {
-        None => Reachable::Absent,
-        Some(Err(trouble)) => Reachable::Unreachable(trouble.clone()),
-        Some(Ok(groups)) => {
-            let pinning = groups.iter().filter(|group| group.pins(name));
-            Reachable::Found(pinning.map(|group| group.name.clone()).collect())
-        }
-    }
-}
-
-pub(super) fn reachable<T, V>(answer: &Result<Option<T>, String>, view: impl Fn(&T) -> V) -> Reachable<V> {
+fn reachable<T, V>(answer: &Result<Option<T>, String>, view: impl Fn(&T) -> V) -> Reachable<V> {
     match answer {
         Ok(Some(value)) => Reachable::Found(view(value)),
         Ok(None) => Reachable::Absent,
@@ -262,13 +285,20 @@ pub(super) fn reachable<T, V>(answer: &Result<Option<T>, String>, view: impl Fn(
     }
 }
 
-pub(super) fn among<T, V>(
-    answer: &Result<Vec<T>, String>,
-    wanted: impl Fn(&&T) -> bool,
+pub(super) fn by_name<T>(
+    answer: Result<Vec<T>, String>,
+    name: impl Fn(&T) -> &Certname,
+) -> Result<BTreeMap<Certname, T>, String> {
+    Ok(answer?.into_iter().map(|one| (name(&one).clone(), one)).collect())
+}
+
+fn of<T, V>(
+    answer: &Result<BTreeMap<Certname, T>, String>,
+    name: &Certname,
     view: impl Fn(&T) -> Option<V>,
 ) -> Reachable<V> {
     match answer {
-        Ok(all) => all.iter().find(wanted).and_then(view).map_or(Reachable::Absent, Reachable::Found),
+        Ok(all) => all.get(name).and_then(view).map_or(Reachable::Absent, Reachable::Found),
         Err(trouble) => Reachable::Unreachable(trouble.clone()),
     }
 }
@@ -279,7 +309,7 @@ fn issued(certificate: &Certificate) -> Timestamp {
 }
 
 /// The instance that a node's facts name, unless they name two.
-pub(super) fn identity(known: &KnownIdentity) -> Option<InstanceId> {
+fn identity(known: &KnownIdentity) -> Option<InstanceId> {
     known.instance_id().filter(|_| !known.is_contradictory()).cloned()
 }
 

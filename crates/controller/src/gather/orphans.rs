@@ -6,11 +6,10 @@ use std::sync::atomic::AtomicBool;
 use futures_util::stream::{self, StreamExt};
 use jiff::Timestamp;
 use stagedoor_lifecycle::Certname;
-use stagedoor_lifecycle::observation::{NameView, Reachable};
 use stagedoor_lifecycle::orphans::{Listed, Reported, Rules, Suspect};
 use stagedoor_puppet::{Certificate, KnownIdentity, State};
 
-use super::names::{Files, among, certificate_view, files, identity, node_view, pins, reachable, request_view};
+use super::names::{Answers, Files, files};
 use super::request::holds;
 use super::{AT_ONCE, Questions};
 use crate::door::{Door, Puppet};
@@ -91,36 +90,23 @@ pub(crate) async fn closely(door: &Door, puppet: &Puppet, names: &[Certname], un
         ask.ask("PuppetDB", puppet.puppetdb.server_time()),
         groups,
     );
-    let challenge = puppet.challenge.as_ref();
-    let known: BTreeMap<&Certname, &KnownIdentity> =
-        identities.iter().flatten().map(|known| (&known.certname, known)).collect();
+    let answers = Answers::new(files, nodes, identities, groups);
     let suspect = |name: &Certname| {
-        let (certificate, request) = &files[name];
-        let known = known.get(name).copied();
+        let known = answers.identities.as_ref().ok().and_then(|known| known.get(name));
         let reported = known.map(|known| Reported {
             instance: known.reported.clone(),
             account: known.account.clone(),
             region: known.region.clone(),
         });
         Suspect {
-            view: NameView {
-                certname: name.clone(),
-                certificate: reachable(certificate, certificate_view),
-                request: reachable(request, |pending| request_view(pending, challenge)),
-                node: among(&nodes, |node| node.certname == *name, |node| Some(node_view(node))),
-                fact_instance: match &identities {
-                    Ok(_) => known.and_then(identity).map_or(Reachable::Absent, Reachable::Found),
-                    Err(trouble) => Reachable::Unreachable(trouble.clone()),
-                },
-                pins: pins(groups.as_ref(), name),
-            },
+            view: answers.view(name, puppet.challenge.as_ref()),
             certified: known.and_then(listed),
             reported: reported.unwrap_or_default(),
         }
     };
     let suspects = names.iter().map(suspect).collect();
     let certificate = |(name, (certificate, _)): (Certname, Files)| Some((name, certificate.ok().flatten()?));
-    let certificates = files.into_iter().filter_map(certificate).collect();
+    let certificates = answers.files.into_iter().filter_map(certificate).collect();
     Closely { suspects, certificates, puppetdb_time: puppetdb_time.ok() }
 }
 

@@ -13,7 +13,7 @@ use crate::apply::{Removed, carry_out};
 use crate::config::OrphanMode;
 use crate::door::{Door, Hands, Puppet};
 use crate::gather::orphans::{Closely, closely, lists};
-use crate::gather::{flat, revocation, within};
+use crate::gather::{by_id, flat, revocation, within};
 use crate::reconcile::Until;
 
 /// So many names go at a time; the CA takes a list of them at the price of one.
@@ -154,8 +154,7 @@ async fn machines(
     instances: &[InstanceId],
     until: Until,
 ) -> Result<BTreeMap<InstanceId, Machine>, String> {
-    let machines = flat(within(door, until.work, "EC2", door.machines.machines(instances)).await)?;
-    Ok(machines.into_iter().map(|machine| (machine.instance.clone(), machine)).collect())
+    by_id(flat(within(door, until.work, "EC2", door.machines.machines(instances)).await))
 }
 
 /// Those that are orphans still. Removing others takes its time, in which a name may come to a new instance.

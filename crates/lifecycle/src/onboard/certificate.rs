@@ -26,13 +26,7 @@ impl Rules<'_> {
             _ => return Err(self.of_another(name, certificate)),
         };
         let objections = signing::objections(&certificate.holds, certname, instance, &self.arriving.profile.rules);
-        let removal = || Removal {
-            name: purgeable.clone(),
-            certificate: Some(certificate.serial.clone()),
-            request: false,
-            node: None,
-            pins: Vec::new(),
-        };
+        let removal = || Removal::of_certificate(purgeable.clone(), &certificate.serial);
         if self.is_rekeyed(name, certificate)? {
             if self.arriving.profile.rekey == Rekey::Refuse {
                 return Err(wrong(format!(
@@ -111,9 +105,7 @@ impl Rules<'_> {
             )),
             Ok(true) => match whose(name, &owner, self.protected) {
                 Whose::Ours(purgeable) => {
-                    let certificate = Some(certificate.serial.clone());
-                    let removal =
-                        Removal { name: purgeable, certificate, request: false, node: None, pins: Vec::new() };
+                    let removal = Removal::of_certificate(purgeable, &certificate.serial);
                     Decision::Do(Deed::Remove(vec![removal])).into()
                 }
                 _ => wrong(format!("nothing tells surely whose {certname} is; if it is stale, clean it by hand")),
@@ -174,8 +166,7 @@ impl Rules<'_> {
                     (Err(why), _) => return trouble(why),
                     (Ok(Some(machine)), Whose::Unreachable(why)) if machine.is_gone() => return trouble(why),
                     (Ok(Some(machine)), Whose::Ours(purgeable)) if machine.is_gone() => {
-                        let removal =
-                            Removal { name: purgeable, certificate: None, request: true, node: None, pins: Vec::new() };
+                        let removal = Removal::of_request(purgeable);
                         return Decision::Do(Deed::Remove(vec![removal])).into();
                     }
                     _ => {}

@@ -78,17 +78,17 @@ impl CaAdmin {
     /// the CA is not there, the rest is not tried: each would take as long.
     async fn sign_singly(&self, certnames: &[Certname]) -> BTreeMap<Certname, Result<Signed, Error>> {
         let mut all = BTreeMap::new();
-        let mut hangs = None;
+        let mut stuck = None;
         for certname in certnames {
             let started = Instant::now();
-            let signed = match &hangs {
+            let signed = match &stuck {
                 Some(error) => Err(Error::clone(error)),
                 None => self.sign(certname).await,
             };
             if let Err(error) = &signed
                 && (matches!(error, Error::Unreachable { .. }) || started.elapsed() >= LONG)
             {
-                hangs = Some(error.clone());
+                stuck = Some(error.clone());
             }
             all.insert(certname.clone(), signed);
         }
