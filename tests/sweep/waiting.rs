@@ -193,7 +193,8 @@ async fn those_in_the_warm_pool_are_found_on_their_way_in_and_back() {
 
 #[tokio::test]
 async fn while_the_ca_carries_nothing_out_patience_ends_all_the_same_and_others_are_let_go_before() {
-    let options = Options { function_timeout: Duration::from_secs(20), ..Options::default() };
+    // So long that what AWS said is not fresh any more, when the CA is given up.
+    let options = Options { function_timeout: Duration::from_secs(42), ..Options::default() };
     let mut stage = Rehearsal::with(json!({}), options).await;
     let mut scene = compilers("InService");
     scene["nodes"].as_array_mut().unwrap().pop();
