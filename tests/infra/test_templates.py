@@ -68,7 +68,7 @@ def test_the_controller_deploys_with_the_least_that_must_be_said(account, deploy
 def test_the_controller_deploys_with_everything(account, deploy):
     key = account.client("kms").create_key()["KeyMetadata"]["Arn"]
     topic = "arn:aws:sns:eu-west-1:123456789012:alarms"
-    more = dict(Wiring="both", CreateEndpoints="true", PuppetEnterprise="true", KmsKeyArn=key, SecretKmsKeyArn=key)
+    more = dict(Wiring="both", CreateEndpoints="true", EndpointClientCidr="10.0.0.0/16", PuppetEnterprise="true", KmsKeyArn=key, SecretKmsKeyArn=key)
     made = deploy("stagedoor", controller_parameters(account, **more, AlarmTopicArn=topic, Architecture="x86_64"))
     assert made == expected("stagedoor", "UsesEventBridge", "UsesSns", "MakesEndpoints")
 
@@ -111,6 +111,39 @@ def test_the_functions_may_only_go_out_to_puppet_and_to_endpoints():
     assert all(rule["CidrIp"] == {"Ref": "PuppetCidr"} for rule in rules)
 
 
+def test_endpoints_that_answer_for_the_whole_vpc_let_the_whole_vpc_in():
+    template = load("stagedoor")
+    endpoints = [one["Properties"] for one in of_type(template, "AWS::EC2::VPCEndpoint").values()]
+    assert len(endpoints) == 4
+    for endpoint in endpoints:
+        assert (endpoint["PrivateDnsEnabled"], endpoint["SecurityGroupIds"]) == (True, [{"Ref": "EndpointSecurityGroup"}])
+    ingress = template["Resources"]["EndpointSecurityGroup"]["Properties"]["SecurityGroupIngress"]
+    assert {(rule["FromPort"], rule["ToPort"]) for rule in ingress} == {(443, 443)}
+    assert {"Ref": "EndpointClientCidr"} in [rule.get("CidrIp") for rule in ingress]
+
+
+@pytest.mark.parametrize(
+    ("made", "clients", "accepted"),
+    [("false", "", True), ("true", "", False), ("true", "10.0.0.0/16", True)],
+)
+def test_who_makes_endpoints_must_say_who_uses_them(made, clients, accepted):
+    given = {"CreateEndpoints": made, "EndpointClientCidr": clients}
+
+    def holds(condition):
+        ((function, operands),) = condition.items()
+        if function == "Fn::Not":
+            return not holds(operands[0])
+        assert function == "Fn::Equals"
+        first, second = (given[one["Ref"]] if isinstance(one, dict) else one for one in operands)
+        return first == second
+
+    # moto does not look at rules.
+    rules = load("stagedoor")["Rules"].values()
+    assert accepted == all(
+        holds(one["Assert"]) for rule in rules if holds(rule["RuleCondition"]) for one in rule["Assertions"]
+    )
+
+
 def test_every_alarm_is_on_the_dashboard_and_tells_somebody():
     template = load("stagedoor")
     alarms = of_type(template, "AWS::CloudWatch::Alarm")
@@ -120,15 +153,20 @@ def test_every_alarm_is_on_the_dashboard_and_tells_somebody():
     json.loads(re.sub(r"\$\{[^}]+\}", "x", body))
 
 
+def widgets():
+    """What the dashboard shows, with `x` for whatever the template puts in."""
+    body = load("stagedoor")["Resources"]["Dashboard"]["Properties"]["DashboardBody"]["Fn::Sub"]
+    return [widget["properties"] for widget in json.loads(re.sub(r"\$\{[^}]+\}", "x", body))["widgets"]]
+
+
 def test_only_documented_metrics_are_read():
     text = (INFRA / "stagedoor.yaml").read_text()
     head = text[: text.index("AWSTemplateFormatVersion")]
     documented = set(re.findall(r"^#   ([A-Z]\w+) ", head, re.M))
-    used = set(re.findall(r'\["Stagedoor", "(\w+)"', text)) | set(
-        re.findall(r"Namespace: Stagedoor,?\s+MetricName: (\w+)", text)
-    )
-    assert used == documented
-    assert len(used) == 8
+    shown = {metric[1] for one in widgets() for metric in one.get("metrics", []) if metric[0] == "Stagedoor"}
+    watched = set(re.findall(r"Namespace: Stagedoor,?\s+MetricName: (\w+)", text))
+    assert shown | watched == documented
+    assert len(documented) == 8
 
 
 @pytest.mark.parametrize("name", NOT_IN_MOTO)
