@@ -68,7 +68,8 @@ def test_the_controller_deploys_with_the_least_that_must_be_said(account, deploy
 def test_the_controller_deploys_with_everything(account, deploy):
     key = account.client("kms").create_key()["KeyMetadata"]["Arn"]
     topic = "arn:aws:sns:eu-west-1:123456789012:alarms"
-    more = dict(Wiring="both", CreateEndpoints="true", EndpointClientCidr="10.0.0.0/16", PuppetEnterprise="true", KmsKeyArn=key, SecretKmsKeyArn=key)
+    more = dict(Wiring="both", CreateEndpoints="true", EndpointClientCidr="10.0.0.0/16", PuppetEnterprise="true")
+    more |= dict(KmsKeyArn=key, SecretKmsKeyArn=key)
     made = deploy("stagedoor", controller_parameters(account, **more, AlarmTopicArn=topic, Architecture="x86_64"))
     assert made == expected("stagedoor", "UsesEventBridge", "UsesSns", "MakesEndpoints")
 
