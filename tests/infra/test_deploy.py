@@ -4,14 +4,17 @@ import datetime
 import importlib.util
 import json
 import os
+import re
 import subprocess
+import tomllib
+import urllib.parse
 import warnings
 from importlib.machinery import SourceFileLoader
 
 import boto3
 import pytest
 from botocore.exceptions import WaiterError
-from template import INFRA, ROOT, controller_parameters, load
+from template import INFRA, ROOT, controller_parameters, load, of_type
 from test_templates import LEFT_OUT
 
 _spec = importlib.util.spec_from_loader("deploy", SourceFileLoader("deploy", str(INFRA / "deploy")))
@@ -256,6 +259,53 @@ def test_the_example_settings_name_parameters_that_exist_and_every_one_without_a
     made_by_deploy = {"CodeBucket", "CodePrefix", "Configuration"}
     needed = {key for key, one in parameters.items() if "Default" not in one} - made_by_deploy
     assert needed <= set(example) <= set(parameters) - made_by_deploy
+
+
+EXAMPLE = INFRA / "stagedoor.example.toml"
+
+
+def example_profile():
+    """The example fleet's settings, defaults included, and the profile that they name."""
+    fleet = {key: one["Default"] for key, one in load("compilers")["Parameters"].items() if "Default" in one}
+    fleet |= deploy.settings(INFRA / "fleet.example.json")
+    return fleet, tomllib.loads(EXAMPLE.read_text())["profile"][fleet["Profile"]]
+
+
+def test_the_example_fleet_asks_for_what_its_profile_in_the_example_configuration_allows():
+    fleet, profile = example_profile()
+    assert fleet["Certname"] == profile["certname"]
+    assert {"pp_role": fleet["PpRole"], "pp_auth_role": fleet["PpAuthRole"]} == profile["sign"]["require"]
+    assert fleet["AltNames"].split(",") == profile["sign"]["alt_names"]
+
+
+def test_the_example_configuration_goes_with_the_example_settings():
+    controller = deploy.settings(INFRA / "controller.example.json")
+    configuration = tomllib.loads(deploy.configuration(EXAMPLE, controller))
+    fleet, profile = example_profile()
+    template = load("stagedoor")["Resources"]["FunctionSecurityGroup"]["Properties"]["SecurityGroupEgress"]
+    open_ports = {rule.get("Fn::If", [None, rule])[1]["FromPort"] for rule in template}
+    urls = [urllib.parse.urlsplit(configuration["puppet"][key]) for key in ("ca", "puppetdb", "orchestrator", "classifier")]
+    assert {url.hostname for url in urls} == {fleet["PuppetServer"]}
+    probed = {int(probe.partition(":")[2]) for probe in profile["ready"] if ":" in probe}
+    assert {url.port for url in urls} | probed == open_ports
+    fleet_template = load("compilers")
+    let_in = [one["Properties"] for one in of_type(fleet_template, "AWS::EC2::SecurityGroupIngress").values()]
+    assert probed == {one["FromPort"] for one in let_in}
+    assert {json.dumps(one["SourceSecurityGroupId"]) for one in let_in} == {'{"Ref": "ControllerSecurityGroupId"}'}
+
+
+def test_the_example_configuration_has_only_keys_that_the_readme_explains():
+    readme = (ROOT / "README.md").read_text()
+    documented = tomllib.loads(re.search(r"```toml\n(.*?)```", readme, re.DOTALL)[1])
+
+    def keys(table, path=""):
+        for key, value in table.items():
+            yield path + key
+            # The extensions of sign.require are the operator's.
+            if isinstance(value, dict) and key != "require":
+                yield from keys(value, f"{path}{key}.")
+
+    assert set(keys(tomllib.loads(EXAMPLE.read_text()))) <= set(keys(documented))
 
 
 @pytest.mark.parametrize("name", ["stagedoor", "compilers"])

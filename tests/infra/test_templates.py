@@ -108,7 +108,7 @@ def test_the_functions_may_only_go_out_to_puppet_and_to_endpoints():
     group = load("stagedoor")["Resources"]["FunctionSecurityGroup"]["Properties"]
     assert "SecurityGroupIngress" not in group
     rules = [rule.get("Fn::If", [None, rule])[1] for rule in group["SecurityGroupEgress"]]
-    assert sorted(rule["FromPort"] for rule in rules) == [4433, 8081, 8140, 8143]
+    assert sorted(rule["FromPort"] for rule in rules) == [4433, 8081, 8140, 8142, 8143]
     assert all(rule["CidrIp"] == {"Ref": "PuppetCidr"} for rule in rules)
 
 
@@ -179,7 +179,8 @@ def test_the_template_is_small_enough_to_be_sent_without_a_bucket(name):
 def test_the_fleet_deploys(account, deploy, edition):
     controller = account.client("ec2").create_security_group(GroupName="c", Description="c", VpcId=account.vpc)["GroupId"]
     made = deploy("compilers", fleet_parameters(account, Edition=edition, ControllerSecurityGroupId=controller))
-    assert made == expected("compilers", "HasController", "IsPuppetEnterprise" if edition == "pe" else "-")
+    enterprise = ("IsPuppetEnterprise", "HasControllerAndBroker") if edition == "pe" else ()
+    assert made == expected("compilers", "HasController", *enterprise)
 
 
 def test_the_fleets_group_has_opted_in_and_has_its_hooks_from_the_start(account, deploy):
