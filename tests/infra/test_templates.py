@@ -5,8 +5,10 @@ import re
 import tomllib
 import warnings
 
+import botocore.session
 import pytest
-from template import INFRA, controller_parameters, fleet_parameters, load, of_type
+from botocore.validate import ParamValidator
+from template import INFRA, ROOT, controller_parameters, fleet_parameters, load, of_type
 
 # moto's CloudFormation cannot make these; cfn-lint alone holds them against AWS's schemas.
 NOT_IN_MOTO = {
@@ -104,6 +106,20 @@ def test_the_sweep_runs_every_minute_and_never_twice_at_a_time():
     assert resources["SweepFunction"]["Properties"]["ReservedConcurrentExecutions"] == 1
 
 
+@pytest.mark.parametrize(("serial", "reserved", "receives"), [("true", 1, 50), ("false", None, 5)])
+def test_purges_run_one_at_a_time_where_that_is_wanted(account, deploy, serial, reserved, receives):
+    deploy("stagedoor", controller_parameters(account, SerialPurge=serial, MaximumConcurrency="10"))
+    function = account.client("lambda").get_function(FunctionName="stagedoor-purge")
+    assert function.get("Concurrency", {}).get("ReservedConcurrentExecutions") == reserved
+    sqs = account.client("sqs")
+    queue = sqs.get_queue_url(QueueName="stagedoor-purge")["QueueUrl"]
+    redrive = sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["RedrivePolicy"])["Attributes"]["RedrivePolicy"]
+    assert json.loads(redrive)["maxReceiveCount"] == receives
+    # moto's CloudFormation does not keep this of the event source.
+    source = load("stagedoor")["Resources"]["PurgeSource"]["Properties"]["ScalingConfig"]["MaximumConcurrency"]
+    assert source == {"Fn::If": ["PurgesOneAtATime", 2, {"Ref": "MaximumConcurrency"}]}
+
+
 def test_the_functions_may_only_go_out_to_puppet_and_to_endpoints():
     group = load("stagedoor")["Resources"]["FunctionSecurityGroup"]["Properties"]
     assert "SecurityGroupIngress" not in group
@@ -167,7 +183,20 @@ def test_only_documented_metrics_are_read():
     shown = {metric[1] for one in widgets() for metric in one.get("metrics", []) if metric[0] == "Stagedoor"}
     watched = set(re.findall(r"Namespace: Stagedoor,?\s+MetricName: (\w+)", text))
     assert shown | watched == documented
-    assert len(documented) == 8
+    # What the controller writes.
+    controller = ROOT / "crates" / "controller" / "src"
+    sources = [(controller / name).read_text() for name in ("telemetry.rs", "housekeeping.rs")]
+    assert documented == set(re.findall(r'\("([A-Z][A-Za-z]+)", ', "\n".join(sources)))
+
+
+def test_the_table_of_outcomes_shows_fields_that_the_log_has():
+    (query,) = [one["query"] for one in widgets() if "query" in one]
+    shown = re.search(r"fields @timestamp, (.*?) \|", query)[1].split(", ")
+    telemetry = (ROOT / "crates" / "controller" / "src" / "telemetry.rs").read_text()
+    logged = set.intersection(*(set(one.split(", ")) for one in re.findall(r'tracing::\w+!\((.*), "\{reason\}"\)', telemetry)))
+    # The reason is the text of the log line.
+    assert {field.removesuffix(" as reason") for field in shown} <= logged | {"message"}
+    assert "message as reason" in shown
 
 
 @pytest.mark.parametrize("name", NOT_IN_MOTO)
@@ -195,6 +224,17 @@ def test_the_fleets_group_has_opted_in_and_has_its_hooks_from_the_start(account,
         ("autoscaling:EC2_INSTANCE_TERMINATING", "CONTINUE"),
     ]
     assert all(hook["LifecycleHookName"]["Fn::Sub"].startswith("${HookPrefix}") for hook in hooks)
+
+
+def test_the_instance_refresh_is_one_that_auto_scaling_carries_out():
+    request = json.loads((INFRA / "instance-refresh.json").read_text())
+    model = botocore.session.get_session().get_service_model("autoscaling").operation_model("StartInstanceRefresh")
+    report = ParamValidator().validate({**request, "AutoScalingGroupName": "compilers"}, model.input_shape)
+    assert not report.has_errors(), report.generate_report()
+    # Without another template to go to, there is none to go back to; and what matches the template is just what is replaced.
+    assert "DesiredConfiguration" not in request
+    assert "AutoRollback" not in request["Preferences"]
+    assert request["Preferences"]["SkipMatching"] is False
 
 
 def test_instances_speak_imdsv2_only_and_may_read_the_challenge_only():
