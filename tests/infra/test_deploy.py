@@ -221,6 +221,13 @@ def test_the_fleets_ca_certificate_must_be_there_and_should_fit(account, capsys)
     assert "/large has 4097 bytes" in capsys.readouterr().err
 
 
+def test_the_fleet_is_not_deployed_without_its_ca_certificate(account, tmp_path, capsys):
+    (tmp_path / "fleet.json").write_text('{"CaCertificate": "/elsewhere"}')
+    assert deploy.main(["fleet", "--bucket", "deployments", "--settings", str(tmp_path / "fleet.json"), "--yes"]) == 1
+    assert "no SSM parameter /elsewhere" in capsys.readouterr().err
+    assert stacks() == []
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
