@@ -16,6 +16,9 @@ for setting in STAGEDOOR_SERVER STAGEDOOR_CERTNAME STAGEDOOR_PP_ROLE STAGEDOOR_C
   [ -n "${!setting:-}" ] || die "$setting is not set"
 done
 
+# All that follows, the installation and the agent's first good run, must be over by then.
+deadline=$((SECONDS + ${STAGEDOOR_PATIENCE_S:-1500}))
+
 scratch=$(mktemp -d)
 unfinished=()
 leave() {
@@ -90,6 +93,17 @@ except Exception as problem:
 ' "$region" "$STAGEDOOR_CHALLENGE_SECRET" "${STAGEDOOR_SECRETS_ENDPOINT:-}") || die "no challenge, no request"
 [[ $challenge =~ ^[A-Za-z0-9+/=._~-]{8,}$ ]] || die "the challenge must be 8 or more of A-Z a-z 0-9 + / = . _ ~ -"
 
+# Fetches URL $2 into the file $1, with more options for curl after them. Patient: the first instances start while the firewalls
+# are still being opened to their security group.
+fetch() {
+  until curl --silent --show-error --fail --proto '=https' --tlsv1.2 --connect-timeout 10 --max-time 120 \
+    --output "$1" "$2" "${@:3}"; do
+    [ "$SECONDS" -lt "$deadline" ] || die "$2 did not answer with a file in time"
+    say "$2 does not answer with a file; trying again"
+    sleep "${STAGEDOOR_PAUSE_S:-15}"
+  done
+}
+
 # Puts standard input in place as file $1 with mode $2, whole or not at all.
 put() {
   mkdir -p "$(dirname "$1")"
@@ -115,7 +129,7 @@ write_identity() {
 # Runs the agent until a run goes through. Until the controller has signed, each attempt ends with 1.
 run_agent() {
   unfinished=()
-  local deadline=$((SECONDS + ${STAGEDOOR_PATIENCE_S:-1500})) code
+  local code
   while true; do
     code=0
     "$puppet" agent --test --waitforcert 0 || code=$?

@@ -3,9 +3,7 @@
 
 release=${STAGEDOOR_RELEASE_PACKAGE:?URL of the release package, such as https://apt.voxpupuli.org/openvox8-release-debian12.deb}
 package=${STAGEDOOR_PACKAGE:-openvox-agent}
-curl --silent --show-error --fail --location --proto '=https' --tlsv1.2 --connect-timeout 10 --max-time 120 \
-  --retry "${STAGEDOOR_RETRIES:-10}" --retry-delay 1 --retry-connrefused --output "$scratch/release.${release##*.}" "$release" ||
-  die "$release did not give the release package"
+fetch "$scratch/release.${release##*.}" "$release" --location
 
 case $release in
   *.deb)

@@ -3,9 +3,7 @@
 
 url=${STAGEDOOR_INSTALLER:-https://$STAGEDOOR_SERVER:8140/packages/current/install.bash}
 printf '%s\n' "$STAGEDOOR_CA_CERT" >"$scratch/ca.pem"
-curl --silent --show-error --fail --proto '=https' --tlsv1.2 --cacert "$scratch/ca.pem" --connect-timeout 10 --max-time 120 \
-  --retry "${STAGEDOOR_RETRIES:-10}" --retry-delay 1 --retry-connrefused --output "$scratch/install.bash" "$url" ||
-  die "$url did not give the installer"
+fetch "$scratch/install.bash" "$url" --cacert "$scratch/ca.pem"
 
 write_identity
 settings=("main:certname=$certname" "main:server=$STAGEDOOR_SERVER")

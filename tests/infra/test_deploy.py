@@ -1,15 +1,20 @@
 """infra/deploy and infra/package, against moto and a cargo that builds nothing."""
 
+import datetime
 import importlib.util
 import json
 import os
+import re
 import subprocess
+import tomllib
+import urllib.parse
 import warnings
 from importlib.machinery import SourceFileLoader
 
 import boto3
 import pytest
-from template import INFRA, ROOT, controller_parameters, load
+from botocore.exceptions import WaiterError
+from template import INFRA, ROOT, controller_parameters, load, of_type
 from test_templates import LEFT_OUT
 
 _spec = importlib.util.spec_from_loader("deploy", SourceFileLoader("deploy", str(INFRA / "deploy")))
@@ -137,6 +142,92 @@ def test_packages_that_are_missing_are_named(operator, tmp_path):
     assert stacks() == []
 
 
+def test_the_region_is_the_one_that_the_aws_cli_would_use(operator, monkeypatch):
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_REGION", "eu-west-1")
+    assert operator.run() == 0, operator.said.err
+    told = "stagedoor in account 123456789012, Region eu-west-1\n"
+    assert told in operator.said.out[: operator.said.out.index("would change")]
+    assert stacks() == []
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
+    assert stacks() == ["CREATE_COMPLETE"]
+
+
+def test_without_a_region_nothing_is_done(operator, monkeypatch):
+    monkeypatch.delenv("AWS_DEFAULT_REGION")
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/nonexistent")
+    assert operator.run() == 1
+    assert "Set AWS_REGION" in operator.said.err
+
+
+class Stuck:
+    """A CloudFormation whose stack ends, or stays, in a status that is not the one that is waited for."""
+
+    def __init__(self, before, after):
+        self.statuses = iter([before, after])
+
+    def describe_stacks(self, **_):
+        return {"Stacks": [{"StackStatus": next(self.statuses)}]}
+
+    def execute_change_set(self, **_):
+        pass
+
+    def get_waiter(self, _):
+        return self
+
+    def wait(self, **_):
+        raise WaiterError("stack", "Max attempts exceeded", {})
+
+    def describe_stack_events(self, **_):
+        now = datetime.datetime.now(datetime.timezone.utc)
+        failed = {"ResourceStatus": "UPDATE_FAILED", "LogicalResourceId": "PurgeFunction", "Timestamp": now}
+        return {"StackEvents": [{**failed, "ResourceStatusReason": "no such key"}]}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "says"),
+    [
+        ("REVIEW_IN_PROGRESS", "CREATE_IN_PROGRESS", "still at it (CREATE_IN_PROGRESS), nothing is lost"),
+        ("UPDATE_COMPLETE", "UPDATE_IN_PROGRESS", "aws cloudformation wait stack-update-complete --stack-name s"),
+        ("UPDATE_COMPLETE", "UPDATE_COMPLETE_CLEANUP_IN_PROGRESS", "wait stack-update-complete --stack-name s"),
+        ("REVIEW_IN_PROGRESS", "ROLLBACK_IN_PROGRESS", "it failed, and CloudFormation is still going back"),
+        ("UPDATE_COMPLETE", "UPDATE_ROLLBACK_IN_PROGRESS", "aws cloudformation wait stack-rollback-complete --stack-name s"),
+        ("UPDATE_COMPLETE", "UPDATE_ROLLBACK_COMPLETE_CLEANUP_IN_PROGRESS", "still going back"),
+        ("UPDATE_COMPLETE", "UPDATE_ROLLBACK_COMPLETE", "the stack went back to what it was:"),
+        ("UPDATE_COMPLETE", "UPDATE_ROLLBACK_FAILED", "could not go back to what it was (UPDATE_ROLLBACK_FAILED)"),
+        ("REVIEW_IN_PROGRESS", "ROLLBACK_COMPLETE", "what there was of it is gone; before the next attempt: aws cloudformation"),
+        ("REVIEW_IN_PROGRESS", "ROLLBACK_FAILED", "nor all of it be removed again (ROLLBACK_FAILED)"),
+        ("UPDATE_COMPLETE", "DELETE_COMPLETE", "the stack is now DELETE_COMPLETE"),
+    ],
+)
+def test_a_stack_that_is_not_done_is_told_as_what_it_is(before, after, says):
+    with pytest.raises(deploy.CannotDeploy) as problem:
+        deploy.carry_out(Stuck(before, after), "s", "change-set")
+    first, second = str(problem.value).splitlines()
+    assert says in first
+    assert second == "  PurgeFunction: no such key"
+    assert ("went back" in first) == (after == "UPDATE_ROLLBACK_COMPLETE")
+
+
+def test_the_fleets_ca_certificate_must_be_there_and_should_fit(account, capsys):
+    assert load("compilers")["Parameters"]["CaCertificate"]["Default"] == deploy.CA_CERTIFICATE
+    ssm = account.client("ssm")
+    deploy.look_at_ca(ssm, deploy.CA_CERTIFICATE)
+    assert capsys.readouterr().err == ""
+    with pytest.raises(deploy.CannotDeploy, match="no SSM parameter /elsewhere"):
+        deploy.look_at_ca(ssm, "/elsewhere")
+    ssm.put_parameter(Name="/large", Value="x" * 4097, Type="String", Tier="Advanced")
+    deploy.look_at_ca(ssm, "/large")
+    assert "/large has 4097 bytes" in capsys.readouterr().err
+
+
+def test_the_fleet_is_not_deployed_without_its_ca_certificate(account, tmp_path, capsys):
+    (tmp_path / "fleet.json").write_text('{"CaCertificate": "/elsewhere"}')
+    assert deploy.main(["fleet", "--bucket", "deployments", "--settings", str(tmp_path / "fleet.json"), "--yes"]) == 1
+    assert "no SSM parameter /elsewhere" in capsys.readouterr().err
+    assert stacks() == []
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -175,6 +266,53 @@ def test_the_example_settings_name_parameters_that_exist_and_every_one_without_a
     made_by_deploy = {"CodeBucket", "CodePrefix", "Configuration"}
     needed = {key for key, one in parameters.items() if "Default" not in one} - made_by_deploy
     assert needed <= set(example) <= set(parameters) - made_by_deploy
+
+
+EXAMPLE = INFRA / "stagedoor.example.toml"
+
+
+def example_profile():
+    """The example fleet's settings, defaults included, and the profile that they name."""
+    fleet = {key: one["Default"] for key, one in load("compilers")["Parameters"].items() if "Default" in one}
+    fleet |= deploy.settings(INFRA / "fleet.example.json")
+    return fleet, tomllib.loads(EXAMPLE.read_text())["profile"][fleet["Profile"]]
+
+
+def test_the_example_fleet_asks_for_what_its_profile_in_the_example_configuration_allows():
+    fleet, profile = example_profile()
+    assert fleet["Certname"] == profile["certname"]
+    assert {"pp_role": fleet["PpRole"], "pp_auth_role": fleet["PpAuthRole"]} == profile["sign"]["require"]
+    assert fleet["AltNames"].split(",") == profile["sign"]["alt_names"]
+
+
+def test_the_example_configuration_goes_with_the_example_settings():
+    controller = deploy.settings(INFRA / "controller.example.json")
+    configuration = tomllib.loads(deploy.configuration(EXAMPLE, controller))
+    fleet, profile = example_profile()
+    template = load("stagedoor")["Resources"]["FunctionSecurityGroup"]["Properties"]["SecurityGroupEgress"]
+    open_ports = {rule.get("Fn::If", [None, rule])[1]["FromPort"] for rule in template}
+    urls = [urllib.parse.urlsplit(configuration["puppet"][key]) for key in ("ca", "puppetdb", "orchestrator", "classifier")]
+    assert {url.hostname for url in urls} == {fleet["PuppetServer"]}
+    probed = {int(probe.partition(":")[2]) for probe in profile["ready"] if ":" in probe}
+    assert {url.port for url in urls} | probed == open_ports
+    fleet_template = load("compilers")
+    let_in = [one["Properties"] for one in of_type(fleet_template, "AWS::EC2::SecurityGroupIngress").values()]
+    assert probed == {one["FromPort"] for one in let_in}
+    assert {json.dumps(one["SourceSecurityGroupId"]) for one in let_in} == {'{"Ref": "ControllerSecurityGroupId"}'}
+
+
+def test_the_example_configuration_has_only_keys_that_the_readme_explains():
+    readme = (ROOT / "README.md").read_text()
+    documented = tomllib.loads(re.search(r"```toml\n(.*?)```", readme, re.DOTALL)[1])
+
+    def keys(table, path=""):
+        for key, value in table.items():
+            yield path + key
+            # The extensions of sign.require are the operator's.
+            if isinstance(value, dict) and key != "require":
+                yield from keys(value, f"{path}{key}.")
+
+    assert set(keys(tomllib.loads(EXAMPLE.read_text()))) <= set(keys(documented))
 
 
 @pytest.mark.parametrize("name", ["stagedoor", "compilers"])

@@ -5,8 +5,10 @@ import re
 import tomllib
 import warnings
 
+import botocore.session
 import pytest
-from template import INFRA, controller_parameters, fleet_parameters, load, of_type
+from botocore.validate import ParamValidator
+from template import INFRA, ROOT, controller_parameters, fleet_parameters, load, of_type
 
 # moto's CloudFormation cannot make these; cfn-lint alone holds them against AWS's schemas.
 NOT_IN_MOTO = {
@@ -68,7 +70,8 @@ def test_the_controller_deploys_with_the_least_that_must_be_said(account, deploy
 def test_the_controller_deploys_with_everything(account, deploy):
     key = account.client("kms").create_key()["KeyMetadata"]["Arn"]
     topic = "arn:aws:sns:eu-west-1:123456789012:alarms"
-    more = dict(Wiring="both", CreateEndpoints="true", PuppetEnterprise="true", KmsKeyArn=key, SecretKmsKeyArn=key)
+    more = dict(Wiring="both", CreateEndpoints="true", EndpointClientCidr="10.0.0.0/16", PuppetEnterprise="true")
+    more |= dict(KmsKeyArn=key, SecretKmsKeyArn=key)
     made = deploy("stagedoor", controller_parameters(account, **more, AlarmTopicArn=topic, Architecture="x86_64"))
     assert made == expected("stagedoor", "UsesEventBridge", "UsesSns", "MakesEndpoints")
 
@@ -103,12 +106,59 @@ def test_the_sweep_runs_every_minute_and_never_twice_at_a_time():
     assert resources["SweepFunction"]["Properties"]["ReservedConcurrentExecutions"] == 1
 
 
+@pytest.mark.parametrize(("serial", "reserved", "receives"), [("true", 1, 50), ("false", None, 5)])
+def test_purges_run_one_at_a_time_where_that_is_wanted(account, deploy, serial, reserved, receives):
+    deploy("stagedoor", controller_parameters(account, SerialPurge=serial, MaximumConcurrency="10"))
+    function = account.client("lambda").get_function(FunctionName="stagedoor-purge")
+    assert function.get("Concurrency", {}).get("ReservedConcurrentExecutions") == reserved
+    sqs = account.client("sqs")
+    queue = sqs.get_queue_url(QueueName="stagedoor-purge")["QueueUrl"]
+    redrive = sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["RedrivePolicy"])["Attributes"]["RedrivePolicy"]
+    assert json.loads(redrive)["maxReceiveCount"] == receives
+    # moto's CloudFormation does not keep this of the event source.
+    source = load("stagedoor")["Resources"]["PurgeSource"]["Properties"]["ScalingConfig"]["MaximumConcurrency"]
+    assert source == {"Fn::If": ["PurgesOneAtATime", 2, {"Ref": "MaximumConcurrency"}]}
+
+
 def test_the_functions_may_only_go_out_to_puppet_and_to_endpoints():
     group = load("stagedoor")["Resources"]["FunctionSecurityGroup"]["Properties"]
     assert "SecurityGroupIngress" not in group
     rules = [rule.get("Fn::If", [None, rule])[1] for rule in group["SecurityGroupEgress"]]
-    assert sorted(rule["FromPort"] for rule in rules) == [4433, 8081, 8140, 8143]
+    assert sorted(rule["FromPort"] for rule in rules) == [4433, 8081, 8140, 8142, 8143]
     assert all(rule["CidrIp"] == {"Ref": "PuppetCidr"} for rule in rules)
+
+
+def test_endpoints_that_answer_for_the_whole_vpc_let_the_whole_vpc_in():
+    template = load("stagedoor")
+    endpoints = [one["Properties"] for one in of_type(template, "AWS::EC2::VPCEndpoint").values()]
+    assert len(endpoints) == 4
+    for endpoint in endpoints:
+        assert (endpoint["PrivateDnsEnabled"], endpoint["SecurityGroupIds"]) == (True, [{"Ref": "EndpointSecurityGroup"}])
+    ingress = template["Resources"]["EndpointSecurityGroup"]["Properties"]["SecurityGroupIngress"]
+    assert {(rule["FromPort"], rule["ToPort"]) for rule in ingress} == {(443, 443)}
+    assert {"Ref": "EndpointClientCidr"} in [rule.get("CidrIp") for rule in ingress]
+
+
+@pytest.mark.parametrize(
+    ("made", "clients", "accepted"),
+    [("false", "", True), ("true", "", False), ("true", "10.0.0.0/16", True)],
+)
+def test_who_makes_endpoints_must_say_who_uses_them(made, clients, accepted):
+    given = {"CreateEndpoints": made, "EndpointClientCidr": clients}
+
+    def holds(condition):
+        ((function, operands),) = condition.items()
+        if function == "Fn::Not":
+            return not holds(operands[0])
+        assert function == "Fn::Equals"
+        first, second = (given[one["Ref"]] if isinstance(one, dict) else one for one in operands)
+        return first == second
+
+    # moto does not look at rules.
+    rules = load("stagedoor")["Rules"].values()
+    assert accepted == all(
+        holds(one["Assert"]) for rule in rules if holds(rule["RuleCondition"]) for one in rule["Assertions"]
+    )
 
 
 def test_every_alarm_is_on_the_dashboard_and_tells_somebody():
@@ -120,15 +170,33 @@ def test_every_alarm_is_on_the_dashboard_and_tells_somebody():
     json.loads(re.sub(r"\$\{[^}]+\}", "x", body))
 
 
+def widgets():
+    """What the dashboard shows, with `x` for whatever the template puts in."""
+    body = load("stagedoor")["Resources"]["Dashboard"]["Properties"]["DashboardBody"]["Fn::Sub"]
+    return [widget["properties"] for widget in json.loads(re.sub(r"\$\{[^}]+\}", "x", body))["widgets"]]
+
+
 def test_only_documented_metrics_are_read():
     text = (INFRA / "stagedoor.yaml").read_text()
     head = text[: text.index("AWSTemplateFormatVersion")]
     documented = set(re.findall(r"^#   ([A-Z]\w+) ", head, re.M))
-    used = set(re.findall(r'\["Stagedoor", "(\w+)"', text)) | set(
-        re.findall(r"Namespace: Stagedoor,?\s+MetricName: (\w+)", text)
-    )
-    assert used == documented
-    assert len(used) == 8
+    shown = {metric[1] for one in widgets() for metric in one.get("metrics", []) if metric[0] == "Stagedoor"}
+    watched = set(re.findall(r"Namespace: Stagedoor,?\s+MetricName: (\w+)", text))
+    assert shown | watched == documented
+    # What the controller writes.
+    controller = ROOT / "crates" / "controller" / "src"
+    sources = [(controller / name).read_text() for name in ("telemetry.rs", "housekeeping.rs")]
+    assert documented == set(re.findall(r'\("([A-Z][A-Za-z]+)", ', "\n".join(sources)))
+
+
+def test_the_table_of_outcomes_shows_fields_that_the_log_has():
+    (query,) = [one["query"] for one in widgets() if "query" in one]
+    shown = re.search(r"fields @timestamp, (.*?) \|", query)[1].split(", ")
+    telemetry = (ROOT / "crates" / "controller" / "src" / "telemetry.rs").read_text()
+    logged = set.intersection(*(set(one.split(", ")) for one in re.findall(r'tracing::\w+!\((.*), "\{reason\}"\)', telemetry)))
+    # The reason is the text of the log line.
+    assert {field.removesuffix(" as reason") for field in shown} <= logged | {"message"}
+    assert "message as reason" in shown
 
 
 @pytest.mark.parametrize("name", NOT_IN_MOTO)
@@ -140,7 +208,8 @@ def test_the_template_is_small_enough_to_be_sent_without_a_bucket(name):
 def test_the_fleet_deploys(account, deploy, edition):
     controller = account.client("ec2").create_security_group(GroupName="c", Description="c", VpcId=account.vpc)["GroupId"]
     made = deploy("compilers", fleet_parameters(account, Edition=edition, ControllerSecurityGroupId=controller))
-    assert made == expected("compilers", "HasController", "IsPuppetEnterprise" if edition == "pe" else "-")
+    enterprise = ("IsPuppetEnterprise", "HasControllerAndBroker") if edition == "pe" else ()
+    assert made == expected("compilers", "HasController", *enterprise)
 
 
 def test_the_fleets_group_has_opted_in_and_has_its_hooks_from_the_start(account, deploy):
@@ -155,6 +224,17 @@ def test_the_fleets_group_has_opted_in_and_has_its_hooks_from_the_start(account,
         ("autoscaling:EC2_INSTANCE_TERMINATING", "CONTINUE"),
     ]
     assert all(hook["LifecycleHookName"]["Fn::Sub"].startswith("${HookPrefix}") for hook in hooks)
+
+
+def test_the_instance_refresh_is_one_that_auto_scaling_carries_out():
+    request = json.loads((INFRA / "instance-refresh.json").read_text())
+    model = botocore.session.get_session().get_service_model("autoscaling").operation_model("StartInstanceRefresh")
+    report = ParamValidator().validate({**request, "AutoScalingGroupName": "compilers"}, model.input_shape)
+    assert not report.has_errors(), report.generate_report()
+    # Without another template to go to, there is none to go back to; and what matches the template is just what is replaced.
+    assert "DesiredConfiguration" not in request
+    assert "AutoRollback" not in request["Preferences"]
+    assert request["Preferences"]["SkipMatching"] is False
 
 
 def test_instances_speak_imdsv2_only_and_may_read_the_challenge_only():

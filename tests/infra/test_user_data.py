@@ -49,6 +49,10 @@ def told(user_data, settings):
     return user_data
 
 
+# No patience at all.
+AT_ONCE = {"STAGEDOOR_PATIENCE_S": "0"}
+
+
 class World:
     """An instance and the servers around it."""
 
@@ -63,8 +67,12 @@ class World:
         self.rendered = rendered
         self.servers = [self.imds, self.secrets, self.packages]
 
-    def repository(self, authority):
-        return Server(lambda request: (200, sandbox.INSTALLER), authority.context)
+    def repository(self, authority, late=0):
+        """A repository; the first `late` requests it cannot answer yet."""
+        countdown = iter(range(late))
+        return Server(
+            lambda request: (200, sandbox.INSTALLER) if next(countdown, None) is None else (503, ""), authority.context
+        )
 
     def run(self, edition="pe", packages=None, environment=None, **settings):
         port = (packages or self.packages).port
@@ -175,7 +183,7 @@ def test_the_agent_runs_until_a_run_goes_through(world):
 
 def test_patience_ends_and_the_service_is_then_not_started(world):
     (world.instance.root / "runs").write_text("1000")
-    done = world.run(environment={"STAGEDOOR_PATIENCE_S": "0"})
+    done = world.run(environment=AT_ONCE)
     assert done.returncode == 1
     assert "no agent run went through in time; the last one ended with 1" in done.stderr
     assert not any("resource service" in call for call in world.instance.calls())
@@ -196,7 +204,7 @@ def test_a_reboot_changes_nothing(world):
 
 def test_an_attempt_that_was_cut_short_can_be_repeated(world):
     (world.instance.root / "runs").write_text("1000")
-    world.run(environment={"STAGEDOOR_PATIENCE_S": "0"})
+    world.run(environment=AT_ONCE)
     (world.instance.root / "runs").write_text("0")
     assert world.run().returncode == 0
     assert world.identity() == IDENTITY
@@ -272,7 +280,7 @@ def test_a_challenge_that_would_break_the_file_is_refused(world):
 def test_a_repository_with_a_certificate_of_another_ca_is_not_trusted(world, edition):
     impostor = world.repository(world.other)
     world.servers.append(impostor)
-    refused(world, world.run(edition, packages=impostor), "did not give the")
+    refused(world, world.run(edition, packages=impostor, environment=AT_ONCE), "did not answer with a file in time")
     assert world.instance.calls() == []
     assert impostor.requests == []
 
@@ -281,7 +289,18 @@ def test_a_repository_with_a_certificate_of_another_ca_is_not_trusted(world, edi
 def test_a_repository_that_is_down_ends_it(world, edition):
     world.packages.close()
     world.servers.remove(world.packages)
-    refused(world, world.run(edition), "did not give the")
+    refused(world, world.run(edition, environment=AT_ONCE), "did not answer with a file in time")
+
+
+@EDITIONS
+def test_a_repository_that_cannot_be_reached_yet_is_waited_for(world, edition):
+    late = world.repository(world.authority, late=2)
+    world.servers.append(late)
+    done = world.run(edition, packages=late)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("does not answer with a file; trying again\n") == 2
+    assert len(late.requests) == 3
+    assert world.identity() == IDENTITY
 
 
 @EDITIONS
