@@ -9,6 +9,7 @@ use stagedoor_lab::aws::{Launch, Terminate};
 use stagedoor_lab::faults::FaultKind;
 use stagedoor_lab::scene::{Place, Scene};
 
+use super::fleet::{fleet, id};
 use crate::onboard::stage::{PRIMARY, Stage};
 use crate::rehearsal::{LEAVING, OTHER, Rehearsal, compilers};
 
@@ -213,6 +214,31 @@ async fn while_the_ca_carries_nothing_out_patience_ends_all_the_same_and_others_
     let calls: Vec<String> = stage.lab.journal.entries().into_iter().map(|entry| entry.call).collect();
     let first = |prefix: &str| calls.iter().position(|call| call.starts_with(prefix));
     assert!(first("CompleteLifecycleAction") < first("PUT /puppet-ca/v1/clean"), "{calls:#?}");
+}
+
+#[tokio::test]
+async fn while_the_ca_takes_long_over_some_the_others_have_their_turn_next() {
+    // A request holds two hundred certificates.
+    let options = Options { function_timeout: Duration::from_secs(120), ..Options::default() };
+    let mut stage = Rehearsal::with(fleet(0..250, 0..0), options).await;
+    for number in 0..250 {
+        stage.lab.aws.terminate(&id(number), &Terminate::default()).unwrap();
+    }
+    let timed_out =
+        FaultKind::Status { status: 500, body: "{:kind :lock-acquisition-timeout}".to_owned(), content_type: None };
+    let clean = "PUT /puppet-ca/v1/clean";
+    stage.fault("ca", clean, Some(1), FaultKind::Delay { ms: 30_000 });
+    stage.fault("ca", clean, Some(1), timed_out);
+    let answer = stage.invoke("sweep", &json!({})).await;
+    let outcomes = outcomes(answer["results"].as_array().unwrap());
+    let count = |wanted: &str| outcomes.iter().filter(|outcome| **outcome == wanted).count();
+    assert_eq!((count("failed"), count("continued")), (200, 50));
+    let calls = stage.lab.journal.calls("ca");
+    let cleans: Vec<usize> = (0..calls.len()).filter(|at| calls[*at].call.starts_with(clean)).collect();
+    let asked = |at: &usize| calls[*at].request["body"]["certnames"].as_array().unwrap().len();
+    assert_eq!(cleans.iter().map(asked).collect::<Vec<_>>(), [200, 50], "and not the first two hundred again");
+    let between = &calls[cleans[0]..cleans[1]];
+    assert!(between.iter().any(|entry| entry.call.starts_with("GET ")), "with a look in between, and whatever was due");
 }
 
 #[tokio::test]

@@ -36,15 +36,6 @@ pub enum Answer {
     NoActiveAction,
 }
 
-/// What [`AutoScaling::activities_began`] found.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Activities {
-    /// When the newest activity that takes each instance that way began; instances without one are missing.
-    pub began: BTreeMap<(InstanceId, Transition), Timestamp>,
-    /// Where there are older activities that were not read: those of the missing instances began before this.
-    pub before: Option<Timestamp>,
-}
-
 /// One instance at one hook.
 #[derive(Debug, Clone, Copy)]
 pub struct Action<'a> {
@@ -129,22 +120,18 @@ impl AutoScaling {
         Ok(answer.lifecycle_hooks.unwrap_or_default().into_iter().filter_map(hook).collect())
     }
 
-    /// When the newest activity that takes each of these instances that way began.
+    /// When the newest activity that takes each of these instances that way began; those without one are missing.
     /// See [`DescribeScalingActivities`](https://docs.aws.amazon.com/autoscaling/ec2/APIReference/API_DescribeScalingActivities.html).
     pub async fn activities_began(
         &self,
         group: &GroupName,
         wanted: &BTreeSet<(InstanceId, Transition)>,
-    ) -> Result<Activities, Error> {
+    ) -> Result<BTreeMap<(InstanceId, Transition), Timestamp>, Error> {
         let request = self.client.describe_scaling_activities().auto_scaling_group_name(group.as_str());
         let mut pages = request.max_records(100).into_paginator().send();
         let mut began = BTreeMap::new();
-        let mut oldest = None;
         for _ in 0..ACTIVITY_PAGES {
-            let Some(page) = pages.next().await else {
-                oldest = None;
-                break;
-            };
+            let Some(page) = pages.next().await else { break };
             let page = page.map_err(|error| classify("DescribeScalingActivities", group, &error))?;
             for activity in page.activities.unwrap_or_default() {
                 // "Terminating EC2 instance: i-0a1b2c3d4e5f60718 - …": the only place that names the instance.
@@ -152,13 +139,7 @@ impl AutoScaling {
                 let named = description.split(|c: char| !c.is_ascii_alphanumeric() && c != '-');
                 let named = named.filter_map(|word| word.parse::<InstanceId>().ok());
                 let start = activity.start_time.and_then(|time| Timestamp::from_second(time.secs()).ok());
-                oldest = start.or(oldest);
-                // The words are nowhere promised: one that is not known counts for both ways.
-                let ways = match description.split(' ').next() {
-                    Some("Launching") => &[Transition::Launching][..],
-                    Some("Terminating") => &[Transition::Terminating],
-                    _ => &[Transition::Launching, Transition::Terminating],
-                };
+                let ways = ways(&description);
                 let keys = named.flat_map(|instance| ways.iter().map(move |way| (instance.clone(), *way)));
                 for key in keys.filter(|key| wanted.contains(key)) {
                     if let Some(start) = start {
@@ -171,7 +152,7 @@ impl AutoScaling {
                 break;
             }
         }
-        Ok(Activities { began, before: oldest })
+        Ok(began)
     }
 
     /// Completes a lifecycle action, by instance id: that needs no token, which a sweep would not have.
@@ -243,4 +224,25 @@ fn hook(described: LifecycleHook) -> Option<Hook> {
         heartbeat_timeout: seconds(described.heartbeat_timeout),
         global_timeout: seconds(described.global_timeout),
     })
+}
+
+/// Which way an activity takes its instance. The words are nowhere promised: one that is not known counts for both.
+fn ways(description: &str) -> &'static [Transition] {
+    match description.split(' ').next() {
+        Some("Launching") => &[Transition::Launching],
+        Some("Terminating") => &[Transition::Terminating],
+        _ => &[Transition::Launching, Transition::Terminating],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_launch_is_not_taken_for_the_beginning_of_a_termination() {
+        assert_eq!(ways("Launching a new EC2 instance: i-0a1b2c3d4e5f60718"), [Transition::Launching]);
+        assert_eq!(ways("Terminating EC2 instance: i-0a1b2c3d4e5f60718 - Waiting"), [Transition::Terminating]);
+        assert_eq!(ways("Moving EC2 instance: i-0a1b2c3d4e5f60718").len(), 2, "who knows");
+    }
 }

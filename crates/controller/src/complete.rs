@@ -21,9 +21,11 @@ const AT_ONCE: usize = 8;
 /// How long after its beginning an action is surely visible: the propagation takes seconds.
 const SURELY_VISIBLE: Duration = Duration::from_secs(120);
 
-/// Answers the hook of every case that is decided. Those that Auto Scaling does not know yet stay open.
-pub(crate) async fn complete(door: &Door, cases: &mut [Case], until: Until) {
+/// Answers the hook of every case that is decided, and begins with none after `limit`. Those that Auto Scaling does not know
+/// yet stay open.
+pub(crate) async fn complete(door: &Door, cases: &mut [Case], until: Until, limit: Timestamp) {
     let ready = cases.iter_mut().filter(|case| case.is_open() && case.ready.is_some());
+    let ready = ready.take_while(|_| door.clock.now() < limit);
     let mut answers = stream::iter(ready).map(|case| answer(door, case, until)).buffer_unordered(AT_ONCE);
     let mut unclear = Vec::new();
     while let Some(case) = answers.next().await {

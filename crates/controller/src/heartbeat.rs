@@ -1,6 +1,7 @@
 //! Heartbeats: keep the hooks of waiting instances alive where patience is longer than their timeout. Writes to Auto
 //! Scaling, and to nothing else.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -30,14 +31,21 @@ pub(crate) struct Heartbeats {
 
 impl Heartbeats {
     pub(crate) fn new(now: Timestamp) -> Self {
-        Self { last: deadline::before(now, LOOK_BACK), waiting: Vec::new(), due: Vec::new() }
+        Self { last: now, waiting: Vec::new(), due: Vec::new() }
     }
 
     /// Whom to keep alive from now on: the cases that wait at a hook that would give up before patience ends.
-    pub(crate) fn watch(&mut self, cases: &[Case]) {
+    pub(crate) fn watch(&mut self, cases: &[Case], now: Timestamp) {
         let waiting = cases.iter().filter(|case| case.is_undecided());
         let timeout = |case: &Case| case.held.as_ref().filter(|(held, _)| held.waits)?.0.heartbeat;
-        self.waiting = waiting.filter_map(|case| Some((case.subject.clone(), timeout(case)?))).collect();
+        let waiting: Vec<_> = waiting.filter_map(|case| Some((case.subject.clone(), timeout(case)?))).collect();
+        let before = std::mem::replace(&mut self.waiting, waiting);
+        // Of those that come anew, it is not known when somebody last looked after them.
+        let known: BTreeSet<_> = before.iter().map(|(subject, _)| (&subject.instance, &subject.hook)).collect();
+        let since = deadline::before(now, LOOK_BACK);
+        let new = self.waiting.iter().filter(|(subject, _)| !known.contains(&(&subject.instance, &subject.hook)));
+        let due = new.filter(|(subject, timeout)| heartbeat_due(&subject.instance, *timeout, since, now));
+        self.due.extend(due.map(|(subject, _)| subject.clone()));
         self.due.retain(|due| self.waiting.iter().any(|(subject, _)| subject == due));
     }
 

@@ -23,6 +23,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// More questions than there are, so that a question without an answer ends.
 const QUESTIONS_IN_A_ROW: usize = 8;
+/// How long hooks are answered before deeds are done.
+const BEFORE_DEEDS: Duration = Duration::from_secs(3);
 /// How long an order for refresh targets waits for others to join it.
 const GATHERING: Duration = Duration::from_secs(15);
 
@@ -40,7 +42,7 @@ pub(crate) struct Until {
 /// Kept from the platform's deadline for writing the answer.
 const ANSWER_RESERVE: Duration = Duration::from_secs(2);
 /// Kept for answering the hooks when all work has ended: a CA that takes a minute for a write must not leave them unanswered.
-const HOOKS_RESERVE: Duration = Duration::from_secs(6);
+pub(crate) const HOOKS_RESERVE: Duration = Duration::from_secs(6);
 /// Kept for the calls of a pass that has begun.
 const PASS_RESERVE: Duration = Duration::from_secs(15);
 
@@ -121,7 +123,7 @@ impl Round {
         let Self { cases, beats, renewed, asked_began, .. } = self;
         // Boxed, as below: futures of this size are copied about otherwise.
         let puppet = Box::pin(look_at_aws(door, cases, until)).await;
-        beats.watch(cases);
+        beats.watch(cases, door.clock.now());
         let again = beats.beside(door, until, Box::pin(act(door, puppet, cases, renewed, asked_began, until))).await;
         if !self.is_open() || door.clock.now() >= until.calls {
             Pace::Over
@@ -178,23 +180,22 @@ async fn act(
     }
 
     let mut again = next.look_again;
-    // Before anything is tried: patience must be able to end also where nothing that is tried ever does.
-    again |= ask_when_they_began(door, cases, &next.ask_when_it_began, asked_began, until).await;
     let deeds = hold_refreshes(next.deeds, next.about_to_report, cases, door.clock.now());
     if let (Some(puppet), false) = (sight.puppet.clone(), deeds.is_empty()) {
         // Not when it is decided: the answer to another case's question has everything decided once more.
         for (index, deed) in &deeds {
             cases[*index].just_did = Some(deed.describe());
         }
-        // What is decided must not wait for others' deeds.
-        complete(door, cases, until).await;
+        // What is decided must not wait for others' deeds, nor these so long that what was seen is not true any more.
+        complete(door, cases, until, deadline::after(door.clock.now(), BEFORE_DEEDS)).await;
         again |= apply(door, &puppet, &sight, cases, deeds, until).await;
     }
+    again |= ask_when_they_began(door, cases, &next.ask_when_it_began, asked_began, until).await;
     if sight.stale && !*renewed {
         *renewed = true;
         again |= sight.reopen(door, until).await;
     }
-    complete(door, cases, until).await;
+    complete(door, cases, until, until.calls).await;
     again
 }
 
@@ -213,9 +214,10 @@ async fn ask_when_they_began(
     let unknown = |case: &Case| case.is_open() && case.held.is_some() && case.subject.began == Began::Unknown;
     let unknown = cases.iter().enumerate().filter(|(_, case)| unknown(case)).map(|(index, _)| index);
     let which: BTreeSet<usize> = unknown.chain(wanted.iter().copied()).filter(|index| !asked.contains(index)).collect();
-    asked.extend(&which);
     let which: Vec<usize> = which.into_iter().collect();
-    ask_when_it_began(door, cases, &which, until).await
+    let answered = ask_when_it_began(door, cases, &which, until).await;
+    asked.extend(&answered);
+    !answered.is_empty()
 }
 
 /// What a pass has to do before the next.
@@ -237,6 +239,8 @@ fn settle_what_is_decided(door: &Door, sight: &Sight, cases: &mut [Case]) -> Nex
     let protected = sight.protected(door);
     for (index, case) in cases.iter_mut().enumerate().filter(|(_, case)| case.is_undecided()) {
         let Some((held, _)) = &case.held else { continue };
+        let confirmed = matches!(case.subject.began, Began::Confirmed { .. });
+        let over = (confirmed && held.is_late(case.subject.began, now)).then_some(held.on_timeout);
         let decision = if case.is_arriving() {
             onboard::decide(&case.subject, held, &case.arrival, protected, orchestrated, now)
         } else {
@@ -264,7 +268,11 @@ fn settle_what_is_decided(door: &Door, sight: &Sight, cases: &mut [Case]) -> Nex
             }
             // Nothing is changed on the strength of what AWS said a while ago.
             Decision::Do(_) if case.blind.is_some() => {
-                case.stands(Outcome::Failed, case.blind.clone().unwrap_or_default());
+                let blind = case.blind.clone().unwrap_or_default();
+                match over {
+                    Some(answer) => case.ready = Some((answer, format!("patience is over: {blind}"))),
+                    None => case.stands(Outcome::Failed, blind),
+                }
             }
             Decision::Do(deed) if !door.acts() => {
                 match &deed {

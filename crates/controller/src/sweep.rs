@@ -53,11 +53,20 @@ async fn deal_with_the_waiting(door: &Door, round: &mut Round, until: Until) -> 
         let now = door.clock.now();
         if !round.is_open() || looked.is_none_or(|looked| now >= deadline::after(looked, LOOK_EVERY)) {
             looked = Some(now);
-            groups = who_waits(door, round, until).await;
-            match &groups {
-                Ok(_) if !round.is_open() => return groups,
-                Ok(_) => {}
-                Err(trouble) => tracing::error!("the sweep could not see who waits: {trouble}"),
+            let trouble = match who_waits(door, round, until).await {
+                Ok((seen, trouble)) => {
+                    groups = Ok(seen);
+                    trouble
+                }
+                Err(trouble) => {
+                    groups = groups.map_err(|_| trouble.clone());
+                    Some(trouble)
+                }
+            };
+            match trouble {
+                Some(trouble) => tracing::error!("the sweep could not see who waits: {trouble}"),
+                None if !round.is_open() => return groups,
+                None => {}
             }
         }
         let pace = if round.is_open() { Box::pin(round.pass(door, until)).await } else { Pace::AfterAPause };
@@ -69,12 +78,12 @@ async fn deal_with_the_waiting(door: &Door, round: &mut Round, until: Until) -> 
     }
 }
 
-/// Has the round take on everybody who waits; the groups that opted in.
-async fn who_waits(door: &Door, round: &mut Round, until: Until) -> Result<Vec<Group>, String> {
+/// Has the round take on everybody who waits; the groups that opted in, and what went wrong where somebody may be missing.
+async fn who_waits(door: &Door, round: &mut Round, until: Until) -> Result<(Vec<Group>, Option<String>), String> {
     let groups = flat(within(door, until.work, "Auto Scaling", door.autoscaling.opted_in_groups()).await)?;
     let (subjects, trouble) = waiting(door, &groups, until).await;
     round.admit(subjects);
-    trouble.map_or(Ok(groups), Err)
+    Ok((groups, trouble))
 }
 
 /// The receipts, but for the guesses that Auto Scaling did not confirm: whether an instance was returning to the pool.

@@ -75,6 +75,13 @@ pub enum Nameless {
 }
 
 impl Held {
+    /// With how much time there is, and whose hooks hold it, as they were seen before: hooks cannot be asked now.
+    pub fn keep_times_of(&mut self, before: &Self) {
+        self.allowed = before.allowed;
+        self.heartbeat = before.heartbeat;
+        self.other_hooks = before.other_hooks;
+    }
+
     /// Whether patience is over.
     #[must_use]
     pub fn is_late(&self, began: Began, now: Timestamp) -> bool {

@@ -24,7 +24,7 @@ pub struct PuppetView {
     pub targets: Option<Vec<TargetView>>,
 }
 
-/// Rules about Puppet, top to bottom: does it leave for good; is something left that is ours to remove; is everything known; do those who
+/// Rules about Puppet, top to bottom: is something left that is ours to remove, of an instance that leaves for good; is everything known; do those who
 /// must know of it know?
 ///
 /// `tried` says what came of it when it was last tried to remove what is left, if it was; `orchestrated` whether there
@@ -39,9 +39,6 @@ pub fn decide(
     orchestrated: bool,
     now: Timestamp,
 ) -> Decision {
-    if let Some(doubt) = &leaving.doubt {
-        return not_yet(subject, leaving, Missing::Trouble(doubt.clone()), now);
-    }
     let instance = &subject.instance;
     let late = leaving.is_late(subject.began, now);
     let mut left = Vec::new();
@@ -72,6 +69,9 @@ pub fn decide(
         }
     }
 
+    if let (Some(doubt), false) = (&leaving.doubt, left.is_empty()) {
+        return not_yet(subject, leaving, Missing::Trouble(doubt.clone()), now);
+    }
     // What was tried without success is tried again while there is time.
     let given_up = tried.filter(|_| late && !left.is_empty());
     if !left.is_empty() && given_up.is_none() {

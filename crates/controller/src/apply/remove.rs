@@ -32,6 +32,8 @@ pub(crate) struct Removed {
     files: BTreeMap<Certname, Vec<Done>>,
     /// The names whose certificates the CA has said to have revoked.
     cleaned: BTreeSet<Certname>,
+    /// The names whose certificates were not tried, for the CA took too long over others.
+    untried: BTreeSet<Certname>,
     nodes: BTreeMap<Certname, Done>,
     pins: BTreeMap<Certname, Done>,
 }
@@ -57,12 +59,12 @@ pub(crate) async fn carry_out(
     until: Until,
 ) -> Removed {
     let now = door.clock.now().max(puppetdb_time.unwrap_or(Timestamp::MIN));
-    let ((files, cleaned), nodes, pins) = tokio::join!(
+    let ((files, cleaned, untried), nodes, pins) = tokio::join!(
         remove_files(door, hands, all, until),
         deactivate(door, hands, all, now, until),
         unpin(door, hands, all, until),
     );
-    Removed { files, cleaned, nodes, pins }
+    Removed { files, cleaned, untried, nodes, pins }
 }
 
 /// Removes what is left of these cases; says whether anything may have changed, and of which cases everything was done.
@@ -74,6 +76,9 @@ pub(super) async fn remove(
     removals: Vec<(usize, Vec<Removal>)>,
     until: Until,
 ) -> (bool, BTreeSet<usize>) {
+    // Those that were never tried, and those that wait longest, come first.
+    let mut removals = removals;
+    removals.sort_by_key(|(index, _)| (cases[*index].tried.is_some(), cases[*index].subject.began.time()));
     let all: Vec<&Removal> = removals.iter().flat_map(|(_, removals)| removals).collect();
     let removed = carry_out(door, hands, &all, sight.puppetdb_time, until).await;
 
@@ -81,6 +86,7 @@ pub(super) async fn remove(
     for (index, removals) in removals {
         let case = &mut cases[index];
         let mut failure = None;
+        let untried = removals.iter().any(|removal| removed.untried.contains(removal.name.certname()));
         for removal in removals {
             let name = removal.name.certname();
             for (result, took) in removed.of(name) {
@@ -106,6 +112,12 @@ pub(super) async fn remove(
             }
             case.removed.insert(name.clone(), (removal, certificate));
         }
+        if untried {
+            changed = true;
+            case.stands(Outcome::Failed, "the Puppet CA took too long over others' certificates; this one is next");
+            case.just_did = None;
+            continue;
+        }
         if failure.is_none() {
             complete.insert(index);
         }
@@ -116,33 +128,28 @@ pub(super) async fn remove(
 }
 
 /// Certificates of the whole set in as few requests as can be; then the requests that `clean` leaves behind. Also tells the names
-/// whose certificates were cleaned.
+/// whose certificates were cleaned, and those that were not tried.
 async fn remove_files(
     door: &Door,
     hands: &Hands,
     all: &[&Removal],
     until: Until,
-) -> (BTreeMap<Certname, Vec<Done>>, BTreeSet<Certname>) {
+) -> (BTreeMap<Certname, Vec<Done>>, BTreeSet<Certname>, BTreeSet<Certname>) {
     let mut done: BTreeMap<Certname, Vec<Done>> = BTreeMap::new();
-    let mut clean_names = BTreeSet::new();
+    let (mut clean_names, mut untried) = (BTreeSet::new(), BTreeSet::new());
     let certificates: Vec<&Purgeable> = all.iter().filter(|r| r.certificate.is_some()).map(|r| &r.name).collect();
     // One after the other: where the CA takes no lock for it, two at a time may lose a revocation.
     let mut stuck = false;
     for chunk in certificates.chunks(CLEANED_AT_ONCE) {
         let names: Vec<Certname> = chunk.iter().map(|name| name.certname().clone()).collect();
         let started = Instant::now();
-        let cleaned = if stuck {
-            Err("not tried: the Puppet CA has not carried out what came before".to_owned())
-        } else {
-            let cleaned = within(door, until.work, "the Puppet CA", hands.ca.clean(&names)).await;
-            // Each of the others would take its time in vain, and nobody else be dealt with meanwhile.
-            stuck = match &cleaned {
-                Ok(Ok(_)) => false,
-                Ok(Err(Error::Unreachable { .. })) => true,
-                _ => started.elapsed() >= LONG,
-            };
-            flat(cleaned)
-        };
+        // Each of the others may take as long in vain, and nobody else be dealt with meanwhile.
+        if stuck {
+            untried.extend(names);
+            continue;
+        }
+        let cleaned = flat(within(door, until.work, "the Puppet CA", hands.ca.clean(&names)).await);
+        stuck = cleaned.is_err() && started.elapsed() >= LONG;
         if cleaned.is_ok() {
             clean_names.extend(names.iter().cloned());
         }
@@ -164,7 +171,7 @@ async fn remove_files(
     for (name, what) in delete_requests(door, hands, requests, until).await {
         done.entry(name).or_default().push(what);
     }
-    (done, clean_names)
+    (done, clean_names, untried)
 }
 
 /// Deletes the requests that are pending under these names.

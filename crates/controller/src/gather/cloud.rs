@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use futures_util::stream::{self, StreamExt};
@@ -13,15 +13,17 @@ use stagedoor_lifecycle::event::Transition;
 use stagedoor_lifecycle::observation::{Group, Hook, Machine, Reachable, Subject};
 use stagedoor_lifecycle::profile::ActionResult;
 use stagedoor_lifecycle::receipt::{Outcome, Stage};
-use stagedoor_lifecycle::{GroupName, InstanceId};
+use stagedoor_lifecycle::{GroupName, InstanceId, deadline};
 
 use super::{AT_ONCE, flat, unique, within};
 use crate::case::Case;
 use crate::door::Door;
-use crate::reconcile::Until;
+use crate::reconcile::{HOOKS_RESERVE, Until};
 
 /// How long what AWS said is good enough; the proof of a removal falls within it.
 const CLOUD_KEPT: SignedDuration = SignedDuration::from_secs(30);
+/// How long a group's history is read.
+const LONGEST_HISTORY: Duration = Duration::from_secs(10);
 /// More instances than one call takes ids.
 const MANY: usize = 200;
 
@@ -63,7 +65,10 @@ pub(super) async fn look_at_aws(door: &Door, open: &mut [&mut Case], until: Unti
         let seen = shown.map_or_else(|| "not in the group".to_owned(), ToString::to_string);
         case.blind = None;
         match admit(&case.subject, &cloud, &|name| door.profile(name)) {
-            Admission::Held(held) => {
+            Admission::Held(mut held) => {
+                if let (Reachable::Unreachable(_), Some((before, _))) = (&cloud.hooks, &case.held) {
+                    held.keep_times_of(before);
+                }
                 if case.held.is_none() {
                     let machine = cloud.machine.known().ok().flatten().map_or("unknown", |machine| &machine.state);
                     case.step(Stage::Seen, took, format!("Auto Scaling: {seen}; EC2: {machine}"));
@@ -130,30 +135,31 @@ pub(super) async fn owners(
     instances.iter().map(|id| (id.clone(), pick(&machines, id))).collect()
 }
 
-/// Asks Auto Scaling's activities when these actions began; whether it answered for any.
-pub(crate) async fn ask_when_it_began(door: &Door, cases: &mut [Case], which: &[usize], until: Until) -> bool {
+/// Asks Auto Scaling's activities when these actions began; those of which it answered.
+pub(crate) async fn ask_when_it_began(door: &Door, cases: &mut [Case], which: &[usize], until: Until) -> Vec<usize> {
     let mut by_group: BTreeMap<GroupName, BTreeSet<(InstanceId, Transition)>> = BTreeMap::new();
     for &index in which {
         let Subject { group, instance, transition, .. } = &cases[index].subject;
         by_group.entry(group.clone()).or_default().insert((instance.clone(), *transition));
     }
+    // With half of the time that is kept for the hooks: the answer decides how they are answered. A long history is not read to
+    // its end while others wait.
+    let by = deadline::before(until.calls, HOOKS_RESERVE / 2).min(deadline::after(door.clock.now(), LONGEST_HISTORY));
     let asked = by_group.iter().map(|(group, wanted)| async move {
-        // With the time that is kept for the hooks: the answer decides how they are answered.
-        (group, within(door, until.calls, "Auto Scaling", door.autoscaling.activities_began(group, wanted)).await)
+        (group, within(door, by, "Auto Scaling", door.autoscaling.activities_began(group, wanted)).await)
     });
     let answers: BTreeMap<_, _> = join_all(asked).await.into_iter().collect();
-    let mut answered = false;
+    let mut answered = Vec::new();
     for &index in which {
         let case = &mut cases[index];
         match answers.get(&case.subject.group) {
-            Some(Ok(Ok(activities))) => {
-                // The newest activity may not be visible yet, and what is not among them is older than they are; of a launch
-                // EC2 knows better.
+            Some(Ok(Ok(began))) => {
+                // The newest activity may not be visible yet; of a launch EC2 knows better.
                 let launched = case.held.as_ref().filter(|_| case.is_arriving()).and_then(|(held, _)| held.launched);
                 let key = (case.subject.instance.clone(), case.subject.transition);
-                let began = activities.began.get(&key).copied().max(launched).or(activities.before);
+                let began = began.get(&key).copied().max(launched);
                 case.subject.began = case.subject.began.confirm(began, door.clock.now());
-                answered = true;
+                answered.push(index);
             }
             Some(Ok(Err(error))) => case.stands(Outcome::Failed, error.to_string()),
             Some(Err(late)) => case.stands(Outcome::Failed, late.clone()),

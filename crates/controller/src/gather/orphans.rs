@@ -39,7 +39,7 @@ pub(crate) async fn lists(
     let questions = Questions { door, until, stale: AtomicBool::new(false) };
     let ask = &questions;
     let (certified, statuses) = tokio::join!(
-        ask.ask("the Puppet CA", puppet.puppetdb.certified()),
+        ask.ask("PuppetDB", puppet.puppetdb.certified()),
         ask.ask("the Puppet CA", puppet.ca.statuses(Some(State::Signed)))
     );
     let (certified, statuses) = (certified?, statuses?);

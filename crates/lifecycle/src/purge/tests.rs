@@ -105,6 +105,10 @@ fn while_it_may_return_puppet_goes_on_knowing_it_and_patience_decides() {
     assert_eq!(world.decide(), Decision::Ask(Question::Began), "for patience to have a beginning");
     world.aws.subject.began = Began::Confirmed { recorded: Some(at(0)), said: None };
     assert!(matches!(world.decide(), Decision::Fail(why) if why.contains("warm pool")));
+    assert!(
+        matches!(world.clone().purged().decide(), Decision::Complete(ActionResult::Continue, _)),
+        "nothing is left of it"
+    );
     let late = world.late().decide();
     assert!(matches!(&late, Decision::Complete(ActionResult::Continue, why) if why.contains("warm pool")), "{late:?}");
 }

@@ -1,12 +1,12 @@
 //! Cleaning: revoke and delete many names in one call, or one by one where the server cannot. I/O.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use reqwest::Method;
 use serde_json::json;
 use stagedoor_lifecycle::Certname;
 
-use super::{CaAdmin, Outcome, WRITE_TIMEOUT, is_file_not_found};
+use super::{CaAdmin, LONG, Outcome, WRITE_TIMEOUT, is_file_not_found};
 use crate::error::Error;
 use crate::http::{Answer, Ask};
 
@@ -74,12 +74,15 @@ impl CaAdmin {
     }
 
     /// One after another: the CA takes writes one at a time anyway. A name that the CA cannot do must not keep the
-    /// others from being cleaned; its error is the answer when all have been tried.
+    /// others from being cleaned; its error is the answer when all have been tried. But one that fails after a long time
+    /// was waiting for the CA's lock, and so would all others.
     async fn clean_singly(&self, certnames: &[Certname]) -> Result<Cleaned, Error> {
         let mut missing = Vec::new();
         let mut first_error = None;
         for certname in certnames {
+            let started = Instant::now();
             match self.clean_one(certname).await {
+                Err(error @ Error::Busy { .. }) if started.elapsed() >= LONG => return Err(error),
                 Ok(Outcome::Done) => {}
                 Ok(Outcome::AlreadyDone) => missing.push(certname.clone()),
                 Err(error @ (Error::Busy { .. } | Error::Refused { .. } | Error::Unexpected { .. })) => {

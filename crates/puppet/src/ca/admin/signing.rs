@@ -1,19 +1,16 @@
 //! Signing many names: in one call where the server can, or one by one. I/O.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use reqwest::Method;
 use serde::Deserialize;
 use serde_json::json;
 use stagedoor_lifecycle::Certname;
 
-use super::{CaAdmin, Signed, State, WRITE_TIMEOUT};
+use super::{CaAdmin, LONG, Signed, State, WRITE_TIMEOUT};
 use crate::error::Error;
 use crate::http::Ask;
-
-/// A write that has failed after so long was waiting for the CA's lock.
-const LONG: Duration = Duration::from_secs(30);
 
 /// The answer to `POST sign`: every name in one of the lists, and 200 whatever happened.
 #[derive(Deserialize)]
@@ -85,10 +82,10 @@ impl CaAdmin {
                 Some(error) => Err(Error::clone(error)),
                 None => self.sign(certname).await,
             };
-            if let Err(error) = &signed
-                && (matches!(error, Error::Unreachable { .. }) || started.elapsed() >= LONG)
-            {
-                stuck = Some(error.clone());
+            match &signed {
+                Err(error @ Error::Unreachable { .. }) => stuck = Some(error.clone()),
+                Err(error @ Error::Busy { .. }) if started.elapsed() >= LONG => stuck = Some(error.clone()),
+                _ => {}
             }
             all.insert(certname.clone(), signed);
         }
