@@ -30,8 +30,8 @@ demo: ## See it work: the built function against the lab, told as a story (first
 .PHONY: bench
 bench: ## Measure mass events: calls and wall time for 1 to 5,000 terminations in one batch (about five minutes)
 	$(CARGO) build --release --locked -p stagedoor-functions
-	$(CARGO) build --locked --workspace --example mass
-	"$(TARGET)/debug/examples/mass"
+	$(CARGO) build --release --locked -p stagedoor-lab --example mass
+	"$(TARGET)/release/examples/mass"
 
 # Debug builds always name the whole workspace, so that every crate sees the same features and nothing is compiled twice.
 .PHONY: test

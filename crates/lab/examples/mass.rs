@@ -139,10 +139,10 @@ fn batch(size: usize) -> Value {
     json!({"Records": (0..size).map(record).collect::<Vec<_>>()})
 }
 
-/// The release build of `purge`, which stands beside the debug build of this program.
+/// The release build of `purge`, which stands beside this program: a debug build of the lab would be what is measured.
 fn start(lab: &Lab) -> anyhow::Result<Child> {
     let program: PathBuf =
-        std::env::current_exe()?.ancestors().nth(3).context("target/debug/examples")?.join("release/purge");
+        std::env::current_exe()?.ancestors().nth(2).context("target/release/examples")?.join("purge");
     let mut command = Command::new(&program);
     command.env_clear().kill_on_drop(true).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     for (variable, value) in lab.function_environment("purge") {
