@@ -29,14 +29,22 @@ leave() {
 }
 trap leave EXIT
 
+# Waits for the next attempt at what has failed, as $1 says, unless the time is over.
+again() {
+  [ "$SECONDS" -lt "$deadline" ] || die "$1, and there is no time left"
+  say "$1; trying again"
+  sleep "${STAGEDOOR_PAUSE_S:-15}"
+}
+
 # curl for the metadata service: never through a proxy, and patient for a moment, because the network may just be starting.
 metadata_curl() {
   curl --silent --show-error --fail --noproxy '*' --connect-timeout 2 --max-time 5 \
     --retry "${STAGEDOOR_RETRIES:-10}" --retry-delay 1 --retry-connrefused --header @- "$@"
 }
-token=$(metadata_curl --request PUT "$imds/api/token" <<<"X-aws-ec2-metadata-token-ttl-seconds: 300") ||
+# The token is good for longer than all attempts take.
+token=$(metadata_curl --request PUT "$imds/api/token" <<<"X-aws-ec2-metadata-token-ttl-seconds: 21600") ||
   die "the metadata service gives no IMDSv2 token"
-# The token goes in by standard input, so that no process list shows it.
+# It goes in by standard input, so that no process list shows it.
 metadata() { metadata_curl "$imds/$1" <<<"X-aws-ec2-metadata-token: $token" || die "the metadata service does not say $1"; }
 
 instance_id=$(metadata meta-data/instance-id)
@@ -61,10 +69,13 @@ if compgen -G "$confdir/ssl/private_keys/*.pem" >/dev/null && ! grep -qs "pp_ins
 fi
 
 # The challenge, from Secrets Manager with the instance role, which may read nothing else. Python is there wherever cloud-init is.
-challenge=$(metadata meta-data/iam/security-credentials/ | head -n 1 | {
-  read -r role && metadata "meta-data/iam/security-credentials/$role"
-} | "$(command -v python3 || echo /usr/libexec/platform-python)" -c '
-import datetime, hashlib, hmac, json, sys, urllib.request
+# Code 2: another attempt would get the same answer.
+ask_for_challenge() {
+  local role credentials
+  role=$(metadata meta-data/iam/security-credentials/) || return 1
+  credentials=$(metadata "meta-data/iam/security-credentials/${role%%$'\n'*}") || return 1
+  printf %s "$credentials" | "$(command -v python3 || echo /usr/libexec/platform-python)" -c '
+import datetime, hashlib, hmac, json, re, sys, urllib.request
 role, (region, secret, endpoint) = json.load(sys.stdin), sys.argv[1:]
 url = endpoint or "https://secretsmanager.%s.amazonaws.com%s/" % (region, ".cn" if region.startswith("cn-") else "")
 body = json.dumps({"SecretId": secret})
@@ -87,10 +98,20 @@ headers["authorization"] = "AWS4-HMAC-SHA256 Credential=%s/%s, SignedHeaders=%s,
     role["AccessKeyId"], scope, names, key.hex())
 try:
     answer = urllib.request.urlopen(urllib.request.Request(url, body.encode(), headers), timeout=20)
-    print(json.load(answer)["SecretString"])
+    print(json.load(answer).get("SecretString", ""))
 except Exception as problem:
-    sys.exit("stagedoor: Secrets Manager does not give the challenge: %s" % problem)
-' "$region" "$STAGEDOOR_CHALLENGE_SECRET" "${STAGEDOOR_SECRETS_ENDPOINT:-}") || die "no challenge, no request"
+    # Of an answer only its kind: what is said about a bad signature has the session token in it.
+    kind = " ".join(re.findall(r"__type\W+([\w.#]+)", problem.read().decode()) if hasattr(problem, "read") else [])
+    print("stagedoor: Secrets Manager does not give the challenge: %s %s" % (problem, kind), file=sys.stderr)
+    refused = 400 <= getattr(problem, "code", 0) < 500 and problem.code != 429
+    sys.exit(2 if refused and not re.search("Throttl|TooMany|LimitExceeded|SlowDown|Timeout", kind) else 1)
+' "$region" "$STAGEDOOR_CHALLENGE_SECRET" "${STAGEDOOR_SECRETS_ENDPOINT:-}"
+}
+# Patient: the role's credentials, name resolution and the way to Secrets Manager may just be coming up.
+until challenge=$(ask_for_challenge); do
+  [ $? != 2 ] || die "no challenge, no request"
+  again "no challenge yet"
+done
 [[ $challenge =~ ^[A-Za-z0-9+/=._~-]{8,}$ ]] || die "the challenge must be 8 or more of A-Z a-z 0-9 + / = . _ ~ -"
 
 # Fetches URL $2 into the file $1, with more options for curl after them. Patient: the first instances start while the firewalls
@@ -98,9 +119,7 @@ except Exception as problem:
 fetch() {
   until curl --silent --show-error --fail --proto '=https' --tlsv1.2 --connect-timeout 10 --max-time 120 \
     --output "$1" "$2" "${@:3}"; do
-    [ "$SECONDS" -lt "$deadline" ] || die "$2 did not answer with a file in time"
-    say "$2 does not answer with a file; trying again"
-    sleep "${STAGEDOOR_PAUSE_S:-15}"
+    again "$2 does not answer with a file"
   done
 }
 

@@ -8,13 +8,16 @@ fetch "$scratch/release.${release##*.}" "$release" --location
 case $release in
   *.deb)
     export DEBIAN_FRONTEND=noninteractive
-    dpkg --install "$scratch/release.deb" && apt-get update && apt-get install --yes "$package"
+    # The timers of the operating system may hold the lock when an instance starts.
+    apt() { apt-get --yes -o DPkg::Lock::Timeout=300 -o Acquire::Retries=5 "$@"; }
+    install_agent() { apt install "$scratch/release.deb" && apt update && apt install "$package"; }
     ;;
   *.rpm)
-    dnf install --assumeyes "$scratch/release.rpm" && dnf install --assumeyes "$package"
+    install_agent() { dnf install --assumeyes "$scratch/release.rpm" && dnf install --assumeyes "$package"; }
     ;;
   *) die "$release is neither .deb nor .rpm" ;;
-esac || die "installing $package failed"
+esac
+until install_agent; do again "installing $package failed"; done
 
 write_identity
 put "$confdir/puppet.conf" 644 < <(

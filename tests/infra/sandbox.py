@@ -69,9 +69,11 @@ class Server:
         self.http.server_close()
 
 
-def metadata_service(metadata, late=0):
-    """IMDSv2: nothing without a token, and a token only by PUT. The first `late` requests it cannot answer yet."""
+def metadata_service(metadata, late=0, not_yet=()):
+    """IMDSv2: nothing without a token, and a token only by PUT. The first `late` requests it cannot answer yet, and what is
+    `not_yet` there it does not know when it is first asked."""
     countdown = iter(range(late))
+    missing = set(not_yet)
 
     def answer(request):
         path = request.path.removeprefix("/latest/")
@@ -82,15 +84,23 @@ def metadata_service(metadata, late=0):
             return (200, TOKEN) if granted else (403, "")
         if request.headers.get("X-aws-ec2-metadata-token") != TOKEN:
             return 401, ""
+        if path in missing:
+            missing.remove(path)
+            return 404, ""
         return (200, metadata[path]) if path in metadata else (404, "")
 
     return Server(answer)
 
 
-def secrets_manager(secret=CHALLENGE):
-    """GetSecretValue, for a request that is signed as botocore would sign it."""
+def secrets_manager(secret=CHALLENGE, first=()):
+    """GetSecretValue, for a request that is signed as botocore would sign it. What is in `first` it answers first; None: nothing."""
+    waiting = iter(first)
 
     def answer(request):
+        for troubled in waiting:
+            if troubled is None:
+                raise ConnectionAbortedError
+            return troubled
         signed = request.headers["Authorization"].split("SignedHeaders=")[1].split(",")[0].split(";")
         expected = AWSRequest(
             method="POST",
@@ -162,10 +172,12 @@ class Authority:
         self.context.load_cert_chain(chain)
 
 
-# Installs as Puppet Enterprise's script does: it notes what it was told, and puts the agent's settings in place.
+# Installs as Puppet Enterprise's script does: it notes what it was told, and puts the agent's settings in place. Like the package
+# managers below it fails as often as $SANDBOX/failures says.
 INSTALLER = """#!/bin/bash
 echo "installer $*" >>"$SANDBOX/calls"
-[ -e "$SANDBOX/fail-install" ] && exit 7
+left=$(cat "$SANDBOX/failures")
+if [ "$left" -gt 0 ]; then echo $((left - 1)) >"$SANDBOX/failures"; exit 7; fi
 echo "$*" >"$STAGEDOOR_CONFDIR/puppet.conf"
 """
 
@@ -182,11 +194,11 @@ touch "$SANDBOX/enrolled"
 exit 2
 """
 
-# dpkg, apt-get and dnf.
+# apt-get and dnf.
 INSTALL = """#!/bin/bash
 echo "$(basename "$0") $*" >>"$SANDBOX/calls"
-[ -e "$SANDBOX/fail-install" ] && exit 100
-exit 0
+left=$(cat "$SANDBOX/failures")
+if [ "$left" -gt 0 ]; then echo $((left - 1)) >"$SANDBOX/failures"; exit 100; fi
 """
 
 
@@ -200,10 +212,11 @@ class Sandbox:
         self.temporary = directory / "tmp"
         for one in (self.bin, self.temporary):
             one.mkdir(parents=True)
-        for name, text in {"puppet": PUPPET, "dpkg": INSTALL, "apt-get": INSTALL, "dnf": INSTALL}.items():
+        for name, text in {"puppet": PUPPET, "apt-get": INSTALL, "dnf": INSTALL}.items():
             (self.bin / name).write_text(textwrap.dedent(text))
             (self.bin / name).chmod(0o755)
         (directory / "runs").write_text("0")
+        (directory / "failures").write_text("0")
 
     def run(self, user_data: str, **environment):
         """Runs the user data as cloud-init does: a file, as it is."""

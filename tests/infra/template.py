@@ -65,6 +65,11 @@ class Account:
             Bucket="deployments", CreateBucketConfiguration={"LocationConstraint": self.region}
         )
 
+    def security_group(self, name: str) -> str:
+        """A security group in the VPC that lets nothing in."""
+        group = self.client("ec2").create_security_group(GroupName=name, Description=name, VpcId=self.vpc)
+        return group["GroupId"]
+
     def deploy(self, name: str, template: dict, parameters: dict) -> dict:
         """Creates the stack; its resources' types by logical name. moto makes what it has the type for."""
         cloudformation = self.client("cloudformation")

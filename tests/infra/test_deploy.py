@@ -296,9 +296,13 @@ def test_the_example_configuration_goes_with_the_example_settings():
     probed = {int(probe.partition(":")[2]) for probe in profile["ready"] if ":" in probe}
     assert {url.port for url in urls} | probed == open_ports
     fleet_template = load("compilers")
-    let_in = [one["Properties"] for one in of_type(fleet_template, "AWS::EC2::SecurityGroupIngress").values()]
-    assert probed == {one["FromPort"] for one in let_in}
-    assert {json.dumps(one["SourceSecurityGroupId"]) for one in let_in} == {'{"Ref": "ControllerSecurityGroupId"}'}
+    rules = [one["Properties"] for one in of_type(fleet_template, "AWS::EC2::SecurityGroupIngress").values()]
+    from_controller = [one for one in rules if one["GroupId"] == {"Ref": "InstanceSecurityGroup"}]
+    assert probed == {one["FromPort"] for one in from_controller}
+    assert {json.dumps(one["SourceSecurityGroupId"]) for one in from_controller} == {'{"Ref": "ControllerSecurityGroupId"}'}
+    # The compilers talk to the same services of the primary as the controller.
+    to_puppet = [one for one in rules if one["GroupId"] == {"Ref": "PuppetSecurityGroupId"}]
+    assert {url.port for url in urls} == {one["FromPort"] for one in to_puppet}
 
 
 def test_the_example_configuration_has_only_keys_that_the_readme_explains():

@@ -206,10 +206,40 @@ def test_the_template_is_small_enough_to_be_sent_without_a_bucket(name):
 
 @pytest.mark.parametrize("edition", ["pe", "open-source"])
 def test_the_fleet_deploys(account, deploy, edition):
-    controller = account.client("ec2").create_security_group(GroupName="c", Description="c", VpcId=account.vpc)["GroupId"]
+    controller = account.security_group("controller")
     made = deploy("compilers", fleet_parameters(account, Edition=edition, ControllerSecurityGroupId=controller))
     enterprise = ("IsPuppetEnterprise", "HasControllerAndBroker") if edition == "pe" else ()
     assert made == expected("compilers", "HasController", *enterprise)
+
+
+@pytest.mark.parametrize(("edition", "ports"), [("pe", [4433, 8081, 8140, 8143]), ("open-source", [8081, 8140])])
+def test_the_fleet_is_let_in_to_puppet_where_that_is_wanted(account, deploy, edition, ports):
+    puppet = account.security_group("puppet")
+    deploy("compilers", fleet_parameters(account, Edition=edition, PuppetSecurityGroupId=puppet))
+    groups = account.client("ec2").describe_security_groups()["SecurityGroups"]
+    (group,) = (one for one in groups if one["GroupId"] == puppet)
+    (instances,) = (one["GroupId"] for one in groups if one["Description"] == "Puppet compilers")
+    opened = {
+        (rule["FromPort"], rule["ToPort"], pair["GroupId"])
+        for rule in group["IpPermissions"]
+        for pair in rule["UserIdGroupPairs"]
+    }
+    assert opened == {(port, port, instances) for port in ports}
+    assert not any(rule["IpRanges"] for rule in group["IpPermissions"])
+
+
+def test_no_instance_starts_before_puppet_is_open_to_it():
+    template = load("compilers")
+    rules = of_type(template, "AWS::EC2::SecurityGroupIngress")
+    awaited = {}
+    for condition, references, _ in (one["Fn::If"] for one in template["Resources"]["Group"]["Metadata"].values()):
+        awaited |= {one["Ref"]: condition for one in references}
+    assert awaited == {
+        key: rule["Condition"]
+        for key, rule in rules.items()
+        if rule["Properties"]["GroupId"] == {"Ref": "PuppetSecurityGroupId"}
+    }
+    assert len(awaited) == 4
 
 
 def test_the_fleets_group_has_opted_in_and_has_its_hooks_from_the_start(account, deploy):

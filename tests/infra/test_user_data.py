@@ -91,6 +91,13 @@ class World:
             **(environment or {}),
         )
 
+    def replace(self, name, server):
+        """Puts another server in the place of one."""
+        getattr(self, name).close()
+        self.servers.remove(getattr(self, name))
+        self.servers.append(server)
+        setattr(self, name, server)
+
     def identity(self):
         return yaml.safe_load(self.instance.files()["csr_attributes.yaml"])
 
@@ -133,9 +140,10 @@ def test_puppet_enterprises_installer_is_told_everything_but_the_secret(world):
 def test_open_source_packages_are_installed_before_anything_is_written(world):
     done = world.run("open-source", STAGEDOOR_ALT_NAMES="puppet.example.com")
     assert done.returncode == 0, done.stderr
-    dpkg, update, install, agent, _ = world.instance.calls()
-    assert re.fullmatch(r"dpkg --install \S+/release\.deb", dpkg)
-    assert (update, install) == ("apt-get update", "apt-get install --yes openvox-agent")
+    release, update, install, agent, _ = world.instance.calls()
+    apt = "apt-get --yes -o DPkg::Lock::Timeout=300 -o Acquire::Retries=5"
+    assert re.fullmatch(rf"{apt} install /\S+/release\.deb", release)
+    assert (update, install) == (f"{apt} update", f"{apt} install openvox-agent")
     assert agent == "puppet agent --test --waitforcert 0"
     assert "dns_alt_names = puppet.example.com\n" in world.instance.files()["puppet.conf"]
 
@@ -166,10 +174,13 @@ def test_an_authorization_role_is_asked_for_only_if_one_is_set(world):
 
 
 @EDITIONS
-def test_the_metadata_service_is_only_asked_with_a_token(world, edition):
+def test_the_metadata_service_is_only_asked_with_a_token(world, rendered, edition):
     world.run(edition)
     (first, *others) = world.imds.requests
     assert first[:2] == ("PUT", "/latest/api/token")
+    # It must outlive the patience, which is in common.sh.
+    patience = int(re.search(r"STAGEDOOR_PATIENCE_S:-(\d+)", rendered(edition))[1])
+    assert int(first[2]["X-aws-ec2-metadata-token-ttl-seconds"]) > patience
     assert len(others) >= 5
     for method, _, headers in others:
         assert (method, headers.get("X-aws-ec2-metadata-token")) == ("GET", sandbox.TOKEN)
@@ -237,17 +248,14 @@ def test_without_the_metadata_service_nothing_is_done(world, edition):
 
 
 def test_a_metadata_service_that_is_late_is_waited_for(world):
-    world.imds.close()
-    world.servers.remove(world.imds)
-    world.imds = sandbox.metadata_service(world.metadata, late=1)
-    world.servers.append(world.imds)
+    world.replace("imds", sandbox.metadata_service(world.metadata, late=1))
     assert world.run(environment={"STAGEDOOR_RETRIES": "2"}).returncode == 0
 
 
 @pytest.mark.parametrize("what", [key for key in METADATA if not key.endswith("credentials/")])
 def test_metadata_that_is_missing_ends_it(world, what):
     del world.metadata[what]
-    refused(world, world.run(), f"does not say {what}")
+    refused(world, world.run(environment=AT_ONCE), f"does not say {what}")
 
 
 def test_metadata_that_makes_no_certname_ends_it(world):
@@ -257,22 +265,65 @@ def test_metadata_that_makes_no_certname_ends_it(world):
 
 def test_an_instance_without_a_role_gets_no_challenge(world):
     del world.metadata["meta-data/iam/security-credentials/"]
-    refused(world, world.run(), "no challenge, no request")
+    refused(world, world.run(environment=AT_ONCE), "no challenge yet, and there is no time left")
 
 
-def test_a_secret_that_may_not_be_read_ends_it(world):
+@pytest.mark.parametrize("what", [key for key in METADATA if "credentials/" in key])
+def test_a_role_that_is_not_there_yet_is_waited_for(world, what):
+    world.replace("imds", sandbox.metadata_service(world.metadata, not_yet=[what]))
+    done = world.run()
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("no challenge yet; trying again\n") == 1
+    assert world.identity() == IDENTITY
+
+
+THROTTLED = (400, '{"__type":"ThrottlingException","message":"Rate exceeded"}')
+TROUBLE = [THROTTLED, (429, ""), (500, '{"__type": "InternalServiceError"}'), (503, ""), None]
+
+
+@pytest.mark.parametrize("trouble", TROUBLE, ids=["throttled", "429", "500", "503", "cut"])
+def test_a_secrets_manager_that_fails_once_is_asked_again(world, trouble):
+    world.replace("secrets", sandbox.secrets_manager(first=[trouble]))
+    done = world.run()
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("no challenge yet; trying again\n") == 1
+    assert len(world.secrets.requests) == 2
+    assert world.identity() == IDENTITY
+
+
+def test_a_secrets_manager_that_stays_away_ends_it(world):
+    world.secrets.close()
+    world.servers.remove(world.secrets)
+    refused(world, world.run(environment=AT_ONCE), "no challenge yet, and there is no time left")
+
+
+def test_a_secret_that_does_not_exist_ends_it_at_once(world):
     refused(
         world,
         world.run(STAGEDOOR_CHALLENGE_SECRET=SECRET_ARN.replace("challenge", "puppet")),
-        "Secrets Manager does not give the challenge: HTTP Error 400",
+        "Secrets Manager does not give the challenge: HTTP Error 400: Bad Request ResourceNotFoundException",
+        "no challenge, no request",
     )
+    assert len(world.secrets.requests) == 1
+
+
+@pytest.mark.parametrize("kind", ["AccessDeniedException", "ValidationException", "com.amazon.coral.service#AccessDeniedException"])
+def test_a_refusal_ends_it_at_once_and_only_its_kind_is_told(world, kind):
+    answer = 400, f'{{"__type":"{kind}","Message":"x-amz-security-token:{sandbox.CREDENTIALS["Token"]}"}}'
+    world.replace("secrets", sandbox.secrets_manager(first=[answer] * 3))
+    done = world.run()
+    refused(world, done, f"HTTP Error 400: Bad Request {kind}\n", "no challenge, no request")
+    assert len(world.secrets.requests) == 1
+    assert sandbox.CREDENTIALS["Token"] not in done.stderr
+
+
+def test_a_secret_without_text_is_refused(world):
+    world.replace("secrets", sandbox.secrets_manager(first=[(200, '{"SecretBinary": "AAAA"}')]))
+    refused(world, world.run(), "the challenge must be")
 
 
 def test_a_challenge_that_would_break_the_file_is_refused(world):
-    world.secrets.close()
-    world.servers.remove(world.secrets)
-    world.secrets = sandbox.secrets_manager('a"\nextension_requests: {pp_cli_auth: "true"}')
-    world.servers.append(world.secrets)
+    world.replace("secrets", sandbox.secrets_manager('a"\nextension_requests: {pp_cli_auth: "true"}'))
     refused(world, world.run(), "the challenge must be")
 
 
@@ -280,7 +331,7 @@ def test_a_challenge_that_would_break_the_file_is_refused(world):
 def test_a_repository_with_a_certificate_of_another_ca_is_not_trusted(world, edition):
     impostor = world.repository(world.other)
     world.servers.append(impostor)
-    refused(world, world.run(edition, packages=impostor, environment=AT_ONCE), "did not answer with a file in time")
+    refused(world, world.run(edition, packages=impostor, environment=AT_ONCE), "does not answer with a file, and there is no time left")
     assert world.instance.calls() == []
     assert impostor.requests == []
 
@@ -289,7 +340,7 @@ def test_a_repository_with_a_certificate_of_another_ca_is_not_trusted(world, edi
 def test_a_repository_that_is_down_ends_it(world, edition):
     world.packages.close()
     world.servers.remove(world.packages)
-    refused(world, world.run(edition, environment=AT_ONCE), "did not answer with a file in time")
+    refused(world, world.run(edition, environment=AT_ONCE), "does not answer with a file, and there is no time left")
 
 
 @EDITIONS
@@ -305,14 +356,23 @@ def test_a_repository_that_cannot_be_reached_yet_is_waited_for(world, edition):
 
 @EDITIONS
 def test_an_installation_that_fails_leaves_nothing_half_written(world, edition):
-    (world.instance.root / "fail-install").touch()
-    refused(world, world.run(edition), "failed")
+    (world.instance.root / "failures").write_text("1000")
+    refused(world, world.run(edition, environment=AT_ONCE), "failed, and there is no time left")
+
+
+@EDITIONS
+def test_an_installation_that_fails_for_a_while_is_repeated(world, edition):
+    (world.instance.root / "failures").write_text("2")
+    done = world.run(edition)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("failed; trying again\n") == 2
+    assert world.identity() == IDENTITY
 
 
 def test_the_next_attempt_after_a_failed_installation_succeeds(world):
-    (world.instance.root / "fail-install").touch()
-    world.run()
-    (world.instance.root / "fail-install").unlink()
+    (world.instance.root / "failures").write_text("1000")
+    assert world.run(environment=AT_ONCE).returncode != 0
+    (world.instance.root / "failures").write_text("0")
     assert world.run().returncode == 0
     assert world.identity() == IDENTITY
 
