@@ -51,7 +51,7 @@ least-privilege: ## Compare the calls that the tests saw with what the roles all
 	tests/infra/run least-privilege "$(SEEN)"
 
 .PHONY: package
-package: ## Package the functions for Lambda (ARCH=arm64 or x86_64; both without it) and report their size
+package: ## Package the functions for Lambda (ARCH=arm64 or x86_64; both without it) and report their size (first time: half an hour)
 	infra/package $(ARCH)
 
 # BUCKET, SETTINGS (JSON), CONFIG (TOML), STACK, CODE (an earlier code prefix), YES=1: see docs/deployment.md.
