@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use stagedoor_lifecycle::admission::Held;
-use stagedoor_lifecycle::decision::Removal;
+use stagedoor_lifecycle::decision::{Deed, Removal};
 use stagedoor_lifecycle::event::Transition;
 use stagedoor_lifecycle::observation::{Reachable, Subject};
 use stagedoor_lifecycle::onboard::Arrival;
@@ -35,10 +35,8 @@ pub(crate) struct Case {
     pub(crate) cleaned: BTreeSet<Certname>,
     /// What came of it when it was last tried to remove what is left.
     pub(crate) tried: Option<String>,
-    /// Whether that was since the last pause.
-    pub(crate) just_tried: bool,
     /// What was done since the last pause.
-    pub(crate) just_did: Option<String>,
+    pub(crate) just_did: Option<Deed>,
     /// What went wrong with it.
     pub(crate) trouble: Option<String>,
     /// Why AWS cannot be asked how it stands now, if it cannot; `held` is then what it said before.
@@ -71,7 +69,6 @@ impl Case {
             removed: BTreeMap::new(),
             cleaned: BTreeSet::new(),
             tried: None,
-            just_tried: false,
             just_did: None,
             trouble: None,
             blind: None,

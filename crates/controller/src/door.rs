@@ -25,7 +25,7 @@ use crate::config::{Config, Mode};
 #[derive(Debug)]
 pub struct Door {
     /// What it is to do.
-    pub(crate) config: Config,
+    pub(crate) config: Arc<Config>,
     /// EC2 Auto Scaling.
     pub(crate) autoscaling: AutoScaling,
     /// EC2.
@@ -44,6 +44,7 @@ impl Door {
     /// A door with the clients that this configuration asks for. Talks to nobody yet.
     #[must_use]
     pub fn new(config: Config, aws: &SdkConfig, machines: Arc<dyn Machines>, clock: Clock) -> Self {
+        let config = Arc::new(config);
         Self {
             autoscaling: AutoScaling::new(aws),
             machines,
@@ -113,7 +114,7 @@ impl std::fmt::Debug for Clock {
 #[derive(Debug)]
 pub(crate) struct PuppetSite {
     secret: Secret,
-    config: Config,
+    config: Arc<Config>,
     made: Mutex<Option<Arc<Puppet>>>,
 }
 
@@ -154,7 +155,7 @@ pub(crate) struct Hands {
 }
 
 impl PuppetSite {
-    fn new(config: &Config, aws: &SdkConfig) -> Self {
+    fn new(config: &Arc<Config>, aws: &SdkConfig) -> Self {
         Self { secret: Secret::new(aws, &config.secret), config: config.clone(), made: Mutex::new(None) }
     }
 

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use stagedoor_aws::autoscaling::Action;
 use stagedoor_lifecycle::deadline::{self, LOOK_BACK, heartbeat_due};
 use stagedoor_lifecycle::observation::Subject;
+use stagedoor_lifecycle::{HookName, InstanceId};
 
 use crate::case::Case;
 use crate::door::Door;
@@ -41,12 +42,13 @@ impl Heartbeats {
         let waiting: Vec<_> = waiting.filter_map(|case| Some((case.subject.clone(), timeout(case)?))).collect();
         let before = std::mem::replace(&mut self.waiting, waiting);
         // Of those that come anew, it is not known when somebody last looked after them.
-        let known: BTreeSet<_> = before.iter().map(|(subject, _)| (&subject.instance, &subject.hook)).collect();
+        let keys = |waiting: &[(Subject, Duration)]| waiting.iter().map(|(subject, _)| key(subject)).collect();
+        let (known, awaited): (BTreeSet<_>, BTreeSet<_>) = (keys(&before), keys(&self.waiting));
         let since = deadline::before(now, LOOK_BACK);
-        let new = self.waiting.iter().filter(|(subject, _)| !known.contains(&(&subject.instance, &subject.hook)));
+        let new = self.waiting.iter().filter(|(subject, _)| !known.contains(&key(subject)));
         let due = new.filter(|(subject, timeout)| heartbeat_due(&subject.instance, *timeout, since, now));
         self.due.extend(due.map(|(subject, _)| subject.clone()));
-        self.due.retain(|due| self.waiting.iter().any(|(subject, _)| subject == due));
+        self.due.retain(|due| awaited.contains(&key(due)));
     }
 
     /// Does this work, however long it takes, and sends heartbeats meanwhile.
@@ -80,6 +82,10 @@ impl Heartbeats {
             self.due.drain(..some);
         }
     }
+}
+
+fn key(subject: &Subject) -> (InstanceId, HookName) {
+    (subject.instance.clone(), subject.hook.clone())
 }
 
 async fn one(door: &Door, subject: &Subject, until: Until) {

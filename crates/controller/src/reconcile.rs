@@ -145,7 +145,6 @@ impl Round {
         self.beats.beside(door, until, tokio::time::sleep(self.pause)).await;
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
         for case in &mut self.cases {
-            case.just_tried = false;
             case.just_did = None;
             case.trouble = None;
         }
@@ -184,7 +183,7 @@ async fn act(
     if let (Some(puppet), false) = (sight.puppet.clone(), deeds.is_empty()) {
         // Not when it is decided: the answer to another case's question has everything decided once more.
         for (index, deed) in &deeds {
-            cases[*index].just_did = Some(deed.describe());
+            cases[*index].just_did = Some(deed.clone());
         }
         // What is decided must not wait for others' deeds, nor these so long that what was seen is not true any more.
         complete(door, cases, until, deadline::after(door.clock.now(), BEFORE_DEEDS)).await;
@@ -285,7 +284,7 @@ fn settle_what_is_decided(door: &Door, sight: &Sight, cases: &mut [Case]) -> Nex
                 }
                 case.settle(Outcome::Waiting, "observe mode: nothing was changed and the hook was not answered");
             }
-            Decision::Do(Deed::Remove(removals)) if case.just_tried => {
+            Decision::Do(Deed::Remove(removals)) if matches!(case.just_did, Some(Deed::Remove(_))) => {
                 // The look that follows still shows something: not at once again, but after a pause.
                 let left: Vec<_> = removals.iter().map(Removal::describe).collect();
                 let tried = case.tried.clone().unwrap_or_default();
@@ -295,7 +294,7 @@ fn settle_what_is_decided(door: &Door, sight: &Sight, cases: &mut [Case]) -> Nex
             Decision::Do(Deed::Sign(_)) if case.refused.is_some() => {
                 case.stands(Outcome::Refused, case.refused.clone().unwrap_or_default());
             }
-            Decision::Do(deed) if case.just_did.as_ref() == Some(&deed.describe()) => {
+            Decision::Do(deed) if case.just_did.as_ref().is_some_and(|did| did.describe() == deed.describe()) => {
                 let unseen = || format!("it was just done, and is not seen yet: {}", deed.describe());
                 case.stands(Outcome::Failed, case.trouble.clone().unwrap_or_else(unseen));
             }

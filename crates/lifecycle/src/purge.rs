@@ -24,8 +24,8 @@ pub struct PuppetView {
     pub targets: Option<Vec<TargetView>>,
 }
 
-/// Rules about Puppet, top to bottom: is something left that is ours to remove, of an instance that leaves for good; is everything known; do those who
-/// must know of it know?
+/// Rules about Puppet, top to bottom: is something left that is ours to remove, of an instance that leaves for good; is
+/// everything known; do those who must know of it know?
 ///
 /// `tried` says what came of it when it was last tried to remove what is left, if it was; `orchestrated` whether there
 /// is an orchestrator.

@@ -1,7 +1,7 @@
 //! Removes what is left of instances: certificates, requests, nodes, pins. Every write may safely be repeated.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use futures_util::stream::{self, StreamExt};
 use jiff::{SignedDuration, Timestamp};
@@ -9,7 +9,7 @@ use stagedoor_lifecycle::Certname;
 use stagedoor_lifecycle::decision::Removal;
 use stagedoor_lifecycle::identity::Purgeable;
 use stagedoor_lifecycle::receipt::{Outcome, Stage};
-use stagedoor_puppet::{Deactivated, Error, Outcome as CaOutcome};
+use stagedoor_puppet::{Deactivated, Error, LOCK_WAIT, Outcome as CaOutcome};
 
 use super::Done;
 use crate::case::Case;
@@ -22,8 +22,6 @@ const CA_WRITES_AT_ONCE: usize = 2;
 /// How many certificates go into one request: so many that the price of a request does not matter, and so few that it
 /// ends long before the CA's own time-outs.
 const CLEANED_AT_ONCE: usize = 200;
-/// A write that has failed after so long was waiting for the CA's lock.
-const LONG: Duration = Duration::from_secs(30);
 /// PuppetDB takes commands in a queue.
 const DEACTIVATIONS_AT_ONCE: usize = 8;
 
@@ -121,7 +119,6 @@ pub(super) async fn remove(
         if failure.is_none() {
             complete.insert(index);
         }
-        case.just_tried = true;
         case.tried = Some(failure.unwrap_or_else(|| "Puppet said that it was done".to_owned()));
     }
     (changed, complete)
@@ -149,7 +146,7 @@ async fn remove_files(
             continue;
         }
         let cleaned = flat(within(door, until.work, "the Puppet CA", hands.ca.clean(&names)).await);
-        stuck = cleaned.is_err() && started.elapsed() >= LONG;
+        stuck = cleaned.is_err() && started.elapsed() >= LOCK_WAIT;
         if cleaned.is_ok() {
             clean_names.extend(names.iter().cloned());
         }

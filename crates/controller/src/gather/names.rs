@@ -285,6 +285,7 @@ fn reachable<T, V>(answer: &Result<Option<T>, String>, view: impl Fn(&T) -> V) -
     }
 }
 
+/// What was answered, to be found by name: a set may be thousands.
 pub(super) fn by_name<T>(
     answer: Result<Vec<T>, String>,
     name: impl Fn(&T) -> &Certname,

@@ -6,7 +6,7 @@ use reqwest::Method;
 use serde_json::json;
 use stagedoor_lifecycle::Certname;
 
-use super::{CaAdmin, LONG, Outcome, WRITE_TIMEOUT, is_file_not_found};
+use super::{CaAdmin, LOCK_WAIT, Outcome, WRITE_TIMEOUT, is_file_not_found};
 use crate::error::Error;
 use crate::http::{Answer, Ask};
 
@@ -82,7 +82,7 @@ impl CaAdmin {
         for certname in certnames {
             let started = Instant::now();
             match self.clean_one(certname).await {
-                Err(error @ Error::Busy { .. }) if started.elapsed() >= LONG => return Err(error),
+                Err(error @ Error::Busy { .. }) if started.elapsed() >= LOCK_WAIT => return Err(error),
                 Ok(Outcome::Done) => {}
                 Ok(Outcome::AlreadyDone) => missing.push(certname.clone()),
                 Err(error @ (Error::Busy { .. } | Error::Refused { .. } | Error::Unexpected { .. })) => {

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::json;
 use stagedoor_lifecycle::Certname;
 
-use super::{CaAdmin, LONG, Signed, State, WRITE_TIMEOUT};
+use super::{CaAdmin, LOCK_WAIT, Signed, State, WRITE_TIMEOUT};
 use crate::error::Error;
 use crate::http::Ask;
 
@@ -84,7 +84,7 @@ impl CaAdmin {
             };
             match &signed {
                 Err(error @ Error::Unreachable { .. }) => stuck = Some(error.clone()),
-                Err(error @ Error::Busy { .. }) if started.elapsed() >= LONG => stuck = Some(error.clone()),
+                Err(error @ Error::Busy { .. }) if started.elapsed() >= LOCK_WAIT => stuck = Some(error.clone()),
                 _ => {}
             }
             all.insert(certname.clone(), signed);
