@@ -4,9 +4,10 @@ use jiff::SignedDuration;
 use serde_json::json;
 use stagedoor_lab::agent::Agent;
 use stagedoor_lab::aws::{Launch, Terminate};
+use stagedoor_lab::puppet::{CsrAttributes, PuppetOptions};
 use stagedoor_lab::scene::Place;
 
-use super::stage::Stage;
+use super::stage::{CHALLENGE, PRIMARY, Stage};
 
 const ADDRESS: &str = "127.9.8.7";
 const NAME: &str = "ip-127-9-8-7.ec2.internal";
@@ -126,4 +127,61 @@ async fn a_profile_that_allows_no_new_key_leaves_the_old_certificate_to_a_person
     let receipt = stage.rehearsal.onboard(&event).await;
     assert_eq!(receipt["outcome"], "refused", "{receipt:#}");
     assert_eq!(stage.state_of(&instance).as_deref(), Some("Pending:Wait"));
+}
+
+/// On a CA that takes requests for names that have a certificate.
+fn with_duplicates() -> PuppetOptions {
+    PuppetOptions { allow_duplicate_certs: true, ..PuppetOptions::default() }
+}
+
+#[tokio::test]
+async fn a_request_that_an_agent_sends_again_does_not_cost_it_its_certificate() {
+    let mut stage = Stage::with(with_duplicates(), "").await;
+    stage.budget("3s");
+    // It is held until this target has run, which does not happen.
+    stage.rehearsal.configure(|config| format!("{config}refresh = [\"{PRIMARY}\"]\nawait_refresh = true\n"));
+    let (instance, event) = stage.launch();
+    let name = stage.name_of(&instance);
+    let agent = stage.start(Stage::compiler(&instance));
+    let receipt = stage.rehearsal.onboard(&event).await;
+    assert_eq!(receipt["outcome"], "waiting", "{receipt:#}");
+    agent.reported().await.unwrap();
+    let certificates = stage.rehearsal.lab.puppet.snapshot()["certificates"].clone();
+
+    agent.submit_again().await.unwrap();
+    assert!(agent.state().refusal.is_none() && stage.rehearsal.lab.puppet.has_request(&name), "the CA took it");
+    for function in ["sweep", "onboard"] {
+        let answer = stage.rehearsal.invoke(function, &event).await;
+        assert_eq!(stage.rehearsal.lab.puppet.snapshot()["certificates"], certificates, "{function}: {answer:#}");
+        assert_eq!(stage.rehearsal.lab.puppet.snapshot()["revoked_serials"], json!([]), "{function}: {answer:#}");
+    }
+    agent.run("unchanged").await.expect("Puppet still lets it in");
+    assert_eq!(stage.state_of(&instance).as_deref(), Some("Pending:Wait"));
+}
+
+#[tokio::test]
+async fn a_request_with_another_key_does_not_cost_an_instance_the_certificate_that_it_uses() {
+    let mut stage = Stage::with(with_duplicates(), "").await;
+    stage.budget("3s");
+    stage.rehearsal.configure(|config| format!("{config}refresh = [\"{PRIMARY}\"]\nawait_refresh = true\n"));
+    let (instance, event) = stage.launch();
+    let name = stage.name_of(&instance);
+    let agent = stage.start(Stage::compiler(&instance));
+    stage.rehearsal.onboard(&event).await;
+    agent.reported().await.unwrap();
+    let certificates = stage.rehearsal.lab.puppet.snapshot()["certificates"].clone();
+
+    // A stranger has read the request, which anybody may, and asks for everything that was in it.
+    let strangers = CsrAttributes {
+        instance_id: Some(instance.clone()),
+        extensions: [("pp_role".to_owned(), "compiler".to_owned())].into(),
+        challenge: Some(CHALLENGE.to_owned().into()),
+        ..CsrAttributes::default()
+    };
+    stage.rehearsal.lab.puppet.submit_csr(&name, &strangers).unwrap();
+    for function in ["sweep", "onboard"] {
+        let answer = stage.rehearsal.invoke(function, &event).await;
+        assert_eq!(stage.rehearsal.lab.puppet.snapshot()["certificates"], certificates, "{function}: {answer:#}");
+    }
+    agent.run("unchanged").await.expect("Puppet still lets it in");
 }

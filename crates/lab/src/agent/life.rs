@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use http::Method;
+use rcgen::KeyPair;
 
 use super::https::Connection;
 use super::running::{AgentState, Disk, Inner, Phase};
@@ -130,20 +131,11 @@ impl Inner {
             return AgentIdentity::of(&key, &pem);
         }
         let certname = &self.agent.certname;
-        let request = signing_request(certname, &self.agent.attributes(), &key)?;
         let mut ca = match ca {
             Some(ca) => ca,
             None => self.connection(None).await?,
         };
-        let path = format!("{CA}/certificate_request/{certname}");
-        let (status, body) = ca.call(Method::PUT, &path, request).await?;
-        // 400: there is a request or a certificate of this name already. Perhaps it is ours.
-        anyhow::ensure!(matches!(status, 200 | 400), "submitting the signing request was answered {status}");
-        let refusal = (status == 400).then(|| String::from_utf8_lossy(&body).into_owned());
-        self.note(|state| {
-            state.submitted += 1;
-            state.refusal = refusal;
-        });
+        self.submit(&mut ca, &key).await?;
         let (status, pem) = ca.call(Method::GET, &format!("{CA}/certificate/{certname}"), String::new()).await?;
         if status == 404 {
             self.note(|state| {
@@ -164,6 +156,28 @@ impl Inner {
             });
         }
         Ok(identity)
+    }
+
+    /// Sends its request, which the CA may refuse.
+    async fn submit(&self, ca: &mut Connection, key: &Arc<KeyPair>) -> anyhow::Result<()> {
+        let certname = &self.agent.certname;
+        let request = signing_request(certname, &self.agent.attributes(), key)?;
+        let (status, body) = ca.call(Method::PUT, &format!("{CA}/certificate_request/{certname}"), request).await?;
+        // 400: there is a request or a certificate of this name already. Perhaps it is ours.
+        anyhow::ensure!(matches!(status, 200 | 400), "submitting the signing request was answered {status}");
+        let refusal = (status == 400).then(|| String::from_utf8_lossy(&body).into_owned());
+        self.note(|state| {
+            state.submitted += 1;
+            state.refusal = refusal;
+        });
+        Ok(())
+    }
+
+    /// Sends its request once more, with the key on its disk.
+    pub(super) async fn submit_again(&self) -> anyhow::Result<()> {
+        let key = self.disk().key.clone();
+        let key = key.with_context(|| format!("agent {} has no key", self.agent.certname))?;
+        self.submit(&mut self.connection(None).await?, &key).await
     }
 
     /// The identity on its disk.

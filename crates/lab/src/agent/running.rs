@@ -196,6 +196,15 @@ impl RunningAgent {
         self.inner.run(status).await
     }
 
+    /// Sends its signing request once more, with the key that it has: as an agent does that has not seen its certificate yet.
+    /// [`AgentState::refusal`] says whether the CA took it.
+    ///
+    /// # Errors
+    /// It has no key yet, or the CA does not answer.
+    pub async fn submit_again(&self) -> anyhow::Result<()> {
+        self.inner.submit_again().await
+    }
+
     /// What the Status API of its ports says from now on.
     pub fn set_service_state(&self, state: ServiceState) {
         self.inner.services.send_modify(|services| {

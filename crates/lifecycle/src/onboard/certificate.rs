@@ -44,22 +44,16 @@ impl Rules<'_> {
         Ok(certificate)
     }
 
-    /// Whether the instance lost the key of its own old certificate: it was issued before this launch began, and the
-    /// instance has not rested in a warm pool since. Or it asks for another one, on a CA that takes such requests.
+    /// Whether the instance lost the key of its own old certificate: the certificate was issued before this launch began,
+    /// no run has used it since, and the instance does not come from a warm pool.
+    ///
+    /// A request that is pending beside the certificate is no evidence of that. A CA with `allow-duplicate-certs` accepts one
+    /// from anybody, and an agent that waits for its certificate sends its request again and again. A request with the
+    /// certificate's own key shows that the key is not lost.
     ///
     /// When the launch began is Auto Scaling's word alone; and what an event says about the origin only counts for the
     /// launch that it announced. Otherwise a replayed event could cost an instance its certificate.
     fn is_rekeyed(&self, name: &NameView, certificate: &CertificateView) -> Result<bool, NotYet> {
-        let asks_again = match name.request.known() {
-            Err(why) => return Err(trouble(why)),
-            Ok(request) => request.is_some_and(|request| {
-                signing::objections(&request.asks, &name.certname, &self.subject.instance, &self.arriving.profile.rules)
-                    .is_empty()
-            }),
-        };
-        if asks_again {
-            return Ok(true);
-        }
         let old = |began: Timestamp| deadline::after(certificate.issued, CLOCKS_DIFFER) < began;
         // What has run Puppet with it since has its key.
         let run = match &self.seen.run {
@@ -67,21 +61,26 @@ impl Rules<'_> {
             None => None,
         };
         let in_use = |began: Timestamp| run.is_some_and(|run| deadline::after(run.end, CLOCKS_DIFFER) >= began);
-        match (self.subject.began, self.subject.origin) {
+        let lost = match (self.subject.began, self.subject.origin) {
             (Began::Said(began), Some(Place::Ec2 | Place::AutoScalingGroup)) if old(began) && !in_use(began) => {
-                ask(Question::Began)
+                return ask(Question::Began);
             }
-            (Began::Unknown, None) if !self.arriving.has_pool => ask(Question::Began),
+            (Began::Unknown, None) if !self.arriving.has_pool => return ask(Question::Began),
             (Began::Confirmed { recorded: Some(began), said }, origin) if old(began) && !in_use(began) => {
-                Ok(match (origin, said) {
+                match (origin, said) {
                     (Some(Place::Ec2 | Place::AutoScalingGroup), Some(said)) => said >= began,
                     // Found by the sweep: without a warm pool there is nowhere that it could have rested.
                     (None, _) => !self.arriving.has_pool,
                     _ => false,
-                })
+                }
             }
-            _ => Ok(false),
+            _ => false,
+        };
+        if !lost {
+            return Ok(false);
         }
+        let request = name.request.known().map_err(trouble)?;
+        Ok(request.is_none_or(|request| request.asks.key_print != certificate.holds.key_print))
     }
 
     /// What to do about a certificate of somebody else: a dead instance's is cleaned, a live one's is left alone.

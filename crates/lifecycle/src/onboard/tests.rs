@@ -226,9 +226,8 @@ type Outage = (&'static str, fn(&mut World));
 
 #[test]
 fn unreachable_is_never_read_as_absent() {
-    let outages: [Outage; 13] = [
+    let outages: [Outage; 12] = [
         ("certificate", |w| w.view().certificate = down()),
-        ("request beside a certificate", |w| w.view().request = down()),
         ("request", |w| {
             *w = w.clone().new_to_puppet();
             w.view().request = down();

@@ -1,6 +1,7 @@
 //! Whose the certificate or request is, and whether it may be.
 
 use super::*;
+use crate::observation::RequestView;
 use crate::signing::{Challenge, Key};
 
 // The request.
@@ -302,10 +303,40 @@ fn a_certificate_that_it_has_run_puppet_with_since_is_not_taken_for_lost() {
     assert!(matches!(world.decide(), Decision::Fail(_)));
 }
 
+/// A request under the name of a certificate that is in use, with this key and of this instance.
+fn beside_a_certificate(instance: &str, key_print: &str) -> RequestView {
+    let mut pending = request(Some(instance));
+    pending.asks.key_print = key_print.into();
+    pending
+}
+
 #[test]
-fn an_instance_that_asks_for_another_certificate_gets_it() {
+fn a_request_beside_the_certificate_in_use_never_costs_it() {
+    let own_key = world().certificate().holds.key_print.clone();
+    // Sent again by the agent; with another key by a stranger who knows the challenge; and of another instance.
+    for (instance, key_print) in [(OURS, own_key.as_str()), (OURS, "another key"), (OTHER, own_key.as_str())] {
+        for rekey in [Rekey::Allow, Rekey::Refuse] {
+            let mut world = world();
+            world.aws.profile.rekey = rekey;
+            world.view().request = Reachable::Found(beside_a_certificate(instance, key_print));
+            completed(world.decide());
+            world.puppet.run = Some(Reachable::Absent);
+            assert!(waits(world.decide()).contains("first Puppet run"), "signed a moment ago, and not used yet");
+        }
+    }
+}
+
+#[test]
+fn a_request_that_cannot_be_read_beside_the_certificate_in_use_holds_nothing_up() {
     let mut world = world();
-    world.view().request = Reachable::Found(request(Some(OURS)));
+    world.view().request = Reachable::Unreachable("down".into());
+    completed(world.decide());
+}
+
+#[test]
+fn a_lost_key_is_replaced_whether_the_new_request_is_there_already_or_not() {
+    let mut world = relaunched();
+    world.view().request = Reachable::Found(beside_a_certificate(OURS, "another key"));
     let removal = removal(world.decide());
     assert!(removal.certificate.is_some() && !removal.request, "its request is still to be signed");
     world.aws.profile.rekey = Rekey::Refuse;
@@ -313,8 +344,11 @@ fn an_instance_that_asks_for_another_certificate_gets_it() {
 }
 
 #[test]
-fn a_request_beside_its_certificate_that_is_not_its_own_changes_nothing() {
-    let mut world = world();
-    world.view().request = Reachable::Found(request(Some(OTHER)));
-    completed(world.decide());
+fn a_key_with_which_a_request_is_pending_is_not_taken_for_lost() {
+    let mut world = relaunched();
+    let own_key = world.certificate().holds.key_print.clone();
+    world.view().request = Reachable::Found(beside_a_certificate(OURS, &own_key));
+    assert!(waits(world.decide()).contains("first Puppet run"));
+    world.view().request = Reachable::Unreachable("down".into());
+    assert!(matches!(world.decide(), Decision::Fail(_)));
 }

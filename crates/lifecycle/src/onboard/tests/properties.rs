@@ -38,8 +38,12 @@ fn a_certificate() -> impl Strategy<Value = CertificateView> {
 }
 
 fn a_request() -> impl Strategy<Value = RequestView> {
-    (owner(), flaw()).prop_map(|(owner, flaw)| {
-        let view = request(owner);
+    // Half of them with the key that certificates have here.
+    (owner(), flaw(), any::<bool>()).prop_map(|(owner, flaw, another_key)| {
+        let mut view = request(owner);
+        if another_key {
+            view.asks.key_print = "another key".into();
+        }
         RequestView { asks: flawed(view.asks.clone(), flaw), ..view }
     })
 }
@@ -171,18 +175,20 @@ impl World {
         }
     }
 
-    /// Whether the certificate is the instance's own and of an earlier launch, or it asks for another one.
+    /// Whether the certificate is the instance's own, of an earlier launch, not used in this one, and no request shows that its
+    /// key is still there.
     fn may_lose_its_own(&self, its: &CertificateView) -> bool {
         let origin = self.aws.subject.origin;
         let recorded = match self.aws.subject.began {
             Began::Confirmed { recorded, said } if said.is_some() || origin.is_none() => recorded,
             _ => None,
         };
-        let asks = matches!(&self.seen().request, Reachable::Found(pending) if !self.objects_to(&pending.asks));
+        let same_key =
+            matches!(&self.seen().request, Reachable::Found(pending) if pending.asks.key_print == its.holds.key_print);
         let old = recorded.is_some_and(|recorded| its.issued < recorded) && matches!(origin, None | Some(Place::Ec2));
         let unused = |run: &RunView| recorded.is_some_and(|recorded| run.end < recorded);
         let old = old && self.puppet.run.as_ref().is_none_or(|run| run.known().is_ok_and(|run| run.is_none_or(unused)));
-        self.aws.profile.rekey == Rekey::Allow && (asks || old)
+        self.aws.profile.rekey == Rekey::Allow && old && !same_key
     }
 }
 
