@@ -25,13 +25,19 @@ async fn refused(profile: &str, change: impl FnOnce(&mut Agent)) -> (Stage, Stri
 #[tokio::test]
 async fn each_false_statement_has_the_request_deleted_and_the_launch_abandoned() {
     type Lie = (&'static str, fn(&mut Agent));
-    let lies: [Lie; 7] = [
+    let lies: [Lie; 9] = [
         ("pp_instance_id is", |agent| agent.instance_id = Some(OTHER.to_owned())),
         ("no pp_instance_id", |agent| agent.instance_id = Some(String::new())),
         ("challengePassword", |agent| agent.challenge = Some(SecretString::from("guessed"))),
         ("challengePassword", |agent| agent.challenge = None),
         ("console.example.com", |agent| agent.alt_names.push("console.example.com".to_owned())),
         ("pp_auth_role", |agent| drop(agent.extensions.insert("pp_auth_role".to_owned(), "pe_compiler".to_owned()))),
+        ("pp_environment", |agent| {
+            drop(agent.extensions.insert("pp_environment".to_owned(), "production".to_owned()));
+        }),
+        ("1.3.6.1.4.1.34380.1.2.1", |agent| {
+            drop(agent.extensions.insert("1.3.6.1.4.1.34380.1.2.1".to_owned(), "of the site".to_owned()));
+        }),
         ("pp_role is", |agent| drop(agent.extensions.insert("pp_role".to_owned(), "primary".to_owned()))),
     ];
     for (objection, lie) in lies {
@@ -58,6 +64,20 @@ async fn an_authorization_extension_that_the_profile_requires_is_signed() {
     agent.extensions.insert("pp_auth_role".to_owned(), "pe_compiler".to_owned());
     stage.start(agent);
     assert_eq!(stage.rehearsal.onboard(&event).await["outcome"], "continued");
+}
+
+#[tokio::test]
+async fn an_extension_that_the_profile_allows_is_signed_with_one_of_its_values_and_no_other() {
+    let allow = "sign.allow = { pp_environment = [\"production\", \"staging\"] }";
+    let mut stage = Stage::open_source(allow).await;
+    for (environment, outcome) in [("staging", "continued"), ("production", "continued"), ("test", "abandoned")] {
+        let (instance, event) = stage.launch();
+        let mut agent = Stage::compiler(&instance);
+        agent.extensions.insert("pp_environment".to_owned(), environment.to_owned());
+        stage.start(agent);
+        let receipt = stage.rehearsal.onboard(&event).await;
+        assert_eq!(receipt["outcome"], outcome, "{environment}: {receipt:#}");
+    }
 }
 
 #[tokio::test]

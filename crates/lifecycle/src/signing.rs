@@ -3,16 +3,9 @@
 //! A certificate is for good: its extensions decide what the node may do and what it is classified as, and they are
 //! readable by everyone. So a request must be exactly what the profile expects, and nothing more.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{Certname, InstanceId};
-
-/// The arc of extensions that grant rights: `pp_authorization`, `pp_auth_role`, `pp_cli_auth` …
-/// See [CSR attributes and certificate extensions](https://www.puppet.com/docs/puppet/8/ssl_attributes_extensions.html).
-const AUTHORIZATION_ARC: &str = "1.3.6.1.4.1.34380.1.3.";
-
-/// The short names of the registered extensions of [`AUTHORIZATION_ARC`].
-const AUTHORIZATION_NAMES: [&str; 4] = ["pp_authorization", "pp_auth_auto_renew", "pp_auth_role", "pp_cli_auth"];
 
 /// What a profile requires of a request.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -20,6 +13,9 @@ pub struct SigningRules {
     /// Extensions, by short name or OID, that must be there with exactly this value. `pp_instance_id` always must
     /// be the instance's and need not be listed.
     pub require: BTreeMap<String, String>,
+    /// Extensions, by short name or OID, that may be there, with one of these values. Every Puppet extension that is listed
+    /// neither here nor in `require` is refused.
+    pub allow: BTreeMap<String, BTreeSet<String>>,
     /// Alternative names that may be there besides the certname.
     pub alt_names: Vec<String>,
 }
@@ -134,10 +130,15 @@ pub fn objections(request: &Request, certname: &Certname, instance: &InstanceId,
             None => object(format!("it has no {name}; {wanted:?} is required")),
         }
     }
-    for name in request.extensions.keys().filter(|name| grants_rights(name)) {
-        // One that is required with another value has been named above.
-        if !rules.require.contains_key(name) {
-            object(format!("it asks for the authorization extension {name}, which the profile does not list"));
+    // Whatever is required has been compared above.
+    let unrequired = |name: &String| name != "pp_instance_id" && !rules.require.contains_key(name);
+    for (name, value) in request.extensions.iter().filter(|(name, _)| unrequired(name)) {
+        match rules.allow.get(name) {
+            Some(values) if values.contains(value) => {}
+            Some(_) => object(format!("its {name} is {value:?}, which sign.allow of the profile does not list")),
+            None => object(format!(
+                "it asks for the extension {name}, which is listed neither in sign.require nor in sign.allow of the profile"
+            )),
         }
     }
     for oid in &request.other_extensions {
@@ -168,13 +169,6 @@ fn weakness(key: &Key) -> Option<String> {
     }
 }
 
-fn grants_rights(extension: &str) -> bool {
-    // By name as well, so that one that is registered in the future is not let through.
-    extension.starts_with(AUTHORIZATION_ARC)
-        || extension.starts_with("pp_auth")
-        || AUTHORIZATION_NAMES.contains(&extension)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -185,8 +179,17 @@ mod tests {
     fn rules() -> SigningRules {
         SigningRules {
             require: BTreeMap::from([("pp_role".into(), "compiler".into())]),
+            allow: BTreeMap::from([("pp_zone".into(), ["eu-west-1a".into(), "eu-west-1b".into()].into())]),
             alt_names: vec!["puppet.example.com".into()],
         }
+    }
+
+    fn certname() -> Certname {
+        NAME.parse().unwrap()
+    }
+
+    fn instance() -> InstanceId {
+        ID.parse().unwrap()
     }
 
     fn request() -> Request {
@@ -208,7 +211,7 @@ mod tests {
     }
 
     fn objections_to(request: &Request) -> Vec<String> {
-        objections(request, &NAME.parse().unwrap(), &ID.parse().unwrap(), &rules())
+        objections(request, &certname(), &instance(), &rules())
     }
 
     /// Exactly one objection, and it says this.
@@ -247,21 +250,51 @@ mod tests {
         refused(|r| r.key = Key::Other("DSA".into()), "DSA");
     }
 
-    #[test]
-    fn an_authorization_extension_is_refused_unless_it_is_required_with_its_value() {
-        for name in
-            ["pp_auth_role", "pp_cli_auth", "pp_authorization", "pp_auth_auto_renew", "1.3.6.1.4.1.34380.1.3.77"]
-        {
-            refused(|r| drop(r.extensions.insert(name.into(), "pe_compiler".into())), name);
-        }
-        let mut rules = rules();
-        rules.require.insert("pp_auth_role".into(), "pe_compiler".into());
+    /// One of each arc: registered, PEADM's, the site's own, authorization, one that is not registered yet.
+    const UNLISTED: [&str; 8] = [
+        "pp_environment",
+        "pp_preshared_key",
+        "peadm_role",
+        "1.3.6.1.4.1.34380.1.2.1",
+        "pp_auth_role",
+        "pp_cli_auth",
+        "1.3.6.1.4.1.34380.1.3.77",
+        "pp_auth_of_the_future",
+    ];
+
+    fn with_extension(name: &str, value: &str) -> Request {
         let mut request = request();
-        request.extensions.insert("pp_auth_role".into(), "pe_compiler".into());
-        let check = |request: &Request| objections(request, &NAME.parse().unwrap(), &ID.parse().unwrap(), &rules);
-        assert!(check(&request).is_empty());
-        request.extensions.insert("pp_auth_role".into(), "legacy_compiler".into());
-        assert_eq!(check(&request).len(), 1);
+        request.extensions.insert(name.into(), value.into());
+        request
+    }
+
+    #[test]
+    fn an_extension_is_refused_unless_the_profile_requires_it_with_its_value() {
+        for name in UNLISTED {
+            refused(|r| drop(r.extensions.insert(name.into(), "pe_compiler".into())), name);
+            let mut rules = rules();
+            rules.require.insert(name.into(), "pe_compiler".into());
+            let check = |value| objections(&with_extension(name, value), &certname(), &instance(), &rules);
+            assert_eq!(check("pe_compiler"), Vec::<String>::new(), "{name}");
+            assert_eq!(check("legacy_compiler").len(), 1, "{name}");
+            assert_eq!(objections(&request(), &certname(), &instance(), &rules).len(), 1, "{name} is required");
+        }
+    }
+
+    #[test]
+    fn an_allowed_extension_may_be_missing_or_have_one_of_its_values_and_no_other() {
+        for name in UNLISTED {
+            let mut rules = rules();
+            rules.allow.insert(name.into(), ["one".into(), "two".into()].into());
+            let check = |request: &Request| objections(request, &certname(), &instance(), &rules);
+            assert_eq!(check(&request()), Vec::<String>::new(), "{name}");
+            for value in ["one", "two"] {
+                assert_eq!(check(&with_extension(name, value)), Vec::<String>::new(), "{name}");
+            }
+            for value in ["", "One", "one,two", "one "] {
+                assert_eq!(check(&with_extension(name, value)).len(), 1, "{name} = {value:?}");
+            }
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Reads the section of one profile. No I/O.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use stagedoor_lifecycle::ProfileName;
@@ -16,18 +16,49 @@ const ONBOARD_PATIENCE: Duration = Duration::from_secs(1800);
 const PURGE_PATIENCE: Duration = Duration::from_secs(600);
 const RESULTS: [(&str, ActionResult); 2] = [("continue", ActionResult::Continue), ("abandon", ActionResult::Abandon)];
 
-/// The required extensions by their short names, where they have one. One that nobody knows would never be there.
-fn required(sign: &mut Reader<'_>) -> BTreeMap<String, String> {
-    let mut required = BTreeMap::new();
+/// The rules for certificate requests.
+fn signing_rules(sign: &mut Reader<'_>) -> SigningRules {
+    let (mut require, mut allow) = (BTreeMap::new(), BTreeMap::new());
     for (key, value) in sign.text_table("require") {
-        let is_oid = key.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
-        match short_name(&key) {
-            Some(name) => drop(required.insert(name.to_owned(), value)),
-            None if is_oid || long_name(&key).is_some() => drop(required.insert(key, value)),
-            None => sign.problem("require", format_args!("{key:?} is neither one of Puppet's extensions nor an OID")),
+        if let Some(name) = extension(sign, "require", &key)
+            && require.insert(name, value).is_some()
+        {
+            sign.problem("require", format_args!("names the extension {key:?} twice"));
         }
     }
-    required
+    for (key, values) in sign.list_table("allow") {
+        let Some(name) = extension(sign, "allow", &key) else { continue };
+        if require.contains_key(&name) {
+            sign.problem("allow", format_args!("must not name {key:?}, which sign.require gives one value"));
+        }
+        let values: BTreeSet<String> = values.into_iter().collect();
+        if values.is_empty() {
+            sign.problem("allow", format_args!("must list at least one value of {key:?}"));
+        }
+        if allow.insert(name, values).is_some() {
+            sign.problem("allow", format_args!("names the extension {key:?} twice"));
+        }
+    }
+    SigningRules { require, allow, alt_names: sign.texts("alt_names") }
+}
+
+/// An extension by its short name, if it has one, else by its OID.
+fn extension(sign: &Reader<'_>, list: &str, key: &str) -> Option<String> {
+    let is_oid = key.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    let name = match short_name(key) {
+        Some(name) => name,
+        None if is_oid || long_name(key).is_some() => key,
+        // One that has no OID would never be in a request.
+        None => {
+            sign.problem(list, format_args!("{key:?} is neither one of Puppet's extensions nor an OID"));
+            return None;
+        }
+    };
+    if name == "pp_instance_id" {
+        sign.problem(list, "must not name pp_instance_id: it always has to be the instance's own");
+        return None;
+    }
+    Some(name.to_owned())
 }
 
 /// The profile, unless something in it is wrong; `has_classifier` says whether there is one.
@@ -39,10 +70,7 @@ pub(super) fn profile(name: &str, mut section: Reader<'_>, has_classifier: bool)
     let mut sign = section.below("sign");
     let modes = [("verify", SignMode::Verify), ("external", SignMode::External)];
     let mode = sign.choice("mode", &modes, SignMode::Verify);
-    let rules = SigningRules { require: required(&mut sign), alt_names: sign.texts("alt_names") };
-    if rules.require.contains_key("pp_instance_id") {
-        sign.problem("require", "must not name pp_instance_id: it always has to be the instance's own");
-    }
+    let rules = signing_rules(&mut sign);
     sign.finish();
 
     let (pin, classified) = (section.texts("pin"), section.texts("classified"));

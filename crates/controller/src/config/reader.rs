@@ -151,6 +151,13 @@ impl<'a> Reader<'a> {
         keys.into_iter().filter_map(|key| Some((key.clone(), reader.text(&key)?))).collect()
     }
 
+    /// A table of lists of texts; empty if absent.
+    pub(super) fn list_table(&mut self, key: &str) -> Vec<(String, Vec<String>)> {
+        let mut reader = self.below(key);
+        let keys: Vec<String> = reader.table.into_iter().flat_map(Table::keys).cloned().collect();
+        keys.into_iter().map(|key| (key.clone(), reader.texts(&key))).collect()
+    }
+
     /// A duration such as "50s" or "10m", more than nothing and at most `longest`.
     pub(super) fn duration(&mut self, key: &str, default: Option<Duration>, longest: Duration) -> Option<Duration> {
         let default = default.and_then(|default| SignedDuration::try_from(default).ok());

@@ -31,6 +31,7 @@ certname = "{private_dns}"
 hooks = "puppet-"
 sign.mode = "external"
 sign.require = { pp_role = "compiler" }
+sign.allow = { "1.3.6.1.4.1.34380.1.1.12" = ["production", "staging"], "1.3.6.1.4.1.34380.1.2.7" = ["yes"] }
 sign.alt_names = ["puppet.example.com"]
 pin = ["PE Infrastructure Agent"]
 classified = ["PE Master"]
@@ -61,6 +62,17 @@ fn a_whole_configuration_is_read() {
     assert_eq!(profile.on_terminate_timeout, ActionResult::Abandon);
     assert_eq!(profile.sign, SignMode::External);
     assert_eq!(profile.rules.require["pp_role"], "compiler");
+    let allowed: Vec<(&str, Vec<&str>)> = profile
+        .rules
+        .allow
+        .iter()
+        .map(|(name, values)| (name.as_str(), values.iter().map(String::as_str).collect()))
+        .collect();
+    assert_eq!(
+        allowed,
+        [("1.3.6.1.4.1.34380.1.2.7", vec!["yes"]), ("pp_environment", vec!["production", "staging"])],
+        "by short name where there is one, as requests are read"
+    );
     assert_eq!(profile.rules.alt_names, ["puppet.example.com"]);
     assert_eq!((&profile.pin[0][..], &profile.classified[0][..]), ("PE Infrastructure Agent", "PE Master"));
     assert_eq!(profile.refresh[0].as_str(), "primary.example.com");
@@ -155,6 +167,34 @@ fn every_error_is_reported_at_once_each_with_its_key() {
         assert!(problems.iter().any(|problem| problem.starts_with(key)), "{key} is not in {problems:#?}");
     }
     assert_eq!(problems.len(), 1 + 20, "{problems:#?}");
+}
+
+#[test]
+fn an_extension_that_could_not_be_meant_is_refused_in_either_list() {
+    for (sign, problem) in [
+        ("allow = { pp_rol = [\"x\"] }", "sign.allow: \"pp_rol\" is neither"),
+        ("allow = { pp_instance_id = [\"i-1\"] }", "sign.allow: must not name pp_instance_id"),
+        ("allow = { \"1.3.6.1.4.1.34380.1.1.2\" = [\"i-1\"] }", "sign.allow: must not name pp_instance_id"),
+        ("allow = { pp_zone = [] }", "sign.allow: must list at least one value"),
+        ("allow = { pp_zone = \"eu-west-1a\" }", "sign.allow.pp_zone: must be a list"),
+        ("allow = { pp_zone = [7] }", "sign.allow.pp_zone: must hold nothing but texts"),
+        ("allow = { pp_role = [\"web\"] }\nsign.require = { pp_role = \"web\" }", "sign.allow: must not name \"pp_role\""),
+        (
+            "allow = { pp_role = [\"web\"], \"1.3.6.1.4.1.34380.1.1.13\" = [\"db\"] }",
+            "sign.allow: names the extension \"pp_role\" twice",
+        ),
+        (
+            "require = { pp_role = \"web\", \"1.3.6.1.4.1.34380.1.1.13\" = \"db\" }",
+            "sign.require: names the extension \"pp_role\" twice",
+        ),
+    ] {
+        let text = format!(
+            "puppet = {{ secret = 's', ca = 'https://ca:8140', puppetdb = 'https://db:8081' }}\n\
+             [profile.x]\ncertname = '{{instance_id}}'\nsign.{sign}"
+        );
+        let problems = problems(&text);
+        assert!(problems.iter().any(|found| found.contains(problem)), "{problem} is not in {problems:#?}");
+    }
 }
 
 #[test]
