@@ -251,6 +251,15 @@ impl Rehearsal {
             .collect()
     }
 
+    /// How often the CA was asked for a list that holds certificates.
+    pub(crate) fn lists_of_certificates(&self) -> usize {
+        let is_one = |entry: &stagedoor_lab::journal::Entry| {
+            entry.call.starts_with("GET /puppet-ca/v1/certificate_statuses")
+                && entry.request["query"]["state"] != "requested"
+        };
+        self.lab.journal.entries().iter().filter(|entry| is_one(entry)).count()
+    }
+
     /// What Puppet holds under a name: whether a certificate, and whether an active node.
     pub(crate) fn puppet_has(&self, certname: &str) -> (bool, bool) {
         let state = self.lab.puppet.snapshot();

@@ -75,6 +75,59 @@ async fn a_batch_is_one_set_with_one_clean() {
     assert_eq!(stage.lab.journal.count("autoscaling", "CompleteLifecycleAction"), 2);
 }
 
+/// Nine instances that terminate, and one that stays.
+fn nine() -> Value {
+    let id = |number: usize| format!("i-0{number:016x}");
+    let name = |number: usize| format!("ip-10-0-4-{number}.ec2.internal");
+    let mut scene = compilers("InService");
+    scene["groups"][0]["instances"] = (0..10)
+        .map(|number| {
+            let state = if number < 9 { "Terminating:Wait" } else { "InService" };
+            json!({"id": id(number), "state": state, "private_dns": name(number)})
+        })
+        .collect();
+    scene["nodes"] = (0..10).map(|number| json!({"certname": name(number), "instance_id": id(number)})).collect();
+    scene
+}
+
+#[tokio::test]
+async fn nine_terminations_pass_although_an_empty_file_fails_the_list_of_certificates() {
+    let mut stage = Rehearsal::of(nine()).await;
+    stage.lab.puppet.empty_certificate_file("ip-10-0-4-9.ec2.internal");
+    let answer = stage.invoke("sweep", &json!({})).await;
+    let results = answer["results"].as_array().unwrap();
+    assert_eq!(results.len(), 9, "{answer:#}");
+    assert!(results.iter().all(|receipt| receipt["outcome"] == "continued"), "{answer:#}");
+    for number in 0..9 {
+        assert_eq!(stage.puppet_has(&format!("ip-10-0-4-{number}.ec2.internal")), (false, false));
+    }
+    assert_eq!(stage.lists_of_certificates(), 0);
+}
+
+#[tokio::test]
+async fn an_instance_whose_own_certificate_file_is_empty_is_the_only_one_that_waits() {
+    let mut stage = Rehearsal::of(nine()).await;
+    stage.lab.puppet.empty_certificate_file("ip-10-0-4-3.ec2.internal");
+    let answer = stage.invoke("sweep", &json!({})).await;
+    let outcomes = |outcome: &str| {
+        answer["results"].as_array().unwrap().iter().filter(|receipt| receipt["outcome"] == outcome).count()
+    };
+    assert_eq!((outcomes("continued"), outcomes("failed")), (8, 1), "{answer:#}");
+}
+
+#[tokio::test]
+async fn a_list_of_requests_that_fails_is_no_answer_about_any_name() {
+    let mut scene = nine();
+    scene["nodes"][4]["pending_csr"] = json!({"instance_id": "i-00000000000000004"});
+    let mut stage = Rehearsal::of(scene).await;
+    let broken = FaultKind::Status { status: 500, body: "broken".into(), content_type: None };
+    stage.fault("ca", "GET /puppet-ca/v1/certificate_statuses*", None, broken);
+    let answer = stage.invoke("sweep", &json!({})).await;
+    let results = answer["results"].as_array().unwrap();
+    assert!(results.iter().all(|receipt| receipt["outcome"] == "continued"), "{answer:#}");
+    assert!(!stage.lab.puppet.has_request("ip-10-0-4-4.ec2.internal"), "it was found by its name, and deleted");
+}
+
 #[tokio::test]
 async fn the_outcome_is_published() {
     let mut stage = Rehearsal::of(compilers("Terminating:Wait")).await;

@@ -13,7 +13,7 @@ use stagedoor_lifecycle::onboard::Arrival;
 use stagedoor_lifecycle::purge::PuppetView;
 use stagedoor_lifecycle::refresh::RunView;
 use stagedoor_lifecycle::{Certname, InstanceId};
-use stagedoor_puppet::{Certificate, Csr, Error as PuppetError, Group, KnownIdentity, NodeStatus, Report, State};
+use stagedoor_puppet::{Certificate, Csr, Error as PuppetError, Group, KnownIdentity, NodeStatus, Report};
 
 use super::request::{asks, holds, unreadable};
 use super::{AT_ONCE, Questions, Sight, unique};
@@ -21,8 +21,8 @@ use crate::case::Case;
 use crate::door::{Door, Puppet};
 use crate::reconcile::Until;
 
-/// From so many names on, the CA is asked for the list of all names instead of name by name.
-const LIST_FROM: usize = 8;
+/// From so many names on, the CA is asked for the list of pending requests instead of the request of each name.
+const LIST_REQUESTS_FROM: usize = 8;
 
 /// A certificate and a certificate request, as far as the CA could be asked.
 pub(super) type Files = (Result<Option<Certificate>, String>, Result<Option<Pending>, String>);
@@ -46,7 +46,6 @@ pub(super) async fn look_at_puppet(
     let reporting: Vec<Certname> = unique(arriving().flat_map(|case| case.names()));
     let leaving: Vec<InstanceId> =
         unique(cases.iter().filter(|case| !case.is_arriving()).map(|case| &case.subject.instance));
-    let asking_again: BTreeSet<Certname> = reporting.iter().cloned().collect();
     let revoked = cases.iter().any(|case| case.removed.values().any(|(removal, _)| removal.certificate.is_some()));
     let pinning = cases.iter().any(|case| match &case.held {
         Some((held, _)) if case.is_arriving() => !held.profile.pin.is_empty(),
@@ -64,7 +63,7 @@ pub(super) async fn look_at_puppet(
         }
     };
     let (files, known_as, nodes, identities, runs, puppetdb_time, crl, groups) = tokio::join!(
-        files(ask, puppet, &names, &asking_again),
+        files(ask, puppet, &names),
         ask.ask("PuppetDB", puppet.puppetdb.certnames_of(&leaving)),
         ask.ask("PuppetDB", puppet.puppetdb.nodes(&names)),
         ask.ask("PuppetDB", puppet.puppetdb.identities(&everybody)),
@@ -191,44 +190,36 @@ fn leaves(case: &mut Case, names: Vec<NameView>, known_as: Reachable<Vec<Certnam
     case.seen = PuppetView { names, known_as, targets: None };
 }
 
-/// What the CA has under these names. One list tells for many; what is there is then read, for a list tells neither
-/// whose it is nor all that it holds. A list hides a request behind a certificate of the same name.
-pub(super) async fn files(
+/// What the CA has under these names. Each certificate is read by itself: for the list of all certificates, a CA parses every
+/// file that it has, which takes a large one half a minute, and one damaged file of another name fails the list.
+pub(super) async fn files(ask: &Questions<'_>, puppet: &Puppet, names: &[Certname]) -> BTreeMap<Certname, Files> {
+    let certificates = stream::iter(names).map(|name| ask.ask("the Puppet CA", puppet.ca.certificate(name)));
+    let certificates = certificates.buffered(AT_ONCE).collect::<Vec<_>>();
+    let (certificates, requests) = join(certificates, requests(ask, puppet, names)).await;
+    names.iter().cloned().zip(certificates.into_iter().zip(requests)).collect()
+}
+
+/// The pending requests of these names, in their order. The list of pending requests, which reads no certificate, says for
+/// many names which of them have none; a list that fails says nothing, and each request is read.
+async fn requests(
     ask: &Questions<'_>,
     puppet: &Puppet,
     names: &[Certname],
-    asking_again: &BTreeSet<Certname>,
-) -> BTreeMap<Certname, Files> {
-    let listed: Option<BTreeMap<String, State>> = if names.len() < LIST_FROM {
+) -> Vec<Result<Option<Pending>, String>> {
+    let listed: Option<BTreeSet<String>> = if names.len() < LIST_REQUESTS_FROM {
         None
     } else {
-        match ask.ask("the Puppet CA", puppet.ca.statuses(None)).await {
-            Ok(all) => Some(all.into_iter().map(|status| (status.name, status.state)).collect()),
-            Err(trouble) => {
-                return names.iter().map(|name| (name.clone(), (Err(trouble.clone()), Err(trouble.clone())))).collect();
-            }
-        }
+        let listed = ask.ask("the Puppet CA", puppet.ca.requested()).await;
+        listed.ok().map(|listed| listed.into_iter().map(|status| status.name).collect())
     };
     let listed = listed.as_ref();
-    let files = stream::iter(names.to_vec()).map(|name| async move {
-        let state = listed.map(|listed| listed.get(name.as_str()).copied());
-        let certificate = async {
-            match state {
-                Some(None | Some(State::Requested)) => Ok(None),
-                _ => ask.ask("the Puppet CA", puppet.ca.certificate(&name)).await,
-            }
-        };
-        let request = async {
-            match state {
-                Some(None) => Ok(None),
-                Some(Some(State::Signed | State::Revoked)) if !asking_again.contains(&name) => Ok(None),
-                _ => ask.ask("the Puppet CA", pending(puppet, &name)).await,
-            }
-        };
-        let files = join(certificate, request).await;
-        (name, files)
+    let requests = stream::iter(names).map(|name| async move {
+        match listed {
+            Some(listed) if !listed.contains(name.as_str()) => Ok(None),
+            _ => ask.ask("the Puppet CA", pending(puppet, name)).await,
+        }
     });
-    files.buffer_unordered(AT_ONCE).collect().await
+    requests.buffered(AT_ONCE).collect().await
 }
 
 /// The request that is pending under a name.

@@ -76,7 +76,6 @@ fn listed(known: &KnownIdentity) -> Option<Listed> {
 pub(crate) async fn closely(door: &Door, puppet: &Puppet, names: &[Certname], until: Until) -> Closely {
     let questions = Questions { door, until, stale: AtomicBool::new(false) };
     let ask = &questions;
-    let with_requests: BTreeSet<Certname> = names.iter().cloned().collect();
     let groups = async {
         match &puppet.classifier {
             Some(classifier) => Some(ask.ask("the classifier", classifier.groups()).await),
@@ -84,7 +83,7 @@ pub(crate) async fn closely(door: &Door, puppet: &Puppet, names: &[Certname], un
         }
     };
     let (files, nodes, identities, puppetdb_time, groups) = tokio::join!(
-        files(ask, puppet, names, &with_requests),
+        files(ask, puppet, names),
         ask.ask("PuppetDB", puppet.puppetdb.nodes(names)),
         ask.ask("PuppetDB", puppet.puppetdb.identities(names)),
         ask.ask("PuppetDB", puppet.puppetdb.server_time()),

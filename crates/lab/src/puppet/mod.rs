@@ -168,6 +168,12 @@ impl Puppet {
         })
     }
 
+    /// Empties the file of this certificate in the CA's directory, as a full disk or a crash does. The list of
+    /// certificates then fails; other names still answer.
+    pub fn empty_certificate_file(&self, certname: &str) {
+        self.site.ca().emptied.insert(certname.to_owned());
+    }
+
     /// Whether a signing request of this name waits at the CA.
     #[must_use]
     pub fn has_request(&self, certname: &str) -> bool {

@@ -67,6 +67,14 @@ impl Thrown {
             message: format!("{CA_DIRECTORY}/{directory}/{certname}.pem (No such file or directory)"),
         }
     }
+
+    /// A file that should hold one certificate holds none.
+    pub(crate) fn not_a_certificate() -> Self {
+        Self {
+            class: "java.lang.IllegalArgumentException",
+            message: "The PEM stream must contain exactly 1 certificate".to_owned(),
+        }
+    }
 }
 
 impl From<anyhow::Error> for Thrown {
@@ -82,6 +90,8 @@ pub(crate) const CA_DIRECTORY: &str = "/etc/puppetlabs/puppetserver/ca";
 pub(crate) struct Ca {
     last_serial: u64,
     pub(crate) signed: BTreeMap<String, Issued>,
+    /// Names whose file in `signed/` is empty, as after a full disk or a crash.
+    pub(crate) emptied: BTreeSet<String>,
     pub(crate) requests: BTreeMap<String, Pending>,
     inventory: Vec<Row>,
     revoked: BTreeMap<u64, Timestamp>,
@@ -100,6 +110,7 @@ impl Ca {
         Ok(Self {
             last_serial: 0,
             signed: BTreeMap::new(),
+            emptied: BTreeSet::new(),
             requests: BTreeMap::new(),
             inventory: Vec::new(),
             revoked: BTreeMap::new(),
@@ -238,6 +249,9 @@ impl Ca {
     }
 
     fn serials_to_revoke(&self, certname: &str, options: &PuppetOptions, now: Timestamp) -> Result<Vec<u64>, Thrown> {
+        if self.emptied.contains(certname) {
+            return Err(Thrown::not_a_certificate());
+        }
         let on_file = self.signed.get(certname).map(|issued| issued.serial);
         let mut serials: Vec<u64> = if options.server_version.looks_into_inventory() {
             let valid = |row: &&Row| row.certname == certname && row.not_after > now;

@@ -4,6 +4,7 @@ use http::StatusCode;
 use serde_json::{Map, Value, json};
 
 use super::is_newer;
+use crate::puppet::ca::Issued;
 use crate::puppet::options::PuppetOptions;
 use crate::puppet::reply::{PLAIN, json as json_reply, typed};
 use crate::puppet::site::Site;
@@ -16,7 +17,8 @@ pub(super) fn get(site: &Site, request: &Request, name: &str) -> Reply {
         Some((site.authority.bundle_pem(), site.authority.made))
     } else {
         let ca = site.ca();
-        ca.signed.get(name).map(|issued| (issued.pem(), issued.written))
+        let text = |issued: &Issued| if ca.emptied.contains(name) { String::new() } else { issued.pem() };
+        ca.signed.get(name).map(|issued| (text(issued), issued.written))
     };
     match found {
         Some((pem, written)) if is_newer(request, written) => typed(StatusCode::OK, PLAIN, pem),

@@ -54,6 +54,9 @@ pub(super) async fn answer(site: &Site, request: &Request, name: &str, options: 
 }
 
 fn get(ca: &Ca, name: &str, options: &PuppetOptions) -> Reply {
+    if ca.emptied.contains(name) {
+        return uncaught(&Thrown::not_a_certificate());
+    }
     match ca.status(name) {
         Some(status) => json_reply(StatusCode::OK, JSON_LIBERATOR, &status),
         // The name counts as there, so the server goes on to read a file that is not.
@@ -142,6 +145,10 @@ pub(super) fn all(site: &Site, request: &Request) -> Reply {
         return not_acceptable();
     }
     let ca = site.ca();
+    // Requests are read from a directory of their own.
+    if request.query("state") != Some("requested") && !ca.emptied.is_empty() {
+        return uncaught(&Thrown::not_a_certificate());
+    }
     let requests = || ca.requests.keys().filter_map(|name| ca.request_status(name));
     let certificates = || ca.signed.keys().filter_map(|name| ca.certificate_status(name));
     let statuses: Vec<Value> = match request.query("state") {

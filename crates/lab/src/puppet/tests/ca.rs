@@ -281,3 +281,22 @@ async fn writes_of_the_ca_come_one_after_the_other() {
     assert_eq!((first.0, second.0), (200, 200));
     assert!(started.elapsed() >= std::time::Duration::from_millis(40));
 }
+
+#[tokio::test]
+async fn an_empty_certificate_file_fails_the_lists_of_certificates_and_no_other_name() {
+    let world = world(|_| {});
+    world.puppet.place_node(&Node::new(N)).unwrap();
+    world.puppet.place_node(&Node::new("damaged.example.net")).unwrap();
+    world.puppet.empty_certificate_file("damaged.example.net");
+    let text = "The PEM stream must contain exactly 1 certificate";
+    let broken = said(500, &format!("Internal Server Error: java.lang.IllegalArgumentException: {text}"));
+    for list in ["GET certificate_statuses/any", "GET certificate_statuses/any?state=signed"] {
+        assert_eq!(world.ca(list, "").await, broken, "{list}");
+    }
+    let cleaned = world.ca("PUT clean", json!({"certnames": [N, "damaged.example.net"]}).to_string()).await;
+    assert_eq!(cleaned, said(500, &format!("Error while cleaning certs: {text}")));
+    assert_eq!(world.ca("GET certificate_statuses/any?state=requested", "").await, said(200, "[]"));
+    assert_eq!(world.ca(&format!("GET certificate_status/{N}"), "").await.0, 200);
+    assert_eq!(world.ca("GET certificate_status/damaged.example.net", "").await, broken);
+    assert_eq!(world.ca("GET certificate/damaged.example.net", "").await, said(200, ""));
+}
