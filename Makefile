@@ -9,22 +9,24 @@ CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 # Where the end-to-end tests put what each function calls (STAGEDOOR_SEEN): FUNCTION/*.json, lists of AWS actions.
 SEEN ?= $(TARGET)/seen
-# Where `make tools` puts cargo-deny and cargo-machete.
+# Where `make tools` puts cargo-deny and cargo-machete. Debug builds: they run for seconds, and are compiled in half the time.
 TOOLS ?= .cache/tools
 
 .PHONY: help
 help: ## List the targets
-	@echo "Stagedoor: Puppet nodes enter and leave Auto Scaling groups through one door."
+	@echo "Stagedoor: enrols EC2 Auto Scaling instances in Puppet, and removes them before they terminate."
 	@echo
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
+# Debug builds always name the whole workspace, so that every crate sees the same features and nothing is compiled twice: the
+# EC2 SDK takes longer than everything else together.
+BUILD = $(CARGO) build --locked --workspace
+
 .PHONY: demo
-demo: ## See it work: the built function against the lab, told as a story (first time: 5 to 10 minutes of compiling)
+demo: ## See it work: the built functions against the lab, told as a story (first time: minutes of compiling)
 	@bin=$$(tools/cargo-lambda); \
-	echo "Building the function (release; the EC2 SDK alone takes minutes the first time) …"; \
-	$(CARGO) build --release --locked -p stagedoor-functions; \
-	echo "Building the lab …"; \
-	$(CARGO) build --locked --workspace --example demo; \
+	echo "Building the functions and the lab (the EC2 SDK alone takes minutes the first time) …"; \
+	$(BUILD) --bins --example demo; \
 	PATH="$$bin:$$PATH" "$(TARGET)/debug/examples/demo"
 
 .PHONY: bench
@@ -33,13 +35,14 @@ bench: ## Measure mass events: calls and wall time for 1 to 5,000 terminations i
 	$(CARGO) build --release --locked -p stagedoor-lab --example mass
 	"$(TARGET)/release/examples/mass"
 
-# Debug builds always name the whole workspace, so that every crate sees the same features and nothing is compiled twice.
+# Most of what the tests do is to wait, for budgets that end and for agents that try again: more of them than cores run at once.
+THREADS ?= 8
 .PHONY: test
 test: infra-check ## Run every test that needs nothing but the workspace
 	@echo "Building everything (the EC2 SDK alone takes minutes the first time) …"
-	$(CARGO) build --locked --workspace --all-targets
+	$(BUILD) --all-targets
 	rm -rf "$(SEEN)"
-	STAGEDOOR_SEEN="$(abspath $(SEEN))" $(CARGO) test --locked --workspace
+	STAGEDOOR_SEEN="$(abspath $(SEEN))" $(CARGO) test --locked --workspace -- --test-threads "$(THREADS)"
 	$(MAKE) --no-print-directory least-privilege
 
 .PHONY: infra-check
@@ -67,12 +70,12 @@ deploy-fleet: ## Deploy the example fleet of compilers in the same way
 	@$(DEPLOY) fleet $(OPTIONS) --settings "$(or $(SETTINGS),fleet.json)"
 
 .PHONY: live
-live: boto3 ## Hold it against real Puppet Server, PuppetDB and agents (root, Debian 12; installs their packages)
-	tests/live/run
+live: boto3 ## Hold it against real Puppet servers and agents (PUPPET=7 or 8, AGENT=openvox9; root, Debian 12; installs packages)
+	PUPPET="$(or $(PUPPET),7)" AGENT="$(AGENT)" tests/live/run
 
 .PHONY: boto3
 boto3: ## Hold the lab's AWS side against boto3
-	$(CARGO) build --locked --workspace --bin lab
+	$(BUILD) --bin lab
 	LAB_BIN="$(TARGET)/debug/lab" tests/boto3/run
 
 .PHONY: lint
@@ -81,6 +84,7 @@ lint: tools ## Check formatting, lints, dependencies and scripts
 	$(CARGO) clippy --locked --workspace --all-targets --all-features -- -D warnings
 	$(TOOLS)/bin/cargo-deny --locked --all-features check bans licenses sources
 	$(TOOLS)/bin/cargo-machete
+	tools/same-features
 	@if command -v shellcheck >/dev/null; then shellcheck -x tools/* tests/live/run tests/live/stage tests/live/agent tests/boto3/run tests/infra/run infra/package .ci/run; \
 	else echo "shellcheck is not installed: the scripts were NOT checked (apt-get install shellcheck)"; fi
 
@@ -93,7 +97,7 @@ tools: ## Install cargo-deny and cargo-machete
 	@for tool in cargo-deny cargo-machete; do \
 	  if [ ! -x "$(TOOLS)/bin/$$tool" ]; then \
 	    echo "Installing $$tool (some minutes) …"; \
-	    env -u CARGO_TARGET_DIR $(CARGO) install --locked --root "$(TOOLS)" "$$tool"; \
+	    env -u CARGO_TARGET_DIR $(CARGO) install --locked --debug --root "$(TOOLS)" "$$tool"; \
 	  fi; \
 	done
 

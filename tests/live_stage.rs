@@ -24,6 +24,10 @@ pub(crate) struct LiveStage {
     pub(crate) puppetdb_version: String,
     /// The directory of agents.
     pub(crate) agents: PathBuf,
+    /// The servers' logs.
+    pub(crate) logs: PathBuf,
+    /// The CA's own directory, on this machine.
+    pub(crate) ca_directory: PathBuf,
 }
 
 /// A client of the CA and PuppetDB, with the texts of its PEM files.
@@ -59,6 +63,8 @@ impl LiveStage {
             puppetserver_version: text(&stage["puppetserver_version"]),
             puppetdb_version: text(&stage["puppetdb_version"]),
             agents: text(&stage["agents"]).into(),
+            logs: text(&stage["logs"]).into(),
+            ca_directory: text(&stage["ca_directory"]).into(),
         }
     }
 }

@@ -32,10 +32,15 @@ pub(crate) fn repository() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
+/// Where `cargo build` put the functions: beside this test.
+pub(crate) fn built() -> PathBuf {
+    let test = std::env::current_exe().expect("a test has a path");
+    test.ancestors().nth(2).expect("target/PROFILE/deps").to_owned()
+}
+
 /// The binary that `cargo build` made beside this test.
 pub(crate) fn function_binary(name: &str) -> PathBuf {
-    let test = std::env::current_exe().expect("a test has a path");
-    let binary = test.parent().and_then(|deps| deps.parent()).expect("target/PROFILE/deps").join(name);
+    let binary = built().join(name);
     assert!(
         binary.exists(),
         "{} is missing: `make test` builds the functions first, or run `cargo build -p stagedoor-functions`",

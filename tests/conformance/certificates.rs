@@ -2,6 +2,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 use stagedoor_lab::clock::Clock;
+use stagedoor_lifecycle::Certname;
 use stagedoor_puppet::{CertificateStatus, KeyKind, State};
 
 use super::apply::{Applicant, PP_ROLE};
@@ -89,18 +90,14 @@ pub(super) async fn statuses_leaves_out_a_name_that_was_cleaned(site: &Site) {
     assert!(listed.iter().any(|name| name == kept.certname.as_str()));
 }
 
-/// So one list tells of many names which of them have to be read.
-pub(super) async fn what_the_list_says_is_there_can_be_read(site: &Site) {
+/// So one list says of many names which of them have a request to read.
+pub(super) async fn the_list_of_requests_names_them_and_no_certificate(site: &Site) {
     let requested = Applicant::new("requested").apply(site).await.certname;
     let signed = Applicant::new("signed").enrol(site).await.certname;
-    let listed = statuses(site, None).await;
-    for certname in [requested, signed, fresh("nobody")] {
-        let state = listed.iter().find(|one| one.name == certname.as_str()).map(|one| one.state);
-        let certificate = site.ca().certificate(&certname).await.unwrap().is_some();
-        let request = site.ca().csr(&certname).await.unwrap().is_some();
-        let expected = (state == Some(State::Signed), state == Some(State::Requested));
-        assert_eq!((certificate, request), expected, "{certname} is {state:?}");
-    }
+    let listed = site.ca().requested().await.unwrap();
+    assert!(listed.iter().all(|one| one.state == State::Requested), "{listed:#?}");
+    let named = |name: &Certname| listed.iter().any(|one| one.name == name.as_str());
+    assert!(named(&requested) && !named(&signed) && !named(&fresh("nobody")));
 }
 
 /// From which the time of issue is told.

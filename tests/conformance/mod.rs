@@ -1,7 +1,8 @@
 //! The clients' view of Puppet, written down once and held against both the lab and real servers.
 //!
 //! Whatever an assertion here says is true of real Puppet Server and PuppetDB, so that the lab cannot drift into fiction.
-//! With the feature `live` the same assertions run against the servers of `tests/live/stage`.
+//! With the feature `live` the same assertions run against the servers of `tests/live/stage`. Where releases differ, the
+//! assertion says which release does what, and the lab plays each of them.
 //!
 //! Every assertion works under names that nobody used before: real servers keep what earlier runs left there.
 
@@ -20,27 +21,28 @@ mod tls;
 
 /// Makes a test of each assertion for each site. One that is not listed is an unused function, which fails the build.
 macro_rules! hold {
-    ($($module:ident: $($assertion:ident),+ $(,)?;)+) => {
-        mod on_the_lab {
+    (@at $(#[$condition:meta])* $place:ident, $site:expr, $($module:ident: $($assertion:ident),+;)+) => {
+        $(#[$condition])*
+        mod $place {
             $(mod $module {$(
                 #[tokio::test]
                 async fn $assertion() {
-                    let site = crate::conformance::site::Site::lab().await;
+                    let site = super::site().await;
                     crate::conformance::$module::$assertion(&site).await;
                 }
             )+})+
-        }
 
-        #[cfg(feature = "live")]
-        mod on_real_puppet {
-            $(mod $module {$(
-                #[tokio::test]
-                async fn $assertion() {
-                    let site = crate::conformance::site::Site::real().await;
-                    crate::conformance::$module::$assertion(&site).await;
-                }
-            )+})+
+            async fn site() -> crate::conformance::site::Site {
+                #[allow(unused_imports, reason = "the real servers have the release that they have")]
+                use crate::conformance::site::{Release, Site};
+                $site.await
+            }
         }
+    };
+    ($($module:ident: $($assertion:ident),+ $(,)?;)+) => {
+        hold! { @at on_the_lab_as_puppet_7, Site::lab(Release::SEVEN), $($module: $($assertion),+;)+ }
+        hold! { @at on_the_lab_as_puppet_8, Site::lab(Release::EIGHT), $($module: $($assertion),+;)+ }
+        hold! { @at #[cfg(feature = "live")] on_real_puppet, Site::real(), $($module: $($assertion),+;)+ }
     };
 }
 
@@ -52,8 +54,8 @@ hold! {
         the_status_of_an_unknown_name_is_none,
         an_unknown_certificate_is_none,
         statuses_lists_every_name_in_its_state,
+        the_list_of_requests_names_them_and_no_certificate,
         statuses_leaves_out_a_name_that_was_cleaned,
-        what_the_list_says_is_there_can_be_read,
         a_certificate_is_valid_from_a_day_before_it_was_issued,
         the_name_ca_means_the_cas_own_certificate,
         the_crls_are_one_for_each_certificate_of_the_chain,
@@ -92,7 +94,7 @@ hold! {
         deleting_an_unknown_name_is_done_already,
         cleaning_revokes_and_deletes,
         cleaning_tells_the_names_it_does_not_know,
-        cleaning_twice_finds_nothing_the_second_time,
+        cleaning_twice_does_nothing_the_second_time,
         cleaning_nothing_calls_nobody,
         cleaning_many_leaves_the_others_alone,
         cleaning_a_mere_request_finds_nothing_and_leaves_it,

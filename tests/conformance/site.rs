@@ -19,6 +19,22 @@ pub(crate) struct Identity {
     pub(crate) key: String,
 }
 
+/// The releases of Puppet Server and PuppetDB that belong together.
+#[derive(Clone, Copy)]
+pub(crate) struct Release {
+    puppetserver: ServerVersion,
+    puppetdb: ServerVersion,
+}
+
+impl Release {
+    /// Those of Debian 12.
+    pub(crate) const SEVEN: Self =
+        Self { puppetserver: ServerVersion::new(7, 9, 5), puppetdb: ServerVersion::new(7, 12, 1) };
+    /// Those of Debian 13.
+    pub(crate) const EIGHT: Self =
+        Self { puppetserver: ServerVersion::new(8, 7, 0), puppetdb: ServerVersion::new(8, 4, 1) };
+}
+
 /// A Puppet site with a controller.
 pub(crate) struct Site {
     pub(crate) ca_url: String,
@@ -35,11 +51,11 @@ pub(crate) struct Site {
 }
 
 impl Site {
-    /// A lab set up like the stage of real servers: the same releases, the same switches.
-    pub(crate) async fn lab() -> Self {
+    /// A lab set up like the stage of real servers, with the same switches, that plays these releases.
+    pub(crate) async fn lab(release: Release) -> Self {
         let puppet = PuppetOptions {
-            server_version: ServerVersion::new(7, 9, 5),
-            puppetdb_version: ServerVersion::new(7, 12, 1),
+            server_version: release.puppetserver,
+            puppetdb_version: release.puppetdb,
             allow_subject_alt_names: true,
             allow_authorization_extensions: true,
             allow_request_deletion: true,
@@ -58,8 +74,8 @@ impl Site {
             ca_url: lab.ca_url().to_owned(),
             puppetdb_url: lab.puppetdb_url().to_owned(),
             ca_cert: lab.puppet.ca_bundle_pem(),
-            puppetserver_version: "7.9.5".to_owned(),
-            puppetdb_version: "7.12.1".to_owned(),
+            puppetserver_version: release.puppetserver.to_string(),
+            puppetdb_version: release.puppetdb.to_string(),
             controller: identity(CONTROLLER),
             outsider: identity(OUTSIDER),
             _lab: Some(lab),
@@ -88,6 +104,13 @@ impl Site {
             _lab: None,
             _turn: Some(turn),
         }
+    }
+
+    /// Whether the CA counts a name as issued while its inventory lists it, also when the certificate is deleted: Puppet Server
+    /// 8.2.2 and later.
+    pub(crate) fn remembers_deleted_names(&self) -> bool {
+        let version: ServerVersion = self.puppetserver_version.parse().expect("a version");
+        version >= ServerVersion::new(8, 2, 2)
     }
 
     /// The CA as the controller sees it.

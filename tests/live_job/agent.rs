@@ -60,6 +60,11 @@ impl Agent {
         self.go_well("first-run", &self.claims()).await;
     }
 
+    /// Sends its request once more, with the key that it has; the CA takes it.
+    pub(super) async fn ask_again(&self) {
+        self.go_well("ask-again", &[]).await;
+    }
+
     fn claims(&self) -> Vec<String> {
         let mut claims = vec!["--instance-id", self.instance.as_str(), "--challenge", &self.challenge];
         claims.extend(self.extensions.iter().flat_map(|extension| ["--ext", extension]));

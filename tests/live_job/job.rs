@@ -1,19 +1,22 @@
 //! A lab that is AWS, the real servers that are Puppet, and the function between them.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use secrecy::SecretString;
 use serde_json::{Value, json};
 use stagedoor_lab::aws::{Launch, Terminate};
+use stagedoor_lab::cargo_lambda::CargoLambda;
 use stagedoor_lab::scene::Scene;
 use stagedoor_lab::{Lab, Options};
 use stagedoor_lifecycle::{Certname, InstanceId};
 use stagedoor_puppet::{Ca, CaAdmin, Credentials, PuppetDb, Transport};
+use tokio::process::Command;
 
-use super::cargo_lambda::CargoLambda;
+use super::text;
 use crate::live_stage::LiveStage;
-use crate::rehearsal::TOPIC;
+use crate::rehearsal::{TOPIC, built, repository};
 
 /// An instance of the group `compilers`, and the name that it has in Puppet.
 #[derive(Clone)]
@@ -81,7 +84,9 @@ impl Job {
             stage.ca_url, stage.puppetdb_url
         );
         environment.insert("STAGEDOOR_CONFIG".to_owned(), config);
-        let functions = CargoLambda::watch(&environment).await;
+        // As talkative as it can be: what it must not tell has to stay out of that too.
+        environment.insert("RUST_LOG".to_owned(), "trace".to_owned());
+        let functions = CargoLambda::start(cargo_lambda().await, built(), environment).await.expect("cargo-lambda runs");
         let transport = transport.expect("the stage's credentials");
         Self { stage, lab, instances, challenge, transport, functions, answers: String::new(), secrets }
     }
@@ -124,19 +129,24 @@ impl Job {
 
     /// Auto Scaling terminates an instance, and the function gets the event of that: its receipt.
     pub(super) async fn terminate(&mut self, instance: &InstanceId) -> Value {
-        let begun = self.lab.aws.terminate(instance.as_str(), &Terminate::default()).expect("it is in service");
-        let [event] = begun.events.as_slice() else { panic!("not one event: {:?}", begun.events) };
-        assert_eq!(self.lab.aws.lifecycle_state(instance.as_str()).as_deref(), Some("Terminating:Wait"));
-        let event = event.eventbridge.clone();
+        let event = self.begin_to_terminate(instance);
         self.purge(&event).await
     }
 
-    /// Invokes the release build of `purge` with an event: its one receipt.
+    /// Auto Scaling terminates an instance: its event.
+    pub(super) fn begin_to_terminate(&self, instance: &InstanceId) -> Value {
+        let begun = self.lab.aws.terminate(instance.as_str(), &Terminate::default()).expect("it is in service");
+        let [event] = begun.events.as_slice() else { panic!("not one event: {:?}", begun.events) };
+        assert_eq!(self.lab.aws.lifecycle_state(instance.as_str()).as_deref(), Some("Terminating:Wait"));
+        event.eventbridge.clone()
+    }
+
+    /// Invokes `purge` with an event: its one receipt.
     pub(super) async fn purge(&mut self, event: &Value) -> Value {
         self.receipt("purge", event).await
     }
 
-    /// Invokes the release build of `onboard` with an event: its one receipt.
+    /// Invokes `onboard` with an event: its one receipt.
     pub(super) async fn onboard(&mut self, event: &Value) -> Value {
         self.receipt("onboard", event).await
     }
@@ -161,12 +171,12 @@ impl Job {
         results[0].clone()
     }
 
-    /// Invokes the release build of a function with an event: its answer.
+    /// Invokes a function with an event: its answer.
     pub(super) async fn invoke(&mut self, function: &str, event: &Value) -> Value {
-        let answer = self.functions.invoke(function, event).await;
+        let file = tempfile::NamedTempFile::new().expect("a temporary file");
+        std::fs::write(file.path(), event.to_string()).expect("the event is written");
+        let answer = self.functions.invoke(function, file.path()).await.expect("an answer");
         self.answers.push_str(&answer.to_string());
-        let log = self.functions.log();
-        assert!(log.contains(&format!("release/{function}`")), "it is the release build that runs:\n{log}");
         answer
     }
 
@@ -225,6 +235,13 @@ impl Job {
             }
         }
     }
+}
+
+/// `tools/cargo-lambda` installs it where it is missing, and says where it is.
+async fn cargo_lambda() -> PathBuf {
+    let output = Command::new(repository().join("tools/cargo-lambda")).output().await.expect("tools/cargo-lambda runs");
+    assert!(output.status.success(), "cargo-lambda could not be installed:\n{}", text(&output));
+    PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()).join("cargo-lambda")
 }
 
 /// A terminate event for an instance that nobody terminates.

@@ -5,10 +5,10 @@ use std::time::Instant;
 
 use futures_util::stream::{self, StreamExt};
 use serde_json::{Value, json};
-use stagedoor_lab::aws::Terminate;
 use stagedoor_puppet::Outcome;
 
 use super::job::Job;
+use super::onboarding::batch;
 use crate::conformance::apply::Applicant;
 use crate::conformance::site::{Site, fresh};
 
@@ -36,16 +36,9 @@ async fn two_hundred_leave_as_one_batch() {
         certificates.push(job.ca().certificate(&instance.certname).await.unwrap().expect("it is enrolled"));
     }
 
-    let records: Vec<Value> = leaving
-        .iter()
-        .map(|instance| {
-            let begun = job.lab.aws.terminate(instance.id.as_str(), &Terminate::default()).expect("it is in service");
-            let body = begun.events[0].eventbridge.to_string();
-            json!({"messageId": instance.id.as_str(), "eventSource": "aws:sqs", "body": body})
-        })
-        .collect();
+    let events: Vec<Value> = leaving.iter().map(|instance| job.begin_to_terminate(&instance.id)).collect();
     let began = Instant::now();
-    let answer = job.invoke("purge", &json!({ "Records": records })).await;
+    let answer = job.invoke("purge", &batch(&events)).await;
     let together = began.elapsed();
     assert_eq!(answer, json!({"batchItemFailures": []}));
     let crl = job.ca().crl().await.unwrap();

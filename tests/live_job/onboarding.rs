@@ -9,12 +9,12 @@ use crate::live_stage::turn_to_clean;
 /// The alternative name that compilers may have.
 const BALANCER: &str = "puppet.stagedoor.test";
 /// Puppet Server's certificate is good for names in this domain, so it can stand for what listens on these instances.
-const DOMAIN: &str = "compilers.stagedoor.test";
+pub(super) const DOMAIN: &str = "compilers.stagedoor.test";
 /// Long enough for whatever an agent has to do, on a busy machine too: one invocation sees it through.
-const PATIENT: &str = "budget = \"150s\"";
+pub(super) const PATIENT: &str = "budget = \"150s\"";
 
 /// The configuration of a fleet of compilers, with further keys of their profile.
-fn config(budget: &str, profile: &str) -> String {
+pub(super) fn config(budget: &str, profile: &str) -> String {
     format!(
         "{budget}\n[profile.compiler]\ncertname = \"{{private_dns}}\"\nsign.require = {{ pp_role = \"compiler\" }}\n\
          sign.alt_names = [\"{BALANCER}\"]\n{profile}\n"
@@ -22,20 +22,20 @@ fn config(budget: &str, profile: &str) -> String {
 }
 
 /// The agent of a compiler, with the challenge that it was given and the load balancer's name.
-fn compiler(job: &Job, instance: &Instance) -> Agent {
+pub(super) fn compiler(job: &Job, instance: &Instance) -> Agent {
     let mut agent = Agent::on(&job.stage, instance, &job.challenge);
     agent.alt_names.push(BALANCER);
     agent
 }
 
 /// Events as SQS delivers them.
-fn batch(events: &[Value]) -> Value {
+pub(super) fn batch(events: &[Value]) -> Value {
     let record = |(nth, event): (usize, &Value)| json!({"messageId": format!("m{nth}"), "eventSource": "aws:sqs", "body": event.to_string()});
     json!({"Records": events.iter().enumerate().map(record).collect::<Vec<_>>()})
 }
 
 /// It has a certificate of its own, PuppetDB knows its good run, and nothing is left pending.
-async fn assert_enrolled(job: &Job, instance: &Instance) {
+pub(super) async fn assert_enrolled(job: &Job, instance: &Instance) {
     let Instance { id, certname, .. } = instance;
     let certificate = job.ca().certificate(certname).await.unwrap().expect("its certificate");
     assert_eq!(certificate.instance_id().as_ref(), Some(id));
@@ -49,7 +49,7 @@ async fn assert_enrolled(job: &Job, instance: &Instance) {
     assert_eq!(job.state_of(instance).as_deref(), Some("InService"));
 }
 
-fn continued(instance: &Instance) -> (String, String) {
+pub(super) fn continued(instance: &Instance) -> (String, String) {
     (instance.id.to_string(), "CONTINUE".to_owned())
 }
 

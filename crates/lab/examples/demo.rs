@@ -2,17 +2,15 @@
 //! events of its Auto Scaling group and by those of `events/`. `make demo` builds what it needs and runs it.
 
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use serde_json::{Value, json};
 use stagedoor_lab::agent::Agent;
 use stagedoor_lab::aws::{Launch, Terminate};
+use stagedoor_lab::cargo_lambda::CargoLambda;
 use stagedoor_lab::puppet::PuppetOptions;
 use stagedoor_lab::scene::Scene;
 use stagedoor_lab::{Lab, Options};
-use tokio::process::{Child, Command};
 
 /// The instances of the samples in `events/`, and one that has taken over a name.
 const SECOND: &str = "i-0b2c3d4e5f6071829";
@@ -43,7 +41,7 @@ async fn main() -> anyhow::Result<()> {
     set_the_scene(&lab)?;
     println!("\nThe stage: an Auto Scaling group, EC2 and Puppet Enterprise, simulated on their real protocols.");
     println!("The functions onboard and purge are started by cargo lambda …");
-    let functions = CargoLambda::watch(&lab).await?;
+    let functions = start(&lab).await?;
 
     let fleet = scale_out(&lab, &functions).await?;
     impostor(&lab, &functions).await?;
@@ -171,9 +169,8 @@ fn batch(events: &[Value]) -> Value {
 
 /// A sample event of the repository.
 fn sample(event: &str) -> PathBuf {
-    let file = PathBuf::from(format!("events/{event}.json"));
-    println!("  arrived    {}", file.display());
-    file
+    println!("  arrived    events/{event}.json");
+    repository().join(format!("events/{event}.json"))
 }
 
 /// Writes an event down, so that cargo lambda can be given it.
@@ -239,70 +236,14 @@ fn only_receipt(answer: &Value) -> anyhow::Result<Value> {
     }
 }
 
+/// The functions that were built beside this program, with the profile of the fleet.
+async fn start(lab: &Lab) -> anyhow::Result<CargoLambda> {
+    let built = std::env::current_exe()?.ancestors().nth(2).context("target/PROFILE/examples")?.to_owned();
+    let mut environment = lab.environment();
+    environment.entry("STAGEDOOR_CONFIG".to_owned()).or_default().push_str(PROFILE);
+    CargoLambda::start("cargo-lambda".into(), built, environment).await.context("`make demo` installs what it needs")
+}
+
 fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
-}
-
-/// `cargo lambda watch`, which runs the function, and the port at which it takes invocations. Dropping it ends both.
-struct CargoLambda {
-    watch: Child,
-    port: u16,
-}
-
-impl Drop for CargoLambda {
-    fn drop(&mut self) {
-        // It runs cargo, which runs the function, and ends both when it is asked to end.
-        let Some(process) = self.watch.id() else { return };
-        let _ = std::process::Command::new("sh").args(["-c", &format!("kill -TERM {process}")]).status();
-        let until = Instant::now() + Duration::from_secs(5);
-        while matches!(self.watch.try_wait(), Ok(None)) && Instant::now() < until {
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-}
-
-impl CargoLambda {
-    async fn watch(lab: &Lab) -> anyhow::Result<Self> {
-        let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let log = repository().join(".cache/demo.log");
-        std::fs::create_dir_all(repository().join(".cache"))?;
-        let output = std::fs::File::create(&log)?;
-        let mut command = Command::new("cargo-lambda");
-        command.args(["lambda", "watch", "--release", "--ignore-changes", "--invoke-address", "127.0.0.1"]);
-        command.args(["--invoke-port", &port.to_string(), "--package", "stagedoor-functions"]);
-        command.current_dir(repository()).process_group(0);
-        command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
-        // cargo-lambda has a Runtime API of its own.
-        let environment = lab.environment().into_iter().filter(|(name, _)| *name != "AWS_LAMBDA_RUNTIME_API");
-        let with_profile = |(name, value): (_, String)| {
-            if name == "STAGEDOOR_CONFIG" { (name, format!("{value}{PROFILE}")) } else { (name, value) }
-        };
-        command.envs(environment.map(with_profile));
-        let mut watch = command.spawn().context("cargo-lambda does not start; `make demo` installs it into .venv")?;
-        let started = Instant::now();
-        while tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err() {
-            if let Some(status) = watch.try_wait()? {
-                bail!("cargo lambda watch ended ({status}); its output is in {}", log.display());
-            }
-            ensure!(
-                started.elapsed() < Duration::from_secs(60),
-                "cargo lambda watch does not listen; see {}",
-                log.display()
-            );
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-        Ok(Self { watch, port })
-    }
-
-    async fn invoke(&self, function: &str, event: &Path) -> anyhow::Result<Value> {
-        let mut command = Command::new("cargo-lambda");
-        command.args(["lambda", "invoke", function, "--invoke-address", "127.0.0.1"]);
-        command.args(["--invoke-port", &self.port.to_string(), "--data-file"]).arg(event);
-        let output = command.current_dir(repository()).stdin(Stdio::null()).output().await?;
-        let answer = String::from_utf8_lossy(&output.stdout);
-        let trouble =
-            || format!("{}{answer}\nthe function's log is in .cache/demo.log", String::from_utf8_lossy(&output.stderr));
-        ensure!(output.status.success(), "cargo lambda invoke failed: {}", trouble());
-        serde_json::from_str(&answer).with_context(trouble)
-    }
 }

@@ -38,6 +38,7 @@
 
 pub mod agent;
 pub mod aws;
+pub mod cargo_lambda;
 pub mod clock;
 mod control;
 pub mod faults;

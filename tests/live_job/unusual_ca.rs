@@ -1,0 +1,160 @@
+//! CAs as sites have them: one that takes a request under a name that has a certificate, one with a damaged file, one with very
+//! many certificates. `tests/live/run` runs these last, after `tests/live/stage allow-duplicates`.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+
+use super::agent::Agent;
+use super::job::{Job, instances};
+use super::onboarding::{DOMAIN, PATIENT, assert_enrolled, batch, compiler, config, continued};
+use crate::conformance::apply::Applicant;
+use crate::conformance::site::{Site, fresh};
+use crate::live_stage::{LiveStage, turn_to_clean};
+
+/// As many certificates as a large site has.
+const MANY: usize = 30_000;
+
+/// Files in the CA's `signed/`, which are removed again with this.
+struct Files(Vec<PathBuf>);
+
+impl Drop for Files {
+    fn drop(&mut self) {
+        for file in &self.0 {
+            let _ = std::fs::remove_file(file);
+        }
+    }
+}
+
+impl Files {
+    /// An empty one, as after a full disk.
+    fn empty(stage: &LiveStage) -> Self {
+        let file = stage.ca_directory.join("signed").join(format!("{}.pem", fresh("damaged")));
+        std::fs::write(&file, "").expect("a file in the CA's directory");
+        Self(vec![file])
+    }
+
+    /// So many copies of this name's certificate.
+    fn copies(stage: &LiveStage, name: &str, count: usize) -> Self {
+        let signed = stage.ca_directory.join("signed");
+        let pem = std::fs::read(signed.join(format!("{name}.pem"))).expect("its certificate");
+        let copy = |number| {
+            let file = signed.join(format!("copy{number}.{name}.pem"));
+            std::fs::write(&file, &pem).expect("a file in the CA's directory");
+            file
+        };
+        Self((0..count).map(copy).collect())
+    }
+}
+
+/// What Puppet Server has logged of its requests since the beginning of a test.
+struct AccessLog {
+    path: PathBuf,
+    begin: usize,
+}
+
+impl AccessLog {
+    fn from_now_on(stage: &LiveStage) -> Self {
+        let path = stage.logs.join("puppetserver.log");
+        let begin = std::fs::read(&path).expect("the server's log").len();
+        Self { path, begin }
+    }
+
+    /// The requests for lists of certificates.
+    fn lists(&self) -> Vec<String> {
+        let log = std::fs::read(&self.path).expect("the server's log");
+        let log = String::from_utf8_lossy(&log[self.begin..]).into_owned();
+        assert!(log.contains("/puppet-ca/v1/certificate/"), "the log has a line for each request:\n{log}");
+        let is_list = |line: &&str| line.contains("certificate_statuses") && !line.contains("state=requested");
+        log.lines().filter(is_list).map(str::to_owned).collect()
+    }
+}
+
+#[tokio::test]
+async fn an_agent_that_repeats_its_request_keeps_its_certificate() {
+    let _turn = turn_to_clean().await;
+    let both = instances(&["repeating", "target"], DOMAIN);
+    let [repeating, target] = [0, 1].map(|nth| both[nth].clone());
+    let held = format!("refresh = [\"{}\"]\nawait_refresh = true", target.certname);
+    let mut job = Job::awaiting(both, &config("budget = \"5s\"\nhousekeeping.every = \"never\"", &held)).await;
+    // It has run before the launch, and does not run again: so the instance is held.
+    let primary = Agent::enrol(&job.stage, &target).await;
+    job.keep_secret(&primary.challenge);
+    primary.run_well().await;
+    let agent = compiler(&job, &repeating);
+    let event = job.launch(&repeating);
+    let held = format!("{} has not run Puppet since", target.certname);
+    tokio::join!(agent.first_run_well(), job.onboard_until_it_says(&event, &held));
+    let certificate = job.ca().certificate(&repeating.certname).await.unwrap().expect("its certificate");
+
+    agent.ask_again().await;
+    let request = job.ca().csr(&repeating.certname).await.unwrap().expect("the CA took the request");
+    assert_eq!(request.key(), certificate.key());
+    for function in ["sweep", "onboard"] {
+        let answer = job.invoke(function, &event).await;
+        let same = job.ca().certificate(&repeating.certname).await.unwrap();
+        assert_eq!(same.as_ref(), Some(&certificate), "{function}: {answer:#}");
+        assert!(!job.ca().crl().await.unwrap().revokes(&certificate), "{function}: {answer:#}");
+    }
+    agent.run_well().await;
+    job.ca_admin().delete_csr(&repeating.certname).await.unwrap();
+    job.assert_no_secret_is_told();
+}
+
+#[tokio::test]
+async fn nine_terminations_pass_although_a_file_of_the_ca_is_empty() {
+    let site = Site::real().await;
+    let labels = ["n0", "n1", "n2", "n3", "n4", "n5", "n6", "n7", "n8"];
+    let mut job = Job::begin(&labels).await;
+    let leaving = job.instances.clone();
+    for instance in &leaving {
+        Applicant::named(instance.certname.clone()).instance(&instance.id).enrol(&site).await;
+    }
+    let _damaged = Files::empty(&job.stage);
+    let listed = job.ca().statuses(None).await;
+    assert!(listed.is_err(), "the damaged file fails the list of all certificates");
+    let log = AccessLog::from_now_on(&job.stage);
+    let events: Vec<Value> = leaving.iter().map(|instance| job.begin_to_terminate(&instance.id)).collect();
+    assert_eq!(job.invoke("purge", &batch(&events)).await, json!({"batchItemFailures": []}));
+    for instance in &leaving {
+        assert_eq!(job.ca().certificate(&instance.certname).await, Ok(None));
+        assert_eq!(job.state_of(instance).as_deref(), Some("Terminated"));
+    }
+    assert_eq!(log.lists(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn ten_launches_on_a_ca_with_thirty_thousand_certificates_request_no_list() {
+    let _turn = turn_to_clean().await;
+    let arriving = instances(&["a0", "a1", "a2", "a3", "a4", "a5", "a6", "a7", "a8", "a9"], DOMAIN);
+    let mut job = Job::awaiting(arriving.clone(), &config(PATIENT, "")).await;
+    let _many = Files::copies(&job.stage, &job.stage.controller.certname, MANY);
+    let began = Instant::now();
+    let listed = job.ca().statuses(None).await.expect("the list of all certificates").len();
+    assert!(listed > MANY);
+    let list = began.elapsed();
+    let log = AccessLog::from_now_on(&job.stage);
+    let events: Vec<Value> = arriving.iter().map(|instance| job.launch(instance)).collect();
+    let agents: Vec<Agent> = arriving.iter().map(|instance| compiler(&job, instance)).collect();
+    let runs = join_all(agents.iter().map(Agent::first_run_well));
+    let began = Instant::now();
+    let (answer, _) = tokio::join!(job.invoke("onboard", &batch(&events)), runs);
+    let took = began.elapsed();
+    assert_eq!(answer, json!({"batchItemFailures": []}));
+    assert_eq!(log.lists(), Vec::<String>::new());
+    for instance in &arriving {
+        assert_enrolled(&job, instance).await;
+    }
+    assert_eq!(job.completions(), arriving.iter().map(continued).collect::<Vec<_>>());
+    job.assert_no_secret_is_told();
+    // Not by a macro, whose output a passing test swallows.
+    let _ = writeln!(
+        std::io::stderr(),
+        "{listed} certificates: the list of all takes {:.1} s; ten launches with real agents took {:.1} s, without it",
+        list.as_secs_f64(),
+        took.as_secs_f64()
+    );
+}
