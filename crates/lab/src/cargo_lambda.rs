@@ -43,7 +43,8 @@ impl CargoLambda {
         let mut command = Command::new(&program);
         command.args(["lambda", "watch", "--only-lambda-apis", "--invoke-address", "127.0.0.1"]);
         command.args(["--invoke-port", &port.to_string(), "--color", "never"]);
-        command.current_dir(&functions).kill_on_drop(true);
+        // It asks cargo for the workspace, of which it starts nothing.
+        command.current_dir(Path::new(env!("CARGO_MANIFEST_DIR"))).kill_on_drop(true);
         let log = Arc::default();
         let watch = spawn(&mut command, &log).with_context(|| format!("{} does not start", program.display()))?;
         let running = Mutex::default();
