@@ -86,7 +86,8 @@ impl Job {
         environment.insert("STAGEDOOR_CONFIG".to_owned(), config);
         // As talkative as it can be: what it must not tell has to stay out of that too.
         environment.insert("RUST_LOG".to_owned(), "trace".to_owned());
-        let functions = CargoLambda::start(cargo_lambda().await, built(), environment).await.expect("cargo-lambda runs");
+        let functions =
+            CargoLambda::start(cargo_lambda().await, built(), environment).await.expect("cargo-lambda runs");
         let transport = transport.expect("the stage's credentials");
         Self { stage, lab, instances, challenge, transport, functions, answers: String::new(), secrets }
     }

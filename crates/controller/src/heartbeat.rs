@@ -8,13 +8,13 @@ use futures_util::future::join_all;
 use jiff::Timestamp;
 use stagedoor_aws::autoscaling::Action;
 use stagedoor_lifecycle::deadline::{self, LOOK_BACK, heartbeat_due};
-use stagedoor_lifecycle::observation::Subject;
+use stagedoor_lifecycle::observation::LifecycleAction;
 use stagedoor_lifecycle::{HookName, InstanceId};
 
-use crate::case::Case;
-use crate::door::Door;
-use crate::gather::within;
-use crate::reconcile::Until;
+use crate::batch::WorkItem;
+use crate::context::Context;
+use crate::observe::within;
+use crate::reconcile::Budget;
 
 /// How often it is looked whether one is due.
 const EVERY: Duration = Duration::from_secs(1);
@@ -25,9 +25,9 @@ const AT_ONCE: usize = 2;
 pub(crate) struct Heartbeats {
     last: Timestamp,
     /// Whom to keep alive, each with the hook's timeout.
-    waiting: Vec<(Subject, Duration)>,
+    waiting: Vec<(LifecycleAction, Duration)>,
     /// Whose heartbeat is due and not sent yet.
-    due: Vec<Subject>,
+    due: Vec<LifecycleAction>,
 }
 
 impl Heartbeats {
@@ -36,26 +36,26 @@ impl Heartbeats {
     }
 
     /// Whom to keep alive from now on: the cases that wait at a hook that would give up before patience ends.
-    pub(crate) fn watch(&mut self, cases: &[Case], now: Timestamp) {
-        let waiting = cases.iter().filter(|case| case.is_undecided());
-        let timeout = |case: &Case| case.held.as_ref().filter(|(held, _)| held.waits)?.0.heartbeat;
-        let waiting: Vec<_> = waiting.filter_map(|case| Some((case.subject.clone(), timeout(case)?))).collect();
+    pub(crate) fn watch(&mut self, items: &[WorkItem], now: Timestamp) {
+        let waiting = items.iter().filter(|item| item.is_undecided());
+        let timeout = |item: &WorkItem| item.held.as_ref().filter(|(held, _)| held.waits)?.0.heartbeat;
+        let waiting: Vec<_> = waiting.filter_map(|item| Some((item.action.clone(), timeout(item)?))).collect();
         let before = std::mem::replace(&mut self.waiting, waiting);
         // Of those that come anew, it is not known when somebody last looked after them.
-        let keys = |waiting: &[(Subject, Duration)]| waiting.iter().map(|(subject, _)| key(subject)).collect();
+        let keys = |waiting: &[(LifecycleAction, Duration)]| waiting.iter().map(|(action, _)| key(action)).collect();
         let (known, awaited): (BTreeSet<_>, BTreeSet<_>) = (keys(&before), keys(&self.waiting));
         let since = deadline::before(now, LOOK_BACK);
-        let new = self.waiting.iter().filter(|(subject, _)| !known.contains(&key(subject)));
-        let due = new.filter(|(subject, timeout)| heartbeat_due(&subject.instance, *timeout, since, now));
-        self.due.extend(due.map(|(subject, _)| subject.clone()));
+        let new = self.waiting.iter().filter(|(action, _)| !known.contains(&key(action)));
+        let due = new.filter(|(action, timeout)| heartbeat_due(&action.instance, *timeout, since, now));
+        self.due.extend(due.map(|(action, _)| action.clone()));
         self.due.retain(|due| awaited.contains(&key(due)));
     }
 
     /// Does this work, however long it takes, and sends heartbeats meanwhile.
-    pub(crate) async fn beside<T>(&mut self, door: &Door, until: Until, work: impl Future<Output = T>) -> T {
+    pub(crate) async fn beside<T>(&mut self, context: &Context, budget: Budget, work: impl Future<Output = T>) -> T {
         let beating = async {
             loop {
-                self.send(door, until).await;
+                self.send(context, budget).await;
                 tokio::time::sleep(EVERY).await;
             }
         };
@@ -66,33 +66,32 @@ impl Heartbeats {
     }
 
     /// Sends those that are due. One that is lost is no trouble: two more come before the hook gives up.
-    async fn send(&mut self, door: &Door, until: Until) {
-        let (last, now) = (self.last, door.clock.now());
+    async fn send(&mut self, context: &Context, budget: Budget) {
+        let (last, now) = (self.last, context.clock.now());
         self.last = now;
-        if !door.acts() {
+        if !context.acts() {
             return;
         }
-        let due =
-            self.waiting.iter().filter(|(subject, timeout)| heartbeat_due(&subject.instance, *timeout, last, now));
-        self.due.extend(due.map(|(subject, _)| subject.clone()));
+        let due = self.waiting.iter().filter(|(action, timeout)| heartbeat_due(&action.instance, *timeout, last, now));
+        self.due.extend(due.map(|(action, _)| action.clone()));
         while !self.due.is_empty() {
             // Taken off once they are sent: the work may end at any moment, and the rest goes on beside the next.
             let some = self.due.len().min(AT_ONCE);
-            join_all(self.due[..some].iter().map(|subject| one(door, subject, until))).await;
+            join_all(self.due[..some].iter().map(|action| one(context, action, budget))).await;
             self.due.drain(..some);
         }
     }
 }
 
-fn key(subject: &Subject) -> (InstanceId, HookName) {
-    (subject.instance.clone(), subject.hook.clone())
+fn key(action: &LifecycleAction) -> (InstanceId, HookName) {
+    (action.instance.clone(), action.hook.clone())
 }
 
-async fn one(door: &Door, subject: &Subject, until: Until) {
-    let action = Action { group: &subject.group, hook: &subject.hook, instance: &subject.instance };
-    match within(door, until.calls, "Auto Scaling", door.autoscaling.heartbeat(action)).await {
+async fn one(context: &Context, action: &LifecycleAction, budget: Budget) {
+    let action = Action { group: &action.group, hook: &action.hook, instance: &action.instance };
+    match within(context, budget.calls, "Auto Scaling", context.autoscaling.heartbeat(action)).await {
         Ok(Ok(_)) => {}
-        Ok(Err(error)) => tracing::warn!(instance = %subject.instance, "heartbeat: {error}"),
-        Err(late) => tracing::warn!(instance = %subject.instance, "heartbeat: {late}"),
+        Ok(Err(error)) => tracing::warn!(instance = %action.instance, "heartbeat: {error}"),
+        Err(late) => tracing::warn!(instance = %action.instance, "heartbeat: {late}"),
     }
 }

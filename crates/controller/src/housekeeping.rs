@@ -9,9 +9,9 @@ use stagedoor_lifecycle::observation::Group;
 use stagedoor_lifecycle::{deadline, expiry};
 
 use crate::config::OrphanMode;
-use crate::door::Door;
-use crate::gather::within;
-use crate::reconcile::Until;
+use crate::context::Context;
+use crate::observe::within;
+use crate::reconcile::Budget;
 use credentials::Watch;
 use orphans::Check;
 
@@ -21,7 +21,7 @@ const SWEEPS: std::time::Duration = std::time::Duration::from_secs(60);
 const KEPT: std::time::Duration = std::time::Duration::from_secs(20);
 
 /// What came of it.
-pub(crate) struct Kept {
+pub(crate) struct HousekeepingReport {
     /// What was found of orphans, or why nobody could look for them; `None` where nobody is to.
     pub(crate) orphans: Option<Result<Check, String>>,
     /// How long the credentials are good for.
@@ -31,48 +31,56 @@ pub(crate) struct Kept {
 }
 
 /// Whether housekeeping is due in this sweep.
-pub(crate) fn is_due(door: &Door, now: Timestamp) -> bool {
-    door.config.housekeeping.every.is_some_and(|every| deadline::slot_begun(every, deadline::before(now, SWEEPS), now))
+pub(crate) fn is_due(context: &Context, now: Timestamp) -> bool {
+    context
+        .config
+        .housekeeping
+        .every
+        .is_some_and(|every| deadline::slot_begun(every, deadline::before(now, SWEEPS), now))
 }
 
 /// Until when those who wait may take, where housekeeping is due afterwards: it gets at most half of the time.
-pub(crate) fn less_what_is_kept(until: Until, now: Timestamp) -> Until {
-    let half = std::time::Duration::try_from(until.passes.duration_since(now)).unwrap_or_default() / 2;
-    Until { passes: deadline::before(until.passes, KEPT.min(half)), ..until }
+pub(crate) fn less_what_is_kept(budget: Budget, now: Timestamp) -> Budget {
+    let half = std::time::Duration::try_from(budget.passes.duration_since(now)).unwrap_or_default() / 2;
+    Budget { passes: deadline::before(budget.passes, KEPT.min(half)), ..budget }
 }
 
 /// Looks for orphans and at the credentials, side by side. `groups` are those that opted in, as far as they are known.
-pub(crate) async fn housekeep(door: &Door, groups: Result<Vec<Group>, String>, until: Until) -> Kept {
-    let config = &door.config.housekeeping;
-    let now = door.clock.now();
+pub(crate) async fn housekeep(
+    context: &Context,
+    groups: Result<Vec<Group>, String>,
+    budget: Budget,
+) -> HousekeepingReport {
+    let config = &context.config.housekeeping;
+    let now = context.clock.now();
     let every = config.every.unwrap_or_default();
-    let puppet = within(door, until.work, "Secrets Manager", door.puppet.open()).await.unwrap_or_else(Err);
+    let puppet = within(context, budget.work, "Secrets Manager", context.puppet.open()).await.unwrap_or_else(Err);
     let look_for_orphans = async {
         if config.orphans == OrphanMode::Off {
             return None;
         }
         let turn = now.as_second() / i64::try_from(every.as_secs()).unwrap_or(i64::MAX).max(1);
         Some(match (&puppet, groups) {
-            (Ok(puppet), Ok(groups)) => Box::pin(orphans::check(door, puppet, groups, turn, until)).await,
+            (Ok(puppet), Ok(groups)) => Box::pin(orphans::check(context, puppet, groups, turn, budget)).await,
             (Err(trouble), _) => Err(trouble.clone()),
             (_, Err(trouble)) => Err(trouble),
         })
     };
-    let (orphans, credentials) = tokio::join!(look_for_orphans, credentials::look(door, &puppet, until));
+    let (orphans, credentials) = tokio::join!(look_for_orphans, credentials::look(context, &puppet, budget));
 
     // What goes on for days is told once a day; what has been done, and that the breaker is open, at once.
     let remind = expiry::reminds(every, now);
     let mut news = Vec::new();
     match &orphans {
-        Some(Ok(check)) => news.extend(check.tell(door, remind)),
+        Some(Ok(check)) => news.extend(check.tell(context, remind)),
         Some(Err(trouble)) => tracing::error!("nobody could look for orphans; nothing was removed: {trouble}"),
         None => {}
     }
     news.extend(credentials.tell(config.warn_days.into(), remind, now));
-    Kept { orphans, credentials, news }
+    HousekeepingReport { orphans, credentials, news }
 }
 
-impl Kept {
+impl HousekeepingReport {
     /// For the answer of the invocation.
     pub(crate) fn payload(&self, now: Timestamp) -> Value {
         let orphans = match &self.orphans {

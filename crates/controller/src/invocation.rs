@@ -5,11 +5,11 @@ use std::collections::HashMap;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use stagedoor_lifecycle::event::{Content, Source, Transition, decode};
-use stagedoor_lifecycle::observation::Subject;
+use stagedoor_lifecycle::observation::LifecycleAction;
 use stagedoor_lifecycle::receipt::{Outcome, Receipt};
 
-use crate::door::Door;
-use crate::reconcile::{Until, reconcile};
+use crate::context::Context;
+use crate::reconcile::{Budget, reconcile};
 use crate::sweep::{Swept, sweep};
 use crate::telemetry::{self, report};
 
@@ -59,22 +59,27 @@ impl Function {
 /// `{"results": […]}` with a receipt for each instance. A message that can never be dealt with is not asked for again.
 ///
 /// A sweep needs no event: it looks for itself who waits.
-pub async fn handle(door: &Door, function: Function, event: &Value, platform_deadline: Option<Timestamp>) -> Answer {
-    let until = Until::new(door.clock.now(), door.config.budget, platform_deadline);
+pub async fn handle(
+    context: &Context,
+    function: Function,
+    event: &Value,
+    platform_deadline: Option<Timestamp>,
+) -> Answer {
+    let budget = Budget::new(context.clock.now(), context.config.budget, platform_deadline);
     if function == Function::Sweep {
         // Boxed: the loop's future is large, and the function's futures nest around it.
-        let Swept { receipts, kept } = Box::pin(sweep(door, until)).await;
-        report(door, function, &receipts, &[], until).await;
-        let now = door.clock.now();
+        let Swept { receipts, kept } = Box::pin(sweep(context, budget)).await;
+        report(context, function, &receipts, &[], budget).await;
+        let now = context.clock.now();
         let mut payload = json!({ "results": receipts });
         if let Some(kept) = &kept {
-            telemetry::tell(door, kept, until).await;
+            telemetry::tell(context, kept, budget).await;
             payload["housekeeping"] = kept.payload(now);
         }
-        return Answer { payload, metrics: telemetry::metrics(door, function, &receipts, kept.as_ref(), now) };
+        return Answer { payload, metrics: telemetry::metrics(context, function, &receipts, kept.as_ref(), now) };
     }
     let delivery = decode(event);
-    let mut subjects: Vec<Subject> = Vec::new();
+    let mut actions: Vec<LifecycleAction> = Vec::new();
     let mut known = HashMap::new();
     let mut receipts = Vec::new();
     // For each message: the place of its receipt, among the subjects' or among the others.
@@ -94,9 +99,9 @@ pub async fn handle(door: &Door, function: Function, event: &Value, platform_dea
             Content::Action(action) if Some(action.transition) == function.deals_with() => {
                 // Duplicates within a batch collapse.
                 let key = (action.instance.clone(), action.group.clone(), action.hook.clone());
-                let place = *known.entry(key).or_insert(subjects.len());
-                if place == subjects.len() {
-                    subjects.push(action);
+                let place = *known.entry(key).or_insert(actions.len());
+                if place == actions.len() {
+                    actions.push(action);
                 }
                 places.push(Some(place));
                 continue;
@@ -117,9 +122,9 @@ pub async fn handle(door: &Door, function: Function, event: &Value, platform_dea
     }
 
     // Boxed: the loop's future is large, and the function's futures nest around it.
-    let dealt_with = if subjects.is_empty() { Vec::new() } else { Box::pin(reconcile(door, subjects, until)).await };
-    report(door, function, &dealt_with, &receipts, until).await;
-    let metrics = telemetry::metrics(door, function, &dealt_with, None, door.clock.now());
+    let dealt_with = if actions.is_empty() { Vec::new() } else { Box::pin(reconcile(context, actions, budget)).await };
+    report(context, function, &dealt_with, &receipts, budget).await;
+    let metrics = telemetry::metrics(context, function, &dealt_with, None, context.clock.now());
 
     let payload = match delivery.source {
         Source::Sqs => {

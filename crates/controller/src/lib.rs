@@ -6,21 +6,21 @@
 //! ```
 //!
 //! It keeps no state: what there is to know is at AWS and Puppet, and any invocation may be killed anywhere.
-//! Read `reconcile.rs` first; its stages are the modules `gather`, `apply` and `complete`, and what they decide is in
+//! Read `reconcile.rs` first; its stages are the modules `observe`, `apply` and `complete`, and what they decide is in
 //! [`stagedoor_lifecycle::onboard`] and [`stagedoor_lifecycle::purge`].
 
 mod apply;
-mod case;
+mod batch;
 mod complete;
 pub mod config;
-mod door;
-mod gather;
+mod context;
 mod heartbeat;
 mod housekeeping;
 mod invocation;
+mod observe;
 mod reconcile;
 mod sweep;
 mod telemetry;
 
-pub use door::{Clock, Door, Eventually, Machines};
+pub use context::{BoxFuture, Clock, Context, Instances};
 pub use invocation::{Answer, Function, handle};

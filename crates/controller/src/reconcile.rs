@@ -5,18 +5,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use stagedoor_lifecycle::decision::{Decision, Deed, Question, Removal};
-use stagedoor_lifecycle::observation::{Began, Reachable, Subject};
+use stagedoor_lifecycle::decision::{Decision, Effect, Question, Removal};
+use stagedoor_lifecycle::observation::{Began, LifecycleAction, Lookup};
 use stagedoor_lifecycle::profile::ActionResult;
 use stagedoor_lifecycle::receipt::{Outcome, Receipt, Stage};
 use stagedoor_lifecycle::{deadline, onboard, purge};
 
 use crate::apply::apply;
-use crate::case::Case;
+use crate::batch::WorkItem;
 use crate::complete::complete;
-use crate::door::{Door, Puppet};
-use crate::gather::{Sight, answer, ask_when_it_began, look_at_aws, look_at_puppet};
+use crate::context::{Context, Puppet};
 use crate::heartbeat::Heartbeats;
+use crate::observe::{PuppetSnapshot, answer, ask_when_it_began, look_at_aws, look_at_puppet};
 
 /// Between two looks at first; it doubles up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
@@ -30,7 +30,7 @@ const GATHERING: Duration = Duration::from_secs(15);
 
 /// Until when an invocation goes on.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Until {
+pub(crate) struct Budget {
     /// After a pause, no new pass begins after this.
     pub(crate) passes: Timestamp,
     /// Every look and every change at Puppet has ended by this, so that there is time to answer the hooks.
@@ -46,7 +46,7 @@ pub(crate) const HOOKS_RESERVE: Duration = Duration::from_secs(6);
 /// Kept for the calls of a pass that has begun.
 const PASS_RESERVE: Duration = Duration::from_secs(15);
 
-impl Until {
+impl Budget {
     /// The budget, as far as the platform's own deadline allows it.
     pub(crate) fn new(now: Timestamp, budget: Duration, platform_deadline: Option<Timestamp>) -> Self {
         let passes = deadline::invocation_ends(now, budget, platform_deadline, PASS_RESERVE);
@@ -58,20 +58,20 @@ impl Until {
 }
 
 /// Deals with a set of instances until each is settled or the time is up.
-pub(crate) async fn reconcile(door: &Door, subjects: Vec<Subject>, until: Until) -> Vec<Receipt> {
-    let mut round = Round::new(door.clock.now());
-    round.admit(subjects);
+pub(crate) async fn reconcile(context: &Context, actions: Vec<LifecycleAction>, budget: Budget) -> Vec<Receipt> {
+    let mut batch = Batch::new(context.clock.now());
+    batch.admit(actions);
     loop {
-        let pace = Box::pin(round.pass(door, until)).await;
-        if pace == Pace::Over || !round.rest(door, pace, until).await {
-            return round.into_cases().into_iter().map(Case::into_receipt).collect();
+        let requeue = Box::pin(batch.pass(context, budget)).await;
+        if requeue == Requeue::Over || !batch.rest(context, requeue, budget).await {
+            return batch.into_cases().into_iter().map(WorkItem::into_receipt).collect();
         }
     }
 }
 
 /// The instances that an invocation deals with, and how far it is with them.
-pub(crate) struct Round {
-    cases: Vec<Case>,
+pub(crate) struct Batch {
+    items: Vec<WorkItem>,
     pub(crate) beats: Heartbeats,
     pause: Duration,
     /// Whether the credentials were read anew.
@@ -82,19 +82,19 @@ pub(crate) struct Round {
 
 /// How to go on after a pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Pace {
+pub(crate) enum Requeue {
     /// It found out or changed something: look again at once, that look is the proof.
     AtOnce,
     /// Others have to do something first.
-    AfterAPause,
+    AfterPause,
     /// Every case is settled, or the time is up.
     Over,
 }
 
-impl Round {
+impl Batch {
     pub(crate) fn new(now: Timestamp) -> Self {
         Self {
-            cases: Vec::new(),
+            items: Vec::new(),
             beats: Heartbeats::new(now),
             pause: FIRST_PAUSE,
             renewed: false,
@@ -103,118 +103,120 @@ impl Round {
     }
 
     /// Takes these on, unless they are known already: whoever was answered may be shown as waiting for a little longer.
-    pub(crate) fn admit(&mut self, subjects: Vec<Subject>) {
-        let key = |subject: &Subject| (subject.group.clone(), subject.hook.clone(), subject.instance.clone());
-        let mut known: BTreeSet<_> = self.cases.iter().map(|case| key(&case.subject)).collect();
-        let new: Vec<Case> = subjects.into_iter().filter(|subject| known.insert(key(subject))).map(Case::new).collect();
+    pub(crate) fn admit(&mut self, actions: Vec<LifecycleAction>) {
+        let key = |action: &LifecycleAction| (action.group.clone(), action.hook.clone(), action.instance.clone());
+        let mut known: BTreeSet<_> = self.items.iter().map(|item| key(&item.action)).collect();
+        let new: Vec<WorkItem> =
+            actions.into_iter().filter(|action| known.insert(key(action))).map(WorkItem::new).collect();
         if !new.is_empty() {
             self.pause = FIRST_PAUSE;
         }
-        self.cases.extend(new);
+        self.items.extend(new);
     }
 
     /// Whether any case is not settled yet.
     pub(crate) fn is_open(&self) -> bool {
-        self.cases.iter().any(Case::is_open)
+        self.items.iter().any(WorkItem::is_open)
     }
 
     /// Looks, decides, acts.
-    pub(crate) async fn pass(&mut self, door: &Door, until: Until) -> Pace {
-        let Self { cases, beats, renewed, asked_began, .. } = self;
+    pub(crate) async fn pass(&mut self, context: &Context, budget: Budget) -> Requeue {
+        let Self { items, beats, renewed, asked_began, .. } = self;
         // Boxed, as below: futures of this size are copied about otherwise.
-        let puppet = Box::pin(look_at_aws(door, cases, until)).await;
-        beats.watch(cases, door.clock.now());
-        let again = beats.beside(door, until, Box::pin(act(door, puppet, cases, renewed, asked_began, until))).await;
-        if !self.is_open() || door.clock.now() >= until.calls {
-            Pace::Over
+        let puppet = Box::pin(look_at_aws(context, items, budget)).await;
+        beats.watch(items, context.clock.now());
+        let again =
+            beats.beside(context, budget, Box::pin(act(context, puppet, items, renewed, asked_began, budget))).await;
+        if !self.is_open() || context.clock.now() >= budget.calls {
+            Requeue::Over
         } else if again {
-            Pace::AtOnce
+            Requeue::AtOnce
         } else {
-            Pace::AfterAPause
+            Requeue::AfterPause
         }
     }
 
     /// Waits as long as it is good before the next pass; whether there is time for one.
-    pub(crate) async fn rest(&mut self, door: &Door, pace: Pace, until: Until) -> bool {
-        if pace == Pace::AtOnce {
+    pub(crate) async fn rest(&mut self, context: &Context, requeue: Requeue, budget: Budget) -> bool {
+        if requeue == Requeue::AtOnce {
             return true;
         }
-        if deadline::after(door.clock.now(), self.pause) >= until.passes {
+        if deadline::after(context.clock.now(), self.pause) >= budget.passes {
             return false;
         }
-        self.beats.beside(door, until, tokio::time::sleep(self.pause)).await;
+        self.beats.beside(context, budget, tokio::time::sleep(self.pause)).await;
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
-        for case in &mut self.cases {
-            case.just_did = None;
-            case.trouble = None;
+        for item in &mut self.items {
+            item.just_did = None;
+            item.trouble = None;
         }
         true
     }
 
-    pub(crate) fn into_cases(self) -> Vec<Case> {
-        self.cases
+    pub(crate) fn into_cases(self) -> Vec<WorkItem> {
+        self.items
     }
 }
 
 /// What a pass does once AWS was looked at; whether to look again at once.
 async fn act(
-    door: &Door,
+    context: &Context,
     puppet: Result<Arc<Puppet>, String>,
-    cases: &mut [Case],
+    items: &mut [WorkItem],
     renewed: &mut bool,
     asked_began: &mut BTreeSet<usize>,
-    until: Until,
+    budget: Budget,
 ) -> bool {
-    let mut sight = look_at_puppet(door, puppet, cases, until).await;
-    let mut next = settle_what_is_decided(door, &sight, cases);
+    let mut snapshot = look_at_puppet(context, puppet, items, budget).await;
+    let mut next = settle_what_is_decided(context, &snapshot, items);
     for _ in 0..QUESTIONS_IN_A_ROW {
         if next.questions.is_empty() {
             break;
         }
-        answer(door, &mut sight, cases, next.questions, until).await;
+        answer(context, &mut snapshot, items, next.questions, budget).await;
         let (again, began) = (next.look_again, next.ask_when_it_began);
-        next = settle_what_is_decided(door, &sight, cases);
+        next = settle_what_is_decided(context, &snapshot, items);
         next.look_again |= again;
         next.ask_when_it_began.extend(began);
     }
 
     let mut again = next.look_again;
-    let deeds = hold_refreshes(next.deeds, next.about_to_report, cases, door.clock.now());
-    if let (Some(puppet), false) = (sight.puppet.clone(), deeds.is_empty()) {
+    let effects = hold_refreshes(next.effects, next.about_to_report, items, context.clock.now());
+    if let (Some(puppet), false) = (snapshot.puppet.clone(), effects.is_empty()) {
         // Not when it is decided: the answer to another case's question has everything decided once more.
-        for (index, deed) in &deeds {
-            cases[*index].just_did = Some(deed.clone());
+        for (index, effect) in &effects {
+            items[*index].just_did = Some(effect.clone());
         }
         // What is decided must not wait for others' deeds, nor these so long that what was seen is not true any more.
-        complete(door, cases, until, deadline::after(door.clock.now(), BEFORE_DEEDS)).await;
-        again |= apply(door, &puppet, &sight, cases, deeds, until).await;
+        complete(context, items, budget, deadline::after(context.clock.now(), BEFORE_DEEDS)).await;
+        again |= apply(context, &puppet, &snapshot, items, effects, budget).await;
     }
-    again |= ask_when_they_began(door, cases, &next.ask_when_it_began, asked_began, until).await;
-    if sight.stale && !*renewed {
+    again |= ask_when_they_began(context, items, &next.ask_when_it_began, asked_began, budget).await;
+    if snapshot.stale && !*renewed {
         *renewed = true;
-        again |= sight.reopen(door, until).await;
+        again |= snapshot.reopen(context, budget).await;
     }
-    complete(door, cases, until, until.calls).await;
+    complete(context, items, budget, budget.calls).await;
     again
 }
 
 /// Asks Auto Scaling once for each case that has to know it since when it waits. One call answers for a whole group, so
 /// those that nobody has told anything are asked about as well; whether anything is known now that was not.
 async fn ask_when_they_began(
-    door: &Door,
-    cases: &mut [Case],
+    context: &Context,
+    items: &mut [WorkItem],
     wanted: &[usize],
     asked: &mut BTreeSet<usize>,
-    until: Until,
+    budget: Budget,
 ) -> bool {
     if wanted.iter().all(|index| asked.contains(index)) {
         return false;
     }
-    let unknown = |case: &Case| case.is_open() && case.held.is_some() && case.subject.began == Began::Unknown;
-    let unknown = cases.iter().enumerate().filter(|(_, case)| unknown(case)).map(|(index, _)| index);
+    let unknown = |item: &WorkItem| item.is_open() && item.held.is_some() && item.action.began == Began::Unknown;
+    let unknown = items.iter().enumerate().filter(|(_, item)| unknown(item)).map(|(index, _)| index);
     let which: BTreeSet<usize> = unknown.chain(wanted.iter().copied()).filter(|index| !asked.contains(index)).collect();
     let which: Vec<usize> = which.into_iter().collect();
-    let answered = ask_when_it_began(door, cases, &which, until).await;
+    let answered = ask_when_it_began(context, items, &which, budget).await;
     asked.extend(&answered);
     !answered.is_empty()
 }
@@ -222,7 +224,7 @@ async fn ask_when_they_began(
 /// What a pass has to do before the next.
 #[derive(Default)]
 struct Next {
-    deeds: Vec<(usize, Deed)>,
+    effects: Vec<(usize, Effect)>,
     questions: Vec<(usize, Question)>,
     look_again: bool,
     ask_when_it_began: Vec<usize>,
@@ -231,102 +233,104 @@ struct Next {
 }
 
 /// Decides about every open case; what needs I/O is returned.
-fn settle_what_is_decided(door: &Door, sight: &Sight, cases: &mut [Case]) -> Next {
+fn settle_what_is_decided(context: &Context, snapshot: &PuppetSnapshot, items: &mut [WorkItem]) -> Next {
     let mut next = Next::default();
-    let now = door.clock.now();
-    let orchestrated = door.config.orchestrator.is_some();
-    let protected = sight.protected(door);
-    for (index, case) in cases.iter_mut().enumerate().filter(|(_, case)| case.is_undecided()) {
-        let Some((held, _)) = &case.held else { continue };
-        let confirmed = matches!(case.subject.began, Began::Confirmed { .. });
-        let over = (confirmed && held.is_late(case.subject.began, now)).then_some(held.on_timeout);
-        let decision = if case.is_arriving() {
-            onboard::decide(&case.subject, held, &case.arrival, protected, orchestrated, now)
+    let now = context.clock.now();
+    let orchestrated = context.config.orchestrator.is_some();
+    let protected = snapshot.protected(context);
+    for (index, item) in items.iter_mut().enumerate().filter(|(_, item)| item.is_undecided()) {
+        let Some((held, _)) = &item.held else { continue };
+        let confirmed = matches!(item.action.began, Began::Confirmed { .. });
+        let over = (confirmed && held.is_late(item.action.began, now)).then_some(held.on_timeout);
+        let decision = if item.is_launching() {
+            onboard::decide(&item.action, held, &item.launch, protected, orchestrated, now)
         } else {
-            purge::decide(&case.subject, held, &case.seen, protected, case.tried.as_deref(), orchestrated, now)
+            purge::decide(&item.action, held, &item.seen, protected, item.tried.as_deref(), orchestrated, now)
         };
-        next.about_to_report |= onboard::is_about_to_report(&decision, &case.arrival);
-        if case.is_arriving() && !case.removed.is_empty() && !shows_what_was_removed(case) {
-            sight.prove(case);
+        next.about_to_report |= onboard::is_about_to_report(&decision, &item.launch);
+        if item.is_launching() && !item.removed.is_empty() && !shows_what_was_removed(item) {
+            snapshot.prove(item);
         }
         match decision {
             Decision::Ask(Question::Names(names)) => {
-                case.look_at_too(names);
+                item.look_at_too(names);
                 next.look_again = true;
             }
             Decision::Ask(Question::Began) => {
-                case.stands(
+                item.stands(
                     Outcome::Failed,
                     "Auto Scaling could not be asked since when it waits, and so how long it still may",
                 );
                 next.ask_when_it_began.push(index);
             }
             Decision::Ask(question) => {
-                case.stands(Outcome::Failed, format!("{} could not be found out in time", question.describe()));
+                item.stands(Outcome::Failed, format!("{} could not be found out in time", question.describe()));
                 next.questions.push((index, question));
             }
             // Nothing is changed on the strength of what AWS said a while ago.
-            Decision::Do(_) if case.blind.is_some() => {
-                let blind = case.blind.clone().unwrap_or_default();
+            Decision::Apply(_) if item.blind.is_some() => {
+                let blind = item.blind.clone().unwrap_or_default();
                 match over {
-                    Some(answer) => case.ready = Some((answer, format!("patience is over: {blind}"))),
-                    None => case.stands(Outcome::Failed, blind),
+                    Some(answer) => item.ready = Some((answer, format!("patience is over: {blind}"))),
+                    None => item.stands(Outcome::Failed, blind),
                 }
             }
-            Decision::Do(deed) if !door.acts() => {
-                match &deed {
-                    Deed::Remove(removals) => {
+            Decision::Apply(effect) if !context.acts() => {
+                match &effect {
+                    Effect::Remove(removals) => {
                         for removal in removals {
-                            case.step(Stage::Would, Duration::ZERO, format!("remove {}", removal.describe()));
+                            item.step(Stage::Would, Duration::ZERO, format!("remove {}", removal.describe()));
                         }
                     }
-                    deed => case.step(Stage::Would, Duration::ZERO, deed.describe()),
+                    effect => item.step(Stage::Would, Duration::ZERO, effect.describe()),
                 }
-                case.settle(Outcome::Waiting, "observe mode: nothing was changed and the hook was not answered");
+                item.settle(Outcome::Waiting, "observe mode: nothing was changed and the hook was not answered");
             }
-            Decision::Do(Deed::Remove(removals)) if matches!(case.just_did, Some(Deed::Remove(_))) => {
+            Decision::Apply(Effect::Remove(removals)) if matches!(item.just_did, Some(Effect::Remove(_))) => {
                 // The look that follows still shows something: not at once again, but after a pause.
                 let left: Vec<_> = removals.iter().map(Removal::describe).collect();
-                let tried = case.tried.clone().unwrap_or_default();
-                case.stands(Outcome::Failed, format!("{tried}; still there: {}", left.join("; ")));
+                let tried = item.tried.clone().unwrap_or_default();
+                item.stands(Outcome::Failed, format!("{tried}; still there: {}", left.join("; ")));
             }
             // What the CA will not sign it will not sign a moment later either.
-            Decision::Do(Deed::Sign(_)) if case.refused.is_some() => {
-                case.stands(Outcome::Refused, case.refused.clone().unwrap_or_default());
+            Decision::Apply(Effect::Sign(_)) if item.refused.is_some() => {
+                item.stands(Outcome::Refused, item.refused.clone().unwrap_or_default());
             }
-            Decision::Do(deed) if case.just_did.as_ref().is_some_and(|did| did.describe() == deed.describe()) => {
-                let unseen = || format!("it was just done, and is not seen yet: {}", deed.describe());
-                case.stands(Outcome::Failed, case.trouble.clone().unwrap_or_else(unseen));
+            Decision::Apply(effect)
+                if item.just_did.as_ref().is_some_and(|did| did.describe() == effect.describe()) =>
+            {
+                let unseen = || format!("it was just done, and is not seen yet: {}", effect.describe());
+                item.stands(Outcome::Failed, item.trouble.clone().unwrap_or_else(unseen));
             }
-            Decision::Do(deed) => {
+            Decision::Apply(effect) => {
                 // So that patience can end, also if this never succeeds.
-                if case.subject.began == Began::Unknown {
+                if item.action.began == Began::Unknown {
                     next.ask_when_it_began.push(index);
                 }
-                next.deeds.push((index, deed));
+                next.effects.push((index, effect));
             }
             Decision::Complete(result, reason) => {
-                if case.is_arriving() && result == ActionResult::Continue {
+                if item.is_launching() && result == ActionResult::Continue {
                     for fact in reason.split("; ") {
-                        case.step(Stage::Proven, Duration::ZERO, fact);
+                        item.step(Stage::Proven, Duration::ZERO, fact);
                     }
                 }
-                sight.prove(case);
-                case.ready = Some((result, reason));
+                snapshot.prove(item);
+                item.ready = Some((result, reason));
             }
-            Decision::Wait(reason) => case.stands(Outcome::Waiting, reason),
-            Decision::Refuse(reason) => case.stands(Outcome::Refused, reason),
-            Decision::Fail(reason) => case.stands(Outcome::Failed, reason),
+            Decision::Wait(reason) => item.stands(Outcome::Waiting, reason),
+            Decision::Refuse(reason) => item.stands(Outcome::Refused, reason),
+            Decision::Fail(reason) => item.stands(Outcome::Failed, reason),
         }
     }
     next
 }
 
 /// Whether a look still shows the certificate or request that was removed.
-fn shows_what_was_removed(case: &Case) -> bool {
-    let Some(view) = &case.arrival.name else { return true };
-    case.removed.get(&view.certname).is_some_and(|(removal, _)| {
-        let same = |serial: &String| matches!(&view.certificate, Reachable::Found(now) if now.serial == *serial);
+fn shows_what_was_removed(item: &WorkItem) -> bool {
+    let Some(view) = &item.launch.name else { return true };
+    item.removed.get(&view.certname).is_some_and(|(removal, _)| {
+        let same = |serial: &String| matches!(&view.certificate, Lookup::Found(now) if now.serial == *serial);
         let unknown = view.certificate.known().is_err();
         unknown || removal.certificate.as_ref().is_some_and(same)
     })
@@ -335,22 +339,23 @@ fn shows_what_was_removed(case: &Case) -> bool {
 /// Holds orders for refresh targets back for a little while, as long as other nodes are about to make a change that the
 /// same run could serve.
 fn hold_refreshes(
-    deeds: Vec<(usize, Deed)>,
+    effects: Vec<(usize, Effect)>,
     about_to_report: bool,
-    cases: &mut [Case],
+    items: &mut [WorkItem],
     now: Timestamp,
-) -> Vec<(usize, Deed)> {
-    let oldest =
-        deeds.iter().filter_map(|(_, deed)| if let Deed::Refresh(_, change) = deed { Some(*change) } else { None });
+) -> Vec<(usize, Effect)> {
+    let oldest = effects
+        .iter()
+        .filter_map(|(_, effect)| if let Effect::Refresh(_, change) = effect { Some(*change) } else { None });
     let hold = about_to_report && oldest.min().is_some_and(|oldest| now < deadline::after(oldest, GATHERING));
     if !hold {
-        return deeds;
+        return effects;
     }
     let (postponed, rest): (Vec<_>, Vec<_>) =
-        deeds.into_iter().partition(|(_, deed)| matches!(deed, Deed::Refresh(..)));
-    for (index, deed) in postponed {
-        let what = format!("about to {}, for this and what else is about to change", deed.describe());
-        cases[index].stands(Outcome::Waiting, what);
+        effects.into_iter().partition(|(_, effect)| matches!(effect, Effect::Refresh(..)));
+    for (index, effect) in postponed {
+        let what = format!("about to {}, for this and what else is about to change", effect.describe());
+        items[index].stands(Outcome::Waiting, what);
     }
     rest
 }
@@ -364,10 +369,10 @@ mod tests {
         let now = Timestamp::from_second(1_800_000_000).unwrap();
         for platform in [None, Some(20), Some(60), Some(140), Some(150), Some(900)] {
             let ends = platform.map(|seconds| deadline::after(now, Duration::from_secs(seconds)));
-            let until = Until::new(now, Duration::from_secs(50), ends);
-            assert_eq!(until.calls, deadline::after(until.work, HOOKS_RESERVE), "{platform:?}");
-            assert!(until.passes < until.work, "{platform:?}");
-            assert!(ends.is_none_or(|ends| until.calls <= deadline::before(ends, ANSWER_RESERVE)), "{platform:?}");
+            let budget = Budget::new(now, Duration::from_secs(50), ends);
+            assert_eq!(budget.calls, deadline::after(budget.work, HOOKS_RESERVE), "{platform:?}");
+            assert!(budget.passes < budget.work, "{platform:?}");
+            assert!(ends.is_none_or(|ends| budget.calls <= deadline::before(ends, ANSWER_RESERVE)), "{platform:?}");
         }
     }
 }

@@ -4,16 +4,16 @@
 use std::time::{Duration, Instant};
 
 use stagedoor_lifecycle::event::{Place, Transition};
-use stagedoor_lifecycle::observation::{Began, Group, LifecycleState, Subject};
+use stagedoor_lifecycle::observation::{Began, Group, LifecycleAction, LifecycleState};
 use stagedoor_lifecycle::profile::PROFILE_TAG;
 use stagedoor_lifecycle::receipt::Receipt;
 use stagedoor_lifecycle::{GroupName, HookName, deadline};
 
-use crate::case::Case;
-use crate::door::Door;
-use crate::gather::{flat, hooks_of, within};
-use crate::housekeeping::{self, Kept};
-use crate::reconcile::{Pace, Round, Until};
+use crate::batch::WorkItem;
+use crate::context::Context;
+use crate::housekeeping::{self, HousekeepingReport};
+use crate::observe::{flat, hooks_of, within};
+use crate::reconcile::{Batch, Budget, Requeue};
 
 /// Between two looks for instances that began to wait meanwhile.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
@@ -22,38 +22,38 @@ const LOOK_EVERY: Duration = Duration::from_secs(10);
 pub(crate) struct Swept {
     pub(crate) receipts: Vec<Receipt>,
     /// What came of the housekeeping, where it was due.
-    pub(crate) kept: Option<Kept>,
+    pub(crate) kept: Option<HousekeepingReport>,
 }
 
 /// Deals with everybody who waits; then, every few minutes, with the house.
-pub(crate) async fn sweep(door: &Door, until: Until) -> Swept {
-    let now = door.clock.now();
-    let mut round = Round::new(now);
-    if !housekeeping::is_due(door, now) {
-        let _ = Box::pin(deal_with_the_waiting(door, &mut round, until)).await;
-        return Swept { receipts: receipts(round), kept: None };
+pub(crate) async fn sweep(context: &Context, budget: Budget) -> Swept {
+    let now = context.clock.now();
+    let mut batch = Batch::new(now);
+    if !housekeeping::is_due(context, now) {
+        let _ = Box::pin(deal_with_the_waiting(context, &mut batch, budget)).await;
+        return Swept { receipts: receipts(batch), kept: None };
     }
-    let for_the_waiting = housekeeping::less_what_is_kept(until, now);
-    let groups = Box::pin(deal_with_the_waiting(door, &mut round, for_the_waiting)).await;
-    let kept = Box::pin(housekeeping::housekeep(door, groups, until));
-    let kept = Some(round.beats.beside(door, until, kept).await);
-    if round.is_open() {
+    let for_the_waiting = housekeeping::less_what_is_kept(budget, now);
+    let groups = Box::pin(deal_with_the_waiting(context, &mut batch, for_the_waiting)).await;
+    let kept = Box::pin(housekeeping::housekeep(context, groups, budget));
+    let kept = Some(batch.beats.beside(context, budget, kept).await);
+    if batch.is_open() {
         // With what housekeeping has left of the time.
-        let _ = Box::pin(deal_with_the_waiting(door, &mut round, until)).await;
+        let _ = Box::pin(deal_with_the_waiting(context, &mut batch, budget)).await;
     }
-    Swept { receipts: receipts(round), kept }
+    Swept { receipts: receipts(batch), kept }
 }
 
 /// Deals with everybody who waits until nobody does or the time is up. Where nobody does, that costs one call. Also tells
 /// the groups as they were last seen.
-async fn deal_with_the_waiting(door: &Door, round: &mut Round, until: Until) -> Result<Vec<Group>, String> {
+async fn deal_with_the_waiting(context: &Context, batch: &mut Batch, budget: Budget) -> Result<Vec<Group>, String> {
     let mut groups = Err("nobody has looked yet".to_owned());
     let mut looked = None;
     loop {
-        let now = door.clock.now();
-        if !round.is_open() || looked.is_none_or(|looked| now >= deadline::after(looked, LOOK_EVERY)) {
+        let now = context.clock.now();
+        if !batch.is_open() || looked.is_none_or(|looked| now >= deadline::after(looked, LOOK_EVERY)) {
             looked = Some(now);
-            let trouble = match who_waits(door, round, until).await {
+            let trouble = match who_waits(context, batch, budget).await {
                 Ok((seen, trouble)) => {
                     groups = Ok(seen);
                     trouble
@@ -65,42 +65,47 @@ async fn deal_with_the_waiting(door: &Door, round: &mut Round, until: Until) -> 
             };
             match trouble {
                 Some(trouble) => tracing::error!("the sweep could not see who waits: {trouble}"),
-                None if !round.is_open() => return groups,
+                None if !batch.is_open() => return groups,
                 None => {}
             }
         }
-        let pace = if round.is_open() { Box::pin(round.pass(door, until)).await } else { Pace::AfterAPause };
-        let time_is_up = door.clock.now() >= until.calls;
+        let requeue = if batch.is_open() { Box::pin(batch.pass(context, budget)).await } else { Requeue::AfterPause };
+        let time_is_up = context.clock.now() >= budget.calls;
         // With everybody settled, one more look tells whether somebody came meanwhile.
-        if time_is_up || pace != Pace::Over && !round.rest(door, pace, until).await {
+        if time_is_up || requeue != Requeue::Over && !batch.rest(context, requeue, budget).await {
             return groups;
         }
     }
 }
 
 /// Has the round take on everybody who waits; the groups that opted in, and what went wrong where somebody may be missing.
-async fn who_waits(door: &Door, round: &mut Round, until: Until) -> Result<(Vec<Group>, Option<String>), String> {
-    let groups = flat(within(door, until.work, "Auto Scaling", door.autoscaling.opted_in_groups()).await)?;
-    let (subjects, trouble) = waiting(door, &groups, until).await;
-    round.admit(subjects);
+async fn who_waits(
+    context: &Context,
+    batch: &mut Batch,
+    budget: Budget,
+) -> Result<(Vec<Group>, Option<String>), String> {
+    let groups = flat(within(context, budget.work, "Auto Scaling", context.autoscaling.opted_in_groups()).await)?;
+    let (actions, trouble) = waiting(context, &groups, budget).await;
+    batch.admit(actions);
     Ok((groups, trouble))
 }
 
 /// The receipts, but for the guesses that Auto Scaling did not confirm: whether an instance was returning to the pool.
-fn receipts(round: Round) -> Vec<Receipt> {
-    let is_guess = |subject: &Subject| subject.transition == Transition::Terminating && subject.destination.is_some();
-    let sure = round.into_cases().into_iter().filter(|case| case.answered || !is_guess(&case.subject));
-    sure.map(Case::into_receipt).collect()
+fn receipts(batch: Batch) -> Vec<Receipt> {
+    let is_guess =
+        |action: &LifecycleAction| action.transition == Transition::Terminating && action.destination.is_some();
+    let sure = batch.into_cases().into_iter().filter(|item| item.answered || !is_guess(&item.action));
+    sure.map(WorkItem::into_receipt).collect()
 }
 
 /// Every instance that waits at a hook of ours; and what went wrong, where somebody may be missing.
-async fn waiting(door: &Door, groups: &[Group], until: Until) -> (Vec<Subject>, Option<String>) {
+async fn waiting(context: &Context, groups: &[Group], budget: Budget) -> (Vec<LifecycleAction>, Option<String>) {
     let started = Instant::now();
     let waiting: Vec<&Group> =
         groups.iter().filter(|group| group.members.values().any(|state| way(state).is_some())).collect();
     let names: Vec<GroupName> = waiting.iter().map(|group| group.name.clone()).collect();
-    let hooks = hooks_of(door, &names, until).await;
-    let (mut subjects, mut trouble) = (Vec::new(), None);
+    let hooks = hooks_of(context, &names, budget).await;
+    let (mut actions, mut trouble) = (Vec::new(), None);
     for (group, hooks) in waiting.into_iter().zip(hooks) {
         let hooks = match flat(hooks) {
             Ok(hooks) => hooks,
@@ -111,7 +116,7 @@ async fn waiting(door: &Door, groups: &[Group], until: Until) -> (Vec<Subject>, 
         };
         // Without a profile nothing can be done, and that is told of each instance.
         let tag = group.tags.get(PROFILE_TAG).and_then(|tag| tag.parse().ok());
-        let profile = tag.and_then(|name| door.profile(&name));
+        let profile = tag.and_then(|name| context.profile(&name));
         let owns = |hook: &HookName| profile.as_ref().is_none_or(|profile| profile.owns(hook));
         for (instance, state) in &group.members {
             let Some(way) = way(state) else { continue };
@@ -121,7 +126,7 @@ async fn waiting(door: &Door, groups: &[Group], until: Until) -> (Vec<Subject>, 
             let ours = hooks
                 .iter()
                 .filter(|hook| ways.contains(&hook.transition) && hook.transition.is_some() && owns(&hook.name));
-            subjects.extend(ours.map(|hook| Subject {
+            actions.extend(ours.map(|hook| LifecycleAction {
                 instance: instance.clone(),
                 group: group.name.clone(),
                 hook: hook.name.clone(),
@@ -132,8 +137,8 @@ async fn waiting(door: &Door, groups: &[Group], until: Until) -> (Vec<Subject>, 
             }));
         }
     }
-    tracing::debug!(waiting = subjects.len(), took_ms = started.elapsed().as_millis(), "looked for waiting instances");
-    (subjects, trouble)
+    tracing::debug!(waiting = actions.len(), took_ms = started.elapsed().as_millis(), "looked for waiting instances");
+    (actions, trouble)
 }
 
 /// Which way an instance in this state waits to go, if it waits.

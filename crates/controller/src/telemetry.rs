@@ -5,11 +5,11 @@ use serde_json::{Value, json};
 use stagedoor_lifecycle::deadline;
 use stagedoor_lifecycle::receipt::{Outcome, Receipt};
 
-use crate::door::Door;
-use crate::gather::{flat, within};
-use crate::housekeeping::Kept;
+use crate::context::Context;
+use crate::housekeeping::HousekeepingReport;
 use crate::invocation::Function;
-use crate::reconcile::Until;
+use crate::observe::{flat, within};
+use crate::reconcile::Budget;
 
 /// The most results in one published message, which may have 256 KiB.
 const RESULTS_PER_MESSAGE: usize = 100;
@@ -19,22 +19,28 @@ const LONGEST_REASON: usize = 500;
 const NEAR: std::time::Duration = std::time::Duration::from_secs(300);
 
 /// Logs each receipt, once, and publishes the news.
-pub(crate) async fn report(door: &Door, function: Function, dealt_with: &[Receipt], others: &[Receipt], until: Until) {
+pub(crate) async fn report(
+    context: &Context,
+    function: Function,
+    dealt_with: &[Receipt],
+    others: &[Receipt],
+    budget: Budget,
+) {
     for receipt in dealt_with.iter().chain(others) {
         log(function, receipt);
     }
-    let published = within(door, until.calls, "SNS", publish(door, function, dealt_with)).await;
+    let published = within(context, budget.calls, "SNS", publish(context, function, dealt_with)).await;
     if let Err(trouble) = published.unwrap_or_else(Err) {
         tracing::warn!(function = function.name(), "the outcome could not be published: {trouble}");
     }
 }
 
 /// Publishes what came of the housekeeping.
-pub(crate) async fn tell(door: &Door, kept: &Kept, until: Until) {
-    let Some(topic) = &door.topic else { return };
+pub(crate) async fn tell(context: &Context, kept: &HousekeepingReport, budget: Budget) {
+    let Some(topic) = &context.topic else { return };
     for (subject, message) in &kept.news {
         let message = message.to_string();
-        let published = within(door, until.calls, "SNS", topic.publish(subject, &message)).await;
+        let published = within(context, budget.calls, "SNS", topic.publish(subject, &message)).await;
         if let Err(trouble) = flat(published) {
             tracing::warn!("what came of the housekeeping could not be published: {trouble}");
         }
@@ -45,10 +51,10 @@ pub(crate) async fn tell(door: &Door, kept: &Kept, until: Until) {
 /// [embedded metric format](https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/CloudWatch_Embedded_Metric_Format_Specification.html):
 /// a log line that needs no call and no permission.
 pub(crate) fn metrics(
-    door: &Door,
+    context: &Context,
     function: Function,
     receipts: &[Receipt],
-    kept: Option<&Kept>,
+    kept: Option<&HousekeepingReport>,
     now: Timestamp,
 ) -> Value {
     let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
@@ -69,7 +75,7 @@ pub(crate) fn metrics(
             "Timestamp": now.as_millisecond(),
             "CloudWatchMetrics": [{"Namespace": "Stagedoor", "Dimensions": [["Function"]], "Metrics": names}],
         },
-        "Function": door.deployed_as.as_deref().unwrap_or(function.name()),
+        "Function": context.deployed_as.as_deref().unwrap_or(function.name()),
     });
     for (name, value) in values {
         line[name] = value.into();
@@ -92,8 +98,8 @@ fn log(function: Function, receipt: &Receipt) {
 
 /// Tells the topic, if there is one, what was decided and what a person should look at. Waiting is no news, and that
 /// something is still refused is none either when the sweep finds it so every minute: that is what the metric is for.
-async fn publish(door: &Door, function: Function, receipts: &[Receipt]) -> Result<(), String> {
-    let Some(topic) = &door.topic else { return Ok(()) };
+async fn publish(context: &Context, function: Function, receipts: &[Receipt]) -> Result<(), String> {
+    let Some(topic) = &context.topic else { return Ok(()) };
     let news: Vec<Value> = receipts
         .iter()
         .filter(|receipt| match receipt.outcome {

@@ -4,14 +4,14 @@
 
 use std::sync::Arc;
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context as _, anyhow, bail};
 use jiff::Timestamp;
 use lambda_runtime::{LambdaEvent, service_fn};
 use serde_json::Value;
 use stagedoor_aws::{Error as AwsError, connect};
 use stagedoor_aws_ec2::Ec2;
 use stagedoor_controller::config::Config;
-use stagedoor_controller::{Answer, Clock, Door, Eventually, Function, Machines, handle};
+use stagedoor_controller::{Answer, BoxFuture, Clock, Context, Function, Instances, handle};
 use stagedoor_lifecycle::observation::Machine;
 use stagedoor_lifecycle::{GroupName, InstanceId};
 use tracing_subscriber::EnvFilter;
@@ -35,13 +35,13 @@ async fn serve_until_stopped(function: Function) -> anyhow::Result<()> {
     stagedoor_puppet::install_crypto_provider();
     let aws = connect::from_environment().await;
     let machines = Arc::new(Ec2Machines(Ec2::new(&aws)));
-    let mut door = Door::new(config, &aws, machines, Clock::system());
-    door.deployed_as = std::env::var("AWS_LAMBDA_FUNCTION_NAME").ok();
-    let door = &door;
+    let mut context = Context::new(config, &aws, machines, Clock::system());
+    context.deployed_as = std::env::var("AWS_LAMBDA_FUNCTION_NAME").ok();
+    let context = &context;
     let answer = |invocation: LambdaEvent<Value>| async move {
-        let deadline = deadline(invocation.context.deadline, door.clock.now());
+        let deadline = deadline(invocation.context.deadline, context.clock.now());
         // Boxed: optimized, the futures nest deeper than the compiler's recursion limit.
-        let Answer { payload, metrics } = Box::pin(handle(door, function, &invocation.payload, deadline)).await;
+        let Answer { payload, metrics } = Box::pin(handle(context, function, &invocation.payload, deadline)).await;
         // A line of its own: CloudWatch takes metrics only from documents that begin with them.
         println!("{metrics}");
         Ok::<_, std::convert::Infallible>(payload)
@@ -81,12 +81,12 @@ fn log_to_stdout() {
 #[derive(Debug)]
 struct Ec2Machines(Ec2);
 
-impl Machines for Ec2Machines {
-    fn machines<'a>(&'a self, instances: &'a [InstanceId]) -> Eventually<'a, Result<Vec<Machine>, AwsError>> {
+impl Instances for Ec2Machines {
+    fn machines<'a>(&'a self, instances: &'a [InstanceId]) -> BoxFuture<'a, Result<Vec<Machine>, AwsError>> {
         Box::pin(self.0.machines(instances))
     }
 
-    fn machines_of<'a>(&'a self, groups: &'a [GroupName]) -> Eventually<'a, Result<Vec<Machine>, AwsError>> {
+    fn machines_of<'a>(&'a self, groups: &'a [GroupName]) -> BoxFuture<'a, Result<Vec<Machine>, AwsError>> {
         Box::pin(self.0.machines_of(groups))
     }
 }

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 use crate::deadline;
 use crate::event::{Place, Transition};
-use crate::observation::{Began, Group, Hook, LifecycleState, Machine, Reachable, Subject};
+use crate::observation::{Began, Group, Hook, LifecycleAction, LifecycleState, Lookup, Machine};
 use crate::profile::{ActionResult, PROFILE_TAG, Profile};
 use crate::{Certname, GroupName, HookName, ProfileName};
 
@@ -16,18 +16,18 @@ use crate::{Certname, GroupName, HookName, ProfileName};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CloudView {
     /// The Auto Scaling group.
-    pub group: Reachable<Arc<Group>>,
+    pub group: Lookup<Arc<Group>>,
     /// The group's hooks.
-    pub hooks: Reachable<Vec<Hook>>,
+    pub hooks: Lookup<Vec<Hook>>,
     /// The instance at EC2.
-    pub machine: Reachable<Machine>,
+    pub machine: Lookup<Machine>,
 }
 
 /// Whether an instance is dealt with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Admission {
     /// It is leaving or arriving, and ours to deal with.
-    Held(Held),
+    Ours(PendingAction),
     /// It waits, but there is nothing to do for it: complete with CONTINUE.
     Pass(String),
     /// None of our business.
@@ -40,7 +40,7 @@ pub enum Admission {
 
 /// An instance on its way through the door.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Held {
+pub struct PendingAction {
     /// What its group wants.
     pub profile: Arc<Profile>,
     /// The certname that its profile gives it.
@@ -69,12 +69,12 @@ pub struct Held {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Nameless {
     /// EC2 could not be asked.
-    Unreachable(String),
+    Unavailable(String),
     /// EC2 does not show what the name is made of.
     Untellable(String),
 }
 
-impl Held {
+impl PendingAction {
     /// With how much time there is, and whose hooks hold it, as they were seen before: hooks cannot be asked now.
     pub fn keep_times_of(&mut self, before: &Self) {
         self.allowed = before.allowed;
@@ -92,11 +92,11 @@ impl Held {
 /// Rules about AWS, top to bottom: is it ours, and is it where it is said to be?
 #[must_use]
 pub fn admit(
-    subject: &Subject,
+    action: &LifecycleAction,
     cloud: &CloudView,
     profile_named: &dyn Fn(&ProfileName) -> Option<Arc<Profile>>,
 ) -> Admission {
-    let Subject { group: group_name, hook: hook_name, .. } = subject;
+    let LifecycleAction { group: group_name, hook: hook_name, .. } = action;
     let group = match cloud.group.known() {
         Err(trouble) => return Admission::Fail(trouble.to_owned()),
         Ok(None) => {
@@ -116,12 +116,12 @@ pub fn admit(
             profile.hook_prefix
         ));
     }
-    let hold = match subject.transition {
-        Transition::Launching => arriving(subject, group),
-        Transition::Terminating => leaving(subject, group, cloud),
+    let hold = match action.transition {
+        Transition::Launching => launching(action, group),
+        Transition::Terminating => terminating(action, group, cloud),
     };
     match hold {
-        Ok(hold) => Admission::Held(held(subject, cloud, profile, group.has_pool, hold)),
+        Ok(hold) => Admission::Ours(held(action, cloud, profile, group.has_pool, hold)),
         Err(admission) => *admission,
     }
 }
@@ -148,17 +148,17 @@ impl Hold {
 }
 
 /// How the leaving instance is held; or why it is not dealt with as one.
-fn leaving(subject: &Subject, group: &Group, cloud: &CloudView) -> Result<Hold, Box<Admission>> {
-    let Subject { instance, group: group_name, .. } = subject;
+fn terminating(action: &LifecycleAction, group: &Group, cloud: &CloudView) -> Result<Hold, Box<Admission>> {
+    let LifecycleAction { instance, group: group_name, .. } = action;
     let doubt = || {
         format!(
             "group {group_name} returns instances to its warm pool, and nothing says whether {instance} goes there or leaves for \
              good: its event would have"
         )
     };
-    let in_doubt = group.reuses && subject.destination.is_none();
+    let in_doubt = group.reuses && action.destination.is_none();
     let gone = || matches!(cloud.machine.known(), Ok(Some(machine)) if machine.is_gone_from(group_name));
-    let to_the_pool = subject.destination == Some(Place::WarmPool) && group.reuses;
+    let to_the_pool = action.destination == Some(Place::WarmPool) && group.reuses;
     Err(Box::new(match group.members.get(instance) {
         Some(LifecycleState::TerminatingWait | LifecycleState::WarmedPendingWait) if to_the_pool => {
             Admission::Pass(format!("{instance} goes to the warm pool, to be used again: it stays known to Puppet"))
@@ -191,8 +191,8 @@ fn leaving(subject: &Subject, group: &Group, cloud: &CloudView) -> Result<Hold, 
 }
 
 /// How the arriving instance is held; or why it is not dealt with as one.
-fn arriving(subject: &Subject, group: &Group) -> Result<Hold, Box<Admission>> {
-    let Subject { instance, group: group_name, .. } = subject;
+fn launching(action: &LifecycleAction, group: &Group) -> Result<Hold, Box<Admission>> {
+    let LifecycleAction { instance, group: group_name, .. } = action;
     Err(Box::new(match group.members.get(instance) {
         Some(LifecycleState::PendingWait | LifecycleState::WarmedPendingWait) => return Ok(Hold::WAITS),
         Some(LifecycleState::Pending) => {
@@ -215,23 +215,29 @@ fn arriving(subject: &Subject, group: &Group) -> Result<Hold, Box<Admission>> {
     }))
 }
 
-fn held(subject: &Subject, cloud: &CloudView, profile: Arc<Profile>, has_pool: bool, hold: Hold) -> Held {
+fn held(
+    action: &LifecycleAction,
+    cloud: &CloudView,
+    profile: Arc<Profile>,
+    has_pool: bool,
+    hold: Hold,
+) -> PendingAction {
     // Hooks tell how much time there is. When they cannot be asked, patience alone does.
     let hooks = cloud.hooks.known().ok().flatten().map_or(&[][..], Vec::as_slice);
-    let ours = hooks.iter().find(|hook| hook.name == subject.hook);
-    let guards = |hook: &&Hook| hook.transition.is_none_or(|transition| transition == subject.transition);
-    let another = |hook: &HookName| *hook != subject.hook;
+    let ours = hooks.iter().find(|hook| hook.name == action.hook);
+    let guards = |hook: &&Hook| hook.transition.is_none_or(|transition| transition == action.transition);
+    let another = |hook: &HookName| *hook != action.hook;
     let machine = cloud.machine.known();
     let expected = match machine {
-        Err(trouble) if profile.certname.needs_machine() => Err(Nameless::Unreachable(trouble.to_owned())),
-        machine => profile.certname.certname(&subject.instance, machine.ok().flatten()).map_err(Nameless::Untellable),
+        Err(trouble) if profile.certname.needs_machine() => Err(Nameless::Unavailable(trouble.to_owned())),
+        machine => profile.certname.certname(&action.instance, machine.ok().flatten()).map_err(Nameless::Untellable),
     };
-    let (patience, on_timeout) = match subject.transition {
-        Transition::Launching => (profile.onboard_patience, profile.on_launch_timeout),
-        Transition::Terminating => (profile.purge_patience, profile.on_terminate_timeout),
+    let (patience, on_timeout) = match action.transition {
+        Transition::Launching => (profile.launch_timeout, profile.on_launch_timeout),
+        Transition::Terminating => (profile.terminate_timeout, profile.on_terminate_timeout),
     };
     let deadline::Allowance { allowed, heartbeat } = deadline::allowance(patience, ours);
-    Held {
+    PendingAction {
         expected,
         has_pool,
         launched: machine.ok().flatten().and_then(|machine| machine.launched),

@@ -2,9 +2,9 @@
 
 use jiff::Timestamp;
 
-use crate::admission::Held;
+use crate::admission::PendingAction;
 use crate::identity::Purgeable;
-use crate::observation::{Began, NodeView, Subject};
+use crate::observation::{Began, LifecycleAction, NodeView};
 use crate::profile::ActionResult;
 use crate::signing::Signable;
 use crate::{Certname, InstanceId};
@@ -15,7 +15,7 @@ pub enum Decision {
     /// This must be known before anything is decided.
     Ask(Question),
     /// Do this, then look again.
-    Do(Deed),
+    Apply(Effect),
     /// Answer the hook.
     Complete(ActionResult, String),
     /// Nothing can be done yet; look again later. Holds what is waited for.
@@ -47,7 +47,7 @@ pub enum Question {
 
 /// What changes something.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Deed {
+pub enum Effect {
     /// Remove what is left of an instance that leaves, or of a dead one whose name is used again.
     Remove(Vec<Removal>),
     /// Sign this request.
@@ -78,7 +78,7 @@ impl Question {
     }
 }
 
-impl Deed {
+impl Effect {
     /// What is done, for a person: "… remove certificate 1F of ip-10-0-3-7.ec2.internal".
     #[must_use]
     pub fn describe(&self) -> String {
@@ -171,9 +171,9 @@ pub(crate) enum Missing {
 
 /// What to do while something is missing: wait while there is patience, then answer the hook all the same. That
 /// patience is over is never believed on the word of an event alone.
-pub(crate) fn not_yet(subject: &Subject, held: &Held, missing: Missing, now: Timestamp) -> Decision {
-    let late = held.is_late(subject.began, now);
-    if !matches!(subject.began, Began::Confirmed { .. }) && (late || subject.began == Began::Unknown) {
+pub(crate) fn not_yet(action: &LifecycleAction, held: &PendingAction, missing: Missing, now: Timestamp) -> Decision {
+    let late = held.is_late(action.began, now);
+    if !matches!(action.began, Began::Confirmed { .. }) && (late || action.began == Began::Unknown) {
         return Decision::Ask(Question::Began);
     }
     match missing {

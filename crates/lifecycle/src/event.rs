@@ -10,7 +10,7 @@
 
 use serde_json::Value;
 
-use crate::observation::{Began, Subject};
+use crate::observation::{Began, LifecycleAction};
 
 /// Wrappings deeper than this (SNS in SQS is two) are refused.
 const MAX_DEPTH: usize = 4;
@@ -46,7 +46,7 @@ pub struct Message {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Content {
     /// An instance waits, or did when this was sent.
-    Action(Subject),
+    Action(LifecycleAction),
     /// Well-formed and of no concern: a test notification, another event type. Holds the reason.
     Ignored(String),
     /// Not to be understood. Holds the reason.
@@ -171,12 +171,12 @@ fn action(fields: &Value, time: Option<&str>) -> Content {
     read_action(fields, time).map_or_else(Content::Unusable, Content::Action)
 }
 
-fn read_action(fields: &Value, time: Option<&str>) -> Result<Subject, String> {
+fn read_action(fields: &Value, time: Option<&str>) -> Result<LifecycleAction, String> {
     let text = |key: &str| {
         fields.get(key).and_then(Value::as_str).ok_or_else(|| format!("the lifecycle action has no text field {key}"))
     };
     let transition = text("LifecycleTransition")?;
-    Ok(Subject {
+    Ok(LifecycleAction {
         instance: text("EC2InstanceId")?.parse().map_err(said)?,
         group: text("AutoScalingGroupName")?.parse().map_err(said)?,
         hook: text("LifecycleHookName")?.parse().map_err(said)?,

@@ -9,24 +9,24 @@ use crate::event::{Place, Transition};
 use crate::signing::Request;
 use crate::{Certname, GroupName, HookName, InstanceId};
 
-/// The answer to a question, in which "is not there" and "could not ask" can never be mixed up.
+/// The answer to a lookup, in which "absent" and "unavailable" can never be mixed up.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Reachable<T> {
+pub enum Lookup<T> {
     /// It is there, like this.
     Found(T),
-    /// Whoever knows was asked, and says that it is not there.
+    /// The service that knows says that it is not there.
     Absent,
-    /// Nobody could be asked, or the answer was not understood. Holds what went wrong.
-    Unreachable(String),
+    /// The service could not be asked, or its answer was not understood.
+    Unavailable(String),
 }
 
-impl<T> Reachable<T> {
-    /// What was found, or `None` when it is known to be absent; the trouble when nobody could be asked.
+impl<T> Lookup<T> {
+    /// What was found, or `None` if it is absent; the trouble if that is not known.
     pub fn known(&self) -> Result<Option<&T>, &str> {
         match self {
             Self::Found(value) => Ok(Some(value)),
             Self::Absent => Ok(None),
-            Self::Unreachable(trouble) => Err(trouble),
+            Self::Unavailable(trouble) => Err(trouble),
         }
     }
 }
@@ -36,7 +36,7 @@ impl<T> Reachable<T> {
 /// Shapes of events: [EventBridge](https://docs.aws.amazon.com/autoscaling/ec2/userguide/ec2-auto-scaling-event-reference.html)
 /// and [SNS or SQS](https://docs.aws.amazon.com/autoscaling/ec2/userguide/prepare-for-lifecycle-notifications.html).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Subject {
+pub struct LifecycleAction {
     /// The instance.
     pub instance: InstanceId,
     /// The Auto Scaling group it is said to be in.
@@ -250,23 +250,23 @@ pub struct NameView {
     /// The name that was asked about.
     pub certname: Certname,
     /// The certificate under that name.
-    pub certificate: Reachable<CertificateView>,
+    pub certificate: Lookup<CertificateView>,
     /// The certificate request that is pending under that name.
-    pub request: Reachable<RequestView>,
+    pub request: Lookup<RequestView>,
     /// The node under that name in PuppetDB.
-    pub node: Reachable<NodeView>,
+    pub node: Lookup<NodeView>,
     /// The instance that the node's facts name; `Absent` when no fact says, or when they contradict each other.
-    pub fact_instance: Reachable<InstanceId>,
+    pub fact_instance: Lookup<InstanceId>,
     /// The node groups that the name is pinned to; empty where there is no classifier.
-    pub pins: Reachable<Vec<String>>,
+    pub pins: Lookup<Vec<String>>,
 }
 
 impl NameView {
     /// What is known about a name when nobody could be asked.
     #[must_use]
     pub fn unreachable(certname: Certname, trouble: &str) -> Self {
-        fn nobody<T>(trouble: &str) -> Reachable<T> {
-            Reachable::Unreachable(trouble.to_owned())
+        fn nobody<T>(trouble: &str) -> Lookup<T> {
+            Lookup::Unavailable(trouble.to_owned())
         }
         Self {
             certname,

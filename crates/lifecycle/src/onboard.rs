@@ -10,25 +10,25 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::admission::{Held, Nameless};
-use crate::decision::{Decision, Deed, Missing, Question, not_yet};
+use crate::admission::{Nameless, PendingAction};
+use crate::decision::{Decision, Effect, Missing, Question, not_yet};
 use crate::event::Place;
-use crate::observation::{Began, CertificateView, Machine, NameView, Reachable, Subject};
+use crate::observation::{Began, CertificateView, LifecycleAction, Lookup, Machine, NameView};
 use crate::profile::{ActionResult, Probe, Protected};
 use crate::refresh::{self, Order, RunView, SETTLING, TargetView};
 use crate::{InstanceId, deadline};
 
 /// What Puppet says about an arriving instance, as far as it was asked.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Arrival {
+pub struct LaunchView {
     /// What is under its name; none as long as nobody can tell the name.
     pub name: Option<NameView>,
     /// The instance that the certificate or request under its name is of, at EC2.
-    pub owner: Option<(InstanceId, Reachable<Machine>)>,
+    pub owner: Option<(InstanceId, Lookup<Machine>)>,
     /// What the classifier says about the node.
-    pub classification: Option<Reachable<Classified>>,
+    pub classification: Option<Lookup<Classified>>,
     /// The node's newest run of Puppet.
-    pub run: Option<Reachable<RunView>>,
+    pub run: Option<Lookup<RunView>>,
     /// The node at the orchestrator.
     pub connection: Option<Connection>,
     /// How it stands with the profile's refresh targets.
@@ -50,9 +50,9 @@ pub struct Classified {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Connection {
     /// Whether it can be told to run.
-    pub connected: Reachable<()>,
+    pub connected: Lookup<()>,
     /// Orders for it, old and new.
-    pub orders: Reachable<Vec<Order>>,
+    pub orders: Lookup<Vec<Order>>,
 }
 
 /// A certificate of a dead instance that EC2 has forgotten is only taken for stale after this time without news.
@@ -63,21 +63,26 @@ const CLOCKS_DIFFER: Duration = Duration::from_secs(60);
 /// Rules, top to bottom. `orchestrated` says whether there is an orchestrator.
 #[must_use]
 pub fn decide(
-    subject: &Subject,
-    arriving: &Held,
-    seen: &Arrival,
+    action: &LifecycleAction,
+    launching: &PendingAction,
+    seen: &LaunchView,
     protected: &Protected,
     orchestrated: bool,
     now: Timestamp,
 ) -> Decision {
-    let rules = Rules { subject, arriving, seen, protected, orchestrated, now };
+    let rules = Rules { action, launching, seen, protected, orchestrated, now };
     match rules.all() {
         Ok(story) => Decision::Complete(ActionResult::Continue, story),
-        Err(NotYet::Missing(missing)) => not_yet(subject, arriving, missing, now),
+        Err(NotYet::Missing(missing)) => not_yet(action, launching, missing, now),
         Err(NotYet::Decided(decision)) => match *decision {
             // What must not be is removed at any time; everything else is only worth doing while there is time to finish.
-            Decision::Do(deed) if arriving.is_late(subject.began, now) && !matches!(deed, Deed::Reject(_)) => {
-                not_yet(subject, arriving, Missing::News(format!("there is no time left to {}", deed.describe())), now)
+            Decision::Apply(effect) if launching.is_late(action.began, now) && !matches!(effect, Effect::Reject(_)) => {
+                not_yet(
+                    action,
+                    launching,
+                    Missing::News(format!("there is no time left to {}", effect.describe())),
+                    now,
+                )
             }
             decision => decision,
         },
@@ -113,9 +118,9 @@ fn ask<T>(question: Question) -> Result<T, NotYet> {
 }
 
 struct Rules<'a> {
-    subject: &'a Subject,
-    arriving: &'a Held,
-    seen: &'a Arrival,
+    action: &'a LifecycleAction,
+    launching: &'a PendingAction,
+    seen: &'a LaunchView,
     protected: &'a Protected,
     orchestrated: bool,
     now: Timestamp,
@@ -138,8 +143,8 @@ impl Rules<'_> {
 
     /// Its name can be told, and may be given away.
     fn named(&self) -> Result<&NameView, NotYet> {
-        match (&self.arriving.expected, &self.seen.name) {
-            (Err(Nameless::Unreachable(why)), _) => Err(trouble(why)),
+        match (&self.launching.expected, &self.seen.name) {
+            (Err(Nameless::Unavailable(why)), _) => Err(trouble(why)),
             (Err(Nameless::Untellable(why)), _) => Err(news(format!("its certname cannot be told: {why}"))),
             (Ok(certname), _) if self.protected.protects(certname).is_some() => {
                 Err(wrong(format!("{certname} is a protected name, which no arriving instance may have")))
@@ -151,7 +156,7 @@ impl Rules<'_> {
 
     /// It is pinned to every group that the profile pins to.
     fn pinned(&self, name: &NameView) -> Result<(), NotYet> {
-        let wanted = &self.arriving.profile.pin;
+        let wanted = &self.launching.profile.pin;
         if wanted.is_empty() {
             return Ok(());
         }
@@ -163,12 +168,12 @@ impl Rules<'_> {
         }
         let known = &self.classification()?.known;
         self.all_known(&missing, known)?;
-        Err(Decision::Do(Deed::Pin(name.certname.clone(), missing)).into())
+        Err(Decision::Apply(Effect::Pin(name.certname.clone(), missing)).into())
     }
 
     /// The classifier puts it into every group that the profile asks for.
     fn classified(&self) -> Result<(), NotYet> {
-        let wanted = &self.arriving.profile.classified;
+        let wanted = &self.launching.profile.classified;
         if wanted.is_empty() {
             return Ok(());
         }
@@ -185,9 +190,9 @@ impl Rules<'_> {
     fn classification(&self) -> Result<&Classified, NotYet> {
         match &self.seen.classification {
             None => ask(Question::Classification),
-            Some(Reachable::Found(classified)) => Ok(classified),
-            Some(Reachable::Absent) => Err(wrong("the profile needs a classifier, and none is configured")),
-            Some(Reachable::Unreachable(why)) => Err(trouble(why)),
+            Some(Lookup::Found(classified)) => Ok(classified),
+            Some(Lookup::Absent) => Err(wrong("the profile needs a classifier, and none is configured")),
+            Some(Lookup::Unavailable(why)) => Err(trouble(why)),
         }
     }
 
@@ -199,7 +204,7 @@ impl Rules<'_> {
         Err(wrong(format!(
             "the classifier shows no node group {}: create it, correct the profile {}, or let the token's role view it",
             unknown.join(", "),
-            self.arriving.profile.name
+            self.launching.profile.name
         )))
     }
 
@@ -211,18 +216,18 @@ impl Rules<'_> {
             Some(run) => run.known().map_err(trouble)?,
         };
         // A run of the name's former owner is not its own; the two clocks that are compared here may differ.
-        let Subject { origin, began, .. } = self.subject;
+        let LifecycleAction { origin, began, .. } = self.action;
         // An event says where this launch comes from only if it is of this launch, and of a group that has such a place.
         let of_this_launch = match began {
             Began::Confirmed { recorded: Some(recorded), said: Some(said) } => said >= recorded,
             Began::Confirmed { .. } | Began::Unknown => false,
             Began::Said(_) => true,
         };
-        let rested = *origin == Some(Place::WarmPool) && self.arriving.has_pool && of_this_launch;
+        let rested = *origin == Some(Place::WarmPool) && self.launching.has_pool && of_this_launch;
         let since =
             if rested { certificate.issued } else { began.time().unwrap_or(Timestamp::MIN).max(certificate.issued) };
         // So whose run it was is for the facts that came with it to say, where they do.
-        let by_another = name.fact_instance.known().map_err(trouble)?.is_some_and(|ran| *ran != self.subject.instance);
+        let by_another = name.fact_instance.known().map_err(trouble)?.is_some_and(|ran| *ran != self.action.instance);
         let own = run.filter(|run| !by_another && deadline::after(run.end, CLOCKS_DIFFER) >= since);
         if let Some(good) = own.filter(|run| run.is_good()) {
             return match began {
@@ -269,20 +274,20 @@ impl Rules<'_> {
         }
         // An order whose answer was lost is found by its key. The next one must have another, so the one before is in it.
         let before = refresh::newest(orders).map_or("none", |order| &order.job);
-        let key = format!("{} {} after {before}", self.subject.instance, certificate.serial);
-        Err(Decision::Do(Deed::Run(name.certname.clone(), key)).into())
+        let key = format!("{} {} after {before}", self.action.instance, certificate.serial);
+        Err(Decision::Apply(Effect::Run(name.certname.clone(), key)).into())
     }
 
     /// The nodes that must learn of it have run Puppet since.
     fn refreshed(&self, run: &RunView) -> Result<Option<String>, NotYet> {
         let targets = self.seen.targets.as_deref();
-        refresh::all(self.subject, self.arriving, targets, run.end, self.orchestrated, self.now)
+        refresh::all(self.action, self.launching, targets, run.end, self.orchestrated, self.now)
             .map_err(NotYet::Decided)
     }
 
     /// Its services answer.
     fn ready(&self) -> Result<(), NotYet> {
-        let wanted = self.arriving.profile.ready.iter().filter(|probe| **probe != Probe::Report);
+        let wanted = self.launching.profile.ready.iter().filter(|probe| **probe != Probe::Report);
         let mut failing = Vec::new();
         for probe in wanted {
             let Some(probes) = &self.seen.probes else { return ask(Question::Probes) };
@@ -299,10 +304,10 @@ impl Rules<'_> {
 /// Whether an arriving instance has a certificate and no good run yet, so that it will soon change what the refresh targets
 /// have to learn.
 #[must_use]
-pub fn is_about_to_report(decision: &Decision, seen: &Arrival) -> bool {
+pub fn is_about_to_report(decision: &Decision, seen: &LaunchView) -> bool {
     matches!(decision, Decision::Wait(_))
-        && seen.name.as_ref().is_some_and(|name| matches!(name.certificate, Reachable::Found(_)))
-        && !matches!(&seen.run, Some(Reachable::Found(run)) if run.is_good())
+        && seen.name.as_ref().is_some_and(|name| matches!(name.certificate, Lookup::Found(_)))
+        && !matches!(&seen.run, Some(Lookup::Found(run)) if run.is_good())
 }
 
 #[cfg(test)]

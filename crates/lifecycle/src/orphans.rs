@@ -171,7 +171,7 @@ impl Rules<'_> {
         let purgeable = match whose(view, instance, self.protected) {
             Whose::Ours(purgeable) => purgeable,
             Whose::Protected(pattern) => return Err(spared(format!("it is protected by {pattern}"))),
-            Whose::Unreachable(trouble) => return Err(unclear(&trouble)),
+            Whose::Unavailable(trouble) => return Err(unclear(&trouble)),
             Whose::Another(owner) => return Err(spared(format!("it belongs to {owner}"))),
             Whose::Nobody | Whose::Unknown => return Err(spared("nothing tells surely whose it is")),
         };

@@ -40,11 +40,11 @@ pub struct Profile {
     /// Whether an instance may get a new certificate in place of its own old one.
     pub rekey: Rekey,
     /// How long an arriving instance is held at the most.
-    pub onboard_patience: Duration,
+    pub launch_timeout: Duration,
     /// How the action of an arriving instance ends when patience does.
     pub on_launch_timeout: ActionResult,
     /// How long a leaving instance is held at the most.
-    pub purge_patience: Duration,
+    pub terminate_timeout: Duration,
     /// How the action of a leaving instance ends when patience does.
     pub on_terminate_timeout: ActionResult,
 }
@@ -65,9 +65,9 @@ impl Profile {
             await_refresh: false,
             ready: Vec::new(),
             rekey: Rekey::Allow,
-            onboard_patience: Duration::from_secs(1800),
+            launch_timeout: Duration::from_secs(1800),
             on_launch_timeout: ActionResult::Abandon,
-            purge_patience: Duration::from_secs(600),
+            terminate_timeout: Duration::from_secs(600),
             on_terminate_timeout: ActionResult::Continue,
         }
     }

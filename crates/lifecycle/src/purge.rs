@@ -5,21 +5,21 @@
 
 use jiff::Timestamp;
 
-use crate::admission::{Held, Nameless};
-use crate::decision::{Decision, Deed, Missing, Question, Removal, not_yet};
+use crate::admission::{Nameless, PendingAction};
+use crate::decision::{Decision, Effect, Missing, Question, Removal, not_yet};
 use crate::identity::{Purgeable, Whose, whose};
-use crate::observation::{NameView, Reachable, Subject};
+use crate::observation::{LifecycleAction, Lookup, NameView};
 use crate::profile::{ActionResult, Protected};
 use crate::refresh::{self, TargetView};
 use crate::{Certname, InstanceId};
 
 /// What Puppet says about a leaving instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PuppetView {
+pub struct TerminationView {
     /// Every name that was looked at.
     pub names: Vec<NameView>,
     /// The names of the nodes, living or not, whose facts name this instance.
-    pub known_as: Reachable<Vec<Certname>>,
+    pub known_as: Lookup<Vec<Certname>>,
     /// How it stands with the profile's refresh targets, once that was asked.
     pub targets: Option<Vec<TargetView>>,
 }
@@ -31,16 +31,16 @@ pub struct PuppetView {
 /// is an orchestrator.
 #[must_use]
 pub fn decide(
-    subject: &Subject,
-    leaving: &Held,
-    seen: &PuppetView,
+    action: &LifecycleAction,
+    terminating: &PendingAction,
+    seen: &TerminationView,
     protected: &Protected,
     tried: Option<&str>,
     orchestrated: bool,
     now: Timestamp,
 ) -> Decision {
-    let instance = &subject.instance;
-    let late = leaving.is_late(subject.began, now);
+    let instance = &action.instance;
+    let late = terminating.is_late(action.began, now);
     let mut left = Vec::new();
     let mut unreachable = None;
     let mut unknown = None;
@@ -59,7 +59,7 @@ pub fn decide(
             Whose::Nobody => story.push(format!("{name} is not in Puppet")),
             Whose::Another(owner) => story.push(format!("{name} belongs to {owner} now and was left alone")),
             Whose::Protected(pattern) => story.push(format!("{name} is protected by {pattern} and was left alone")),
-            Whose::Unreachable(trouble) => unreachable = Some(trouble),
+            Whose::Unavailable(trouble) => unreachable = Some(trouble),
             Whose::Unknown => {
                 unknown = Some(format!(
                     "nothing tells whose {name} is: its certificate has no pp_instance_id and PuppetDB no ec2_metadata for it; \
@@ -69,18 +69,18 @@ pub fn decide(
         }
     }
 
-    if let (Some(doubt), false) = (&leaving.doubt, left.is_empty()) {
-        return not_yet(subject, leaving, Missing::Trouble(doubt.clone()), now);
+    if let (Some(doubt), false) = (&terminating.doubt, left.is_empty()) {
+        return not_yet(action, terminating, Missing::Trouble(doubt.clone()), now);
     }
     // What was tried without success is tried again while there is time.
     let given_up = tried.filter(|_| late && !left.is_empty());
     if !left.is_empty() && given_up.is_none() {
-        return Decision::Do(Deed::Remove(left));
+        return Decision::Apply(Effect::Remove(left));
     }
     let trouble = match &seen.known_as {
         _ if given_up.is_some() => given_up.map(str::to_owned),
-        Reachable::Unreachable(trouble) => Some(trouble.clone()),
-        Reachable::Found(names) => {
+        Lookup::Unavailable(trouble) => Some(trouble.clone()),
+        Lookup::Found(names) => {
             let unseen = |name: &&Certname| seen.names.iter().all(|view| view.certname != **name);
             let more: Vec<Certname> = names.iter().filter(unseen).cloned().collect();
             if !more.is_empty() {
@@ -88,11 +88,11 @@ pub fn decide(
             }
             None
         }
-        Reachable::Absent => None,
+        Lookup::Absent => None,
     };
-    let (unnamed, nameless) = match &leaving.expected {
-        Err(Nameless::Unreachable(trouble)) => (Some(trouble.clone()), None),
-        Err(Nameless::Untellable(why)) if seen.names.is_empty() && leaving.waits => {
+    let (unnamed, nameless) = match &terminating.expected {
+        Err(Nameless::Unavailable(trouble)) => (Some(trouble.clone()), None),
+        Err(Nameless::Untellable(why)) if seen.names.is_empty() && terminating.waits => {
             (None, Some(format!("its certname cannot be told: {why}")))
         }
         // Nothing holds it any more, and no later look could find what this one did not.
@@ -103,18 +103,18 @@ pub fn decide(
         _ => (None, None),
     };
     let missing = match (unreachable.or(trouble).or(unnamed), unknown.or(nameless)) {
-        (None, None) => return tell(subject, leaving, seen, story, orchestrated, now),
+        (None, None) => return tell(action, terminating, seen, story, orchestrated, now),
         (Some(trouble), _) => Missing::Trouble(format!("it is not proven purged: {trouble}")),
         (None, Some(question)) => Missing::News(question),
     };
-    not_yet(subject, leaving, missing, now)
+    not_yet(action, terminating, missing, now)
 }
 
 /// It is gone; now those who must know of it have to run Puppet.
 fn tell(
-    subject: &Subject,
-    leaving: &Held,
-    seen: &PuppetView,
+    action: &LifecycleAction,
+    terminating: &PendingAction,
+    seen: &TerminationView,
     mut story: Vec<String>,
     orchestrated: bool,
     now: Timestamp,
@@ -122,7 +122,7 @@ fn tell(
     let deactivated = seen.names.iter().filter_map(|view| view.node.known().ok().flatten()?.deactivated).max();
     // Nothing that others could have seen has changed.
     let Some(change) = deactivated else { return Decision::Complete(ActionResult::Continue, story.join("; ")) };
-    match refresh::all(subject, leaving, seen.targets.as_deref(), change, orchestrated, now) {
+    match refresh::all(action, terminating, seen.targets.as_deref(), change, orchestrated, now) {
         Ok(told) => {
             story.extend(told);
             Decision::Complete(ActionResult::Continue, story.join("; "))

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::admission::Held;
-use crate::decision::{Decision, Deed, Missing, Question, not_yet};
-use crate::observation::{Reachable, Subject};
+use crate::admission::PendingAction;
+use crate::decision::{Decision, Effect, Missing, Question, not_yet};
+use crate::observation::{LifecycleAction, Lookup};
 use crate::{Certname, deadline};
 
 /// A run of Puppet that is over, as its report tells it.
@@ -73,9 +73,9 @@ pub struct TargetView {
     /// Whether the orchestrator says that it has lost its connection, so that an order could not reach it.
     pub disconnected: bool,
     /// Its newest run.
-    pub run: Reachable<RunView>,
+    pub run: Lookup<RunView>,
     /// Orders for it, old and new. `None` where there is no orchestrator.
-    pub orders: Option<Reachable<Vec<Order>>>,
+    pub orders: Option<Lookup<Vec<Order>>>,
 }
 
 /// How it stands with a target and a change.
@@ -142,8 +142,8 @@ fn under_way(target: &TargetView, change: Timestamp, now: Timestamp) -> Option<&
 /// Whether all targets of the profile have learnt of the change; else what is to be done about it. Without an
 /// orchestrator nobody can be told, and the profile says whether to wait for runs that happen by themselves.
 pub(crate) fn all(
-    subject: &Subject,
-    held: &Held,
+    action: &LifecycleAction,
+    held: &PendingAction,
     targets: Option<&[TargetView]>,
     change: Timestamp,
     orchestrated: bool,
@@ -160,7 +160,7 @@ pub(crate) fn all(
     // Otherwise every run would seem to have begun too early, and another be ordered at once.
     if change > now {
         let ahead = format!("waiting for {change}, when it changed by a clock that is ahead of ours");
-        return Err(Box::new(not_yet(subject, held, Missing::News(ahead), now)));
+        return Err(Box::new(not_yet(action, held, Missing::News(ahead), now)));
     }
     let targets = targets.ok_or_else(|| Box::new(Decision::Ask(Question::Targets)))?;
     let (mut learnt, mut needed, mut awaited) = (Vec::new(), Vec::new(), Vec::new());
@@ -183,11 +183,11 @@ pub(crate) fn all(
         return Ok(Some(learnt.join("; ")));
     }
     let awaited = format!("waiting for {}", awaited.join("; "));
-    let late = held.is_late(subject.began, now);
+    let late = held.is_late(action.began, now);
     if orchestrated && !needed.is_empty() && !late {
-        return Err(Box::new(Decision::Do(Deed::Refresh(needed, change))));
+        return Err(Box::new(Decision::Apply(Effect::Refresh(needed, change))));
     }
-    Err(Box::new(not_yet(subject, held, Missing::News(awaited), now)))
+    Err(Box::new(not_yet(action, held, Missing::News(awaited), now)))
 }
 
 #[cfg(test)]
@@ -198,8 +198,8 @@ mod tests {
         Timestamp::from_second(1_800_000_000 + second).unwrap()
     }
 
-    fn ran(start: i64, end: i64, status: &str) -> Reachable<RunView> {
-        Reachable::Found(RunView { start: at(start), end: at(end), status: status.into(), noop: false, cached: false })
+    fn ran(start: i64, end: i64, status: &str) -> Lookup<RunView> {
+        Lookup::Found(RunView { start: at(start), end: at(end), status: status.into(), noop: false, cached: false })
     }
 
     fn order(began: i64, ended: Option<i64>) -> Order {
@@ -207,9 +207,9 @@ mod tests {
     }
 
     /// How it stands at second 100 with a change at second 0.
-    fn standing_of(run: Reachable<RunView>, orders: Vec<Order>) -> Standing {
+    fn standing_of(run: Lookup<RunView>, orders: Vec<Order>) -> Standing {
         let certname = "puppet.example.com".parse().unwrap();
-        let orders = Some(Reachable::Found(orders));
+        let orders = Some(Lookup::Found(orders));
         standing(&TargetView { certname, disconnected: false, run, orders }, at(0), at(100))
     }
 
@@ -222,13 +222,13 @@ mod tests {
     #[test]
     fn a_run_that_began_before_the_change_proves_nothing() {
         assert!(matches!(standing_of(ran(-1, 20, "changed"), vec![]), Standing::Needed(_)));
-        assert!(matches!(standing_of(Reachable::Absent, vec![]), Standing::Needed(_)));
+        assert!(matches!(standing_of(Lookup::Absent, vec![]), Standing::Needed(_)));
     }
 
     #[test]
     fn a_run_without_effect_proves_nothing() {
         let run = RunView { start: at(1), end: at(2), status: "unchanged".into(), noop: false, cached: false };
-        let standing = |run: RunView| standing_of(Reachable::Found(run), vec![]);
+        let standing = |run: RunView| standing_of(Lookup::Found(run), vec![]);
         assert!(matches!(standing(run.clone()), Standing::Learnt(_)));
         assert!(!matches!(standing(RunView { noop: true, ..run.clone() }), Standing::Learnt(_)));
         assert!(
@@ -247,17 +247,17 @@ mod tests {
     #[test]
     fn an_order_that_nobody_ever_ends_is_not_waited_for_forever() {
         let lost = i64::try_from(LOST.as_secs()).unwrap();
-        let under_way = |began| standing_of(Reachable::Absent, vec![order(began, None)]);
+        let under_way = |began| standing_of(Lookup::Absent, vec![order(began, None)]);
         assert!(matches!(under_way(101 - lost), Standing::Underway(_)));
         assert!(matches!(under_way(100 - lost), Standing::Needed(_)));
     }
 
     #[test]
     fn the_report_of_an_order_that_has_just_ended_is_waited_for() {
-        assert!(matches!(standing_of(Reachable::Absent, vec![order(50, Some(70))]), Standing::Underway(_)));
-        assert!(matches!(standing_of(Reachable::Absent, vec![order(10, Some(39))]), Standing::Needed(_)));
+        assert!(matches!(standing_of(Lookup::Absent, vec![order(50, Some(70))]), Standing::Underway(_)));
+        assert!(matches!(standing_of(Lookup::Absent, vec![order(10, Some(39))]), Standing::Needed(_)));
         assert!(
-            matches!(standing_of(Reachable::Absent, vec![order(-10, Some(70))]), Standing::Needed(_)),
+            matches!(standing_of(Lookup::Absent, vec![order(-10, Some(70))]), Standing::Needed(_)),
             "began too early"
         );
     }
@@ -277,8 +277,8 @@ mod tests {
     #[test]
     fn a_target_without_connection_is_given_no_order() {
         let certname = "puppet.example.com".parse().unwrap();
-        let orders = Some(Reachable::Found(vec![]));
-        let target = TargetView { certname, disconnected: true, run: Reachable::Absent, orders };
+        let orders = Some(Lookup::Found(vec![]));
+        let target = TargetView { certname, disconnected: true, run: Lookup::Absent, orders };
         assert!(
             matches!(standing(&target, at(0), at(100)), Standing::Underway(what) if what.contains("not connected"))
         );
@@ -286,10 +286,10 @@ mod tests {
 
     #[test]
     fn nobody_to_ask_is_not_the_same_as_no_run() {
-        assert!(matches!(standing_of(Reachable::Unreachable("down".into()), vec![]), Standing::Unknown(_)));
+        assert!(matches!(standing_of(Lookup::Unavailable("down".into()), vec![]), Standing::Unknown(_)));
         let certname = "puppet.example.com".parse().unwrap();
-        let orders = Some(Reachable::Unreachable("down".into()));
-        let target = TargetView { certname, disconnected: false, run: Reachable::Absent, orders };
+        let orders = Some(Lookup::Unavailable("down".into()));
+        let target = TargetView { certname, disconnected: false, run: Lookup::Absent, orders };
         assert!(matches!(standing(&target, at(0), at(100)), Standing::Unknown(_)));
     }
 }

@@ -9,10 +9,10 @@ use jiff::Timestamp;
 use proptest::prelude::*;
 
 use crate::InstanceId;
-use crate::admission::{Admission, CloudView, Held, admit};
+use crate::admission::{Admission, CloudView, PendingAction, admit};
 use crate::event::{Place, Transition};
 use crate::observation::{
-    Began, CertificateView, Group, Hook, LifecycleState, Machine, NodeView, Reachable, RequestView, Subject,
+    Began, CertificateView, Group, Hook, LifecycleAction, LifecycleState, Lookup, Machine, NodeView, RequestView,
 };
 use crate::profile::{PROFILE_TAG, Profile};
 use crate::refresh::{Order, RunView, TargetView};
@@ -35,19 +35,19 @@ pub(crate) fn at(second: i64) -> Timestamp {
 /// One instance as AWS shows it, with its group's profile.
 #[derive(Debug, Clone)]
 pub(crate) struct Aws {
-    pub(crate) subject: Subject,
+    pub(crate) action: LifecycleAction,
     pub(crate) cloud: CloudView,
     pub(crate) profile: Profile,
 }
 
 impl Aws {
     /// Auto Scaling holds it on its way out.
-    pub(crate) fn leaving() -> Self {
+    pub(crate) fn terminating() -> Self {
         Self::held(Transition::Terminating, "stagedoor-terminate", "Terminating:Wait")
     }
 
     /// Auto Scaling holds it on its way in.
-    pub(crate) fn arriving() -> Self {
+    pub(crate) fn launching() -> Self {
         Self::held(Transition::Launching, "stagedoor-launch", "Pending:Wait")
     }
 
@@ -57,7 +57,7 @@ impl Aws {
             Transition::Launching => (Some(Place::Ec2), Some(Place::AutoScalingGroup)),
             Transition::Terminating => (None, Some(Place::Ec2)),
         };
-        let subject = Subject {
+        let action = LifecycleAction {
             instance: instance.clone(),
             group: "compilers".parse().unwrap(),
             hook: hook.parse().unwrap(),
@@ -67,7 +67,7 @@ impl Aws {
             began: Began::Said(at(0)),
         };
         let cloud = CloudView {
-            group: Reachable::Found(Arc::new(Group {
+            group: Lookup::Found(Arc::new(Group {
                 name: "compilers".parse().unwrap(),
                 tags: BTreeMap::from([(PROFILE_TAG.into(), "compiler".into())]),
                 members: BTreeMap::from([(instance, LifecycleState::parse(state))]),
@@ -75,42 +75,42 @@ impl Aws {
                 reuses: false,
                 location: None,
             })),
-            hooks: Reachable::Found(vec![self::hook(hook, transition)]),
-            machine: Reachable::Found(machine(OURS, "running")),
+            hooks: Lookup::Found(vec![self::hook(hook, transition)]),
+            machine: Lookup::Found(machine(OURS, "running")),
         };
-        Self { subject, cloud, profile: Profile::example() }
+        Self { action, cloud, profile: Profile::example() }
     }
 
     pub(crate) fn admit(&self) -> Admission {
         let profile = Arc::new(self.profile.clone());
-        admit(&self.subject, &self.cloud, &|name| (*name == profile.name).then(|| profile.clone()))
+        admit(&self.action, &self.cloud, &|name| (*name == profile.name).then(|| profile.clone()))
     }
 
     /// It is dealt with, like this.
-    pub(crate) fn admitted(&self) -> Held {
+    pub(crate) fn admitted(&self) -> PendingAction {
         match self.admit() {
-            Admission::Held(held) => held,
+            Admission::Ours(held) => held,
             other => panic!("{other:?}"),
         }
     }
 
     pub(crate) fn group(&mut self) -> &mut Group {
-        let Reachable::Found(group) = &mut self.cloud.group else { panic!("the group is not there") };
+        let Lookup::Found(group) = &mut self.cloud.group else { panic!("the group is not there") };
         Arc::make_mut(group)
     }
 
     pub(crate) fn machine(&mut self) -> &mut Machine {
-        let Reachable::Found(machine) = &mut self.cloud.machine else { panic!("the instance is not there") };
+        let Lookup::Found(machine) = &mut self.cloud.machine else { panic!("the instance is not there") };
         machine
     }
 
     pub(crate) fn hooks(&mut self) -> &mut Vec<Hook> {
-        let Reachable::Found(hooks) = &mut self.cloud.hooks else { panic!("the hooks are not there") };
+        let Lookup::Found(hooks) = &mut self.cloud.hooks else { panic!("the hooks are not there") };
         hooks
     }
 
     pub(crate) fn in_state(mut self, state: &str) -> Self {
-        let instance = self.subject.instance.clone();
+        let instance = self.action.instance.clone();
         self.group().members.insert(instance, LifecycleState::parse(state));
         self
     }
@@ -191,18 +191,18 @@ pub(crate) fn target(run: Option<RunView>, orders: Option<Vec<Order>>) -> Target
     TargetView {
         disconnected: false,
         certname: PRIMARY.parse().unwrap(),
-        run: run.map_or(Reachable::Absent, Reachable::Found),
-        orders: orders.map(Reachable::Found),
+        run: run.map_or(Lookup::Absent, Lookup::Found),
+        orders: orders.map(Lookup::Found),
     }
 }
 
-pub(crate) fn down<T>() -> Reachable<T> {
-    Reachable::Unreachable("connection refused".into())
+pub(crate) fn down<T>() -> Lookup<T> {
+    Lookup::Unavailable("connection refused".into())
 }
 
 /// There, not there, or nobody to ask.
 pub(crate) fn reachable<T: Clone + std::fmt::Debug + 'static>(
     value: impl Strategy<Value = T> + 'static,
-) -> BoxedStrategy<Reachable<T>> {
-    prop_oneof![3 => value.prop_map(Reachable::Found), 1 => Just(Reachable::Absent), 1 => Just(down())].boxed()
+) -> BoxedStrategy<Lookup<T>> {
+    prop_oneof![3 => value.prop_map(Lookup::Found), 1 => Just(Lookup::Absent), 1 => Just(down())].boxed()
 }

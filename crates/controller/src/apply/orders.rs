@@ -8,18 +8,18 @@ use stagedoor_lifecycle::Certname;
 use stagedoor_lifecycle::receipt::{Outcome, Stage};
 use stagedoor_puppet::Error;
 
-use crate::case::Case;
-use crate::door::{Door, Hands};
-use crate::gather::{flat, within};
-use crate::reconcile::Until;
+use crate::batch::WorkItem;
+use crate::context::{Context, PuppetWriter};
+use crate::observe::{flat, within};
+use crate::reconcile::Budget;
 
 /// Has arriving nodes run Puppet.
 pub(super) async fn run(
-    door: &Door,
-    hands: &Hands,
-    cases: &mut [Case],
+    context: &Context,
+    writer: &PuppetWriter,
+    items: &mut [WorkItem],
     runs: Vec<(usize, Certname, String)>,
-    until: Until,
+    budget: Budget,
 ) {
     let Some((_, first, key)) = runs.first() else { return };
     let event = match runs.len() {
@@ -29,16 +29,16 @@ pub(super) async fn run(
     let names: Vec<Certname> = runs.iter().map(|(_, name, _)| name.clone()).collect();
     let description = format!("Stagedoor: first Puppet run of {first}{}", more(names.len()));
     let which: Vec<usize> = runs.iter().map(|(index, ..)| *index).collect();
-    order(door, hands, cases, &which, &names, &description, &event, until).await;
+    order(context, writer, items, &which, &names, &description, &event, budget).await;
 }
 
 /// Has refresh targets run Puppet, to learn of all these changes at once.
 pub(super) async fn refresh(
-    door: &Door,
-    hands: &Hands,
-    cases: &mut [Case],
+    context: &Context,
+    writer: &PuppetWriter,
+    items: &mut [WorkItem],
     refreshes: Vec<(usize, Vec<Certname>)>,
-    until: Until,
+    budget: Budget,
 ) {
     if refreshes.is_empty() {
         return;
@@ -46,45 +46,45 @@ pub(super) async fn refresh(
     let targets: BTreeSet<Certname> = refreshes.iter().flat_map(|(_, targets)| targets.clone()).collect();
     let targets: Vec<Certname> = targets.into_iter().collect();
     let which: Vec<usize> = refreshes.iter().map(|(index, _)| *index).collect();
-    let changed: Vec<&str> = which.iter().map(|&index| cases[index].subject.instance.as_str()).collect();
+    let changed: Vec<&str> = which.iter().map(|&index| items[index].action.instance.as_str()).collect();
     let description = format!("Stagedoor: {} changed{}", changed[0], more(changed.len()));
     // With the time: an order that was over before it could prove anything must not be found in place of the next.
-    let event = format!("refresh {} at {}", targets[0], door.clock.now());
-    order(door, hands, cases, &which, &targets, &description, &event, until).await;
+    let event = format!("refresh {} at {}", targets[0], context.clock.now());
+    order(context, writer, items, &which, &targets, &description, &event, budget).await;
 }
 
 #[expect(clippy::too_many_arguments, reason = "what one order consists of")]
 async fn order(
-    door: &Door,
-    hands: &Hands,
-    cases: &mut [Case],
+    context: &Context,
+    writer: &PuppetWriter,
+    items: &mut [WorkItem],
     which: &[usize],
     names: &[Certname],
     description: &str,
     event: &str,
-    until: Until,
+    budget: Budget,
 ) {
-    let Some(orchestrator) = &hands.orchestrator else { return };
+    let Some(orchestrator) = &writer.orchestrator else { return };
     let started = Instant::now();
     let ordered =
-        within(door, until.work, "the orchestrator", orchestrator.deploy_once(names, description, event)).await;
+        within(context, budget.work, "the orchestrator", orchestrator.deploy_once(names, description, event)).await;
     let took = started.elapsed();
     // The orchestrator may be restarting because Puppet runs on its host: nothing is wrong yet.
     let away = matches!(&ordered, Ok(Err(Error::Unreachable { .. } | Error::Busy { .. })));
     let ordered = flat(ordered);
     let whom = format!("{}{}", names[0], more(names.len()));
     for &index in which {
-        let case = &mut cases[index];
+        let item = &mut items[index];
         match &ordered {
             Ok(job) => {
-                case.step(Stage::Done, took, format!("ordered a Puppet run of {whom} (job {job})"));
-                case.stands(Outcome::Waiting, format!("waiting for the Puppet run of {whom} (job {job})"));
+                item.step(Stage::Done, took, format!("ordered a Puppet run of {whom} (job {job})"));
+                item.stands(Outcome::Waiting, format!("waiting for the Puppet run of {whom} (job {job})"));
             }
-            Err(trouble) if away => case.stands(Outcome::Waiting, format!("waiting for the orchestrator: {trouble}")),
+            Err(trouble) if away => item.stands(Outcome::Waiting, format!("waiting for the orchestrator: {trouble}")),
             Err(trouble) => {
-                case.step(Stage::Failed, took, trouble.clone());
-                case.trouble = Some(trouble.clone());
-                case.stands(Outcome::Failed, trouble.clone());
+                item.step(Stage::Failed, took, trouble.clone());
+                item.trouble = Some(trouble.clone());
+                item.stands(Outcome::Failed, trouble.clone());
             }
         }
     }

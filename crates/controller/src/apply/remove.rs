@@ -12,10 +12,10 @@ use stagedoor_lifecycle::receipt::{Outcome, Stage};
 use stagedoor_puppet::{Deactivated, Error, LOCK_WAIT, Outcome as CaOutcome};
 
 use super::Done;
-use crate::case::Case;
-use crate::door::{Door, Hands};
-use crate::gather::{Sight, flat, within};
-use crate::reconcile::Until;
+use crate::batch::WorkItem;
+use crate::context::{Context, PuppetWriter};
+use crate::observe::{PuppetSnapshot, flat, within};
+use crate::reconcile::Budget;
 
 /// The CA serialises its writes: more at a time would only queue there.
 const CA_WRITES_AT_ONCE: usize = 2;
@@ -50,39 +50,39 @@ impl Removed {
 
 /// Removes all of this, certificates, nodes and pins side by side; `puppetdb_time` is PuppetDB's clock, if it is known.
 pub(crate) async fn carry_out(
-    door: &Door,
-    hands: &Hands,
+    context: &Context,
+    writer: &PuppetWriter,
     all: &[&Removal],
     puppetdb_time: Option<Timestamp>,
-    until: Until,
+    budget: Budget,
 ) -> Removed {
-    let now = door.clock.now().max(puppetdb_time.unwrap_or(Timestamp::MIN));
+    let now = context.clock.now().max(puppetdb_time.unwrap_or(Timestamp::MIN));
     let ((files, cleaned, untried), nodes, pins) = tokio::join!(
-        remove_files(door, hands, all, until),
-        deactivate(door, hands, all, now, until),
-        unpin(door, hands, all, until),
+        remove_files(context, writer, all, budget),
+        deactivate(context, writer, all, now, budget),
+        unpin(context, writer, all, budget),
     );
     Removed { files, cleaned, untried, nodes, pins }
 }
 
 /// Removes what is left of these cases; says whether anything may have changed, and of which cases everything was done.
 pub(super) async fn remove(
-    door: &Door,
-    hands: &Hands,
-    sight: &Sight,
-    cases: &mut [Case],
+    context: &Context,
+    writer: &PuppetWriter,
+    snapshot: &PuppetSnapshot,
+    items: &mut [WorkItem],
     removals: Vec<(usize, Vec<Removal>)>,
-    until: Until,
+    budget: Budget,
 ) -> (bool, BTreeSet<usize>) {
     // Those that were never tried, and those that wait longest, come first.
     let mut removals = removals;
-    removals.sort_by_key(|(index, _)| (cases[*index].tried.is_some(), cases[*index].subject.began.time()));
+    removals.sort_by_key(|(index, _)| (items[*index].tried.is_some(), items[*index].action.began.time()));
     let all: Vec<&Removal> = removals.iter().flat_map(|(_, removals)| removals).collect();
-    let removed = carry_out(door, hands, &all, sight.puppetdb_time, until).await;
+    let removed = carry_out(context, writer, &all, snapshot.puppetdb_time, budget).await;
 
     let (mut changed, mut complete) = (false, BTreeSet::new());
     for (index, removals) in removals {
-        let case = &mut cases[index];
+        let item = &mut items[index];
         let mut failure = None;
         let untried = removals.iter().any(|removal| removed.untried.contains(removal.name.certname()));
         for removal in removals {
@@ -91,35 +91,35 @@ pub(super) async fn remove(
                 match result {
                     Ok(what) => {
                         changed = true;
-                        case.step(Stage::Done, *took, what.clone());
+                        item.step(Stage::Done, *took, what.clone());
                     }
                     Err(trouble) => {
-                        case.step(Stage::Failed, *took, trouble.clone());
-                        case.stands(Outcome::Failed, trouble.clone());
+                        item.step(Stage::Failed, *took, trouble.clone());
+                        item.stands(Outcome::Failed, trouble.clone());
                         failure = Some(trouble.clone());
                     }
                 }
             }
             if removed.cleaned(name) {
-                case.cleaned.insert(name.clone());
+                item.cleaned.insert(name.clone());
             }
-            let certificate = case.certificates.get(name).cloned();
-            if case.is_arriving() {
+            let certificate = item.certificates.get(name).cloned();
+            if item.is_launching() {
                 // What was seen under the name is not there any more, and is looked for anew.
-                case.certificates.remove(name);
+                item.certificates.remove(name);
             }
-            case.removed.insert(name.clone(), (removal, certificate));
+            item.removed.insert(name.clone(), (removal, certificate));
         }
         if untried {
             changed = true;
-            case.stands(Outcome::Failed, "the Puppet CA took too long over others' certificates; this one is next");
-            case.just_did = None;
+            item.stands(Outcome::Failed, "the Puppet CA took too long over others' certificates; this one is next");
+            item.just_did = None;
             continue;
         }
         if failure.is_none() {
             complete.insert(index);
         }
-        case.tried = Some(failure.unwrap_or_else(|| "Puppet said that it was done".to_owned()));
+        item.tried = Some(failure.unwrap_or_else(|| "Puppet said that it was done".to_owned()));
     }
     (changed, complete)
 }
@@ -127,10 +127,10 @@ pub(super) async fn remove(
 /// Certificates of the whole set in as few requests as can be; then the requests that `clean` leaves behind. Also tells the names
 /// whose certificates were cleaned, and those that were not tried.
 async fn remove_files(
-    door: &Door,
-    hands: &Hands,
+    context: &Context,
+    writer: &PuppetWriter,
     all: &[&Removal],
-    until: Until,
+    budget: Budget,
 ) -> (BTreeMap<Certname, Vec<Done>>, BTreeSet<Certname>, BTreeSet<Certname>) {
     let mut done: BTreeMap<Certname, Vec<Done>> = BTreeMap::new();
     let (mut clean_names, mut untried) = (BTreeSet::new(), BTreeSet::new());
@@ -145,7 +145,7 @@ async fn remove_files(
             untried.extend(names);
             continue;
         }
-        let cleaned = flat(within(door, until.work, "the Puppet CA", hands.ca.clean(&names)).await);
+        let cleaned = flat(within(context, budget.work, "the Puppet CA", writer.ca.clean(&names)).await);
         stuck = cleaned.is_err() && started.elapsed() >= LOCK_WAIT;
         if cleaned.is_ok() {
             clean_names.extend(names.iter().cloned());
@@ -165,7 +165,7 @@ async fn remove_files(
     // Where the certificate is still there, so must the request be: deleting it may delete the certificate, unrevoked.
     let bare = |removal: &&&Removal| removal.certificate.is_none() || clean_names.contains(removal.name.certname());
     let requests = all.iter().filter(|removal| removal.request).filter(bare).map(|removal| removal.name.certname());
-    for (name, what) in delete_requests(door, hands, requests, until).await {
+    for (name, what) in delete_requests(context, writer, requests, budget).await {
         done.entry(name).or_default().push(what);
     }
     (done, clean_names, untried)
@@ -173,14 +173,14 @@ async fn remove_files(
 
 /// Deletes the requests that are pending under these names.
 pub(super) async fn delete_requests<'a>(
-    door: &Door,
-    hands: &Hands,
+    context: &Context,
+    writer: &PuppetWriter,
     names: impl Iterator<Item = &'a Certname>,
-    until: Until,
+    budget: Budget,
 ) -> BTreeMap<Certname, Done> {
     let deletions = stream::iter(names).map(|name| async move {
         let started = Instant::now();
-        let deleted = within(door, until.work, "the Puppet CA", delete_request(hands, name)).await;
+        let deleted = within(context, budget.work, "the Puppet CA", delete_request(writer, name)).await;
         let what = flat(deleted).map(|outcome| match outcome {
             CaOutcome::Done => format!("deleted the certificate request of {name}"),
             CaOutcome::AlreadyDone => format!("the certificate request of {name} had gone already"),
@@ -192,20 +192,20 @@ pub(super) async fn delete_requests<'a>(
 
 /// The route that deletes nothing but a request is denied by the rules that Puppet Server ships. The one that is
 /// allowed deletes the certificate as well; there is none, or it has been cleaned just before.
-async fn delete_request(hands: &Hands, name: &Certname) -> Result<CaOutcome, Error> {
-    match hands.ca.delete_csr(name).await {
-        Err(Error::NotPermitted { .. }) => hands.ca.delete(name).await,
+async fn delete_request(writer: &PuppetWriter, name: &Certname) -> Result<CaOutcome, Error> {
+    match writer.ca.delete_csr(name).await {
+        Err(Error::NotPermitted { .. }) => writer.ca.delete(name).await,
         other => other,
     }
 }
 
 /// Deactivates every node that still counts as living.
 async fn deactivate(
-    door: &Door,
-    hands: &Hands,
+    context: &Context,
+    writer: &PuppetWriter,
     all: &[&Removal],
     now: Timestamp,
-    until: Until,
+    budget: Budget,
 ) -> BTreeMap<Certname, Done> {
     let nodes = all.iter().filter_map(|removal| Some((removal.name.certname(), removal.node?)));
     let commands = stream::iter(nodes).map(|(name, node)| async move {
@@ -214,7 +214,7 @@ async fn deactivate(
         let at = after_newest.map_or(now, |newest| newest.max(now));
         let started = Instant::now();
         let what =
-            flat(within(door, until.work, "PuppetDB", hands.puppetdb.deactivate(name, at)).await).map(|outcome| {
+            flat(within(context, budget.work, "PuppetDB", writer.puppetdb.deactivate(name, at)).await).map(|outcome| {
                 match outcome {
                     Deactivated::Done => format!("deactivated {name} in PuppetDB"),
                     Deactivated::Queued => format!("PuppetDB has the deactivation of {name} in its queue"),
@@ -226,12 +226,12 @@ async fn deactivate(
 }
 
 /// Unpins the whole set in one call.
-async fn unpin(door: &Door, hands: &Hands, all: &[&Removal], until: Until) -> BTreeMap<Certname, Done> {
+async fn unpin(context: &Context, writer: &PuppetWriter, all: &[&Removal], budget: Budget) -> BTreeMap<Certname, Done> {
     let pinned: Vec<Certname> =
         all.iter().filter(|removal| !removal.pins.is_empty()).map(|removal| removal.name.certname().clone()).collect();
-    let (false, Some(classifier)) = (pinned.is_empty(), &hands.classifier) else { return BTreeMap::new() };
+    let (false, Some(classifier)) = (pinned.is_empty(), &writer.classifier) else { return BTreeMap::new() };
     let started = Instant::now();
-    let unpinned = flat(within(door, until.work, "the classifier", classifier.unpin_from_all(&pinned)).await);
+    let unpinned = flat(within(context, budget.work, "the classifier", classifier.unpin_from_all(&pinned)).await);
     let took = started.elapsed();
     let what = |name: &Certname| {
         let unpinned = unpinned.as_ref().map_err(Clone::clone)?;

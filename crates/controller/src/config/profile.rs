@@ -11,9 +11,9 @@ use stagedoor_puppet::{long_name, short_name};
 use super::reader::Reader;
 
 /// The longest that a lifecycle action can live.
-const MAX_PATIENCE: Duration = Duration::from_secs(172_800);
-const ONBOARD_PATIENCE: Duration = Duration::from_secs(1800);
-const PURGE_PATIENCE: Duration = Duration::from_secs(600);
+const MAX_TIMEOUT: Duration = Duration::from_secs(172_800);
+const LAUNCH_TIMEOUT: Duration = Duration::from_secs(1800);
+const TERMINATE_TIMEOUT: Duration = Duration::from_secs(600);
 const RESULTS: [(&str, ActionResult); 2] = [("continue", ActionResult::Continue), ("abandon", ActionResult::Abandon)];
 
 /// The rules for certificate requests.
@@ -85,8 +85,8 @@ pub(super) fn profile(name: &str, mut section: Reader<'_>, has_classifier: bool)
     let rekey = section.choice("rekey", &[("allow", Rekey::Allow), ("refuse", Rekey::Refuse)], Rekey::Allow);
 
     let mut patience = section.below("patience");
-    let onboard_patience = patience.duration("onboard", Some(ONBOARD_PATIENCE), MAX_PATIENCE);
-    let purge_patience = patience.duration("purge", Some(PURGE_PATIENCE), MAX_PATIENCE);
+    let launch_timeout = patience.duration("onboard", Some(LAUNCH_TIMEOUT), MAX_TIMEOUT);
+    let terminate_timeout = patience.duration("purge", Some(TERMINATE_TIMEOUT), MAX_TIMEOUT);
     patience.finish();
 
     let mut on_timeout = section.below("on_timeout");
@@ -107,9 +107,9 @@ pub(super) fn profile(name: &str, mut section: Reader<'_>, has_classifier: bool)
         await_refresh,
         ready,
         rekey,
-        onboard_patience: onboard_patience?,
+        launch_timeout: launch_timeout?,
         on_launch_timeout,
-        purge_patience: purge_patience?,
+        terminate_timeout: terminate_timeout?,
         on_terminate_timeout,
     })
 }

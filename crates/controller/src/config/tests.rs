@@ -58,7 +58,7 @@ fn a_whole_configuration_is_read() {
     assert_eq!(config.housekeeping, Housekeeping { every, warn_days: 14, orphans: OrphanMode::Report, limits });
     let profile = &config.profiles[&"compiler".parse().unwrap()];
     assert_eq!(profile.hook_prefix, "puppet-");
-    assert_eq!(profile.purge_patience, Duration::from_secs(300));
+    assert_eq!(profile.terminate_timeout, Duration::from_secs(300));
     assert_eq!(profile.on_terminate_timeout, ActionResult::Abandon);
     assert_eq!(profile.sign, SignMode::External);
     assert_eq!(profile.rules.require["pp_role"], "compiler");
@@ -79,7 +79,7 @@ fn a_whole_configuration_is_read() {
     assert!(profile.await_refresh);
     assert_eq!(profile.ready, [Probe::Report, Probe::Status(8140), Probe::Tcp(8142)]);
     assert_eq!(profile.rekey, Rekey::Refuse);
-    assert_eq!(profile.onboard_patience, Duration::from_secs(1200));
+    assert_eq!(profile.launch_timeout, Duration::from_secs(1200));
     assert_eq!(profile.on_launch_timeout, ActionResult::Continue);
 }
 
@@ -94,10 +94,10 @@ fn defaults_are_those_of_the_documentation() {
     let limits = Limits { max_share: 20, grace: Duration::from_secs(7200) };
     let every = Some(Duration::from_secs(300));
     assert_eq!(config.housekeeping, Housekeeping { every, warn_days: 30, orphans: OrphanMode::Purge, limits });
-    assert_eq!((profile.hook_prefix.as_str(), profile.purge_patience.as_secs()), ("stagedoor-", 600));
+    assert_eq!((profile.hook_prefix.as_str(), profile.terminate_timeout.as_secs()), ("stagedoor-", 600));
     assert_eq!(profile.on_terminate_timeout, ActionResult::Continue);
     assert_eq!((profile.sign, profile.rekey), (SignMode::Verify, Rekey::Allow));
-    assert_eq!((profile.onboard_patience.as_secs(), profile.on_launch_timeout), (1800, ActionResult::Abandon));
+    assert_eq!((profile.launch_timeout.as_secs(), profile.on_launch_timeout), (1800, ActionResult::Abandon));
     assert!(profile.refresh.is_empty() && profile.ready.is_empty() && !profile.await_refresh);
 }
 
@@ -178,7 +178,10 @@ fn an_extension_that_could_not_be_meant_is_refused_in_either_list() {
         ("allow = { pp_zone = [] }", "sign.allow: must list at least one value"),
         ("allow = { pp_zone = \"eu-west-1a\" }", "sign.allow.pp_zone: must be a list"),
         ("allow = { pp_zone = [7] }", "sign.allow.pp_zone: must hold nothing but texts"),
-        ("allow = { pp_role = [\"web\"] }\nsign.require = { pp_role = \"web\" }", "sign.allow: must not name \"pp_role\""),
+        (
+            "allow = { pp_role = [\"web\"] }\nsign.require = { pp_role = \"web\" }",
+            "sign.allow: must not name \"pp_role\"",
+        ),
         (
             "allow = { pp_role = [\"web\"], \"1.3.6.1.4.1.34380.1.1.13\" = [\"db\"] }",
             "sign.allow: names the extension \"pp_role\" twice",

@@ -5,9 +5,9 @@ use serde_json::{Value, json};
 use stagedoor_lifecycle::expiry::{Credential, expiring};
 use stagedoor_puppet::{Error, Rbac};
 
-use crate::door::{Door, Puppet};
-use crate::gather::within;
-use crate::reconcile::Until;
+use crate::context::{Context, Puppet};
+use crate::observe::within;
+use crate::reconcile::Budget;
 
 /// What is known of the credentials.
 #[derive(Debug, Default)]
@@ -18,13 +18,13 @@ pub(crate) struct Watch {
 }
 
 /// Asks for all that expires; `puppet` may hold why there are no clients to ask with.
-pub(super) async fn look(door: &Door, puppet: &Result<std::sync::Arc<Puppet>, String>, until: Until) -> Watch {
+pub(super) async fn look(context: &Context, puppet: &Result<std::sync::Arc<Puppet>, String>, budget: Budget) -> Watch {
     let mut watch = Watch::default();
     match puppet {
-        Ok(puppet) => look_with(door, puppet, until, &mut watch).await,
+        Ok(puppet) => look_with(context, puppet, budget, &mut watch).await,
         Err(trouble) => watch.unknown.push(trouble.clone()),
     }
-    let now = door.clock.now();
+    let now = context.clock.now();
     for credential in &watch.known {
         tracing::info!(days_left = credential.days_left(now), "{}", credential.describe(now));
     }
@@ -34,19 +34,20 @@ pub(super) async fn look(door: &Door, puppet: &Result<std::sync::Arc<Puppet>, St
     watch
 }
 
-async fn look_with(door: &Door, puppet: &Puppet, until: Until, watch: &mut Watch) {
+async fn look_with(context: &Context, puppet: &Puppet, budget: Budget, watch: &mut Watch) {
     let transport = &puppet.transport;
     let own = format!("the controller's certificate {}", transport.certname());
     watch.known.push(Credential { name: own, expires: transport.not_after() });
 
-    let rbac = door.config.classifier.as_ref().map(|url| Rbac::new(transport, url));
+    let rbac = context.config.classifier.as_ref().map(|url| Rbac::new(transport, url));
     let token = async {
         match &rbac {
-            Some(rbac) => Some(within(door, until.work, "RBAC", rbac.token()).await),
+            Some(rbac) => Some(within(context, budget.work, "RBAC", rbac.token()).await),
             None => None,
         }
     };
-    let (expirations, token) = tokio::join!(within(door, until.work, "the Puppet CA", puppet.ca.expirations()), token);
+    let (expirations, token) =
+        tokio::join!(within(context, budget.work, "the Puppet CA", puppet.ca.expirations()), token);
     match expirations {
         Ok(Ok(expirations)) => {
             let certificates =
@@ -58,7 +59,7 @@ async fn look_with(door: &Door, puppet: &Puppet, until: Until, watch: &mut Watch
         Err(late) => watch.unknown.push(late),
     }
     match token {
-        None if door.config.orchestrator.is_some() => {
+        None if context.config.orchestrator.is_some() => {
             watch.unknown.push(
                 "the RBAC token: RBAC is asked at the classifier's address, and puppet.classifier is not set".into(),
             );
@@ -71,7 +72,7 @@ async fn look_with(door: &Door, puppet: &Puppet, until: Until, watch: &mut Watch
         // Asked and refused: it is over already, whenever that was to be.
         Some(Ok(Err(Error::Unauthorized { .. }))) => {
             let name = "the RBAC token, which is refused,".into();
-            watch.known.push(Credential { name, expires: door.clock.now() });
+            watch.known.push(Credential { name, expires: context.clock.now() });
         }
         Some(Ok(Err(error))) => watch.unknown.push(error.to_string()),
         Some(Err(late)) => watch.unknown.push(late),

@@ -4,17 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 use stagedoor_lifecycle::decision::Removal;
-use stagedoor_lifecycle::observation::{Group, Machine, Reachable};
+use stagedoor_lifecycle::observation::{Group, Lookup, Machine};
 use stagedoor_lifecycle::orphans::{Cloud, Orphan, Rules, Suspect};
 use stagedoor_lifecycle::profile::Profile;
 use stagedoor_lifecycle::{Certname, InstanceId};
 
 use crate::apply::{Removed, carry_out};
 use crate::config::OrphanMode;
-use crate::door::{Door, Hands, Puppet};
-use crate::gather::orphans::{Closely, closely, lists};
-use crate::gather::{by_id, flat, revocation, within};
-use crate::reconcile::Until;
+use crate::context::{Context, Puppet, PuppetWriter};
+use crate::observe::orphans::{Closely, closely, lists};
+use crate::observe::{by_id, flat, revocation, within};
+use crate::reconcile::Budget;
 
 /// So many names go at a time; the CA takes a list of them at the price of one.
 const REMOVED_AT_ONCE: usize = 100;
@@ -51,7 +51,7 @@ enum Outcome {
     /// Told, as the mode says.
     Found,
     /// The breaker is open.
-    Held,
+    PendingAction,
 }
 
 impl Outcome {
@@ -60,27 +60,27 @@ impl Outcome {
             Self::Removed => "removed",
             Self::Failed => "failed",
             Self::Found => "found",
-            Self::Held => "held",
+            Self::PendingAction => "held",
         }
     }
 }
 
 /// Looks for orphans among all nodes and certificates, and removes them. An error means that nothing was touched.
 pub(super) async fn check(
-    door: &Door,
+    context: &Context,
     puppet: &Puppet,
     groups: Vec<Group>,
     turn: i64,
-    until: Until,
+    budget: Budget,
 ) -> Result<Check, String> {
-    let config = &door.config.housekeeping;
-    let profiles: Vec<&Profile> = door.config.profiles.values().map(AsRef::as_ref).collect();
+    let config = &context.config.housekeeping;
+    let profiles: Vec<&Profile> = context.config.profiles.values().map(AsRef::as_ref).collect();
     let rules = Rules { profiles: &profiles, protected: &puppet.protected, limits: config.limits };
     if !rules.can_tell() {
         tracing::debug!("no profile has sign.require: nothing could tell its orphans from other nodes");
         return Ok(Check::default());
     }
-    let listed = lists(door, puppet, &rules, turn, until).await?;
+    let listed = lists(context, puppet, &rules, turn, budget).await?;
     let fleet = rules.fleet(&listed);
     if fleet.is_empty() {
         return Ok(Check::default());
@@ -88,20 +88,20 @@ pub(super) async fn check(
     let instances: BTreeSet<&InstanceId> =
         fleet.iter().map(|listed| &listed.instance).chain(Cloud::witnesses(&groups)).collect();
     let instances: Vec<InstanceId> = instances.into_iter().cloned().collect();
-    let mut cloud = Cloud { groups, machines: machines(door, &instances, until).await? };
+    let mut cloud = Cloud { groups, machines: machines(context, &instances, budget).await? };
     let names = rules.suspects(&fleet, &cloud);
     if names.is_empty() {
         return Ok(Check { fleet: fleet.len(), ..Check::default() });
     }
 
-    let seen = Box::pin(closely(door, puppet, &names, until)).await;
+    let seen = Box::pin(closely(context, puppet, &names, budget)).await;
     // A name may have come to somebody who was not asked about yet.
     let more: BTreeSet<&InstanceId> = seen.suspects.iter().flat_map(named).collect();
     let more: Vec<InstanceId> = more.into_iter().filter(|id| !instances.contains(id)).cloned().collect();
     if !more.is_empty() {
-        cloud.machines.extend(machines(door, &more, until).await?);
+        cloud.machines.extend(machines(context, &more, budget).await?);
     }
-    let findings = rules.judge(&seen.suspects, fleet.len(), &cloud, door.clock.now());
+    let findings = rules.judge(&seen.suspects, fleet.len(), &cloud, context.clock.now());
     for (name, why) in &findings.spared {
         tracing::debug!(certname = %name, "no orphan: {why}");
     }
@@ -110,13 +110,13 @@ pub(super) async fn check(
     }
     let mut left_alone: Vec<_> = findings.unclear.into_iter().chain(findings.spared).collect();
     let may_go = findings.breaker.is_none() && config.orphans == OrphanMode::Purge;
-    let results = match &puppet.hands {
-        Some(hands) if may_go => {
+    let results = match &puppet.writer {
+        Some(writer) if may_go => {
             let mut results = Vec::new();
             let mut orphans = findings.orphans;
             let mut fresh = true;
             while !orphans.is_empty() {
-                if door.clock.now() >= until.passes {
+                if context.clock.now() >= budget.passes {
                     let story = "there was no time left; the next housekeeping goes on";
                     let left = |orphan| Dealt { orphan, outcome: Outcome::Failed, story: story.into() };
                     results.extend(orphans.into_iter().map(left));
@@ -124,7 +124,8 @@ pub(super) async fn check(
                 }
                 let rest = orphans.split_off(orphans.len().min(REMOVED_AT_ONCE));
                 if !fresh {
-                    let confirmed = Box::pin(still(door, puppet, &rules, &orphans, fleet.len(), &cloud, until)).await;
+                    let confirmed =
+                        Box::pin(still(context, puppet, &rules, &orphans, fleet.len(), &cloud, budget)).await;
                     let name = |orphan: &Orphan| orphan.removal.name.certname().clone();
                     let still: BTreeSet<Certname> = confirmed.iter().map(name).collect();
                     let dropped = orphans.iter().map(name).filter(|name| !still.contains(name));
@@ -133,7 +134,7 @@ pub(super) async fn check(
                     orphans = confirmed;
                 }
                 fresh = false;
-                results.extend(Box::pin(remove(door, puppet, hands, orphans, &seen, until)).await);
+                results.extend(Box::pin(remove(context, puppet, writer, orphans, &seen, budget)).await);
                 orphans = rest;
             }
             results
@@ -141,7 +142,7 @@ pub(super) async fn check(
         _ => {
             let held = findings.breaker.is_some();
             let (outcome, story) =
-                if held { (Outcome::Held, "held back") } else { (Outcome::Found, "would be removed") };
+                if held { (Outcome::PendingAction, "held back") } else { (Outcome::Found, "would be removed") };
             findings.orphans.into_iter().map(|orphan| Dealt { orphan, outcome, story: story.into() }).collect()
         }
     };
@@ -150,26 +151,26 @@ pub(super) async fn check(
 
 /// What EC2 knows of these instances.
 async fn machines(
-    door: &Door,
+    context: &Context,
     instances: &[InstanceId],
-    until: Until,
+    budget: Budget,
 ) -> Result<BTreeMap<InstanceId, Machine>, String> {
-    by_id(flat(within(door, until.work, "EC2", door.machines.machines(instances)).await))
+    by_id(flat(within(context, budget.work, "EC2", context.machines.machines(instances)).await))
 }
 
 /// Those that are orphans still. Removing others takes its time, in which a name may come to a new instance.
 async fn still(
-    door: &Door,
+    context: &Context,
     puppet: &Puppet,
     rules: &Rules<'_>,
     orphans: &[Orphan],
     fleet: usize,
     cloud: &Cloud,
-    until: Until,
+    budget: Budget,
 ) -> Vec<Orphan> {
     let names: Vec<Certname> = orphans.iter().map(|orphan| orphan.removal.name.certname().clone()).collect();
-    let seen = Box::pin(closely(door, puppet, &names, until)).await;
-    let now = rules.judge(&seen.suspects, fleet, cloud, door.clock.now()).orphans;
+    let seen = Box::pin(closely(context, puppet, &names, budget)).await;
+    let now = rules.judge(&seen.suspects, fleet, cloud, context.clock.now()).orphans;
     let same = |orphan: &&Orphan| {
         orphans.iter().any(|before| {
             before.removal.certificate == orphan.removal.certificate && before.instance == orphan.instance
@@ -189,18 +190,18 @@ fn named(suspect: &Suspect) -> impl Iterator<Item = &InstanceId> {
 
 /// Removes one set, and looks again whether it is gone.
 async fn remove(
-    door: &Door,
+    context: &Context,
     puppet: &Puppet,
-    hands: &Hands,
+    writer: &PuppetWriter,
     orphans: Vec<Orphan>,
     before: &Closely,
-    until: Until,
+    budget: Budget,
 ) -> Vec<Dealt> {
     let removals: Vec<&Removal> = orphans.iter().map(|orphan| &orphan.removal).collect();
-    let removed = carry_out(door, hands, &removals, before.puppetdb_time, until).await;
+    let removed = carry_out(context, writer, &removals, before.puppetdb_time, budget).await;
     let names: Vec<Certname> = removals.iter().map(|removal| removal.name.certname().clone()).collect();
-    let seen = Box::pin(closely(door, puppet, &names, until)).await;
-    let crl = within(door, until.work, "the Puppet CA", puppet.ca.crl()).await.ok().and_then(Result::ok);
+    let seen = Box::pin(closely(context, puppet, &names, budget)).await;
+    let crl = within(context, budget.work, "the Puppet CA", puppet.ca.crl()).await.ok().and_then(Result::ok);
     let dealt = orphans.into_iter().zip(&seen.suspects).map(|(orphan, now)| {
         let (outcome, mut story) = judge(&orphan.removal, &removed, now);
         let name = orphan.removal.name.certname();
@@ -221,11 +222,11 @@ fn judge(removal: &Removal, removed: &Removed, now: &Suspect) -> (Outcome, Strin
     }
     let view = &now.view;
     let there = match (&removal.certificate, &view.certificate) {
-        (Some(serial), Reachable::Found(certificate)) if certificate.serial == *serial => Some("its certificate"),
+        (Some(serial), Lookup::Found(certificate)) if certificate.serial == *serial => Some("its certificate"),
         _ => None,
     };
     let there = there.or(match &view.node {
-        Reachable::Found(node) if removal.node.is_some() && node.active => Some("its PuppetDB node"),
+        Lookup::Found(node) if removal.node.is_some() && node.active => Some("its PuppetDB node"),
         _ => None,
     });
     let unknown = [view.certificate.known().err(), view.node.known().err()].into_iter().flatten().next();
@@ -247,7 +248,7 @@ impl Check {
 
     /// Logs it, and says what a person is to be told: what was done and that the breaker is open, at once; what the mode
     /// only reports, when it is time to remind.
-    pub(super) fn tell(&self, door: &Door, remind: bool) -> Vec<(String, Value)> {
+    pub(super) fn tell(&self, context: &Context, remind: bool) -> Vec<(String, Value)> {
         for Dealt { orphan: Orphan { instance, removal, why }, outcome, story } in &self.results {
             let (certname, removal) = (removal.name.certname(), removal.describe());
             let word = outcome.as_str();
@@ -271,7 +272,7 @@ impl Check {
             let subject = format!("Stagedoor sweep: {} orphans", chunk.len());
             news.push((subject, json!({"function": "sweep", "orphans": orphans})));
         }
-        if !door.acts() && !self.results.is_empty() {
+        if !context.acts() && !self.results.is_empty() {
             tracing::info!("observe mode: nothing was removed");
         }
         news

@@ -7,15 +7,15 @@ use crate::world::{Aws, NAME, down, hook};
 
 #[test]
 fn a_group_that_auto_scaling_does_not_have_is_refused() {
-    for mut aws in [Aws::arriving(), Aws::leaving()] {
-        aws.cloud.group = Reachable::Absent;
+    for mut aws in [Aws::launching(), Aws::terminating()] {
+        aws.cloud.group = Lookup::Absent;
         assert!(matches!(aws.admit(), Admission::Refuse(reason) if reason.contains("no group compilers")));
     }
 }
 
 #[test]
 fn a_group_without_the_tag_is_none_of_our_business() {
-    for mut aws in [Aws::arriving(), Aws::leaving()] {
+    for mut aws in [Aws::launching(), Aws::terminating()] {
         aws.group().tags.clear();
         assert!(matches!(aws.admit(), Admission::Ignore(reason) if reason.contains("not opted in")));
     }
@@ -24,7 +24,7 @@ fn a_group_without_the_tag_is_none_of_our_business() {
 #[test]
 fn a_profile_that_is_not_configured_fails_and_says_so() {
     for tag in ["databases", "", "no profile name"] {
-        let mut aws = Aws::leaving();
+        let mut aws = Aws::terminating();
         aws.group().tags.insert(PROFILE_TAG.into(), tag.into());
         assert!(matches!(aws.admit(), Admission::Fail(reason) if reason.contains(&format!("{tag:?}"))));
     }
@@ -32,15 +32,15 @@ fn a_profile_that_is_not_configured_fails_and_says_so() {
 
 #[test]
 fn another_tools_hook_is_left_to_it() {
-    for mut aws in [Aws::arriving(), Aws::leaving()] {
-        aws.subject.hook = "drain-logs".parse().unwrap();
+    for mut aws in [Aws::launching(), Aws::terminating()] {
+        aws.action.hook = "drain-logs".parse().unwrap();
         assert!(matches!(aws.admit(), Admission::Ignore(reason) if reason.contains("another tool's")));
     }
 }
 
 #[test]
 fn an_unreachable_group_is_never_read_as_no_group() {
-    for mut aws in [Aws::arriving(), Aws::leaving()] {
+    for mut aws in [Aws::launching(), Aws::terminating()] {
         aws.cloud.group = down();
         assert!(matches!(aws.admit(), Admission::Fail(_)));
     }
@@ -48,20 +48,20 @@ fn an_unreachable_group_is_never_read_as_no_group() {
 
 #[test]
 fn the_name_is_made_of_what_ec2_shows() {
-    for mut aws in [Aws::arriving(), Aws::leaving()] {
+    for mut aws in [Aws::launching(), Aws::terminating()] {
         assert_eq!(aws.admitted().expected.unwrap().as_str(), NAME);
         aws.machine().private_dns = None;
         assert!(matches!(aws.admitted().expected, Err(Nameless::Untellable(why)) if why.contains("private DNS name")));
-        aws.cloud.machine = Reachable::Absent;
+        aws.cloud.machine = Lookup::Absent;
         assert!(matches!(aws.admitted().expected, Err(Nameless::Untellable(why)) if why.contains("does not know")));
         aws.cloud.machine = down();
-        assert_eq!(aws.admitted().expected, Err(Nameless::Unreachable("connection refused".into())));
+        assert_eq!(aws.admitted().expected, Err(Nameless::Unavailable("connection refused".into())));
     }
 }
 
 #[test]
 fn ec2_is_not_needed_where_the_name_is_made_of_the_instance_id() {
-    for mut aws in [Aws::arriving(), Aws::leaving()] {
+    for mut aws in [Aws::launching(), Aws::terminating()] {
         aws.profile.certname = "{instance_id}.nodes.example.com".parse().unwrap();
         aws.cloud.machine = down();
         assert_eq!(aws.admitted().expected.unwrap().as_str(), "i-0a1b2c3d4e5f60718.nodes.example.com");
@@ -70,14 +70,14 @@ fn ec2_is_not_needed_where_the_name_is_made_of_the_instance_id() {
 
 #[test]
 fn each_way_has_its_own_patience_and_its_own_answer_when_that_is_over() {
-    let (arriving, leaving) = (Aws::arriving().admitted(), Aws::leaving().admitted());
-    assert_eq!((arriving.allowed, arriving.on_timeout), (Duration::from_secs(1800), ActionResult::Abandon));
-    assert_eq!((leaving.allowed, leaving.on_timeout), (Duration::from_secs(600), ActionResult::Continue));
+    let (launching, terminating) = (Aws::launching().admitted(), Aws::terminating().admitted());
+    assert_eq!((launching.allowed, launching.on_timeout), (Duration::from_secs(1800), ActionResult::Abandon));
+    assert_eq!((terminating.allowed, terminating.on_timeout), (Duration::from_secs(600), ActionResult::Continue));
 }
 
 #[test]
 fn a_heartbeat_is_only_needed_where_the_hook_would_give_up_before_patience_does() {
-    let mut aws = Aws::arriving();
+    let mut aws = Aws::launching();
     assert_eq!(aws.admitted().heartbeat, None);
     aws.hooks()[0].heartbeat_timeout = Duration::from_secs(300);
     assert_eq!(aws.admitted().heartbeat, Some(Duration::from_secs(300)));
@@ -87,7 +87,7 @@ fn a_heartbeat_is_only_needed_where_the_hook_would_give_up_before_patience_does(
 
 #[test]
 fn the_hooks_global_timeout_ends_patience_early() {
-    let mut aws = Aws::arriving();
+    let mut aws = Aws::launching();
     aws.hooks()[0].global_timeout = Duration::from_secs(600);
     assert_eq!(aws.admitted().allowed, Duration::from_secs(450));
     aws.cloud.hooks = down();
@@ -97,8 +97,8 @@ fn the_hooks_global_timeout_ends_patience_early() {
 #[test]
 fn another_hook_of_the_same_transition_is_noticed() {
     for (mut aws, same, opposite) in [
-        (Aws::arriving(), Transition::Launching, Transition::Terminating),
-        (Aws::leaving(), Transition::Terminating, Transition::Launching),
+        (Aws::launching(), Transition::Launching, Transition::Terminating),
+        (Aws::terminating(), Transition::Terminating, Transition::Launching),
     ] {
         assert!(!aws.admitted().other_hooks);
         aws.hooks().push(hook("other-way", opposite));
@@ -116,15 +116,15 @@ fn another_hook_of_the_same_transition_is_noticed() {
 #[test]
 fn an_instance_that_a_launch_hook_holds_is_arriving() {
     for state in ["Pending:Wait", "Warmed:Pending:Wait"] {
-        let arriving = Aws::arriving().in_state(state).admitted();
-        assert!(arriving.waits, "{state}");
+        let launching = Aws::launching().in_state(state).admitted();
+        assert!(launching.waits, "{state}");
     }
 }
 
 #[test]
 fn an_instance_that_no_hook_holds_yet_is_tried_again() {
     for state in ["Pending", "Warmed:Pending"] {
-        let admission = Aws::arriving().in_state(state).admit();
+        let admission = Aws::launching().in_state(state).admit();
         assert!(matches!(&admission, Admission::Fail(reason) if reason.contains("not hold")), "{state}: {admission:?}");
     }
 }
@@ -134,7 +134,7 @@ fn an_instance_that_has_passed_the_door_is_none_of_our_business() {
     for state in
         ["InService", "Pending:Proceed", "Warmed:Stopped", "Warmed:Running", "Standby", "ReplacingRootVolume", "New"]
     {
-        let admission = Aws::arriving().in_state(state).admit();
+        let admission = Aws::launching().in_state(state).admit();
         assert!(matches!(&admission, Admission::Ignore(reason) if reason.contains(state)), "{state}: {admission:?}");
     }
 }
@@ -149,7 +149,7 @@ fn an_instance_that_is_terminating_is_refused_as_arriving() {
         "Terminated",
         "Warmed:Terminating:Wait",
     ] {
-        let admission = Aws::arriving().in_state(state).admit();
+        let admission = Aws::launching().in_state(state).admit();
         assert!(
             matches!(&admission, Admission::Refuse(why) if why.contains("as terminating")),
             "{state}: {admission:?}"
@@ -159,7 +159,7 @@ fn an_instance_that_is_terminating_is_refused_as_arriving() {
 
 #[test]
 fn an_instance_that_is_not_in_the_group_is_refused_as_arriving_whatever_ec2_says() {
-    let mut aws = Aws::arriving().not_in_the_group();
+    let mut aws = Aws::launching().not_in_the_group();
     aws.machine().tags.insert("aws:autoscaling:groupName".into(), "compilers".into());
     assert!(matches!(aws.admit(), Admission::Refuse(_)));
     aws.machine().state = "terminated".into();
@@ -170,7 +170,7 @@ fn an_instance_that_is_not_in_the_group_is_refused_as_arriving_whatever_ec2_says
 
 #[test]
 fn an_arriving_instance_is_reached_at_the_address_that_ec2_shows() {
-    let mut aws = Aws::arriving();
+    let mut aws = Aws::launching();
     assert_eq!(aws.admitted().address, Some([10, 0, 3, 7].into()));
     aws.machine().private_ip = None;
     assert_eq!(aws.admitted().address, None);
@@ -182,20 +182,20 @@ fn an_arriving_instance_is_reached_at_the_address_that_ec2_shows() {
 
 #[test]
 fn a_waiting_instance_of_an_opted_in_group_is_leaving() {
-    let leaving = Aws::leaving().admitted();
-    assert!(leaving.waits && !leaving.other_hooks);
+    let terminating = Aws::terminating().admitted();
+    assert!(terminating.waits && !terminating.other_hooks);
 }
 
 #[test]
 fn a_replayed_event_for_an_instance_in_service_is_refused() {
     for state in ["InService", "Pending", "Pending:Wait", "Standby", "Warmed:Stopped", "Detached", "SomethingNew"] {
-        assert!(matches!(Aws::leaving().in_state(state).admit(), Admission::Refuse(_)), "{state}");
+        assert!(matches!(Aws::terminating().in_state(state).admit(), Admission::Refuse(_)), "{state}");
     }
 }
 
 #[test]
 fn an_instance_that_ec2_says_is_gone_from_the_group_is_leaving_though_nothing_holds_it() {
-    let mut aws = Aws::leaving().not_in_the_group();
+    let mut aws = Aws::terminating().not_in_the_group();
     aws.machine().state = "terminated".into();
     assert!(matches!(aws.admit(), Admission::Refuse(_)), "it may have been of another group");
     aws.machine().tags.insert("aws:autoscaling:groupName".into(), "compilers".into());
@@ -206,9 +206,9 @@ fn an_instance_that_ec2_says_is_gone_from_the_group_is_leaving_though_nothing_ho
 
 #[test]
 fn an_instance_that_auto_scaling_does_not_show_is_refused() {
-    let mut aws = Aws::leaving().not_in_the_group();
+    let mut aws = Aws::terminating().not_in_the_group();
     assert!(matches!(aws.admit(), Admission::Refuse(_)));
-    aws.cloud.machine = Reachable::Absent;
+    aws.cloud.machine = Lookup::Absent;
     assert!(matches!(aws.admit(), Admission::Refuse(_)));
     aws.cloud.machine = down();
     assert!(matches!(aws.admit(), Admission::Fail(_)), "EC2 could not be asked");
@@ -216,8 +216,8 @@ fn an_instance_that_auto_scaling_does_not_show_is_refused() {
 
 #[test]
 fn an_instance_on_its_way_to_the_warm_pool_is_not_purged() {
-    let mut aws = Aws::leaving().with_warm_pool();
-    aws.subject.destination = Some(Place::WarmPool);
+    let mut aws = Aws::terminating().with_warm_pool();
+    aws.action.destination = Some(Place::WarmPool);
     for state in ["Terminating:Wait", "Warmed:Pending:Wait"] {
         assert!(matches!(aws.clone().in_state(state).admit(), Admission::Pass(_)), "{state}");
     }
@@ -225,24 +225,24 @@ fn an_instance_on_its_way_to_the_warm_pool_is_not_purged() {
 
 #[test]
 fn a_claimed_warm_pool_that_the_group_does_not_have_is_not_believed() {
-    let mut aws = Aws::leaving();
-    aws.subject.destination = Some(Place::WarmPool);
+    let mut aws = Aws::terminating();
+    aws.action.destination = Some(Place::WarmPool);
     assert!(aws.admitted().waits);
 }
 
 #[test]
 fn an_instance_that_leaves_the_warm_pool_is_purged_whatever_an_old_event_says() {
-    let mut aws = Aws::leaving().with_warm_pool().in_state("Warmed:Terminating:Wait");
+    let mut aws = Aws::terminating().with_warm_pool().in_state("Warmed:Terminating:Wait");
     assert!(aws.admitted().waits);
-    aws.subject.destination = Some(Place::WarmPool);
+    aws.action.destination = Some(Place::WarmPool);
     assert!(aws.admitted().waits);
 }
 
 #[test]
 fn where_instances_are_reused_it_is_in_doubt_whether_one_leaves_until_its_event_tells() {
-    let mut aws = Aws::leaving().with_warm_pool();
+    let mut aws = Aws::terminating().with_warm_pool();
     assert_eq!(aws.admitted().doubt, None, "its event says: to EC2");
-    aws.subject.destination = None;
+    aws.action.destination = None;
     let held = aws.admitted();
     assert!(held.doubt.is_some_and(|doubt| doubt.contains("warm pool")) && held.waits);
     assert!(aws.clone().in_state("Terminating").admitted().doubt.is_some());
@@ -257,10 +257,10 @@ fn where_instances_are_reused_it_is_in_doubt_whether_one_leaves_until_its_event_
 
 #[test]
 fn an_instance_that_is_about_to_wait_is_not_taken_for_gone() {
-    assert!(Aws::leaving().in_state("Terminating").admitted().waits);
+    assert!(Aws::terminating().in_state("Terminating").admitted().waits);
 }
 
 #[test]
 fn an_instance_that_auto_scaling_no_longer_holds_is_leaving_all_the_same() {
-    assert!(!Aws::leaving().in_state("Terminating:Proceed").admitted().waits);
+    assert!(!Aws::terminating().in_state("Terminating:Proceed").admitted().waits);
 }

@@ -15,7 +15,7 @@ fn only(name: &str) -> Content {
     delivery.messages.into_iter().next().unwrap().content
 }
 
-fn action_of(name: &str) -> Subject {
+fn action_of(name: &str) -> LifecycleAction {
     match only(name) {
         Content::Action(action) => action,
         other => panic!("{name}: {other:?}"),

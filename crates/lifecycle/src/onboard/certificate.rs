@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use super::{CLOCKS_DIFFER, NotYet, Rules, SILENCE, ask, news, trouble, wrong};
-use crate::decision::{Decision, Deed, Question, Rejection, Removal};
+use crate::decision::{Decision, Effect, Question, Rejection, Removal};
 use crate::event::Place;
 use crate::identity::{Whose, whose};
 use crate::observation::{Began, CertificateView, NameView};
@@ -14,7 +14,7 @@ impl Rules<'_> {
     /// The certificate under its name is its own, and holds nothing but what it may.
     pub(super) fn signed<'a>(&self, name: &'a NameView) -> Result<&'a CertificateView, NotYet> {
         let certname = &name.certname;
-        let instance = &self.subject.instance;
+        let instance = &self.action.instance;
         let certificate = match name.certificate.known() {
             Err(why) => return Err(trouble(why)),
             Ok(None) => return Err(self.request(name)),
@@ -22,24 +22,24 @@ impl Rules<'_> {
         };
         let purgeable = match whose(name, instance, self.protected) {
             Whose::Ours(purgeable) => purgeable,
-            Whose::Unreachable(why) => return Err(trouble(why)),
+            Whose::Unavailable(why) => return Err(trouble(why)),
             _ => return Err(self.of_another(name, certificate)),
         };
-        let objections = signing::objections(&certificate.holds, certname, instance, &self.arriving.profile.rules);
+        let objections = signing::objections(&certificate.holds, certname, instance, &self.launching.profile.rules);
         let removal = || Removal::of_certificate(purgeable.clone(), &certificate.serial);
         if self.is_rekeyed(name, certificate)? {
-            if self.arriving.profile.rekey == Rekey::Refuse {
+            if self.launching.profile.rekey == Rekey::Refuse {
                 return Err(wrong(format!(
                     "{certname} needs a new certificate in place of {}, and the profile allows none; clean the old one by hand",
                     certificate.serial
                 )));
             }
-            return Err(Decision::Do(Deed::Remove(vec![removal()])).into());
+            return Err(Decision::Apply(Effect::Remove(vec![removal()])).into());
         }
         if !objections.is_empty() {
             let reason =
                 format!("the certificate {} of {certname} must not be: {}", certificate.serial, objections.join("; "));
-            return Err(Decision::Do(Deed::Reject(Rejection::Certificate(removal(), reason))).into());
+            return Err(Decision::Apply(Effect::Reject(Rejection::Certificate(removal(), reason))).into());
         }
         Ok(certificate)
     }
@@ -61,16 +61,16 @@ impl Rules<'_> {
             None => None,
         };
         let in_use = |began: Timestamp| run.is_some_and(|run| deadline::after(run.end, CLOCKS_DIFFER) >= began);
-        let lost = match (self.subject.began, self.subject.origin) {
+        let lost = match (self.action.began, self.action.origin) {
             (Began::Said(began), Some(Place::Ec2 | Place::AutoScalingGroup)) if old(began) && !in_use(began) => {
                 return ask(Question::Began);
             }
-            (Began::Unknown, None) if !self.arriving.has_pool => return ask(Question::Began),
+            (Began::Unknown, None) if !self.launching.has_pool => return ask(Question::Began),
             (Began::Confirmed { recorded: Some(began), said }, origin) if old(began) && !in_use(began) => {
                 match (origin, said) {
                     (Some(Place::Ec2 | Place::AutoScalingGroup), Some(said)) => said >= began,
                     // Found by the sweep: without a warm pool there is nowhere that it could have rested.
-                    (None, _) => !self.arriving.has_pool,
+                    (None, _) => !self.launching.has_pool,
                     _ => false,
                 }
             }
@@ -105,7 +105,7 @@ impl Rules<'_> {
             Ok(true) => match whose(name, &owner, self.protected) {
                 Whose::Ours(purgeable) => {
                     let removal = Removal::of_certificate(purgeable, &certificate.serial);
-                    Decision::Do(Deed::Remove(vec![removal])).into()
+                    Decision::Apply(Effect::Remove(vec![removal])).into()
                 }
                 _ => wrong(format!("nothing tells surely whose {certname} is; if it is stale, clean it by hand")),
             },
@@ -117,7 +117,7 @@ impl Rules<'_> {
             Some(owner) => Some(owner),
             None => name.fact_instance.known().map_err(trouble)?,
         };
-        Ok(owner.filter(|owner| **owner != self.subject.instance).cloned())
+        Ok(owner.filter(|owner| **owner != self.action.instance).cloned())
     }
 
     /// Whether the former owner of the name is surely gone: EC2 says so; or EC2 has forgotten it, its certificate has
@@ -133,7 +133,7 @@ impl Rules<'_> {
             Ok(None) => {
                 // News are news, also of a node that somebody has deactivated since.
                 let newest = name.node.known().map_err(trouble)?.and_then(|node| node.newest);
-                let required = &self.arriving.profile.rules.require;
+                let required = &self.launching.profile.rules.require;
                 let holds = |(key, value)| certificate.holds.extensions.get(key) == Some(value);
                 let of_this_profile = !required.is_empty() && required.iter().all(holds);
                 let since = newest.map_or(certificate.issued, |newest| newest.max(certificate.issued));
@@ -145,34 +145,34 @@ impl Rules<'_> {
     /// There is no certificate: what to do about the request, or about there being none.
     fn request(&self, name: &NameView) -> NotYet {
         let certname = &name.certname;
-        let external = self.arriving.profile.sign == SignMode::External;
+        let external = self.launching.profile.sign == SignMode::External;
         let request = match name.request.known() {
             Err(why) => return trouble(why),
             _ if external => return news(format!("waiting for somebody to sign the certificate of {certname}")),
             Ok(None) => return news(format!("waiting for the certificate request of {certname}")),
             Ok(Some(request)) => request,
         };
-        let rules = &self.arriving.profile.rules;
-        let objections = match signing::approve(&request.asks, certname, &self.subject.instance, rules) {
-            Ok(signable) => return Decision::Do(Deed::Sign(signable)).into(),
+        let rules = &self.launching.profile.rules;
+        let objections = match signing::approve(&request.asks, certname, &self.action.instance, rules) {
+            Ok(signable) => return Decision::Apply(Effect::Sign(signable)).into(),
             Err(objections) => objections,
         };
         // What a dead predecessor left behind speaks against nobody.
-        if let Some(owner) = request.instance.as_ref().filter(|owner| **owner != self.subject.instance) {
+        if let Some(owner) = request.instance.as_ref().filter(|owner| **owner != self.action.instance) {
             match self.seen.owner.as_ref().filter(|(asked, _)| asked == owner) {
                 None => return Decision::Ask(Question::Owner(owner.clone())).into(),
                 Some((_, machine)) => match (machine.known(), whose(name, owner, self.protected)) {
                     (Err(why), _) => return trouble(why),
-                    (Ok(Some(machine)), Whose::Unreachable(why)) if machine.is_gone() => return trouble(why),
+                    (Ok(Some(machine)), Whose::Unavailable(why)) if machine.is_gone() => return trouble(why),
                     (Ok(Some(machine)), Whose::Ours(purgeable)) if machine.is_gone() => {
                         let removal = Removal::of_request(purgeable);
-                        return Decision::Do(Deed::Remove(vec![removal])).into();
+                        return Decision::Apply(Effect::Remove(vec![removal])).into();
                     }
                     _ => {}
                 },
             }
         }
         let reason = format!("the certificate request of {certname} is refused: {}", objections.join("; "));
-        Decision::Do(Deed::Reject(Rejection::Request(certname.clone(), reason))).into()
+        Decision::Apply(Effect::Reject(Rejection::Request(certname.clone(), reason))).into()
     }
 }

@@ -21,7 +21,7 @@ const ISSUED: i64 = 60;
 #[derive(Debug, Clone)]
 struct World {
     aws: Aws,
-    puppet: Arrival,
+    puppet: LaunchView,
     protected: Protected,
     orchestrated: bool,
     now: Timestamp,
@@ -31,18 +31,18 @@ struct World {
 fn world() -> World {
     let name = NameView {
         certname: NAME.parse().unwrap(),
-        certificate: Reachable::Found(certificate(Some(OURS), at(ISSUED))),
-        request: Reachable::Absent,
-        node: Reachable::Found(node(true, at(110))),
-        fact_instance: Reachable::Found(OURS.parse().unwrap()),
-        pins: Reachable::Found(vec![]),
+        certificate: Lookup::Found(certificate(Some(OURS), at(ISSUED))),
+        request: Lookup::Absent,
+        node: Lookup::Found(node(true, at(110))),
+        fact_instance: Lookup::Found(OURS.parse().unwrap()),
+        pins: Lookup::Found(vec![]),
     };
     World {
-        aws: Aws::arriving(),
-        puppet: Arrival {
+        aws: Aws::launching(),
+        puppet: LaunchView {
             name: Some(name),
-            run: Some(Reachable::Found(run(at(100), "changed"))),
-            ..Arrival::default()
+            run: Some(Lookup::Found(run(at(100), "changed"))),
+            ..LaunchView::default()
         },
         protected: Protected::new([PRIMARY]).unwrap(),
         orchestrated: false,
@@ -52,8 +52,8 @@ fn world() -> World {
 
 impl World {
     fn decide(&self) -> Decision {
-        let arriving = self.aws.admitted();
-        decide(&self.aws.subject, &arriving, &self.puppet, &self.protected, self.orchestrated, self.now)
+        let launching = self.aws.admitted();
+        decide(&self.aws.action, &launching, &self.puppet, &self.protected, self.orchestrated, self.now)
     }
 
     fn view(&mut self) -> &mut NameView {
@@ -61,17 +61,17 @@ impl World {
     }
 
     fn certificate(&mut self) -> &mut CertificateView {
-        let Reachable::Found(certificate) = &mut self.view().certificate else { panic!("there is no certificate") };
+        let Lookup::Found(certificate) = &mut self.view().certificate else { panic!("there is no certificate") };
         certificate
     }
 
     /// Nothing of it is in Puppet yet.
     fn new_to_puppet(mut self) -> Self {
         let view = self.view();
-        view.certificate = Reachable::Absent;
-        view.node = Reachable::Absent;
-        view.fact_instance = Reachable::Absent;
-        self.puppet.run = Some(Reachable::Absent);
+        view.certificate = Lookup::Absent;
+        view.node = Lookup::Absent;
+        view.fact_instance = Lookup::Absent;
+        self.puppet.run = Some(Lookup::Absent);
         self
     }
 
@@ -81,22 +81,22 @@ impl World {
         let mut pending = request(Some(OURS));
         flaw(&mut pending.asks);
         pending.instance = pending.asks.extensions.get("pp_instance_id").and_then(|id| id.parse().ok());
-        world.view().request = Reachable::Found(pending);
+        world.view().request = Lookup::Found(pending);
         world
     }
 
     /// The certificate under its name is of the other instance, which has reported last at this time.
     fn taken(mut self, newest: i64) -> Self {
         let view = self.view();
-        view.certificate = Reachable::Found(certificate(Some(OTHER), at(-100_000)));
-        view.node = Reachable::Found(node(true, at(newest)));
-        view.fact_instance = Reachable::Found(OTHER.parse().unwrap());
-        self.puppet.run = Some(Reachable::Found(run(at(newest - 10), "unchanged")));
+        view.certificate = Lookup::Found(certificate(Some(OTHER), at(-100_000)));
+        view.node = Lookup::Found(node(true, at(newest)));
+        view.fact_instance = Lookup::Found(OTHER.parse().unwrap());
+        self.puppet.run = Some(Lookup::Found(run(at(newest - 10), "unchanged")));
         self
     }
 
     /// EC2 was asked about the other instance.
-    fn other_is(mut self, machine: Reachable<Machine>) -> Self {
+    fn other_is(mut self, machine: Lookup<Machine>) -> Self {
         self.puppet.owner = Some((OTHER.parse().unwrap(), machine));
         self
     }
@@ -108,7 +108,7 @@ impl World {
     }
 
     fn confirmed(mut self) -> Self {
-        self.aws.subject.began = Began::Confirmed { recorded: Some(at(0)), said: None };
+        self.aws.action.began = Began::Confirmed { recorded: Some(at(0)), said: None };
         self
     }
 }
@@ -148,30 +148,30 @@ fn failed(decision: Decision) -> String {
     }
 }
 
-fn done(decision: Decision) -> Deed {
+fn done(decision: Decision) -> Effect {
     match decision {
-        Decision::Do(deed) => deed,
+        Decision::Apply(effect) => effect,
         other => panic!("{other:?}"),
     }
 }
 
 fn removal(decision: Decision) -> Removal {
     match done(decision) {
-        Deed::Remove(mut removals) if removals.len() == 1 => removals.remove(0),
+        Effect::Remove(mut removals) if removals.len() == 1 => removals.remove(0),
         other => panic!("{other:?}"),
     }
 }
 
 fn rejected_request(decision: Decision) -> String {
     match done(decision) {
-        Deed::Reject(Rejection::Request(name, reason)) if name.as_str() == NAME => reason,
+        Effect::Reject(Rejection::Request(name, reason)) if name.as_str() == NAME => reason,
         other => panic!("{other:?}"),
     }
 }
 
 fn rejected_certificate(decision: Decision) -> String {
     match done(decision) {
-        Deed::Reject(Rejection::Certificate(removal, reason)) => {
+        Effect::Reject(Rejection::Certificate(removal, reason)) => {
             assert_eq!(removal.name.certname().as_str(), NAME);
             assert_eq!(removal.certificate.as_deref(), Some("01A1"));
             assert!(removal.node.is_none() && !removal.request && removal.pins.is_empty());
@@ -237,7 +237,7 @@ fn unreachable_is_never_read_as_absent() {
             *w = w.clone().asking(|asks| name(asks, OTHER)).other_is(down());
         }),
         ("node of a forgotten owner", |w| {
-            *w = w.clone().taken(0).other_is(Reachable::Absent);
+            *w = w.clone().taken(0).other_is(Lookup::Absent);
             w.view().node = down();
         }),
         ("facts of a certificate without pp_instance_id", |w| {
@@ -246,11 +246,11 @@ fn unreachable_is_never_read_as_absent() {
         }),
         ("facts that are older than the certificate", |w| {
             w.certificate().instance = None;
-            w.view().node = Reachable::Found(node(true, at(0)));
+            w.view().node = Lookup::Found(node(true, at(0)));
             w.view().fact_instance = down();
         }),
         ("node beside a dead predecessor's request", |w| {
-            let gone = Reachable::Found(machine(OTHER, "terminated"));
+            let gone = Lookup::Found(machine(OTHER, "terminated"));
             *w = w.clone().asking(|asks| name(asks, OTHER)).other_is(gone);
             w.view().node = down();
         }),
@@ -289,14 +289,14 @@ fn an_old_event_alone_does_not_end_patience() {
     let mut world = world().new_to_puppet();
     world.now = at(1801);
     assert_eq!(world.decide(), Decision::Ask(Question::Began));
-    world.aws.subject.began = world.aws.subject.began.confirm(Some(at(1700)), world.now);
+    world.aws.action.began = world.aws.action.began.confirm(Some(at(1700)), world.now);
     waits(world.decide());
 }
 
 #[test]
 fn nobody_waits_before_it_is_asked_when_the_launch_began() {
     let mut world = world().new_to_puppet();
-    world.aws.subject.began = Began::Unknown;
+    world.aws.action.began = Began::Unknown;
     assert_eq!(world.decide(), Decision::Ask(Question::Began));
 }
 
@@ -304,7 +304,7 @@ fn nobody_waits_before_it_is_asked_when_the_launch_began() {
 fn what_is_missing_when_patience_is_over_is_said_with_the_profiles_answer() {
     for (mut world, because) in [
         (world().new_to_puppet(), "waiting for the certificate request"),
-        (world().taken(0).other_is(Reachable::Found(machine(OTHER, "running"))), "belongs to"),
+        (world().taken(0).other_is(Lookup::Found(machine(OTHER, "running"))), "belongs to"),
     ] {
         world = world.late();
         let reason = abandoned(world.decide());
@@ -325,13 +325,13 @@ fn an_instance_that_is_fit_may_serve_however_late_it_is() {
 #[test]
 fn nothing_is_begun_that_there_is_no_time_to_finish() {
     let sign = world().asking(|_| {});
-    let remove = world().taken(0).other_is(Reachable::Found(machine(OTHER, "terminated")));
+    let remove = world().taken(0).other_is(Lookup::Found(machine(OTHER, "terminated")));
     for (world, what) in [(sign, "sign the certificate request"), (remove, "remove certificate 01A1")] {
         done(world.decide());
         let mut late = world.late();
         let reason = abandoned(late.decide());
         assert!(reason.contains("no time left") && reason.contains(what), "{reason}");
-        late.aws.subject.began = Began::Said(at(0));
+        late.aws.action.began = Began::Said(at(0));
         assert_eq!(late.decide(), Decision::Ask(Question::Began), "an event alone does not say that it is late");
     }
 }
@@ -350,7 +350,7 @@ fn what_must_not_be_is_removed_however_late_it_is() {
 fn an_instance_that_has_a_certificate_and_no_good_run_is_about_to_report() {
     let is = |world: &World| is_about_to_report(&world.decide(), &world.puppet);
     let mut signed = world();
-    for run in [Reachable::Absent, Reachable::Found(run(at(100), "failed"))] {
+    for run in [Lookup::Absent, Lookup::Found(run(at(100), "failed"))] {
         signed.puppet.run = Some(run);
         assert!(is(&signed));
     }

@@ -30,11 +30,11 @@ impl Cloud {
     /// The instances that EC2 must know: those that Auto Scaling has, unless they are on their way out.
     pub fn witnesses(groups: &[Group]) -> impl Iterator<Item = &InstanceId> {
         let members = groups.iter().flat_map(|group| &group.members);
-        let leaves = |state: &LifecycleState| {
+        let observe_termination = |state: &LifecycleState| {
             use LifecycleState::{Past, Terminating, TerminatingWait, WarmedTerminatingWait};
             matches!(state, Past | Terminating | TerminatingWait | WarmedTerminatingWait)
         };
-        members.filter(move |(_, state)| !leaves(state)).map(|(instance, _)| instance)
+        members.filter(move |(_, state)| !observe_termination(state)).map(|(instance, _)| instance)
     }
 
     /// What has become of an instance. One that is in a group is left to the group's hooks.

@@ -2,7 +2,7 @@ mod place;
 mod properties;
 
 use super::*;
-use crate::observation::{Group, LifecycleState, Location, Machine, Reachable};
+use crate::observation::{Group, LifecycleState, Location, Lookup, Machine};
 use crate::profile::PROFILE_TAG;
 use crate::world::{NAME, OTHER, OURS, at, certificate, down, machine, node, request};
 
@@ -40,11 +40,11 @@ impl Scene {
         certificate.holds.extensions = extensions();
         let view = NameView {
             certname: NAME.parse().unwrap(),
-            certificate: Reachable::Found(certificate),
-            request: Reachable::Absent,
-            node: Reachable::Found(node(true, at(600))),
-            fact_instance: Reachable::Found(id(OURS)),
-            pins: Reachable::Absent,
+            certificate: Lookup::Found(certificate),
+            request: Lookup::Absent,
+            node: Lookup::Found(node(true, at(600))),
+            fact_instance: Lookup::Found(id(OURS)),
+            pins: Lookup::Absent,
         };
         let reported = Reported {
             instance: Some(id(OURS)),
@@ -112,12 +112,12 @@ impl Scene {
     }
 
     fn without_certificate(mut self) -> Self {
-        self.suspect.view.certificate = Reachable::Absent;
+        self.suspect.view.certificate = Lookup::Absent;
         self
     }
 
     fn extension(&mut self, name: &str, value: Option<&str>) {
-        let Reachable::Found(certificate) = &mut self.suspect.view.certificate else { panic!("no certificate") };
+        let Lookup::Found(certificate) = &mut self.suspect.view.certificate else { panic!("no certificate") };
         certificate.holds.extensions.remove(name);
         if let Some(value) = value {
             certificate.holds.extensions.insert(name.into(), value.into());
@@ -146,7 +146,7 @@ fn what_is_left_of_a_forgotten_instance_is_removed_after_its_grace_time() {
 #[test]
 fn a_new_certificate_is_news_as_well() {
     let mut scene = Scene::forgotten();
-    let Reachable::Found(certificate) = &mut scene.suspect.view.certificate else { unreachable!() };
+    let Lookup::Found(certificate) = &mut scene.suspect.view.certificate else { unreachable!() };
     certificate.issued = at(LATER - 7199);
     assert!(scene.spared().contains("heard of"));
 }
@@ -162,16 +162,16 @@ fn a_node_that_a_late_report_has_brought_back_is_removed_though_its_certificate_
 #[test]
 fn a_certificate_whose_node_is_inactive_is_removed() {
     let mut scene = Scene::terminated();
-    scene.suspect.view.node = Reachable::Found(node(false, at(600)));
+    scene.suspect.view.node = Lookup::Found(node(false, at(600)));
     assert_eq!(scene.orphan().removal.describe(), format!("certificate 01A1 of {NAME}"));
-    scene.suspect.view.certificate = Reachable::Absent;
+    scene.suspect.view.certificate = Lookup::Absent;
     assert!(scene.spared().contains("neither"));
 }
 
 #[test]
 fn the_request_of_a_successor_stays() {
     let mut scene = Scene::terminated();
-    scene.suspect.view.request = Reachable::Found(request(Some(OTHER)));
+    scene.suspect.view.request = Lookup::Found(request(Some(OTHER)));
     assert!(!scene.orphan().removal.request);
 }
 
@@ -239,7 +239,7 @@ fn a_name_that_the_profile_cannot_have_made_is_not_ours() {
 #[test]
 fn a_certificate_that_names_no_instance_is_left_alone() {
     let mut scene = Scene::terminated();
-    let Reachable::Found(certificate) = &mut scene.suspect.view.certificate else { unreachable!() };
+    let Lookup::Found(certificate) = &mut scene.suspect.view.certificate else { unreachable!() };
     certificate.instance = None;
     assert!(scene.spared().contains("names no instance"));
 }
@@ -257,7 +257,7 @@ fn a_protected_name_is_left_alone() {
 fn a_name_that_a_living_instance_has_now_is_left_alone() {
     let mut scene = Scene::terminated();
     scene.ec2_knows(OTHER, "running");
-    let Reachable::Found(certificate) = &mut scene.suspect.view.certificate else { unreachable!() };
+    let Lookup::Found(certificate) = &mut scene.suspect.view.certificate else { unreachable!() };
     certificate.instance = Some(id(OTHER));
     assert!(scene.spared().contains("running"));
 }
@@ -267,14 +267,14 @@ fn a_living_instance_that_runs_with_a_dead_ones_certificate_is_left_alone() {
     let mut scene = Scene::terminated();
     scene.ec2_knows(OTHER, "running");
     scene.suspect.reported.instance = Some(id(OTHER));
-    scene.suspect.view.fact_instance = Reachable::Absent;
+    scene.suspect.view.fact_instance = Lookup::Absent;
     assert!(scene.spared().contains(OTHER));
 }
 
 #[test]
 fn facts_that_contradict_each_other_spare_a_node_without_a_certificate() {
     let mut scene = Scene::terminated().without_certificate();
-    scene.suspect.view.fact_instance = Reachable::Absent;
+    scene.suspect.view.fact_instance = Lookup::Absent;
     assert!(scene.spared().contains("whose it is"));
 }
 

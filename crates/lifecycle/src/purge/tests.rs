@@ -17,7 +17,7 @@ fn certificate(owner: Option<&str>) -> crate::observation::CertificateView {
 #[derive(Debug, Clone)]
 struct World {
     aws: Aws,
-    puppet: PuppetView,
+    puppet: TerminationView,
     protected: Protected,
     tried: Option<&'static str>,
     orchestrated: bool,
@@ -27,15 +27,15 @@ struct World {
 fn world() -> World {
     let view = NameView {
         certname: NAME.parse().unwrap(),
-        certificate: Reachable::Found(certificate(Some(OURS))),
-        request: Reachable::Absent,
-        node: Reachable::Found(node(true)),
-        fact_instance: Reachable::Found(OURS.parse().unwrap()),
-        pins: Reachable::Found(vec![]),
+        certificate: Lookup::Found(certificate(Some(OURS))),
+        request: Lookup::Absent,
+        node: Lookup::Found(node(true)),
+        fact_instance: Lookup::Found(OURS.parse().unwrap()),
+        pins: Lookup::Found(vec![]),
     };
     World {
-        aws: Aws::leaving(),
-        puppet: PuppetView { names: vec![view], known_as: Reachable::Absent, targets: None },
+        aws: Aws::terminating(),
+        puppet: TerminationView { names: vec![view], known_as: Lookup::Absent, targets: None },
         protected: Protected::new([PRIMARY]).unwrap(),
         tried: None,
         orchestrated: false,
@@ -45,8 +45,8 @@ fn world() -> World {
 
 impl World {
     fn decide(&self) -> Decision {
-        let (leaving, tried) = (self.aws.admitted(), self.tried);
-        decide(&self.aws.subject, &leaving, &self.puppet, &self.protected, tried, self.orchestrated, self.now)
+        let (terminating, tried) = (self.aws.admitted(), self.tried);
+        decide(&self.aws.action, &terminating, &self.puppet, &self.protected, tried, self.orchestrated, self.now)
     }
 
     fn view(&mut self) -> &mut NameView {
@@ -55,34 +55,34 @@ impl World {
 
     fn owned_by(mut self, certificate: Option<&str>, facts: Option<&str>) -> Self {
         let view = self.view();
-        view.certificate = Reachable::Found(self::certificate(certificate));
-        view.fact_instance = facts.map_or(Reachable::Absent, |id| Reachable::Found(id.parse().unwrap()));
+        view.certificate = Lookup::Found(self::certificate(certificate));
+        view.fact_instance = facts.map_or(Lookup::Absent, |id| Lookup::Found(id.parse().unwrap()));
         self
     }
 
     /// As it is when everything has been removed.
     fn purged(mut self) -> Self {
         let view = self.view();
-        view.certificate = Reachable::Absent;
-        view.node = Reachable::Found(node(false));
-        view.fact_instance = Reachable::Absent;
+        view.certificate = Lookup::Absent;
+        view.node = Lookup::Found(node(false));
+        view.fact_instance = Lookup::Absent;
         self
     }
 
     fn late(mut self) -> Self {
         self.now = at(601);
-        self.aws.subject.began = Began::Confirmed { recorded: Some(at(0)), said: None };
+        self.aws.action.began = Began::Confirmed { recorded: Some(at(0)), said: None };
         self
     }
 }
 
 fn assert_purges(decision: &Decision) {
-    assert!(matches!(decision, Decision::Do(Deed::Remove(_))), "{decision:?}");
+    assert!(matches!(decision, Decision::Apply(Effect::Remove(_))), "{decision:?}");
 }
 
 fn removals(decision: Decision) -> Vec<Removal> {
     match decision {
-        Decision::Do(Deed::Remove(removals)) => removals,
+        Decision::Apply(Effect::Remove(removals)) => removals,
         other => panic!("{other:?}"),
     }
 }
@@ -100,10 +100,10 @@ fn completed(decision: Decision) -> String {
 fn while_it_may_return_puppet_goes_on_knowing_it_and_patience_decides() {
     let mut world = world();
     world.aws = world.aws.with_warm_pool();
-    world.aws.subject.destination = None;
-    world.aws.subject.began = Began::Unknown;
+    world.aws.action.destination = None;
+    world.aws.action.began = Began::Unknown;
     assert_eq!(world.decide(), Decision::Ask(Question::Began), "for patience to have a beginning");
-    world.aws.subject.began = Began::Confirmed { recorded: Some(at(0)), said: None };
+    world.aws.action.began = Began::Confirmed { recorded: Some(at(0)), said: None };
     assert!(matches!(world.decide(), Decision::Fail(why) if why.contains("warm pool")));
     assert!(
         matches!(world.clone().purged().decide(), Decision::Complete(ActionResult::Continue, _)),
@@ -147,8 +147,8 @@ fn continue_is_given_only_when_everything_is_seen_to_be_gone() {
             || completed(world().purged().decide()).contains("not in Puppet")
     );
     let mut active = world().purged();
-    active.view().node = Reachable::Found(node(true));
-    active.view().fact_instance = Reachable::Found(OURS.parse().unwrap());
+    active.view().node = Lookup::Found(node(true));
+    active.view().fact_instance = Lookup::Found(OURS.parse().unwrap());
     assert_purges(&active.decide());
 }
 
@@ -169,11 +169,11 @@ fn a_certificate_without_the_extension_is_told_by_its_facts() {
 #[test]
 fn facts_of_a_former_owner_do_not_speak_for_a_certificate_that_was_issued_later() {
     let mut world = world().owned_by(None, Some(OURS));
-    let Reachable::Found(certificate) = &mut world.view().certificate else { unreachable!() };
+    let Lookup::Found(certificate) = &mut world.view().certificate else { unreachable!() };
     certificate.issued = at(-50);
     assert!(matches!(world.decide(), Decision::Wait(_)), "its facts are older than it");
     let mut world = self::world().owned_by(None, Some(OURS));
-    world.view().node = Reachable::Found(node(false));
+    world.view().node = Lookup::Found(node(false));
     assert!(matches!(world.decide(), Decision::Wait(_)), "its node is inactive");
 }
 
@@ -202,11 +202,11 @@ fn a_protected_name_is_never_purged_even_if_it_is_the_leaving_instances_own() {
 #[test]
 fn only_its_own_certificate_request_is_removed() {
     let mut world = world().purged();
-    world.view().request = Reachable::Found(request(Some(OTHER)));
+    world.view().request = Lookup::Found(request(Some(OTHER)));
     completed(world.decide());
-    world.view().request = Reachable::Found(request(None));
+    world.view().request = Lookup::Found(request(None));
     completed(world.decide());
-    world.view().request = Reachable::Found(request(Some(OURS)));
+    world.view().request = Lookup::Found(request(Some(OURS)));
     let removals = removals(world.decide());
     assert!(removals[0].request && removals[0].certificate.is_none() && removals[0].node.is_none());
 }
@@ -214,16 +214,16 @@ fn only_its_own_certificate_request_is_removed() {
 #[test]
 fn an_instance_that_puppet_never_knew_may_go() {
     let mut world = world();
-    world.view().certificate = Reachable::Absent;
-    world.view().node = Reachable::Absent;
-    world.view().fact_instance = Reachable::Absent;
+    world.view().certificate = Lookup::Absent;
+    world.view().node = Lookup::Absent;
+    world.view().fact_instance = Lookup::Absent;
     assert!(completed(world.decide()).contains("not in Puppet"));
 }
 
 #[test]
 fn a_name_other_than_the_expected_one_is_looked_at_too() {
     let mut world = world().purged();
-    world.puppet.known_as = Reachable::Found(vec!["renamed.example.com".parse().unwrap()]);
+    world.puppet.known_as = Lookup::Found(vec!["renamed.example.com".parse().unwrap()]);
     assert_eq!(world.decide(), Decision::Ask(Question::Names(vec!["renamed.example.com".parse().unwrap()])));
 }
 
@@ -231,7 +231,7 @@ fn a_name_other_than_the_expected_one_is_looked_at_too() {
 fn an_instance_whose_name_cannot_be_told_is_not_let_go_as_clean() {
     let mut world = world();
     world.aws.machine().private_dns = None;
-    world.puppet = PuppetView { names: vec![], known_as: Reachable::Found(vec![]), targets: None };
+    world.puppet = TerminationView { names: vec![], known_as: Lookup::Found(vec![]), targets: None };
     assert!(matches!(world.decide(), Decision::Wait(reason) if reason.contains("cannot be told")));
     world.aws = world.aws.in_state("Terminating:Proceed");
     assert!(completed(world.decide()).contains("PuppetDB knows no node of it"), "nobody waits for it");
@@ -240,7 +240,7 @@ fn an_instance_whose_name_cannot_be_told_is_not_let_go_as_clean() {
 #[test]
 fn the_certificate_goes_even_while_puppetdb_is_down() {
     let mut world = world();
-    world.view().node = Reachable::Unreachable("down".into());
+    world.view().node = Lookup::Unavailable("down".into());
     let removals = removals(world.decide());
     assert!(removals[0].certificate.is_some() && removals[0].node.is_none());
 }
@@ -249,7 +249,7 @@ fn the_certificate_goes_even_while_puppetdb_is_down() {
 fn unreachable_is_never_read_as_absent() {
     let mut w = world();
     w.aws.cloud.machine = down();
-    w.puppet = PuppetView { names: vec![], known_as: Reachable::Found(vec![]), targets: None };
+    w.puppet = TerminationView { names: vec![], known_as: Lookup::Found(vec![]), targets: None };
     assert!(matches!(w.decide(), Decision::Fail(_)));
     let mut w = world();
     w.view().certificate = down();
@@ -271,7 +271,7 @@ fn unreachable_is_never_read_as_absent() {
 #[test]
 fn its_pins_go_with_it() {
     let mut world = world();
-    world.view().pins = Reachable::Found(vec!["PE Infrastructure Agent".into(), "Canaries".into()]);
+    world.view().pins = Lookup::Found(vec!["PE Infrastructure Agent".into(), "Canaries".into()]);
     let removals = removals(world.decide());
     assert!(removals[0].certificate.is_some());
     assert_eq!(removals[0].pins, ["PE Infrastructure Agent", "Canaries"]);
@@ -280,7 +280,7 @@ fn its_pins_go_with_it() {
 #[test]
 fn a_pin_alone_is_removed_under_a_name_that_nobody_has() {
     let mut world = world().purged();
-    world.view().pins = Reachable::Found(vec!["Canaries".into()]);
+    world.view().pins = Lookup::Found(vec!["Canaries".into()]);
     let removals = removals(world.decide());
     assert_eq!(removals[0].pins, ["Canaries"]);
     assert!(removals[0].certificate.is_none() && removals[0].node.is_none() && !removals[0].request);
@@ -289,18 +289,18 @@ fn a_pin_alone_is_removed_under_a_name_that_nobody_has() {
 #[test]
 fn pins_stay_where_a_successor_has_the_name_or_waits_for_it() {
     let pinned = |mut world: World| {
-        world.view().pins = Reachable::Found(vec!["Canaries".into()]);
+        world.view().pins = Lookup::Found(vec!["Canaries".into()]);
         world
     };
     completed(pinned(world().owned_by(Some(OTHER), None)).decide());
     for owner in [Some(OTHER), None] {
         let mut waits = pinned(world().purged());
-        waits.view().request = Reachable::Found(request(owner));
+        waits.view().request = Lookup::Found(request(owner));
         completed(waits.decide());
     }
     let mut registered = pinned(world().purged());
-    registered.view().node = Reachable::Found(node(true));
-    registered.view().fact_instance = Reachable::Found(OTHER.parse().unwrap());
+    registered.view().node = Lookup::Found(node(true));
+    registered.view().fact_instance = Lookup::Found(OTHER.parse().unwrap());
     completed(registered.decide());
 }
 
@@ -325,7 +325,7 @@ fn late_work_is_still_done_if_it_can_be() {
 #[test]
 fn nothing_is_stranded_when_patience_is_over() {
     let mut down = world().late();
-    down.view().certificate = Reachable::Unreachable("connection refused".into());
+    down.view().certificate = Lookup::Unavailable("connection refused".into());
     assert!(completed(down.decide()).contains("connection refused"));
 
     let mut refused = world().late();
@@ -333,8 +333,8 @@ fn nothing_is_stranded_when_patience_is_over() {
     assert!(completed(refused.decide()).contains("does not permit"));
 
     let mut unnamed = world().late();
-    unnamed.aws.cloud.machine = Reachable::Unreachable("EC2 is down".into());
-    unnamed.puppet = PuppetView { names: vec![], known_as: Reachable::Found(vec![]), targets: None };
+    unnamed.aws.cloud.machine = Lookup::Unavailable("EC2 is down".into());
+    unnamed.puppet = TerminationView { names: vec![], known_as: Lookup::Found(vec![]), targets: None };
     assert!(completed(unnamed.decide()).contains("EC2 is down"));
 
     assert!(completed(world().owned_by(None, None).late().decide()).contains("patience is over"));
@@ -343,10 +343,10 @@ fn nothing_is_stranded_when_patience_is_over() {
 #[test]
 fn an_old_event_alone_does_not_end_patience() {
     let mut down = world().late();
-    down.aws.subject.began = Began::Said(at(0));
-    down.view().certificate = Reachable::Unreachable("connection refused".into());
+    down.aws.action.began = Began::Said(at(0));
+    down.view().certificate = Lookup::Unavailable("connection refused".into());
     assert_eq!(down.decide(), Decision::Ask(Question::Began));
-    down.aws.subject.began = down.aws.subject.began.confirm(Some(at(590)), down.now);
+    down.aws.action.began = down.aws.action.began.confirm(Some(at(590)), down.now);
     assert!(matches!(down.decide(), Decision::Fail(_)));
 }
 
@@ -360,11 +360,11 @@ fn what_is_seen_to_be_gone_is_gone_whatever_went_wrong_before() {
 #[test]
 fn an_event_that_does_not_say_when_has_it_asked() {
     let mut world = world();
-    world.aws.subject.began = Began::Unknown;
+    world.aws.action.began = Began::Unknown;
     assert_purges(&world.decide());
-    world.view().certificate = Reachable::Unreachable("down".into());
+    world.view().certificate = Lookup::Unavailable("down".into());
     assert_eq!(world.decide(), Decision::Ask(Question::Began));
-    world.aws.subject.began = world.aws.subject.began.confirm(None, world.now);
+    world.aws.action.began = world.aws.action.began.confirm(None, world.now);
     assert!(matches!(world.decide(), Decision::Fail(_)));
 }
 

@@ -13,7 +13,7 @@ fn a_request_that_has_not_come_is_waited_for() {
 
 #[test]
 fn a_request_that_is_what_the_profile_expects_is_signed() {
-    let Deed::Sign(signable) = done(world().asking(|_| {}).decide()) else { panic!() };
+    let Effect::Sign(signable) = done(world().asking(|_| {}).decide()) else { panic!() };
     assert_eq!(signable.certname().as_str(), NAME);
 }
 
@@ -52,13 +52,13 @@ fn each_check_that_fails_rejects_the_request_and_says_why() {
 fn what_a_dead_predecessor_asked_for_is_removed_and_the_launch_goes_on() {
     let world = world().asking(|asks| name(asks, OTHER));
     assert_eq!(world.decide(), Decision::Ask(Question::Owner(OTHER.parse().unwrap())));
-    let removal = removal(world.other_is(Reachable::Found(machine(OTHER, "terminated"))).decide());
+    let removal = removal(world.other_is(Lookup::Found(machine(OTHER, "terminated"))).decide());
     assert!(removal.request && removal.certificate.is_none() && removal.node.is_none());
 }
 
 #[test]
 fn a_request_of_an_instance_that_is_not_dead_is_an_impostors() {
-    for other in [Reachable::Found(machine(OTHER, "running")), Reachable::Absent] {
+    for other in [Lookup::Found(machine(OTHER, "running")), Lookup::Absent] {
         let world = world().asking(|asks| name(asks, OTHER)).other_is(other);
         assert!(rejected_request(world.decide()).contains("pp_instance_id is"));
     }
@@ -67,7 +67,7 @@ fn a_request_of_an_instance_that_is_not_dead_is_an_impostors() {
 #[test]
 fn what_ec2_said_about_one_instance_does_not_speak_for_another() {
     for mut world in [world().asking(|asks| name(asks, OTHER)), world().taken(0)] {
-        world.puppet.owner = Some((OURS.parse().unwrap(), Reachable::Found(machine(OURS, "terminated"))));
+        world.puppet.owner = Some((OURS.parse().unwrap(), Lookup::Found(machine(OURS, "terminated"))));
         assert_eq!(world.decide(), Decision::Ask(Question::Owner(OTHER.parse().unwrap())));
     }
 }
@@ -110,7 +110,7 @@ fn an_own_certificate_that_lacks_what_is_required_is_rejected() {
 fn a_certificate_that_nothing_tells_the_owner_of_is_left_to_a_person() {
     let mut world = world();
     world.certificate().instance = None;
-    world.view().fact_instance = Reachable::Absent;
+    world.view().fact_instance = Lookup::Absent;
     let reason = refused(world.decide());
     assert!(reason.contains("01A1") && reason.contains("by hand"), "{reason}");
 }
@@ -129,7 +129,7 @@ fn the_owner_of_a_foreign_certificate_is_looked_up_at_ec2() {
 #[test]
 fn the_certificate_of_an_instance_that_ec2_says_is_gone_is_cleaned_and_nothing_else() {
     for state in ["shutting-down", "terminated"] {
-        let removal = removal(world().taken(190).other_is(Reachable::Found(machine(OTHER, state))).decide());
+        let removal = removal(world().taken(190).other_is(Lookup::Found(machine(OTHER, state))).decide());
         assert_eq!(removal.name.certname().as_str(), NAME);
         assert_eq!(removal.certificate.as_deref(), Some("01A1"));
         assert!(removal.node.is_none() && removal.pins.is_empty() && !removal.request);
@@ -139,7 +139,7 @@ fn the_certificate_of_an_instance_that_ec2_says_is_gone_is_cleaned_and_nothing_e
 #[test]
 fn the_certificate_of_a_live_instance_is_never_touched() {
     for state in ["pending", "running", "stopping", "stopped", "something-new"] {
-        let world = world().taken(-100_000).other_is(Reachable::Found(machine(OTHER, state)));
+        let world = world().taken(-100_000).other_is(Lookup::Found(machine(OTHER, state)));
         let reason = refused(world.decide());
         assert!(reason.contains(OTHER) && reason.contains("two instances"), "{state}: {reason}");
     }
@@ -147,7 +147,7 @@ fn the_certificate_of_a_live_instance_is_never_touched() {
 
 /// The other instance is unknown to EC2, has this profile's extension, and was last heard of at this time.
 fn forgotten(newest: i64) -> World {
-    let mut world = world().taken(newest).other_is(Reachable::Absent);
+    let mut world = world().taken(newest).other_is(Lookup::Absent);
     world.aws.profile.rules.require.insert("pp_role".into(), "compiler".into());
     world.certificate().holds.extensions.insert("pp_role".into(), "compiler".into());
     world
@@ -162,7 +162,7 @@ fn an_instance_that_ec2_has_forgotten_and_puppet_has_not_heard_of_for_long_is_de
 #[test]
 fn a_node_that_somebody_deactivated_has_been_heard_of_all_the_same() {
     let mut world = forgotten(0);
-    world.view().node = Reachable::Found(node(false, at(0)));
+    world.view().node = Lookup::Found(node(false, at(0)));
     refused(world.decide());
 }
 
@@ -172,7 +172,7 @@ fn a_certificate_that_was_issued_lately_is_news_too() {
     world.certificate().issued = at(200 - 7199);
     refused(world.decide());
     world.certificate().issued = at(200 - 7200);
-    world.view().node = Reachable::Absent;
+    world.view().node = Lookup::Absent;
     assert!(removal(world.decide()).certificate.is_some());
 }
 
@@ -188,7 +188,7 @@ fn a_forgotten_instance_without_this_profiles_extensions_may_live_in_another_acc
 
 #[test]
 fn facts_that_are_older_than_a_certificate_do_not_condemn_it() {
-    let mut world = world().taken(0).other_is(Reachable::Found(machine(OTHER, "terminated")));
+    let mut world = world().taken(0).other_is(Lookup::Found(machine(OTHER, "terminated")));
     world.certificate().instance = None;
     assert!(removal(world.decide()).certificate.is_some());
     world.certificate().issued = at(1);
@@ -197,7 +197,7 @@ fn facts_that_are_older_than_a_certificate_do_not_condemn_it() {
 
 #[test]
 fn a_stale_certificate_is_cleaned_where_somebody_else_signs_too() {
-    let mut world = world().taken(0).other_is(Reachable::Found(machine(OTHER, "terminated")));
+    let mut world = world().taken(0).other_is(Lookup::Found(machine(OTHER, "terminated")));
     world.aws.profile.sign = SignMode::External;
     assert!(removal(world.decide()).certificate.is_some());
 }
@@ -209,8 +209,8 @@ fn a_stale_certificate_is_cleaned_where_somebody_else_signs_too() {
 fn relaunched() -> World {
     let mut world = world();
     world.certificate().issued = at(-100_000);
-    world.puppet.run = Some(Reachable::Found(run(at(-50_000), "unchanged")));
-    world.aws.subject.began = Began::Confirmed { recorded: Some(at(0)), said: Some(at(20)) };
+    world.puppet.run = Some(Lookup::Found(run(at(-50_000), "unchanged")));
+    world.aws.action.began = Began::Confirmed { recorded: Some(at(0)), said: Some(at(20)) };
     world
 }
 
@@ -231,13 +231,13 @@ fn a_profile_that_refuses_new_keys_leaves_it_to_a_person() {
 #[test]
 fn an_events_word_alone_costs_no_certificate() {
     let mut world = relaunched();
-    world.aws.subject.began = Began::Said(at(20));
+    world.aws.action.began = Began::Said(at(20));
     assert_eq!(world.decide(), Decision::Ask(Question::Began));
     world.certificate().issued = at(10);
-    world.aws.subject.began = Began::Said(at(199));
+    world.aws.action.began = Began::Said(at(199));
     assert_eq!(world.decide(), Decision::Ask(Question::Began));
     for recorded in [Some(at(0)), None] {
-        world.aws.subject.began = Began::Said(at(199)).confirm(recorded, world.now);
+        world.aws.action.began = Began::Said(at(199)).confirm(recorded, world.now);
         assert!(waits(world.decide()).contains("first Puppet run"), "it was issued in this launch, or nobody knows");
     }
 }
@@ -246,7 +246,7 @@ fn an_events_word_alone_costs_no_certificate() {
 fn an_event_of_an_earlier_launch_does_not_say_where_this_one_comes_from() {
     for said in [Some(at(-100_100)), None] {
         let mut world = relaunched();
-        world.aws.subject.began = Began::Confirmed { recorded: Some(at(0)), said };
+        world.aws.action.began = Began::Confirmed { recorded: Some(at(0)), said };
         assert!(waits(world.decide()).contains("first Puppet run"));
     }
 }
@@ -263,43 +263,43 @@ fn a_certificate_that_is_only_a_little_older_than_the_launch_is_of_the_launch() 
 #[test]
 fn an_instance_out_of_the_warm_pool_keeps_its_certificate_and_its_good_run() {
     let mut world = relaunched();
-    world.aws.subject.origin = Some(Place::WarmPool);
-    world.puppet.run = Some(Reachable::Found(run(at(-50_000), "unchanged")));
+    world.aws.action.origin = Some(Place::WarmPool);
+    world.puppet.run = Some(Lookup::Found(run(at(-50_000), "unchanged")));
     assert!(waits(world.decide()).contains("first Puppet run"), "a group without a pool has none to come from");
     world.aws.group().has_pool = true;
     completed(world.decide());
-    world.aws.subject.began = Began::Confirmed { recorded: Some(at(0)), said: Some(at(-50_000)) };
+    world.aws.action.began = Began::Confirmed { recorded: Some(at(0)), said: Some(at(-50_000)) };
     assert!(waits(world.decide()).contains("first Puppet run"), "that event was of another launch");
 }
 
 #[test]
 fn a_replaced_root_volume_is_announced_as_coming_from_the_group() {
     let mut world = relaunched();
-    world.aws.subject.origin = Some(Place::AutoScalingGroup);
+    world.aws.action.origin = Some(Place::AutoScalingGroup);
     removal(world.decide());
 }
 
 #[test]
 fn an_unsaid_origin_costs_a_certificate_only_where_there_is_no_warm_pool_to_come_from() {
     let mut world = relaunched();
-    world.aws.subject.origin = None;
-    world.aws.subject.began = Began::Unknown;
+    world.aws.action.origin = None;
+    world.aws.action.began = Began::Unknown;
     assert_eq!(world.decide(), Decision::Ask(Question::Began));
-    world.aws.subject.began = Began::Confirmed { recorded: Some(at(0)), said: None };
+    world.aws.action.began = Began::Confirmed { recorded: Some(at(0)), said: None };
     removal(world.decide());
     world.aws.group().has_pool = true;
     assert!(waits(world.decide()).contains("first Puppet run"));
     world.aws.group().has_pool = false;
-    world.aws.subject.origin = Some(Place::Other);
+    world.aws.action.origin = Some(Place::Other);
     assert!(waits(world.decide()).contains("first Puppet run"));
 }
 
 #[test]
 fn a_certificate_that_it_has_run_puppet_with_since_is_not_taken_for_lost() {
     let mut world = relaunched();
-    world.puppet.run = Some(Reachable::Found(run(at(5), "changed")));
+    world.puppet.run = Some(Lookup::Found(run(at(5), "changed")));
     completed(world.decide());
-    world.puppet.run = Some(Reachable::Unreachable("down".into()));
+    world.puppet.run = Some(Lookup::Unavailable("down".into()));
     assert!(matches!(world.decide(), Decision::Fail(_)));
 }
 
@@ -318,9 +318,9 @@ fn a_request_beside_the_certificate_in_use_never_costs_it() {
         for rekey in [Rekey::Allow, Rekey::Refuse] {
             let mut world = world();
             world.aws.profile.rekey = rekey;
-            world.view().request = Reachable::Found(beside_a_certificate(instance, key_print));
+            world.view().request = Lookup::Found(beside_a_certificate(instance, key_print));
             completed(world.decide());
-            world.puppet.run = Some(Reachable::Absent);
+            world.puppet.run = Some(Lookup::Absent);
             assert!(waits(world.decide()).contains("first Puppet run"), "signed a moment ago, and not used yet");
         }
     }
@@ -329,14 +329,14 @@ fn a_request_beside_the_certificate_in_use_never_costs_it() {
 #[test]
 fn a_request_that_cannot_be_read_beside_the_certificate_in_use_holds_nothing_up() {
     let mut world = world();
-    world.view().request = Reachable::Unreachable("down".into());
+    world.view().request = Lookup::Unavailable("down".into());
     completed(world.decide());
 }
 
 #[test]
 fn a_lost_key_is_replaced_whether_the_new_request_is_there_already_or_not() {
     let mut world = relaunched();
-    world.view().request = Reachable::Found(beside_a_certificate(OURS, "another key"));
+    world.view().request = Lookup::Found(beside_a_certificate(OURS, "another key"));
     let removal = removal(world.decide());
     assert!(removal.certificate.is_some() && !removal.request, "its request is still to be signed");
     world.aws.profile.rekey = Rekey::Refuse;
@@ -347,8 +347,8 @@ fn a_lost_key_is_replaced_whether_the_new_request_is_there_already_or_not() {
 fn a_key_with_which_a_request_is_pending_is_not_taken_for_lost() {
     let mut world = relaunched();
     let own_key = world.certificate().holds.key_print.clone();
-    world.view().request = Reachable::Found(beside_a_certificate(OURS, &own_key));
+    world.view().request = Lookup::Found(beside_a_certificate(OURS, &own_key));
     assert!(waits(world.decide()).contains("first Puppet run"));
-    world.view().request = Reachable::Unreachable("down".into());
+    world.view().request = Lookup::Unavailable("down".into());
     assert!(matches!(world.decide(), Decision::Fail(_)));
 }

@@ -8,14 +8,14 @@ fn groups(names: &[&str]) -> BTreeSet<String> {
     names.iter().map(|name| (*name).to_owned()).collect()
 }
 
-fn classified(in_groups: &[&str], known: &[&str]) -> Reachable<Classified> {
-    Reachable::Found(Classified { groups: groups(in_groups), known: groups(known) })
+fn classified(in_groups: &[&str], known: &[&str]) -> Lookup<Classified> {
+    Lookup::Found(Classified { groups: groups(in_groups), known: groups(known) })
 }
 
 fn to_be_pinned() -> World {
     let mut world = world();
     world.aws.profile.pin = vec!["Canaries".into(), "Agents".into()];
-    world.view().pins = Reachable::Found(vec!["Agents".into()]);
+    world.view().pins = Lookup::Found(vec!["Agents".into()]);
     world
 }
 
@@ -24,14 +24,14 @@ fn a_node_is_pinned_to_the_groups_that_it_is_not_pinned_to_yet() {
     let mut world = to_be_pinned();
     assert_eq!(world.decide(), Decision::Ask(Question::Classification));
     world.puppet.classification = Some(classified(&[], &["Canaries", "Agents"]));
-    assert_eq!(world.decide(), Decision::Do(Deed::Pin(NAME.parse().unwrap(), vec!["Canaries".into()])));
-    world.view().pins = Reachable::Found(vec!["Agents".into(), "Canaries".into()]);
+    assert_eq!(world.decide(), Decision::Apply(Effect::Pin(NAME.parse().unwrap(), vec!["Canaries".into()])));
+    world.view().pins = Lookup::Found(vec!["Agents".into(), "Canaries".into()]);
     completed(world.decide());
 }
 
 #[test]
 fn nobody_is_pinned_before_its_certificate_is_its_own() {
-    let mut world = to_be_pinned().taken(0).other_is(Reachable::Found(machine(OTHER, "running")));
+    let mut world = to_be_pinned().taken(0).other_is(Lookup::Found(machine(OTHER, "running")));
     world.puppet.classification = Some(classified(&[], &["Canaries", "Agents"]));
     refused(world.decide());
 }
@@ -66,7 +66,7 @@ fn a_node_waits_until_the_classifier_puts_it_into_every_group_that_is_asked_for(
 #[test]
 fn a_profile_that_needs_a_classifier_where_there_is_none_is_refused() {
     for mut world in [to_be_pinned(), to_be_classified()] {
-        world.puppet.classification = Some(Reachable::Absent);
+        world.puppet.classification = Some(Lookup::Absent);
         assert!(refused(world.decide()).contains("none is configured"));
     }
 }
@@ -84,7 +84,7 @@ fn a_profile_without_groups_needs_no_classifier() {
 #[test]
 fn without_an_orchestrator_the_agents_own_run_is_waited_for() {
     let mut world = world();
-    world.puppet.run = Some(Reachable::Absent);
+    world.puppet.run = Some(Lookup::Absent);
     assert!(waits(world.decide()).contains("waiting for the first Puppet run of ip-10-0-3-7"));
     world.puppet.run = None;
     assert!(failed(world.decide()).contains("PuppetDB was not asked"));
@@ -93,11 +93,11 @@ fn without_an_orchestrator_the_agents_own_run_is_waited_for() {
 #[test]
 fn a_run_that_failed_or_changed_nothing_on_purpose_or_had_an_old_catalog_is_shown_and_not_enough() {
     let mut world = world();
-    world.puppet.run = Some(Reachable::Found(run(at(100), "failed")));
+    world.puppet.run = Some(Lookup::Found(run(at(100), "failed")));
     assert!(waits(world.decide()).contains("ended as failed"));
-    world.puppet.run = Some(Reachable::Found(RunView { noop: true, ..run(at(100), "unchanged") }));
+    world.puppet.run = Some(Lookup::Found(RunView { noop: true, ..run(at(100), "unchanged") }));
     assert!(waits(world.decide()).contains("change nothing"));
-    world.puppet.run = Some(Reachable::Found(RunView { cached: true, ..run(at(100), "unchanged") }));
+    world.puppet.run = Some(Lookup::Found(RunView { cached: true, ..run(at(100), "unchanged") }));
     assert!(waits(world.decide()).contains("a catalog from before"));
 }
 
@@ -114,19 +114,19 @@ fn a_run_of_the_names_former_owner_is_not_its_own() {
 #[test]
 fn a_run_that_the_names_former_owner_ended_just_before_is_not_its_own() {
     let mut world = world();
-    world.view().fact_instance = Reachable::Found(OTHER.parse().unwrap());
+    world.view().fact_instance = Lookup::Found(OTHER.parse().unwrap());
     assert!(waits(world.decide()).contains("first Puppet run"));
     // No fact says anything: then the time of the run is all there is to go by.
-    world.view().fact_instance = Reachable::Absent;
+    world.view().fact_instance = Lookup::Absent;
     completed(world.decide());
 }
 
 fn of_unknown_origin(ran: i64) -> World {
     let mut world = world().confirmed();
     world.certificate().issued = at(-100_000);
-    world.aws.subject.origin = None;
+    world.aws.action.origin = None;
     world.aws.group().has_pool = true;
-    world.puppet.run = Some(Reachable::Found(run(at(ran), "unchanged")));
+    world.puppet.run = Some(Lookup::Found(run(at(ran), "unchanged")));
     world
 }
 
@@ -135,15 +135,15 @@ fn a_run_from_before_this_launch_proves_nothing_unless_it_rested_in_the_warm_poo
     let mut world = of_unknown_origin(-5000);
     assert!(waits(world.decide()).contains("first Puppet run"));
     completed(of_unknown_origin(10).decide());
-    world.aws.subject.origin = Some(Place::WarmPool);
-    world.aws.subject.began = Began::Confirmed { recorded: Some(at(0)), said: Some(at(20)) };
+    world.aws.action.origin = Some(Place::WarmPool);
+    world.aws.action.began = Began::Confirmed { recorded: Some(at(0)), said: Some(at(20)) };
     completed(world.decide());
 }
 
 #[test]
 fn nobody_may_serve_before_it_is_asked_when_the_launch_began() {
     let mut world = of_unknown_origin(-5000);
-    world.aws.subject.began = Began::Unknown;
+    world.aws.action.began = Began::Unknown;
     assert_eq!(world.decide(), Decision::Ask(Question::Began));
 }
 
@@ -151,14 +151,14 @@ fn nobody_may_serve_before_it_is_asked_when_the_launch_began() {
 fn connected(orders: Vec<Order>) -> World {
     let mut world = world();
     world.orchestrated = true;
-    world.puppet.run = Some(Reachable::Absent);
-    world.puppet.connection = Some(Connection { connected: Reachable::Found(()), orders: Reachable::Found(orders) });
+    world.puppet.run = Some(Lookup::Absent);
+    world.puppet.connection = Some(Connection { connected: Lookup::Found(()), orders: Lookup::Found(orders) });
     world
 }
 
 fn ordered(world: &World) -> String {
     match done(world.decide()) {
-        Deed::Run(name, key) if name.as_str() == NAME => key,
+        Effect::Run(name, key) if name.as_str() == NAME => key,
         other => panic!("{other:?}"),
     }
 }
@@ -168,7 +168,7 @@ fn with_an_orchestrator_it_is_asked_whether_the_node_can_be_told_to_run() {
     let mut world = connected(vec![]);
     world.puppet.connection = None;
     assert_eq!(world.decide(), Decision::Ask(Question::Connection));
-    world.puppet.run = Some(Reachable::Found(run(at(100), "changed")));
+    world.puppet.run = Some(Lookup::Found(run(at(100), "changed")));
     completed(world.decide());
 }
 
@@ -181,11 +181,11 @@ fn a_connected_node_that_nobody_has_run_is_told_to() {
 #[test]
 fn a_node_that_cannot_be_told_is_left_to_its_own_agent() {
     let mut world = connected(vec![]);
-    for connected in [Reachable::Absent, down()] {
-        world.puppet.connection = Some(Connection { connected, orders: Reachable::Found(vec![]) });
+    for connected in [Lookup::Absent, down()] {
+        world.puppet.connection = Some(Connection { connected, orders: Lookup::Found(vec![]) });
         assert!(waits(world.decide()).contains("first Puppet run"));
     }
-    world.puppet.connection = Some(Connection { connected: Reachable::Found(()), orders: down() });
+    world.puppet.connection = Some(Connection { connected: Lookup::Found(()), orders: down() });
     assert!(waits(world.decide()).contains("first Puppet run"), "an order may be under way");
 }
 
@@ -216,9 +216,9 @@ fn an_order_that_nobody_ever_ends_does_not_keep_a_node_from_running() {
 #[test]
 fn a_failed_run_is_ordered_again_once_it_has_settled() {
     let mut world = connected(vec![]);
-    world.puppet.run = Some(Reachable::Found(run(at(131), "failed")));
+    world.puppet.run = Some(Lookup::Found(run(at(131), "failed")));
     assert!(waits(world.decide()).contains("failed"));
-    world.puppet.run = Some(Reachable::Found(run(at(130), "failed")));
+    world.puppet.run = Some(Lookup::Found(run(at(130), "failed")));
     ordered(&world);
 }
 
@@ -241,8 +241,8 @@ fn with_target() -> World {
 fn once_it_has_reported_the_targets_are_asked_about() {
     let mut world = with_target();
     assert_eq!(world.decide(), Decision::Ask(Question::Targets));
-    world.puppet.run = Some(Reachable::Absent);
-    world.puppet.connection = Some(Connection { connected: Reachable::Absent, orders: Reachable::Found(vec![]) });
+    world.puppet.run = Some(Lookup::Absent);
+    world.puppet.connection = Some(Connection { connected: Lookup::Absent, orders: Lookup::Found(vec![]) });
     waits(world.decide());
 }
 
@@ -250,7 +250,7 @@ fn once_it_has_reported_the_targets_are_asked_about() {
 fn a_target_that_has_not_run_puppet_since_its_report_is_told_to() {
     let mut world = with_target();
     world.puppet.targets = Some(vec![target(Some(run(at(109), "changed")), Some(vec![]))]);
-    assert_eq!(world.decide(), Decision::Do(Deed::Refresh(vec![PRIMARY.parse().unwrap()], at(110))));
+    assert_eq!(world.decide(), Decision::Apply(Effect::Refresh(vec![PRIMARY.parse().unwrap()], at(110))));
 }
 
 #[test]
@@ -285,7 +285,7 @@ fn every_target_must_have_learnt_of_it() {
     assert!(waits(world.decide()).contains("replica.example.com"), "it was not asked about");
     let replica = "replica.example.com".parse().unwrap();
     world.puppet.targets = Some(vec![learnt, TargetView { certname: replica, ..target(None, Some(vec![])) }]);
-    let Deed::Refresh(targets, ..) = done(world.decide()) else { panic!() };
+    let Effect::Refresh(targets, ..) = done(world.decide()) else { panic!() };
     assert_eq!(targets, ["replica.example.com".parse().unwrap()]);
 }
 
@@ -334,7 +334,7 @@ fn probes_are_asked_last() {
     let mut world = probed(vec![]);
     world.puppet.probes = None;
     assert_eq!(world.decide(), Decision::Ask(Question::Probes));
-    world.puppet.run = Some(Reachable::Absent);
+    world.puppet.run = Some(Lookup::Absent);
     waits(world.decide());
 }
 

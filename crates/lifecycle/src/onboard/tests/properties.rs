@@ -74,7 +74,7 @@ fn a_name() -> impl Strategy<Value = NameView> {
         })
 }
 
-fn an_arrival() -> impl Strategy<Value = Arrival> {
+fn an_arrival() -> impl Strategy<Value = LaunchView> {
     let states = prop::sample::select(vec!["running", "stopped", "terminated"]);
     let other = reachable(states.prop_map(|state| machine(OTHER, state)));
     let orders = || {
@@ -97,7 +97,7 @@ fn an_arrival() -> impl Strategy<Value = Arrival> {
         prop::option::weighted(0.9, a_target),
         prop::option::weighted(0.9, probe.prop_map(|says| vec![(Probe::Tcp(8142), says)])),
     )
-        .prop_map(|(name, owner, classification, run, connection, targets, probes)| Arrival {
+        .prop_map(|(name, owner, classification, run, connection, targets, probes)| LaunchView {
             name: Some(name),
             owner,
             classification,
@@ -129,11 +129,11 @@ fn any_world() -> impl Strategy<Value = World> {
             if signed {
                 let own = certificate(Some(OURS), at(ISSUED));
                 let holds = flawed(own.holds.clone(), Some("pp_role"));
-                world.view().certificate = Reachable::Found(CertificateView { holds, ..own });
-                world.view().request = Reachable::Absent;
+                world.view().certificate = Lookup::Found(CertificateView { holds, ..own });
+                world.view().request = Lookup::Absent;
             }
-            world.aws.subject.began = began;
-            world.aws.subject.origin = origin;
+            world.aws.action.began = began;
+            world.aws.action.origin = origin;
             let profile = &mut world.aws.profile;
             let [pin, classified, refresh, await_refresh, ready, refuse, external, require] = wishes;
             profile.pin = pin.then(|| "Canaries".to_owned()).into_iter().collect();
@@ -151,8 +151,8 @@ fn any_world() -> impl Strategy<Value = World> {
 
 impl World {
     fn objects_to(&self, says: &Request) -> bool {
-        let subject = &self.aws.subject;
-        !objections(says, &NAME.parse().unwrap(), &subject.instance, &self.aws.profile.rules).is_empty()
+        let action = &self.aws.action;
+        !objections(says, &NAME.parse().unwrap(), &action.instance, &self.aws.profile.rules).is_empty()
     }
 
     fn seen(&self) -> &NameView {
@@ -162,8 +162,8 @@ impl World {
     /// Whether it is known that the other instance is gone.
     fn other_is_gone(&self, its: &CertificateView) -> bool {
         match &self.puppet.owner {
-            Some((_, Reachable::Found(machine))) => machine.state == "terminated",
-            Some((_, Reachable::Absent)) => {
+            Some((_, Lookup::Found(machine))) => machine.state == "terminated",
+            Some((_, Lookup::Absent)) => {
                 let node = self.seen().node.known().unwrap();
                 let silent = |last: Timestamp| self.now.as_second() - last.as_second() >= 7200;
                 silent(its.issued)
@@ -178,13 +178,13 @@ impl World {
     /// Whether the certificate is the instance's own, of an earlier launch, not used in this one, and no request shows that its
     /// key is still there.
     fn may_lose_its_own(&self, its: &CertificateView) -> bool {
-        let origin = self.aws.subject.origin;
-        let recorded = match self.aws.subject.began {
+        let origin = self.aws.action.origin;
+        let recorded = match self.aws.action.began {
             Began::Confirmed { recorded, said } if said.is_some() || origin.is_none() => recorded,
             _ => None,
         };
         let same_key =
-            matches!(&self.seen().request, Reachable::Found(pending) if pending.asks.key_print == its.holds.key_print);
+            matches!(&self.seen().request, Lookup::Found(pending) if pending.asks.key_print == its.holds.key_print);
         let old = recorded.is_some_and(|recorded| its.issued < recorded) && matches!(origin, None | Some(Place::Ec2));
         let unused = |run: &RunView| recorded.is_some_and(|recorded| run.end < recorded);
         let old = old && self.puppet.run.as_ref().is_none_or(|run| run.known().is_ok_and(|run| run.is_none_or(unused)));
@@ -197,11 +197,11 @@ proptest! {
 
     #[test]
     fn nothing_is_signed_that_anything_speaks_against(world in any_world()) {
-        if let Decision::Do(Deed::Sign(signable)) = world.decide() {
+        if let Decision::Apply(Effect::Sign(signable)) = world.decide() {
             let seen = world.seen();
             prop_assert_eq!(signable.certname(), &seen.certname);
-            prop_assert_eq!(&seen.certificate, &Reachable::Absent);
-            prop_assert!(matches!(&seen.request, Reachable::Found(pending) if !world.objects_to(&pending.asks)));
+            prop_assert_eq!(&seen.certificate, &Lookup::Absent);
+            prop_assert!(matches!(&seen.request, Lookup::Found(pending) if !world.objects_to(&pending.asks)));
             prop_assert!(world.aws.profile.sign == SignMode::Verify);
         }
     }
@@ -210,21 +210,21 @@ proptest! {
     fn no_certificate_is_removed_unless_its_owner_is_known_to_be_gone_or_wants_another(world in any_world()) {
         let seen = world.seen();
         match world.decide() {
-            Decision::Do(Deed::Remove(removals)) => for removal in removals {
+            Decision::Apply(Effect::Remove(removals)) => for removal in removals {
                 prop_assert!(removal.node.is_none() && removal.pins.is_empty());
-                if let Reachable::Found(its) = &seen.certificate {
+                if let Lookup::Found(its) = &seen.certificate {
                     let facts = || seen.fact_instance.known().ok().flatten();
                     let owner = its.instance.as_ref().or_else(facts).expect("somebody's");
                     let may = if owner.as_str() == OURS { world.may_lose_its_own(its) } else { world.other_is_gone(its) };
                     prop_assert!(may, "{removal:?}");
                 } else {
                     prop_assert!(removal.certificate.is_none() && removal.request);
-                    prop_assert!(matches!(&world.puppet.owner, Some((_, Reachable::Found(other))) if other.is_gone()));
+                    prop_assert!(matches!(&world.puppet.owner, Some((_, Lookup::Found(other))) if other.is_gone()));
                 }
             },
-            Decision::Do(Deed::Reject(Rejection::Certificate(removal, _))) => {
+            Decision::Apply(Effect::Reject(Rejection::Certificate(removal, _))) => {
                 prop_assert!(removal.node.is_none() && removal.pins.is_empty() && !removal.request);
-                let Reachable::Found(its) = &seen.certificate else { panic!("{removal:?}") };
+                let Lookup::Found(its) = &seen.certificate else { panic!("{removal:?}") };
                 prop_assert!(its.instance.as_ref().is_none_or(|owner| owner.as_str() == OURS));
                 prop_assert!(world.objects_to(&its.holds));
             }
@@ -237,9 +237,9 @@ proptest! {
         let decision = world.decide();
         if let Decision::Complete(ActionResult::Continue, story) = &decision {
             let (seen, profile) = (world.seen(), &world.aws.profile);
-            let Reachable::Found(its) = &seen.certificate else { panic!("{story}") };
+            let Lookup::Found(its) = &seen.certificate else { panic!("{story}") };
             prop_assert!(its.instance.as_ref().is_some_and(|owner| owner.as_str() == OURS) && !world.objects_to(&its.holds));
-            let Some(Reachable::Found(run)) = &world.puppet.run else { panic!("{story}") };
+            let Some(Lookup::Found(run)) = &world.puppet.run else { panic!("{story}") };
             prop_assert!(run.is_good() && run.end.as_second() + 60 >= its.issued.as_second());
             prop_assert!(seen.fact_instance.known().is_ok_and(|ran| ran.is_none_or(|ran| ran.as_str() == OURS)));
             let probes = world.puppet.probes.as_deref().unwrap_or_default();
@@ -251,7 +251,7 @@ proptest! {
             let told = world.orchestrated || profile.await_refresh;
             if told && !profile.refresh.is_empty() {
                 let targets = world.puppet.targets.as_deref().unwrap_or_default();
-                let knows = |target: &TargetView| matches!(&target.run, Reachable::Found(its) if its.is_good() && its.start >= run.end);
+                let knows = |target: &TargetView| matches!(&target.run, Lookup::Found(its) if its.is_good() && its.start >= run.end);
                 prop_assert!(!targets.is_empty() && targets.iter().all(knows));
             }
         }
@@ -261,11 +261,11 @@ proptest! {
     fn once_patience_is_over_the_answer_is_never_to_wait(world in any_world()) {
         let mut world = world;
         world.now = at(2001);
-        if matches!(world.aws.subject.began, Began::Confirmed { .. }) && world.aws.subject.began.time().is_some() {
+        if matches!(world.aws.action.began, Began::Confirmed { .. }) && world.aws.action.began.time().is_some() {
             let decision = world.decide();
             let answer = matches!(
                 decision,
-                Decision::Complete(..) | Decision::Do(Deed::Reject(_)) | Decision::Ask(_)
+                Decision::Complete(..) | Decision::Apply(Effect::Reject(_)) | Decision::Ask(_)
             );
             prop_assert!(answer, "{decision:?}");
             prop_assert!(decision != Decision::Ask(Question::Began));
@@ -277,6 +277,6 @@ proptest! {
         let mut world = world;
         world.protected = Protected::new([NAME]).unwrap();
         let decision = world.decide();
-        prop_assert!(!matches!(decision, Decision::Do(_) | Decision::Complete(ActionResult::Continue, _)), "{decision:?}");
+        prop_assert!(!matches!(decision, Decision::Apply(_) | Decision::Complete(ActionResult::Continue, _)), "{decision:?}");
     }
 }

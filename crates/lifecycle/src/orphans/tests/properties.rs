@@ -31,12 +31,12 @@ proptest! {
         let mut scene = Scene::forgotten();
         scene.extension("pp_role", Some(role));
         let view = &mut scene.suspect.view;
-        if let Reachable::Found(certificate) = &mut view.certificate {
+        if let Lookup::Found(certificate) = &mut view.certificate {
             certificate.instance = owner;
             certificate.issued = at(issued);
         }
         match certificate {
-            0 => view.certificate = Reachable::Absent,
+            0 => view.certificate = Lookup::Absent,
             1 => {}
             _ => view.certificate = down(),
         }
@@ -54,7 +54,7 @@ proptest! {
             let view = &scene.suspect.view;
             prop_assert!(view.node.known().is_ok() && view.certificate.known().is_ok() && view.fact_instance.known().is_ok());
             prop_assert!(state(&orphan.instance) != Some("running"));
-            if let Reachable::Found(certificate) = &view.certificate {
+            if let Lookup::Found(certificate) = &view.certificate {
                 prop_assert_eq!(certificate.instance.as_ref(), Some(&orphan.instance));
                 prop_assert_eq!(role, "compiler");
             }

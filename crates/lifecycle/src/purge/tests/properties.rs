@@ -32,19 +32,19 @@ fn any_world() -> impl Strategy<Value = World> {
 proptest! {
     #[test]
     fn nothing_that_belongs_to_another_is_ever_in_a_removal(world in any_world()) {
-        if let Decision::Do(Deed::Remove(removals)) = world.decide() {
+        if let Decision::Apply(Effect::Remove(removals)) = world.decide() {
             let view = &world.puppet.names[0];
-            let certificate_of_another = matches!(&view.certificate, Reachable::Found(c) if c.instance.as_ref().is_some_and(|id| id.as_str() != OURS));
+            let certificate_of_another = matches!(&view.certificate, Lookup::Found(c) if c.instance.as_ref().is_some_and(|id| id.as_str() != OURS));
             prop_assert!(!certificate_of_another);
             prop_assert!(world.protected.protects(&view.certname).is_none());
-            let facts_of_another = matches!(&view.fact_instance, Reachable::Found(id) if id.as_str() != OURS);
-            let certificate_is_ours = matches!(&view.certificate, Reachable::Found(c) if c.instance.as_ref().is_some_and(|id| id.as_str() == OURS));
+            let facts_of_another = matches!(&view.fact_instance, Lookup::Found(id) if id.as_str() != OURS);
+            let certificate_is_ours = matches!(&view.certificate, Lookup::Found(c) if c.instance.as_ref().is_some_and(|id| id.as_str() == OURS));
             prop_assert!(!facts_of_another || certificate_is_ours || removals[0].node.is_none());
             if !removals[0].pins.is_empty() && !certificate_is_ours {
-                prop_assert!(!facts_of_another || !matches!(view.node, Reachable::Found(node) if node.active));
+                prop_assert!(!facts_of_another || !matches!(view.node, Lookup::Found(node) if node.active));
             }
             if removals[0].request {
-                let own = matches!(&view.request, Reachable::Found(r) if r.instance.as_ref().is_some_and(|id| id.as_str() == OURS));
+                let own = matches!(&view.request, Lookup::Found(r) if r.instance.as_ref().is_some_and(|id| id.as_str() == OURS));
                 prop_assert!(own);
             }
         }
@@ -56,12 +56,12 @@ proptest! {
             let view = &world.puppet.names[0];
             let ours = |owner: Option<&InstanceId>| owner.is_some_and(|id| id.as_str() == OURS);
             let protected = world.protected.protects(&view.certname).is_some();
-            let certificate_of_another = matches!(&view.certificate, Reachable::Found(c) if c.instance.as_ref().is_some_and(|id| id.as_str() != OURS));
+            let certificate_of_another = matches!(&view.certificate, Lookup::Found(c) if c.instance.as_ref().is_some_and(|id| id.as_str() != OURS));
             if !protected {
                 prop_assert!(view.certificate.known().is_ok());
-                let own_certificate = matches!(&view.certificate, Reachable::Found(c) if ours(c.instance.as_ref()));
+                let own_certificate = matches!(&view.certificate, Lookup::Found(c) if ours(c.instance.as_ref()));
                 prop_assert!(!own_certificate);
-                let facts_of_another = matches!(&view.fact_instance, Reachable::Found(id) if id.as_str() != OURS);
+                let facts_of_another = matches!(&view.fact_instance, Lookup::Found(id) if id.as_str() != OURS);
                 if !certificate_of_another && !facts_of_another {
                     prop_assert!(view.node.known().is_ok());
                 }
@@ -73,7 +73,7 @@ proptest! {
     fn once_patience_is_over_the_answer_is_never_to_wait(world in any_world()) {
         if world.now >= at(600) {
             let decision = world.decide();
-            let first_try = matches!(decision, Decision::Do(Deed::Remove(_))) && world.tried.is_none();
+            let first_try = matches!(decision, Decision::Apply(Effect::Remove(_))) && world.tried.is_none();
             prop_assert!(matches!(decision, Decision::Complete(..)) || first_try, "{decision:?}");
         }
     }

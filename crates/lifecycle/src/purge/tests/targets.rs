@@ -6,7 +6,7 @@ use crate::world::{order, run, target};
 /// Purged at second 0, with a refresh target and an orchestrator; the time is second 100.
 fn purged_with_target() -> World {
     let mut world = world().purged();
-    world.view().node = Reachable::Found(NodeView { deactivated: Some(at(0)), ..node(false) });
+    world.view().node = Lookup::Found(NodeView { deactivated: Some(at(0)), ..node(false) });
     world.aws.profile.refresh = vec![PRIMARY.parse().unwrap()];
     world.orchestrated = true;
     world.now = at(100);
@@ -17,7 +17,7 @@ fn purged_with_target() -> World {
 fn once_it_is_gone_the_targets_are_asked_about() {
     assert_eq!(purged_with_target().decide(), Decision::Ask(Question::Targets));
     let mut world = purged_with_target();
-    world.view().certificate = Reachable::Found(certificate(Some(OURS)));
+    world.view().certificate = Lookup::Found(certificate(Some(OURS)));
     assert_purges(&world.decide());
 }
 
@@ -25,7 +25,7 @@ fn once_it_is_gone_the_targets_are_asked_about() {
 fn a_target_that_has_not_run_puppet_since_the_deactivation_is_told_to() {
     let mut world = purged_with_target();
     world.puppet.targets = Some(vec![target(Some(run(at(-1), "changed")), Some(vec![]))]);
-    assert_eq!(world.decide(), Decision::Do(Deed::Refresh(vec![PRIMARY.parse().unwrap()], at(0))));
+    assert_eq!(world.decide(), Decision::Apply(Effect::Refresh(vec![PRIMARY.parse().unwrap()], at(0))));
 }
 
 #[test]
@@ -57,7 +57,7 @@ fn without_an_orchestrator_the_profile_says_whether_to_wait_for_the_targets() {
 
 #[test]
 fn where_no_node_was_deactivated_nobody_has_to_learn_anything() {
-    for node in [Reachable::Absent, Reachable::Found(node(false))] {
+    for node in [Lookup::Absent, Lookup::Found(node(false))] {
         let mut world = purged_with_target();
         world.view().node = node;
         completed(world.decide());

@@ -13,25 +13,25 @@ use std::time::Duration;
 
 use futures_util::future::join;
 use jiff::Timestamp;
-use stagedoor_lifecycle::observation::{NameView, Reachable};
-use stagedoor_lifecycle::onboard::Arrival;
+use stagedoor_lifecycle::observation::{Lookup, NameView};
+use stagedoor_lifecycle::onboard::LaunchView;
 use stagedoor_lifecycle::profile::Protected;
-use stagedoor_lifecycle::purge::PuppetView;
+use stagedoor_lifecycle::purge::TerminationView;
 use stagedoor_lifecycle::receipt::Stage;
 use stagedoor_puppet::{Certificate, Error as PuppetError, Group, Job, RevocationLists};
 
 pub(crate) use answers::answer;
 pub(crate) use cloud::{ask_when_it_began, by_id, hooks_of};
 
-use crate::case::Case;
-use crate::door::{Door, Puppet};
-use crate::reconcile::Until;
+use crate::batch::WorkItem;
+use crate::context::{Context, Puppet};
+use crate::reconcile::Budget;
 
 /// How many questions go to one service at a time.
 pub(crate) const AT_ONCE: usize = 16;
 
 /// What a look brought besides the views of the cases.
-pub(crate) struct Sight {
+pub(crate) struct PuppetSnapshot {
     /// The clients that were used, if there are any.
     pub(crate) puppet: Option<Arc<Puppet>>,
     /// Whether Puppet refused the credentials.
@@ -46,43 +46,46 @@ pub(crate) struct Sight {
     took: Duration,
 }
 
-impl Sight {
+impl PuppetSnapshot {
     fn new() -> Self {
         let (puppet, stale, puppetdb_time, groups, jobs, crl) = (None, false, None, None, None, None);
         Self { puppet, stale, puppetdb_time, groups, jobs, crl, took: Duration::ZERO }
     }
 
     /// The names that are never purged.
-    pub(crate) fn protected<'a>(&'a self, door: &'a Door) -> &'a Protected {
-        self.puppet.as_ref().map_or(&door.config.protected, |puppet| &puppet.protected)
+    pub(crate) fn protected<'a>(&'a self, context: &'a Context) -> &'a Protected {
+        self.puppet.as_ref().map_or(&context.config.protected, |puppet| &puppet.protected)
     }
 
     /// Clients of a new reading of the secret, after these were refused; whether that went well.
-    pub(crate) async fn reopen(&self, door: &Door, until: Until) -> bool {
+    pub(crate) async fn reopen(&self, context: &Context, budget: Budget) -> bool {
         match &self.puppet {
             Some(puppet) => {
-                matches!(within(door, until.work, "Secrets Manager", door.puppet.reopen(puppet)).await, Ok(Ok(_)))
+                matches!(
+                    within(context, budget.work, "Secrets Manager", context.puppet.reopen(puppet)).await,
+                    Ok(Ok(_))
+                )
             }
             None => false,
         }
     }
 
     /// Writes down what this look proves of what was removed before it.
-    pub(crate) fn prove(&self, case: &mut Case) {
-        for (name, (removal, certificate)) in std::mem::take(&mut case.removed) {
+    pub(crate) fn prove(&self, item: &mut WorkItem) {
+        for (name, (removal, certificate)) in std::mem::take(&mut item.removed) {
             if let Some(serial) = &removal.certificate {
-                let cleaned = case.cleaned.contains(&name);
+                let cleaned = item.cleaned.contains(&name);
                 let revoked = revocation(self.crl.as_ref(), certificate.as_ref(), cleaned);
-                case.step(Stage::Proven, self.took, format!("certificate {serial} of {name} is gone; {revoked}"));
+                item.step(Stage::Proven, self.took, format!("certificate {serial} of {name} is gone; {revoked}"));
             }
             if removal.request {
-                case.step(Stage::Proven, self.took, format!("no certificate request of {name} is pending"));
+                item.step(Stage::Proven, self.took, format!("no certificate request of {name} is pending"));
             }
             if removal.node.is_some() {
-                case.step(Stage::Proven, self.took, format!("{name} is inactive in PuppetDB"));
+                item.step(Stage::Proven, self.took, format!("{name} is inactive in PuppetDB"));
             }
             if !removal.pins.is_empty() {
-                case.step(Stage::Proven, self.took, format!("{name} is pinned to no node group"));
+                item.step(Stage::Proven, self.took, format!("{name} is pinned to no node group"));
             }
         }
     }
@@ -106,50 +109,54 @@ pub(crate) fn revocation(
 }
 
 /// Looks at AWS for every open case where that is not fresh any more, and opens Puppet meanwhile.
-pub(crate) async fn look_at_aws(door: &Door, cases: &mut [Case], until: Until) -> Result<Arc<Puppet>, String> {
-    let mut open: Vec<&mut Case> = cases.iter_mut().filter(|case| case.is_undecided()).collect();
-    let opened = within(door, until.work, "Secrets Manager", door.puppet.open());
-    let (puppet, ()) = join(opened, cloud::look_at_aws(door, &mut open, until)).await;
+pub(crate) async fn look_at_aws(
+    context: &Context,
+    items: &mut [WorkItem],
+    budget: Budget,
+) -> Result<Arc<Puppet>, String> {
+    let mut open: Vec<&mut WorkItem> = items.iter_mut().filter(|item| item.is_undecided()).collect();
+    let opened = within(context, budget.work, "Secrets Manager", context.puppet.open());
+    let (puppet, ()) = join(opened, cloud::look_at_aws(context, &mut open, budget)).await;
     puppet.unwrap_or_else(Err)
 }
 
 /// Looks at Puppet for every open case that is ours.
 pub(crate) async fn look_at_puppet(
-    door: &Door,
+    context: &Context,
     puppet: Result<Arc<Puppet>, String>,
-    cases: &mut [Case],
-    until: Until,
-) -> Sight {
-    let mut sight = Sight::new();
-    let ours: Vec<&mut Case> = cases.iter_mut().filter(|case| case.is_undecided() && case.held.is_some()).collect();
+    items: &mut [WorkItem],
+    budget: Budget,
+) -> PuppetSnapshot {
+    let mut snapshot = PuppetSnapshot::new();
+    let ours: Vec<&mut WorkItem> = items.iter_mut().filter(|item| item.is_undecided() && item.held.is_some()).collect();
     if ours.is_empty() {
-        return sight;
+        return snapshot;
     }
     match puppet {
         Ok(puppet) => {
-            Box::pin(names::look_at_puppet(door, &puppet, ours, until, &mut sight)).await;
-            sight.puppet = Some(puppet);
+            Box::pin(names::look_at_puppet(context, &puppet, ours, budget, &mut snapshot)).await;
+            snapshot.puppet = Some(puppet);
         }
         Err(trouble) => {
-            for case in ours {
-                let known_as = Reachable::Unreachable(trouble.clone());
-                case.seen = PuppetView { names: Vec::new(), known_as, targets: None };
-                let name = case.names().next().map(|name| NameView::unreachable(name.clone(), &trouble));
-                case.arrival = Arrival { name, ..Arrival::default() };
+            for item in ours {
+                let known_as = Lookup::Unavailable(trouble.clone());
+                item.seen = TerminationView { names: Vec::new(), known_as, targets: None };
+                let name = item.names().next().map(|name| NameView::unreachable(name.clone(), &trouble));
+                item.launch = LaunchView { name, ..LaunchView::default() };
             }
         }
     }
-    sight
+    snapshot
 }
 
 /// A call under the deadline of the invocation; what to say of `whom` if there was no answer by then.
 pub(crate) async fn within<T>(
-    door: &Door,
-    until: Timestamp,
+    context: &Context,
+    budget: Timestamp,
     whom: &str,
     call: impl Future<Output = T>,
 ) -> Result<T, String> {
-    let left = Duration::try_from(until.duration_since(door.clock.now())).unwrap_or_default();
+    let left = Duration::try_from(budget.duration_since(context.clock.now())).unwrap_or_default();
     let over = |_| format!("{whom} did not answer before the end of the invocation");
     tokio::time::timeout(left, call).await.map_err(over)
 }
@@ -165,14 +172,14 @@ fn unique<'a, T: Ord + Clone + 'a>(all: impl Iterator<Item = &'a T>) -> Vec<T> {
 
 /// Asks Puppet, and remembers whether it refused the credentials.
 struct Questions<'a> {
-    door: &'a Door,
-    until: Until,
+    context: &'a Context,
+    budget: Budget,
     stale: AtomicBool,
 }
 
 impl Questions<'_> {
     async fn ask<T>(&self, whom: &str, call: impl Future<Output = Result<T, PuppetError>>) -> Result<T, String> {
-        within(self.door, self.until.work, whom, call).await?.map_err(|error| {
+        within(self.context, self.budget.work, whom, call).await?.map_err(|error| {
             self.stale.fetch_or(error.credentials_may_be_stale(), Ordering::Relaxed);
             error.to_string()
         })

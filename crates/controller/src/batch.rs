@@ -4,29 +4,29 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use stagedoor_lifecycle::admission::Held;
-use stagedoor_lifecycle::decision::{Deed, Removal};
+use stagedoor_lifecycle::admission::PendingAction;
+use stagedoor_lifecycle::decision::{Effect, Removal};
 use stagedoor_lifecycle::event::Transition;
-use stagedoor_lifecycle::observation::{Reachable, Subject};
-use stagedoor_lifecycle::onboard::Arrival;
+use stagedoor_lifecycle::observation::{LifecycleAction, Lookup};
+use stagedoor_lifecycle::onboard::LaunchView;
 use stagedoor_lifecycle::profile::ActionResult;
-use stagedoor_lifecycle::purge::PuppetView;
+use stagedoor_lifecycle::purge::TerminationView;
 use stagedoor_lifecycle::receipt::{Outcome, Receipt, Stage, Step};
 use stagedoor_lifecycle::{Certname, deadline};
 use stagedoor_puppet::Certificate;
 
 /// An instance that is being dealt with.
 #[derive(Debug)]
-pub(crate) struct Case {
-    pub(crate) subject: Subject,
+pub(crate) struct WorkItem {
+    pub(crate) action: LifecycleAction,
     /// What AWS said, once it was found to be ours to deal with, and when.
-    pub(crate) held: Option<(Held, Timestamp)>,
+    pub(crate) held: Option<(PendingAction, Timestamp)>,
     /// Names to look at besides the expected one.
     pub(crate) extra_names: Vec<Certname>,
     /// What Puppet says of a leaving instance.
-    pub(crate) seen: PuppetView,
+    pub(crate) seen: TerminationView,
     /// What Puppet says of an arriving instance.
-    pub(crate) arrival: Arrival,
+    pub(crate) launch: LaunchView,
     /// The certificates that were seen.
     pub(crate) certificates: BTreeMap<Certname, Certificate>,
     /// What was tried to be removed, and waits for its proof; with the certificate that the CRL must hold then.
@@ -36,7 +36,7 @@ pub(crate) struct Case {
     /// What came of it when it was last tried to remove what is left.
     pub(crate) tried: Option<String>,
     /// What was done since the last pause.
-    pub(crate) just_did: Option<Deed>,
+    pub(crate) just_did: Option<Effect>,
     /// What went wrong with it.
     pub(crate) trouble: Option<String>,
     /// Why AWS cannot be asked how it stands now, if it cannot; `held` is then what it said before.
@@ -56,14 +56,14 @@ pub(crate) struct Case {
     steps: Vec<Step>,
 }
 
-impl Case {
-    pub(crate) fn new(subject: Subject) -> Self {
+impl WorkItem {
+    pub(crate) fn new(action: LifecycleAction) -> Self {
         Self {
-            subject,
+            action,
             held: None,
             extra_names: Vec::new(),
-            seen: PuppetView { names: Vec::new(), known_as: Reachable::Absent, targets: None },
-            arrival: Arrival::default(),
+            seen: TerminationView { names: Vec::new(), known_as: Lookup::Absent, targets: None },
+            launch: LaunchView::default(),
             told: BTreeSet::new(),
             certificates: BTreeMap::new(),
             removed: BTreeMap::new(),
@@ -94,8 +94,8 @@ impl Case {
         self.extra_names.extend(new);
     }
 
-    pub(crate) fn is_arriving(&self) -> bool {
-        self.subject.transition == Transition::Launching
+    pub(crate) fn is_launching(&self) -> bool {
+        self.action.transition == Transition::Launching
     }
 
     pub(crate) fn step(&mut self, stage: Stage, took: Duration, detail: impl Into<String>) {
@@ -113,7 +113,7 @@ impl Case {
     /// The certificate under the expected name, if it was seen and is the instance's own.
     pub(crate) fn own_certificate(&self) -> Option<&Certificate> {
         let certificate = self.certificates.get(self.names().next()?)?;
-        (certificate.instance_id().as_ref() == Some(&self.subject.instance)).then_some(certificate)
+        (certificate.instance_id().as_ref() == Some(&self.action.instance)).then_some(certificate)
     }
 
     /// How it stands for now; the next pass may change it.
@@ -142,12 +142,12 @@ impl Case {
         let held = self.held.as_ref().filter(|(held, _)| {
             held.waits && matches!(self.outcome, Outcome::Waiting | Outcome::Refused | Outcome::Failed)
         });
-        let began = self.subject.began.time();
+        let began = self.action.began.time();
         let decide_by = held.zip(began).map(|((held, _), began)| deadline::after(began, held.allowed));
         Receipt {
-            instance_id: Some(self.subject.instance),
-            group: Some(self.subject.group),
-            hook: Some(self.subject.hook),
+            instance_id: Some(self.action.instance),
+            group: Some(self.action.group),
+            hook: Some(self.action.hook),
             certname,
             outcome: self.outcome,
             reason: self.reason,

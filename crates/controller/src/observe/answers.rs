@@ -11,7 +11,7 @@ use futures_util::stream::{self, StreamExt};
 use jiff::Timestamp;
 use serde_json::json;
 use stagedoor_lifecycle::decision::Question;
-use stagedoor_lifecycle::observation::Reachable;
+use stagedoor_lifecycle::observation::Lookup;
 use stagedoor_lifecycle::onboard::{Classified, Connection};
 use stagedoor_lifecycle::profile::Probe;
 use stagedoor_lifecycle::refresh::{Order, TargetView};
@@ -20,10 +20,10 @@ use stagedoor_puppet::{Job, ServiceState, StatusApi, trusted_facts};
 use tokio::net::TcpStream;
 
 use super::names::{by_name, run_of};
-use super::{AT_ONCE, Questions, Sight, cloud, unique};
-use crate::case::Case;
-use crate::door::{Door, Puppet};
-use crate::reconcile::Until;
+use super::{AT_ONCE, PuppetSnapshot, Questions, cloud, unique};
+use crate::batch::WorkItem;
+use crate::context::{Context, Puppet};
+use crate::reconcile::Budget;
 
 /// How many of the newest orders are looked through.
 const ORDERS: usize = 100;
@@ -32,14 +32,14 @@ const CONNECT: Duration = Duration::from_secs(5);
 
 /// Finds out what these cases asked. Whatever could not be found out is an answer as well.
 pub(crate) async fn answer(
-    door: &Door,
-    sight: &mut Sight,
-    cases: &mut [Case],
+    context: &Context,
+    snapshot: &mut PuppetSnapshot,
+    items: &mut [WorkItem],
     asked: Vec<(usize, Question)>,
-    until: Until,
+    budget: Budget,
 ) {
-    let puppet = sight.puppet.clone();
-    let questions = Questions { door, until, stale: AtomicBool::new(false) };
+    let puppet = snapshot.puppet.clone();
+    let questions = Questions { context, budget, stale: AtomicBool::new(false) };
     let mut owners: Vec<(usize, InstanceId)> = Vec::new();
     let (mut classified, mut connected, mut targets, mut probed) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for (index, question) in asked {
@@ -53,47 +53,53 @@ pub(crate) async fn answer(
         }
     }
     if !owners.is_empty() {
-        let machines = cloud::owners(door, &unique(owners.iter().map(|(_, owner)| owner)), until).await;
+        let machines = cloud::owners(context, &unique(owners.iter().map(|(_, owner)| owner)), budget).await;
         for (index, owner) in owners {
-            let machine = machines.get(&owner).cloned().unwrap_or(Reachable::Absent);
-            cases[index].arrival.owner = Some((owner, machine));
+            let machine = machines.get(&owner).cloned().unwrap_or(Lookup::Absent);
+            items[index].launch.owner = Some((owner, machine));
         }
     }
     let Some(puppet) = puppet else { return };
     let ask = &questions;
-    if puppet.orchestrator.is_some() && sight.jobs.is_none() && !(connected.is_empty() && targets.is_empty()) {
-        sight.jobs = jobs(ask, &puppet).await;
+    if puppet.orchestrator.is_some() && snapshot.jobs.is_none() && !(connected.is_empty() && targets.is_empty()) {
+        snapshot.jobs = jobs(ask, &puppet).await;
     }
-    classification(ask, &puppet, sight, cases, &classified).await;
-    connections(ask, &puppet, sight.jobs.as_ref(), cases, &connected).await;
-    refresh_targets(ask, &puppet, sight.jobs.as_ref(), cases, &targets).await;
-    probes(ask, &puppet, cases, &probed).await;
-    sight.stale |= questions.stale.into_inner();
+    classification(ask, &puppet, snapshot, items, &classified).await;
+    connections(ask, &puppet, snapshot.jobs.as_ref(), items, &connected).await;
+    refresh_targets(ask, &puppet, snapshot.jobs.as_ref(), items, &targets).await;
+    probes(ask, &puppet, items, &probed).await;
+    snapshot.stale |= questions.stale.into_inner();
 }
 
 async fn jobs(ask: &Questions<'_>, puppet: &Puppet) -> Option<Result<Vec<Job>, String>> {
     Some(ask.ask("the orchestrator", puppet.orchestrator.as_ref()?.jobs(ORDERS)).await)
 }
 
-async fn classification(ask: &Questions<'_>, puppet: &Puppet, sight: &mut Sight, cases: &mut [Case], which: &[usize]) {
+async fn classification(
+    ask: &Questions<'_>,
+    puppet: &Puppet,
+    snapshot: &mut PuppetSnapshot,
+    items: &mut [WorkItem],
+    which: &[usize],
+) {
     let Some(classifier) = &puppet.classifier else {
         for &index in which {
-            cases[index].arrival.classification = Some(Reachable::Absent);
+            items[index].launch.classification = Some(Lookup::Absent);
         }
         return;
     };
-    if !which.is_empty() && sight.groups.is_none() {
-        sight.groups = Some(ask.ask("the classifier", classifier.groups()).await);
+    if !which.is_empty() && snapshot.groups.is_none() {
+        snapshot.groups = Some(ask.ask("the classifier", classifier.groups()).await);
     }
     let certificates: Vec<_> =
-        which.iter().filter_map(|&index| Some((index, cases[index].own_certificate()?.clone()))).collect();
+        which.iter().filter_map(|&index| Some((index, items[index].own_certificate()?.clone()))).collect();
     let answers = stream::iter(certificates).map(|(index, certificate)| async move {
         let Ok(certname) = certificate.common_name().parse::<Certname>() else { return (index, None) };
         let trusted = trusted_facts(&certificate);
         (index, Some(ask.ask("the classifier", classifier.classified(&certname, &json!({}), &trusted)).await))
     });
     let answers: Vec<_> = answers.buffer_unordered(AT_ONCE).collect().await;
-    let known: Result<BTreeSet<String>, String> = match &sight.groups {
+    let known: Result<BTreeSet<String>, String> = match &snapshot.groups {
         Some(Ok(groups)) => Ok(groups.iter().map(|group| group.name.clone()).collect()),
         Some(Err(trouble)) => Err(trouble.clone()),
         None => Ok(BTreeSet::new()),
@@ -101,12 +107,12 @@ async fn classification(ask: &Questions<'_>, puppet: &Puppet, sight: &mut Sight,
     for (index, answer) in answers {
         let answer = answer.unwrap_or_else(|| Err("the name of the certificate is no certname".to_owned()));
         let both = answer.and_then(|answer| Ok((answer, known.clone()?)));
-        cases[index].arrival.classification = Some(match both {
+        items[index].launch.classification = Some(match both {
             Ok((answer, known)) => {
                 let groups = answer.groups.into_iter().map(|group| group.name).collect();
-                Reachable::Found(Classified { groups, known })
+                Lookup::Found(Classified { groups, known })
             }
-            Err(trouble) => Reachable::Unreachable(trouble),
+            Err(trouble) => Lookup::Unavailable(trouble),
         });
     }
 }
@@ -115,20 +121,20 @@ async fn connections(
     ask: &Questions<'_>,
     puppet: &Puppet,
     jobs: Option<&Result<Vec<Job>, String>>,
-    cases: &mut [Case],
+    items: &mut [WorkItem],
     which: &[usize],
 ) {
-    let names: Vec<Certname> = unique(which.iter().flat_map(|&index| cases[index].names()));
+    let names: Vec<Certname> = unique(which.iter().flat_map(|&index| items[index].names()));
     let (false, Some(orchestrator)) = (names.is_empty(), &puppet.orchestrator) else { return };
     let connected = ask.ask("the orchestrator", orchestrator.inventory(&names)).await;
     for &index in which {
-        let Some(name) = cases[index].names().next().cloned() else { continue };
+        let Some(name) = items[index].names().next().cloned() else { continue };
         let connected = match &connected {
-            Ok(connected) if connected.get(&name) == Some(&true) => Reachable::Found(()),
-            Ok(_) => Reachable::Absent,
-            Err(trouble) => Reachable::Unreachable(trouble.clone()),
+            Ok(connected) if connected.get(&name) == Some(&true) => Lookup::Found(()),
+            Ok(_) => Lookup::Absent,
+            Err(trouble) => Lookup::Unavailable(trouble.clone()),
         };
-        cases[index].arrival.connection = Some(Connection { connected, orders: orders_of(jobs, &name) });
+        items[index].launch.connection = Some(Connection { connected, orders: orders_of(jobs, &name) });
     }
 }
 
@@ -136,11 +142,11 @@ async fn refresh_targets(
     ask: &Questions<'_>,
     puppet: &Puppet,
     jobs: Option<&Result<Vec<Job>, String>>,
-    cases: &mut [Case],
+    items: &mut [WorkItem],
     which: &[usize],
 ) {
-    let wanted = |case: &Case| case.held.as_ref().map(|(held, _)| held.profile.refresh.clone()).unwrap_or_default();
-    let names: BTreeSet<Certname> = which.iter().flat_map(|&index| wanted(&cases[index])).collect();
+    let wanted = |item: &WorkItem| item.held.as_ref().map(|(held, _)| held.profile.refresh.clone()).unwrap_or_default();
+    let names: BTreeSet<Certname> = which.iter().flat_map(|&index| wanted(&items[index])).collect();
     if names.is_empty() {
         return;
     }
@@ -162,22 +168,22 @@ async fn refresh_targets(
         })
         .collect();
     for &index in which {
-        let targets: Vec<TargetView> = wanted(&cases[index]).iter().map(|name| views[name].clone()).collect();
-        let case = &mut cases[index];
-        if case.is_arriving() {
-            case.arrival.targets = Some(targets);
+        let targets: Vec<TargetView> = wanted(&items[index]).iter().map(|name| views[name].clone()).collect();
+        let item = &mut items[index];
+        if item.is_launching() {
+            item.launch.targets = Some(targets);
         } else {
-            case.seen.targets = Some(targets);
+            item.seen.targets = Some(targets);
         }
     }
 }
 
 /// The orders for a node, newest first; those that change nothing are none.
-fn orders_of(jobs: Option<&Result<Vec<Job>, String>>, name: &Certname) -> Reachable<Vec<Order>> {
+fn orders_of(jobs: Option<&Result<Vec<Job>, String>>, name: &Certname) -> Lookup<Vec<Order>> {
     match jobs {
-        None => Reachable::Absent,
-        Some(Err(trouble)) => Reachable::Unreachable(trouble.clone()),
-        Some(Ok(jobs)) => Reachable::Found(
+        None => Lookup::Absent,
+        Some(Err(trouble)) => Lookup::Unavailable(trouble.clone()),
+        Some(Ok(jobs)) => Lookup::Found(
             jobs.iter()
                 .filter(|job| job.is_for(name) && !job.noop)
                 .map(|job| {
@@ -191,13 +197,13 @@ fn orders_of(jobs: Option<&Result<Vec<Job>, String>>, name: &Certname) -> Reacha
     }
 }
 
-async fn probes(ask: &Questions<'_>, puppet: &Puppet, cases: &mut [Case], which: &[usize]) {
+async fn probes(ask: &Questions<'_>, puppet: &Puppet, items: &mut [WorkItem], which: &[usize]) {
     let mut wanted = Vec::new();
     for &index in which {
-        let case = &cases[index];
-        let Some((held, _)) = &case.held else { continue };
+        let item = &items[index];
+        let Some((held, _)) = &item.held else { continue };
         let probes = held.profile.ready.iter().filter(|probe| **probe != Probe::Report);
-        wanted.extend(probes.map(|probe| (index, case.names().next().cloned(), held.address, *probe)));
+        wanted.extend(probes.map(|probe| (index, item.names().next().cloned(), held.address, *probe)));
     }
     let answers = stream::iter(wanted).map(|(index, name, address, probe)| async move {
         let answer = match (name, address) {
@@ -209,7 +215,7 @@ async fn probes(ask: &Questions<'_>, puppet: &Puppet, cases: &mut [Case], which:
     let answers: Vec<_> = answers.buffer_unordered(AT_ONCE).collect().await;
     for &index in which {
         let of_case = answers.iter().filter(|(of, ..)| *of == index);
-        cases[index].arrival.probes = Some(of_case.map(|(_, probe, answer)| (*probe, answer.clone())).collect());
+        items[index].launch.probes = Some(of_case.map(|(_, probe, answer)| (*probe, answer.clone())).collect());
     }
 }
 
@@ -234,7 +240,7 @@ async fn ask_probe(
         }
         Probe::Tcp(port) => {
             let connecting = tokio::time::timeout(CONNECT, TcpStream::connect(SocketAddr::new(address, port)));
-            match super::within(ask.door, ask.until.work, "its port", connecting).await? {
+            match super::within(ask.context, ask.budget.work, "its port", connecting).await? {
                 Ok(Ok(_)) => Ok(()),
                 Ok(Err(error)) => Err(error.to_string()),
                 Err(_) => Err("nobody answered within 5 s".to_owned()),

@@ -12,8 +12,8 @@ use stagedoor_puppet::{Certificate, KnownIdentity, State};
 use super::names::{Answers, Files, files};
 use super::request::holds;
 use super::{AT_ONCE, Questions};
-use crate::door::{Door, Puppet};
-use crate::reconcile::Until;
+use crate::context::{Context, Puppet};
+use crate::reconcile::Budget;
 
 /// So many certificates are read for their own sake in one housekeeping; which, goes round with the time.
 const READ: usize = 100;
@@ -30,13 +30,13 @@ pub(crate) struct Closely {
 /// Every name with an instance: of the active nodes by one query; of the certificates without an active node by reading
 /// them, some of them each time, for the CA's list does not tell what they hold. `turn` says which.
 pub(crate) async fn lists(
-    door: &Door,
+    context: &Context,
     puppet: &Puppet,
     rules: &Rules<'_>,
     turn: i64,
-    until: Until,
+    budget: Budget,
 ) -> Result<Vec<Listed>, String> {
-    let questions = Questions { door, until, stale: AtomicBool::new(false) };
+    let questions = Questions { context, budget, stale: AtomicBool::new(false) };
     let ask = &questions;
     let (certified, statuses) = tokio::join!(
         ask.ask("PuppetDB", puppet.puppetdb.certified()),
@@ -73,8 +73,8 @@ fn listed(known: &KnownIdentity) -> Option<Listed> {
 }
 
 /// Everything that Puppet says of these names.
-pub(crate) async fn closely(door: &Door, puppet: &Puppet, names: &[Certname], until: Until) -> Closely {
-    let questions = Questions { door, until, stale: AtomicBool::new(false) };
+pub(crate) async fn closely(context: &Context, puppet: &Puppet, names: &[Certname], budget: Budget) -> Closely {
+    let questions = Questions { context, budget, stale: AtomicBool::new(false) };
     let ask = &questions;
     let groups = async {
         match &puppet.classifier {

@@ -23,13 +23,13 @@ use crate::config::{Config, Mode};
 
 /// What the controller stands in: its configuration, the services it talks to, and the clock.
 #[derive(Debug)]
-pub struct Door {
+pub struct Context {
     /// What it is to do.
     pub(crate) config: Arc<Config>,
     /// EC2 Auto Scaling.
     pub(crate) autoscaling: AutoScaling,
     /// EC2.
-    pub(crate) machines: Arc<dyn Machines>,
+    pub(crate) machines: Arc<dyn Instances>,
     /// The Puppet services.
     pub(crate) puppet: PuppetSite,
     /// Where outcomes are told, if anywhere; a controller that only observes tells nobody.
@@ -40,10 +40,10 @@ pub struct Door {
     pub clock: Clock,
 }
 
-impl Door {
+impl Context {
     /// A door with the clients that this configuration asks for. Talks to nobody yet.
     #[must_use]
-    pub fn new(config: Config, aws: &SdkConfig, machines: Arc<dyn Machines>, clock: Clock) -> Self {
+    pub fn new(config: Config, aws: &SdkConfig, machines: Arc<dyn Instances>, clock: Clock) -> Self {
         let config = Arc::new(config);
         Self {
             autoscaling: AutoScaling::new(aws),
@@ -68,16 +68,16 @@ impl Door {
 }
 
 /// A future that borrows from its maker.
-pub type Eventually<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// EC2, behind a trait because its SDK takes minutes to compile: only the functions, which bring the real client, wait
 /// for it.
-pub trait Machines: Send + Sync + std::fmt::Debug {
+pub trait Instances: Send + Sync + std::fmt::Debug {
     /// The instances with these ids; unknown ones are missing from the answer.
-    fn machines<'a>(&'a self, instances: &'a [InstanceId]) -> Eventually<'a, Result<Vec<Machine>, AwsError>>;
+    fn machines<'a>(&'a self, instances: &'a [InstanceId]) -> BoxFuture<'a, Result<Vec<Machine>, AwsError>>;
 
     /// All instances of these Auto Scaling groups, a thousand in one call.
-    fn machines_of<'a>(&'a self, groups: &'a [GroupName]) -> Eventually<'a, Result<Vec<Machine>, AwsError>>;
+    fn machines_of<'a>(&'a self, groups: &'a [GroupName]) -> BoxFuture<'a, Result<Vec<Machine>, AwsError>>;
 }
 
 /// Where the time comes from.
@@ -134,7 +134,7 @@ pub(crate) struct Puppet {
     /// The `challengePassword` that instances are given, if they are given one.
     pub(crate) challenge: Option<SecretString>,
     /// Writes, unless the controller only observes.
-    pub(crate) hands: Option<Hands>,
+    pub(crate) writer: Option<PuppetWriter>,
     /// Names that are never purged, the controller's own certificate among them.
     pub(crate) protected: Protected,
     /// The reading of the secret that these were made of.
@@ -143,7 +143,7 @@ pub(crate) struct Puppet {
 
 /// The clients that change something. A controller that only observes has none.
 #[derive(Debug)]
-pub(crate) struct Hands {
+pub(crate) struct PuppetWriter {
     /// Writes of the CA.
     pub(crate) ca: CaAdmin,
     /// Writes of PuppetDB.
@@ -190,7 +190,7 @@ impl PuppetSite {
         let puppetdb = PuppetDb::new(&transport, &self.config.puppetdb);
         let orchestrator = self.config.orchestrator.as_ref().map(|url| Orchestrator::new(&transport, url));
         let classifier = self.config.classifier.as_ref().map(|url| Classifier::new(&transport, url));
-        let hands = (self.config.mode == Mode::Act).then(|| Hands {
+        let writer = (self.config.mode == Mode::Act).then(|| PuppetWriter {
             ca: CaAdmin::new(ca.clone()),
             puppetdb: PuppetDbAdmin::new(puppetdb.clone()),
             orchestrator: orchestrator.clone().map(OrchestratorAdmin::new),
@@ -205,7 +205,7 @@ impl PuppetSite {
             classifier,
             transport,
             challenge,
-            hands,
+            writer,
             protected,
             reading,
         });

@@ -8,18 +8,18 @@ use futures_util::future::join;
 use futures_util::stream::{self, StreamExt};
 use jiff::{SignedDuration, Timestamp};
 use secrecy::SecretString;
-use stagedoor_lifecycle::observation::{CertificateView, NameView, NodeView, Reachable, RequestView};
-use stagedoor_lifecycle::onboard::Arrival;
-use stagedoor_lifecycle::purge::PuppetView;
+use stagedoor_lifecycle::observation::{CertificateView, Lookup, NameView, NodeView, RequestView};
+use stagedoor_lifecycle::onboard::LaunchView;
+use stagedoor_lifecycle::purge::TerminationView;
 use stagedoor_lifecycle::refresh::RunView;
 use stagedoor_lifecycle::{Certname, InstanceId};
 use stagedoor_puppet::{Certificate, Csr, Error as PuppetError, Group, KnownIdentity, NodeStatus, Report};
 
 use super::request::{asks, holds, unreadable};
-use super::{AT_ONCE, Questions, Sight, unique};
-use crate::case::Case;
-use crate::door::{Door, Puppet};
-use crate::reconcile::Until;
+use super::{AT_ONCE, PuppetSnapshot, Questions, unique};
+use crate::batch::WorkItem;
+use crate::context::{Context, Puppet};
+use crate::reconcile::Budget;
 
 /// From so many names on, the CA is asked for the list of pending requests instead of the request of each name.
 const LIST_REQUESTS_FROM: usize = 8;
@@ -32,26 +32,26 @@ type Pending = Result<Csr, String>;
 
 /// The CA, PuppetDB and the classifier, side by side.
 pub(super) async fn look_at_puppet(
-    door: &Door,
+    context: &Context,
     puppet: &Puppet,
-    cases: Vec<&mut Case>,
-    until: Until,
-    sight: &mut Sight,
+    items: Vec<&mut WorkItem>,
+    budget: Budget,
+    snapshot: &mut PuppetSnapshot,
 ) {
     // What was once seen to be an arriving instance's own certificate stays that for this invocation.
-    let unsure = || cases.iter().filter(|case| !case.is_arriving() || case.own_certificate().is_none());
-    let names: Vec<Certname> = unique(unsure().flat_map(|case| case.names()));
-    let everybody: Vec<Certname> = unique(cases.iter().flat_map(|case| case.names()));
-    let arriving = || cases.iter().filter(|case| case.is_arriving());
-    let reporting: Vec<Certname> = unique(arriving().flat_map(|case| case.names()));
-    let leaving: Vec<InstanceId> =
-        unique(cases.iter().filter(|case| !case.is_arriving()).map(|case| &case.subject.instance));
-    let revoked = cases.iter().any(|case| case.removed.values().any(|(removal, _)| removal.certificate.is_some()));
-    let pinning = cases.iter().any(|case| match &case.held {
-        Some((held, _)) if case.is_arriving() => !held.profile.pin.is_empty(),
+    let unsure = || items.iter().filter(|item| !item.is_launching() || item.own_certificate().is_none());
+    let names: Vec<Certname> = unique(unsure().flat_map(|item| item.names()));
+    let everybody: Vec<Certname> = unique(items.iter().flat_map(|item| item.names()));
+    let launching = || items.iter().filter(|item| item.is_launching());
+    let reporting: Vec<Certname> = unique(launching().flat_map(|item| item.names()));
+    let terminating: Vec<InstanceId> =
+        unique(items.iter().filter(|item| !item.is_launching()).map(|item| &item.action.instance));
+    let revoked = items.iter().any(|item| item.removed.values().any(|(removal, _)| removal.certificate.is_some()));
+    let pinning = items.iter().any(|item| match &item.held {
+        Some((held, _)) if item.is_launching() => !held.profile.pin.is_empty(),
         _ => true,
     });
-    let questions = Questions { door, until, stale: AtomicBool::new(false) };
+    let questions = Questions { context, budget, stale: AtomicBool::new(false) };
     let ask = &questions;
     let started = Instant::now();
 
@@ -64,7 +64,7 @@ pub(super) async fn look_at_puppet(
     };
     let (files, known_as, nodes, identities, runs, puppetdb_time, crl, groups) = tokio::join!(
         files(ask, puppet, &names),
-        ask.ask("PuppetDB", puppet.puppetdb.certnames_of(&leaving)),
+        ask.ask("PuppetDB", puppet.puppetdb.certnames_of(&terminating)),
         ask.ask("PuppetDB", puppet.puppetdb.nodes(&names)),
         ask.ask("PuppetDB", puppet.puppetdb.identities(&everybody)),
         ask.ask("PuppetDB", puppet.puppetdb.latest_reports(&reporting)),
@@ -72,49 +72,47 @@ pub(super) async fn look_at_puppet(
         crl,
         groups,
     );
-    sight.took = started.elapsed();
-    sight.puppetdb_time = puppetdb_time.ok();
-    sight.crl = crl;
+    snapshot.took = started.elapsed();
+    snapshot.puppetdb_time = puppetdb_time.ok();
+    snapshot.crl = crl;
 
     let runs = by_name(runs, |report| &report.certname);
     let answers = Answers::new(files, nodes, identities, groups);
     let challenge = puppet.challenge.as_ref();
-    for case in cases {
-        if case.is_arriving() {
-            let name = case.names().next().cloned();
-            let own = case.own_certificate().map(certificate_view);
+    for item in items {
+        if item.is_launching() {
+            let name = item.names().next().cloned();
+            let own = item.own_certificate().map(certificate_view);
             let seen = name.as_ref().map(|name| match own {
                 Some(own) => NameView {
                     certname: name.clone(),
-                    certificate: Reachable::Found(own),
-                    request: Reachable::Absent,
-                    node: Reachable::Absent,
+                    certificate: Lookup::Found(own),
+                    request: Lookup::Absent,
+                    node: Lookup::Absent,
                     fact_instance: answers.fact_instance(name),
                     pins: answers.pins(name),
                 },
                 None => answers.view(name, challenge),
             });
             let run = name.as_ref().map(|name| run_of(&runs, name));
-            arrives(case, seen, run, sight.took);
+            observe_launch(item, seen, run, snapshot.took);
         } else {
-            let names: Vec<NameView> = case.names().map(|name| answers.view(name, challenge)).collect();
+            let names: Vec<NameView> = item.names().map(|name| answers.view(name, challenge)).collect();
             let known_as = match &known_as {
-                Ok(names) => {
-                    Reachable::Found(names.get(&case.subject.instance).into_iter().flatten().cloned().collect())
-                }
-                Err(trouble) => Reachable::Unreachable(trouble.clone()),
+                Ok(names) => Lookup::Found(names.get(&item.action.instance).into_iter().flatten().cloned().collect()),
+                Err(trouble) => Lookup::Unavailable(trouble.clone()),
             };
-            leaves(case, names, known_as, sight.took);
+            observe_termination(item, names, known_as, snapshot.took);
         }
         // What the CRL must hold later on, when the certificate itself is gone.
-        for name in case.names().cloned().collect::<Vec<_>>() {
+        for name in item.names().cloned().collect::<Vec<_>>() {
             if let Some((Ok(Some(certificate)), _)) = answers.files.get(&name) {
-                case.certificates.insert(name, certificate.clone());
+                item.certificates.insert(name, certificate.clone());
             }
         }
     }
-    sight.groups = answers.groups;
-    sight.stale = questions.stale.into_inner();
+    snapshot.groups = answers.groups;
+    snapshot.stale = questions.stale.into_inner();
 }
 
 /// What was answered about a set of names.
@@ -150,44 +148,44 @@ impl Answers {
         }
     }
 
-    fn fact_instance(&self, name: &Certname) -> Reachable<InstanceId> {
+    fn fact_instance(&self, name: &Certname) -> Lookup<InstanceId> {
         of(&self.identities, name, identity)
     }
 
-    fn pins(&self, name: &Certname) -> Reachable<Vec<String>> {
+    fn pins(&self, name: &Certname) -> Lookup<Vec<String>> {
         match &self.groups {
-            None => Reachable::Absent,
-            Some(Err(trouble)) => Reachable::Unreachable(trouble.clone()),
+            None => Lookup::Absent,
+            Some(Err(trouble)) => Lookup::Unavailable(trouble.clone()),
             Some(Ok(groups)) => {
                 let pinning = groups.iter().filter(|group| group.pins(name));
-                Reachable::Found(pinning.map(|group| group.name.clone()).collect())
+                Lookup::Found(pinning.map(|group| group.name.clone()).collect())
             }
         }
     }
 }
 
 /// What was seen of an arriving instance.
-fn arrives(case: &mut Case, seen: Option<NameView>, run: Option<Reachable<RunView>>, took: Duration) {
-    let own = case.own_certificate().map(|own| own.serial().to_string());
+fn observe_launch(item: &mut WorkItem, seen: Option<NameView>, run: Option<Lookup<RunView>>, took: Duration) {
+    let own = item.own_certificate().map(|own| own.serial().to_string());
     match (&seen, &own) {
-        (Some(view), None) => case.saw(took, tell(view)),
+        (Some(view), None) => item.saw(took, tell(view)),
         (Some(NameView { certname, .. }), Some(serial)) => {
-            let what = format!("{certname}: certificate {serial} of {}", case.subject.instance);
-            case.saw(took, what);
+            let what = format!("{certname}: certificate {serial} of {}", item.action.instance);
+            item.saw(took, what);
         }
         (None, _) => {}
     }
-    if let (Some(Reachable::Found(run)), Some(_)) = (&run, &own) {
-        case.saw(took, format!("its Puppet run at {} ended as {}", run.start, run.status));
+    if let (Some(Lookup::Found(run)), Some(_)) = (&run, &own) {
+        item.saw(took, format!("its Puppet run at {} ended as {}", run.start, run.status));
     }
-    case.arrival = Arrival { name: seen, run, ..Arrival::default() };
+    item.launch = LaunchView { name: seen, run, ..LaunchView::default() };
 }
 
 /// What was seen of a leaving instance.
-fn leaves(case: &mut Case, names: Vec<NameView>, known_as: Reachable<Vec<Certname>>, took: Duration) {
-    let new = names.iter().skip(case.seen.names.len());
-    new.for_each(|name| case.saw(took, tell(name)));
-    case.seen = PuppetView { names, known_as, targets: None };
+fn observe_termination(item: &mut WorkItem, names: Vec<NameView>, known_as: Lookup<Vec<Certname>>, took: Duration) {
+    let new = names.iter().skip(item.seen.names.len());
+    new.for_each(|name| item.saw(took, tell(name)));
+    item.seen = TerminationView { names, known_as, targets: None };
 }
 
 /// What the CA has under these names. Each certificate is read by itself: for the list of all certificates, a CA parses every
@@ -201,11 +199,7 @@ pub(super) async fn files(ask: &Questions<'_>, puppet: &Puppet, names: &[Certnam
 
 /// The pending requests of these names, in their order. The list of pending requests, which reads no certificate, says for
 /// many names which of them have none; a list that fails says nothing, and each request is read.
-async fn requests(
-    ask: &Questions<'_>,
-    puppet: &Puppet,
-    names: &[Certname],
-) -> Vec<Result<Option<Pending>, String>> {
+async fn requests(ask: &Questions<'_>, puppet: &Puppet, names: &[Certname]) -> Vec<Result<Option<Pending>, String>> {
     let listed: Option<BTreeSet<String>> = if names.len() < LIST_REQUESTS_FROM {
         None
     } else {
@@ -256,7 +250,7 @@ fn node_view(node: &NodeStatus) -> NodeView {
 }
 
 /// The newest run of a node, among those that were asked for.
-pub(super) fn run_of(runs: &Result<BTreeMap<Certname, Report>, String>, name: &Certname) -> Reachable<RunView> {
+pub(super) fn run_of(runs: &Result<BTreeMap<Certname, Report>, String>, name: &Certname) -> Lookup<RunView> {
     of(runs, name, |report| {
         Some(RunView {
             start: report.start_time,
@@ -268,11 +262,11 @@ pub(super) fn run_of(runs: &Result<BTreeMap<Certname, Report>, String>, name: &C
     })
 }
 
-fn reachable<T, V>(answer: &Result<Option<T>, String>, view: impl Fn(&T) -> V) -> Reachable<V> {
+fn reachable<T, V>(answer: &Result<Option<T>, String>, view: impl Fn(&T) -> V) -> Lookup<V> {
     match answer {
-        Ok(Some(value)) => Reachable::Found(view(value)),
-        Ok(None) => Reachable::Absent,
-        Err(trouble) => Reachable::Unreachable(trouble.clone()),
+        Ok(Some(value)) => Lookup::Found(view(value)),
+        Ok(None) => Lookup::Absent,
+        Err(trouble) => Lookup::Unavailable(trouble.clone()),
     }
 }
 
@@ -288,10 +282,10 @@ fn of<T, V>(
     answer: &Result<BTreeMap<Certname, T>, String>,
     name: &Certname,
     view: impl Fn(&T) -> Option<V>,
-) -> Reachable<V> {
+) -> Lookup<V> {
     match answer {
-        Ok(all) => all.get(name).and_then(view).map_or(Reachable::Absent, Reachable::Found),
-        Err(trouble) => Reachable::Unreachable(trouble.clone()),
+        Ok(all) => all.get(name).and_then(view).map_or(Lookup::Absent, Lookup::Found),
+        Err(trouble) => Lookup::Unavailable(trouble.clone()),
     }
 }
 
@@ -308,22 +302,22 @@ fn identity(known: &KnownIdentity) -> Option<InstanceId> {
 /// What Puppet says about a name, for a person.
 fn tell(view: &NameView) -> String {
     let certificate = match &view.certificate {
-        Reachable::Found(certificate) => match &certificate.instance {
+        Lookup::Found(certificate) => match &certificate.instance {
             Some(owner) => format!("certificate {} of {owner}", certificate.serial),
             None => format!("certificate {} without pp_instance_id", certificate.serial),
         },
-        Reachable::Absent => "no certificate".to_owned(),
-        Reachable::Unreachable(trouble) => format!("certificate unknown ({trouble})"),
+        Lookup::Absent => "no certificate".to_owned(),
+        Lookup::Unavailable(trouble) => format!("certificate unknown ({trouble})"),
     };
     let request = match &view.request {
-        Reachable::Found(_) => ", a pending certificate request",
+        Lookup::Found(_) => ", a pending certificate request",
         _ => "",
     };
     let node = match &view.node {
-        Reachable::Found(NodeView { active: true, .. }) => "active node".to_owned(),
-        Reachable::Found(_) => "inactive node".to_owned(),
-        Reachable::Absent => "no node".to_owned(),
-        Reachable::Unreachable(trouble) => format!("node unknown ({trouble})"),
+        Lookup::Found(NodeView { active: true, .. }) => "active node".to_owned(),
+        Lookup::Found(_) => "inactive node".to_owned(),
+        Lookup::Absent => "no node".to_owned(),
+        Lookup::Unavailable(trouble) => format!("node unknown ({trouble})"),
     };
     format!("{}: {certificate}{request}; {node}", view.certname)
 }
