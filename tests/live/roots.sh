@@ -51,14 +51,21 @@ make_root() {
     [[ $release != sid ]] || options+=('--aptopt=Acquire::Check-Valid-Until "false"')
     say "making a root of Debian $release in $root (one to two minutes; log: $log)"
     install -d -m 0755 "$ROOTS"
-    rm -rf "${root:?}.new"
+    rm -rf --one-file-system "${root:?}.new"
     mmdebstrap --quiet --variant=minbase "${options[@]}" --include="$(tr ' ' ',' <<<"$*")" "$release" "$root.new" \
         "deb [signed-by=$KEYRING] $from $release main" >>"$log" 2>&1 ||
         fail "the root of Debian $release could not be made" \
             "see the log; packages come from Debian's archive, which this machine must be able to reach" "$log"
     printf '%s\n' "$*" >"$root.new/.packages"
-    rm -rf "${root:?}"
+    rm -rf --one-file-system "${root:?}"
     mv "$root.new" "$root"
+}
+
+# check_roots: whether this machine lets a root be entered at all.
+check_roots() {
+    unshare --mount --propagation private true 2>/dev/null ||
+        fail 'this machine does not allow mounts in a namespace of their own' \
+            'PUPPET=8 and AGENT=openvox9 need CAP_SYS_ADMIN: use a virtual machine, or a container with that capability'
 }
 
 # enter_root RELEASE COMMAND…: becomes this command, in the root of the release. What it shares with the machine is mounted in a

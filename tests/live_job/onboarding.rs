@@ -7,7 +7,7 @@ use super::job::{Instance, Job, instances};
 use crate::live_stage::turn_to_clean;
 
 /// The alternative name that compilers may have.
-const BALANCER: &str = "puppet.stagedoor.test";
+pub(super) const BALANCER: &str = "puppet.stagedoor.test";
 /// Puppet Server's certificate is good for names in this domain, so it can stand for what listens on these instances.
 pub(super) const DOMAIN: &str = "compilers.stagedoor.test";
 /// Long enough for whatever an agent has to do, on a busy machine too: one invocation sees it through.
@@ -56,8 +56,11 @@ pub(super) fn continued(instance: &Instance) -> (String, String) {
 #[tokio::test]
 async fn three_compilers_of_one_batch_are_signed_run_and_are_let_in() {
     let arriving = instances(&["one", "two", "three"], DOMAIN);
-    let mut job = Job::awaiting(arriving.clone(), &config(PATIENT, "ready = [\"report\", \"status:8140\"]")).await;
-    let [one, two, three] = [0, 1, 2].map(|nth| compiler(&job, &arriving[nth]));
+    let profile = "ready = [\"report\", \"status:8140\"]\nsign.allow = { pp_environment = [\"production\"] }";
+    let mut job = Job::awaiting(arriving.clone(), &config(PATIENT, profile)).await;
+    let [mut one, two, three] = [0, 1, 2].map(|nth| compiler(&job, &arriving[nth]));
+    // One of them has an extension that may be there.
+    one.extensions.push("pp_environment=production");
     let events: Vec<Value> = arriving.iter().map(|instance| job.launch(instance)).collect();
     let events = batch(&events);
     let (answer, ..) = tokio::join!(
@@ -79,24 +82,39 @@ async fn three_compilers_of_one_batch_are_signed_run_and_are_let_in() {
 
 #[tokio::test]
 async fn whoever_claims_what_is_not_true_is_refused_and_the_launch_abandoned() {
-    let arriving = instances(&["id", "challenge", "name", "role"], DOMAIN);
+    let labels = ["id", "challenge", "name", "role", "environment", "peadm", "site"];
+    let arriving = instances(&labels, DOMAIN);
     let mut job = Job::awaiting(arriving.clone(), &config(PATIENT, "")).await;
-    let [mut id, mut challenge, mut name, mut role] = [0, 1, 2, 3].map(|nth| compiler(&job, &arriving[nth]));
+    let [mut id, mut challenge, mut name, mut role, mut environment, mut peadm, mut site] =
+        [0, 1, 2, 3, 4, 5, 6].map(|nth| compiler(&job, &arriving[nth]));
     // Of an instance that is really there.
     id.instance = arriving[1].id.clone();
     challenge.challenge = "guessed-Vt3kP0".to_owned();
     job.keep_secret(&challenge.challenge);
     name.alt_names.push("console.stagedoor.test");
     role.extensions.push("pp_auth_role=pe_compiler");
+    environment.extensions.push("pp_environment=production");
+    peadm.extensions.push("1.3.6.1.4.1.34380.1.1.9812=puppet/puppetdb-database");
+    site.extensions.push("1.3.6.1.4.1.34380.1.2.1=of the site");
     let events: Vec<Value> = arriving.iter().map(|instance| job.launch(instance)).collect();
-    tokio::join!(id.ask(), challenge.ask(), name.ask(), role.ask());
+    for agent in [&id, &challenge, &name, &role, &environment, &peadm, &site] {
+        agent.ask().await;
+    }
     for instance in &arriving {
         assert!(job.ca().csr(&instance.certname).await.unwrap().is_some(), "{} waits", instance.certname);
     }
 
     let answer = job.invoke("onboard", &batch(&events)).await;
     assert_eq!(answer, json!({"batchItemFailures": []}));
-    let objections = ["pp_instance_id is", "challengePassword", "console.stagedoor.test", "pp_auth_role"];
+    let objections = [
+        "pp_instance_id is",
+        "challengePassword",
+        "console.stagedoor.test",
+        "pp_auth_role",
+        "pp_environment",
+        "peadm_role",
+        "1.3.6.1.4.1.34380.1.2.1",
+    ];
     for (instance, objection) in arriving.iter().zip(objections) {
         let (outcome, reason) = job.published(instance);
         assert_eq!(outcome, "abandoned", "{reason}");

@@ -3,15 +3,15 @@
 
 use std::io::Write;
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
 use super::agent::Agent;
 use super::job::{Job, instances};
-use super::onboarding::{DOMAIN, PATIENT, assert_enrolled, batch, compiler, config, continued};
-use crate::conformance::apply::Applicant;
+use super::onboarding::{BALANCER, DOMAIN, PATIENT, assert_enrolled, batch, compiler, config, continued};
+use crate::conformance::apply::{Applicant, PP_ROLE, submit};
 use crate::conformance::site::{Site, fresh};
 use crate::live_stage::{LiveStage, turn_to_clean};
 
@@ -57,17 +57,30 @@ struct AccessLog {
 }
 
 impl AccessLog {
-    fn from_now_on(stage: &LiveStage) -> Self {
-        let path = stage.logs.join("puppetserver.log");
-        let begin = std::fs::read(&path).expect("the server's log").len();
-        Self { path, begin }
+    fn whole(stage: &LiveStage) -> Self {
+        Self { path: stage.logs.join("puppetserver.log"), begin: 0 }
+    }
+
+    /// From now on, once it shows so many lists: the server writes the line of a request after its answer.
+    async fn after(mut self, lists: usize) -> Self {
+        let until = Instant::now() + Duration::from_secs(10);
+        while self.lists().len() < lists {
+            assert!(Instant::now() < until, "the log does not show the test's own list after 10 s");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        self.begin = std::fs::read(&self.path).expect("the server's log").len();
+        self
+    }
+
+    fn has(&self, text: &str) -> bool {
+        let log = std::fs::read(&self.path).expect("the server's log");
+        String::from_utf8_lossy(&log[self.begin..]).contains(text)
     }
 
     /// The requests for lists of certificates.
     fn lists(&self) -> Vec<String> {
         let log = std::fs::read(&self.path).expect("the server's log");
         let log = String::from_utf8_lossy(&log[self.begin..]).into_owned();
-        assert!(log.contains("/puppet-ca/v1/certificate/"), "the log has a line for each request:\n{log}");
         let is_list = |line: &&str| line.contains("certificate_statuses") && !line.contains("state=requested");
         log.lines().filter(is_list).map(str::to_owned).collect()
     }
@@ -105,6 +118,38 @@ async fn an_agent_that_repeats_its_request_keeps_its_certificate() {
 }
 
 #[tokio::test]
+async fn a_request_with_another_key_does_not_cost_an_instance_the_certificate_that_it_uses() {
+    let site = Site::real().await;
+    let both = instances(&["using", "target"], DOMAIN);
+    let [using, target] = [0, 1].map(|nth| both[nth].clone());
+    let held = format!("refresh = [\"{}\"]\nawait_refresh = true", target.certname);
+    let mut job = Job::awaiting(both, &config("budget = \"5s\"\nhousekeeping.every = \"never\"", &held)).await;
+    let primary = Agent::enrol(&job.stage, &target).await;
+    job.keep_secret(&primary.challenge);
+    primary.run_well().await;
+    let agent = compiler(&job, &using);
+    let event = job.launch(&using);
+    let held = format!("{} has not run Puppet since", target.certname);
+    tokio::join!(agent.first_run_well(), job.onboard_until_it_says(&event, &held));
+    let certificate = job.ca().certificate(&using.certname).await.unwrap().expect("its certificate");
+
+    // A stranger who has read the instance's request, as anybody may, asks for all that it asked for.
+    let stranger = Applicant::named(using.certname.clone()).instance(&using.id).extension(PP_ROLE, "compiler");
+    let stranger = stranger.challenge(&job.challenge).alt_name(BALANCER);
+    let (status, text) = submit(&site, using.certname.as_str(), stranger.request()).await;
+    assert_eq!(status, 200, "the CA takes the request: {text}");
+    for function in ["sweep", "onboard"] {
+        let answer = job.invoke(function, &event).await;
+        let same = job.ca().certificate(&using.certname).await.unwrap();
+        assert_eq!(same.as_ref(), Some(&certificate), "{function}: {answer:#}");
+        assert!(!job.ca().crl().await.unwrap().revokes(&certificate), "{function}: {answer:#}");
+    }
+    agent.run_well().await;
+    job.ca_admin().delete_csr(&using.certname).await.unwrap();
+    job.assert_no_secret_is_told();
+}
+
+#[tokio::test]
 async fn nine_terminations_pass_although_a_file_of_the_ca_is_empty() {
     let site = Site::real().await;
     let labels = ["n0", "n1", "n2", "n3", "n4", "n5", "n6", "n7", "n8"];
@@ -114,15 +159,18 @@ async fn nine_terminations_pass_although_a_file_of_the_ca_is_empty() {
         Applicant::named(instance.certname.clone()).instance(&instance.id).enrol(&site).await;
     }
     let _damaged = Files::empty(&job.stage);
+    let log = AccessLog::whole(&job.stage);
+    let lists = log.lists().len();
     let listed = job.ca().statuses(None).await;
     assert!(listed.is_err(), "the damaged file fails the list of all certificates");
-    let log = AccessLog::from_now_on(&job.stage);
+    let log = log.after(lists + 1).await;
     let events: Vec<Value> = leaving.iter().map(|instance| job.begin_to_terminate(&instance.id)).collect();
     assert_eq!(job.invoke("purge", &batch(&events)).await, json!({"batchItemFailures": []}));
     for instance in &leaving {
         assert_eq!(job.ca().certificate(&instance.certname).await, Ok(None));
         assert_eq!(job.state_of(instance).as_deref(), Some("Terminated"));
     }
+    assert!(log.has("/puppet-ca/v1/certificate/"), "the log has a line for each request");
     assert_eq!(log.lists(), Vec::<String>::new());
 }
 
@@ -132,11 +180,13 @@ async fn ten_launches_on_a_ca_with_thirty_thousand_certificates_request_no_list(
     let arriving = instances(&["a0", "a1", "a2", "a3", "a4", "a5", "a6", "a7", "a8", "a9"], DOMAIN);
     let mut job = Job::awaiting(arriving.clone(), &config(PATIENT, "")).await;
     let _many = Files::copies(&job.stage, &job.stage.controller.certname, MANY);
+    let log = AccessLog::whole(&job.stage);
+    let lists = log.lists().len();
     let began = Instant::now();
     let listed = job.ca().statuses(None).await.expect("the list of all certificates").len();
     assert!(listed > MANY);
     let list = began.elapsed();
-    let log = AccessLog::from_now_on(&job.stage);
+    let log = log.after(lists + 1).await;
     let events: Vec<Value> = arriving.iter().map(|instance| job.launch(instance)).collect();
     let agents: Vec<Agent> = arriving.iter().map(|instance| compiler(&job, instance)).collect();
     let runs = join_all(agents.iter().map(Agent::first_run_well));

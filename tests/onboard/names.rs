@@ -4,6 +4,7 @@ use jiff::SignedDuration;
 use serde_json::json;
 use stagedoor_lab::agent::Agent;
 use stagedoor_lab::aws::{Launch, Terminate};
+use stagedoor_lab::faults::FaultKind;
 use stagedoor_lab::puppet::{CsrAttributes, PuppetOptions};
 use stagedoor_lab::scene::Place;
 
@@ -90,7 +91,12 @@ async fn an_instance_from_the_warm_pool_keeps_the_certificate_that_it_got_on_its
 
 /// An instance that serves, and whose root volume is replaced: its agent has a new key, and the CA its old certificate.
 async fn replaced(profile: &str) -> (Stage, String, serde_json::Value) {
-    let mut stage = Stage::open_source(profile).await;
+    replaced_at(PuppetOptions::default(), profile).await
+}
+
+/// The same at this Puppet site.
+async fn replaced_at(puppet: PuppetOptions, profile: &str) -> (Stage, String, serde_json::Value) {
+    let mut stage = Stage::with(puppet, profile).await;
     stage.budget("8s");
     // The certificate is older than the launch that follows by more than clocks may differ.
     stage.rehearsal.lab.clock.advance(SignedDuration::from_secs(-1000));
@@ -127,6 +133,18 @@ async fn a_profile_that_allows_no_new_key_leaves_the_old_certificate_to_a_person
     let receipt = stage.rehearsal.onboard(&event).await;
     assert_eq!(receipt["outcome"], "refused", "{receipt:#}");
     assert_eq!(stage.state_of(&instance).as_deref(), Some("Pending:Wait"));
+}
+
+#[tokio::test]
+async fn a_certificate_whose_request_cannot_be_read_is_not_taken_for_lost() {
+    let (mut stage, _, event) = replaced_at(with_duplicates(), "").await;
+    stage.budget("4s");
+    let before = stage.rehearsal.lab.puppet.snapshot()["revoked_serials"].clone();
+    let broken = FaultKind::Status { status: 500, body: "broken".into(), content_type: None };
+    stage.rehearsal.fault("ca", "GET /puppet-ca/v1/certificate_request/*", None, broken);
+    let receipt = stage.rehearsal.onboard(&event).await;
+    assert_eq!(receipt["outcome"], "failed", "{receipt:#}");
+    assert_eq!(stage.rehearsal.lab.puppet.snapshot()["revoked_serials"], before, "{receipt:#}");
 }
 
 /// On a CA that takes requests for names that have a certificate.

@@ -74,7 +74,7 @@ fn record(item: &mut WorkItem, took: Duration, result: Result<String, String>) -
         Err(trouble) => {
             item.step(Stage::Failed, took, trouble.clone());
             item.trouble = Some(trouble.clone());
-            item.stands(Outcome::Failed, trouble);
+            item.set_status(Outcome::Failed, trouble);
             false
         }
     }

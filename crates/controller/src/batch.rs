@@ -15,6 +15,8 @@ use stagedoor_lifecycle::receipt::{Outcome, Receipt, Stage, Step};
 use stagedoor_lifecycle::{Certname, deadline};
 use stagedoor_puppet::Certificate;
 
+use crate::observe::issued;
+
 /// An instance that is being dealt with.
 #[derive(Debug)]
 pub(crate) struct WorkItem {
@@ -50,7 +52,7 @@ pub(crate) struct WorkItem {
     /// How it ended, or how it would end if the invocation ended now.
     pub(crate) outcome: Outcome,
     reason: String,
-    settled: bool,
+    finished: bool,
     /// What was seen and told already.
     told: BTreeSet<String>,
     steps: Vec<Step>,
@@ -77,7 +79,7 @@ impl WorkItem {
             answered: false,
             outcome: Outcome::Failed,
             reason: "the invocation ended before this instance was looked at".into(),
-            settled: false,
+            finished: false,
             steps: Vec::new(),
         }
     }
@@ -110,26 +112,29 @@ impl WorkItem {
         }
     }
 
-    /// The certificate under the expected name, if it was seen and is the instance's own.
+    /// The certificate under the expected name, if it was seen, is the instance's own and was issued in this launch. One from
+    /// before may be of a lost key, so it is looked at anew each time.
     pub(crate) fn own_certificate(&self) -> Option<&Certificate> {
         let certificate = self.certificates.get(self.names().next()?)?;
-        (certificate.instance_id().as_ref() == Some(&self.action.instance)).then_some(certificate)
+        let own = certificate.instance_id().as_ref() == Some(&self.action.instance);
+        let began = self.action.began.time()?;
+        (own && issued(certificate) >= began).then_some(certificate)
     }
 
     /// How it stands for now; the next pass may change it.
-    pub(crate) fn stands(&mut self, outcome: Outcome, reason: impl Into<String>) {
+    pub(crate) fn set_status(&mut self, outcome: Outcome, reason: impl Into<String>) {
         self.outcome = outcome;
         self.reason = reason.into();
     }
 
     /// It is over for this invocation.
-    pub(crate) fn settle(&mut self, outcome: Outcome, reason: impl Into<String>) {
-        self.stands(outcome, reason);
-        self.settled = true;
+    pub(crate) fn finish(&mut self, outcome: Outcome, reason: impl Into<String>) {
+        self.set_status(outcome, reason);
+        self.finished = true;
     }
 
     pub(crate) fn is_open(&self) -> bool {
-        !self.settled
+        !self.finished
     }
 
     /// Whether there is something to decide yet.

@@ -39,8 +39,8 @@ pub(crate) async fn complete(context: &Context, items: &mut [WorkItem], budget: 
     let groups: Vec<GroupName> = groups.into_iter().collect();
     match within(context, budget.calls, "Auto Scaling", context.autoscaling.groups(&groups)).await {
         Ok(Ok(groups)) => unclear.into_iter().for_each(|item| judge(item, &groups, context.clock.now())),
-        Ok(Err(error)) => unclear.into_iter().for_each(|item| item.stands(Outcome::Failed, error.to_string())),
-        Err(late) => unclear.into_iter().for_each(|item| item.stands(Outcome::Failed, late.clone())),
+        Ok(Err(error)) => unclear.into_iter().for_each(|item| item.set_status(Outcome::Failed, error.to_string())),
+        Err(late) => unclear.into_iter().for_each(|item| item.set_status(Outcome::Failed, late.clone())),
     }
 }
 
@@ -50,12 +50,12 @@ async fn answer<'a>(context: &Context, item: &'a mut WorkItem, budget: Budget) -
     if let Some((held, _)) = &item.held
         && !held.waits
     {
-        item.settle(outcome(result), format!("{reason}; Auto Scaling had gone on before"));
+        item.finish(outcome(result), format!("{reason}; Auto Scaling had gone on before"));
         return None;
     }
     if !context.acts() {
         item.step(Stage::Would, Duration::ZERO, format!("complete with {}", result.as_str()));
-        item.settle(Outcome::Waiting, format!("observe mode: the hook was not answered; {reason}"));
+        item.finish(Outcome::Waiting, format!("observe mode: the hook was not answered; {reason}"));
         return None;
     }
     let started = Instant::now();
@@ -67,17 +67,17 @@ async fn answer<'a>(context: &Context, item: &'a mut WorkItem, budget: Budget) -
         Ok(Ok(Answer::Accepted)) => {
             item.answered = true;
             item.step(Stage::Completed, took, format!("answered {} with {}", item.action.hook, result.as_str()));
-            item.settle(outcome(result), reason);
+            item.finish(outcome(result), reason);
             None
         }
         Ok(Ok(Answer::NoActiveAction)) => Some(item),
         Ok(Err(error)) => {
             item.step(Stage::Failed, took, error.to_string());
-            item.stands(Outcome::Failed, error.to_string());
+            item.set_status(Outcome::Failed, error.to_string());
             None
         }
         Err(late) => {
-            item.stands(Outcome::Failed, late);
+            item.set_status(Outcome::Failed, late);
             None
         }
     }
@@ -96,14 +96,14 @@ fn judge(item: &mut WorkItem, groups: &[Group], now: Timestamp) {
     let over = if !still_held {
         "the hook had been answered before"
     } else if beside_others && visible {
-        item.settle(Outcome::Ignored, "our hook had been answered before: another one holds the instance");
+        item.finish(Outcome::Ignored, "our hook had been answered before: another one holds the instance");
         return;
     } else {
-        item.stands(Outcome::Failed, format!("{reason}; but Auto Scaling does not know the lifecycle action yet"));
+        item.set_status(Outcome::Failed, format!("{reason}; but Auto Scaling does not know the lifecycle action yet"));
         return;
     };
     item.step(Stage::Completed, Duration::ZERO, over);
-    item.settle(outcome(result), format!("{reason}; {over}"));
+    item.finish(outcome(result), format!("{reason}; {over}"));
 }
 
 fn outcome(result: ActionResult) -> Outcome {

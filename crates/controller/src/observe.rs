@@ -22,6 +22,7 @@ use stagedoor_puppet::{Certificate, Error as PuppetError, Group, Job, Revocation
 
 pub(crate) use answers::answer;
 pub(crate) use cloud::{ask_when_it_began, by_id, hooks_of};
+pub(crate) use names::issued;
 
 use crate::batch::WorkItem;
 use crate::context::{Context, Puppet};

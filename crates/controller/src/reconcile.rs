@@ -257,14 +257,14 @@ fn settle_what_is_decided(context: &Context, snapshot: &PuppetSnapshot, items: &
                 next.look_again = true;
             }
             Decision::Ask(Question::Began) => {
-                item.stands(
+                item.set_status(
                     Outcome::Failed,
                     "Auto Scaling could not be asked since when it waits, and so how long it still may",
                 );
                 next.ask_when_it_began.push(index);
             }
             Decision::Ask(question) => {
-                item.stands(Outcome::Failed, format!("{} could not be found out in time", question.describe()));
+                item.set_status(Outcome::Failed, format!("{} could not be found out in time", question.describe()));
                 next.questions.push((index, question));
             }
             // Nothing is changed on the strength of what AWS said a while ago.
@@ -272,7 +272,7 @@ fn settle_what_is_decided(context: &Context, snapshot: &PuppetSnapshot, items: &
                 let blind = item.blind.clone().unwrap_or_default();
                 match over {
                     Some(answer) => item.ready = Some((answer, format!("patience is over: {blind}"))),
-                    None => item.stands(Outcome::Failed, blind),
+                    None => item.set_status(Outcome::Failed, blind),
                 }
             }
             Decision::Apply(effect) if !context.acts() => {
@@ -284,23 +284,23 @@ fn settle_what_is_decided(context: &Context, snapshot: &PuppetSnapshot, items: &
                     }
                     effect => item.step(Stage::Would, Duration::ZERO, effect.describe()),
                 }
-                item.settle(Outcome::Waiting, "observe mode: nothing was changed and the hook was not answered");
+                item.finish(Outcome::Waiting, "observe mode: nothing was changed and the hook was not answered");
             }
             Decision::Apply(Effect::Remove(removals)) if matches!(item.just_did, Some(Effect::Remove(_))) => {
                 // The look that follows still shows something: not at once again, but after a pause.
                 let left: Vec<_> = removals.iter().map(Removal::describe).collect();
                 let tried = item.tried.clone().unwrap_or_default();
-                item.stands(Outcome::Failed, format!("{tried}; still there: {}", left.join("; ")));
+                item.set_status(Outcome::Failed, format!("{tried}; still there: {}", left.join("; ")));
             }
             // What the CA will not sign it will not sign a moment later either.
             Decision::Apply(Effect::Sign(_)) if item.refused.is_some() => {
-                item.stands(Outcome::Refused, item.refused.clone().unwrap_or_default());
+                item.set_status(Outcome::Refused, item.refused.clone().unwrap_or_default());
             }
             Decision::Apply(effect)
                 if item.just_did.as_ref().is_some_and(|did| did.describe() == effect.describe()) =>
             {
                 let unseen = || format!("it was just done, and is not seen yet: {}", effect.describe());
-                item.stands(Outcome::Failed, item.trouble.clone().unwrap_or_else(unseen));
+                item.set_status(Outcome::Failed, item.trouble.clone().unwrap_or_else(unseen));
             }
             Decision::Apply(effect) => {
                 // So that patience can end, also if this never succeeds.
@@ -318,9 +318,9 @@ fn settle_what_is_decided(context: &Context, snapshot: &PuppetSnapshot, items: &
                 snapshot.prove(item);
                 item.ready = Some((result, reason));
             }
-            Decision::Wait(reason) => item.stands(Outcome::Waiting, reason),
-            Decision::Refuse(reason) => item.stands(Outcome::Refused, reason),
-            Decision::Fail(reason) => item.stands(Outcome::Failed, reason),
+            Decision::Wait(reason) => item.set_status(Outcome::Waiting, reason),
+            Decision::Refuse(reason) => item.set_status(Outcome::Refused, reason),
+            Decision::Fail(reason) => item.set_status(Outcome::Failed, reason),
         }
     }
     next
@@ -355,7 +355,7 @@ fn hold_refreshes(
         effects.into_iter().partition(|(_, effect)| matches!(effect, Effect::Refresh(..)));
     for (index, effect) in postponed {
         let what = format!("about to {}, for this and what else is about to change", effect.describe());
-        items[index].stands(Outcome::Waiting, what);
+        items[index].set_status(Outcome::Waiting, what);
     }
     rest
 }

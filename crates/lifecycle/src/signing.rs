@@ -7,6 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{Certname, InstanceId};
 
+/// The arc of extensions that grant rights: `pp_authorization`, `pp_auth_role`, `pp_cli_auth` …
+/// See [CSR attributes and certificate extensions](https://www.puppet.com/docs/puppet/8/ssl_attributes_extensions.html).
+const AUTHORIZATION_ARC: &str = "1.3.6.1.4.1.34380.1.3.";
+
 /// What a profile requires of a request.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SigningRules {
@@ -93,7 +97,10 @@ pub fn approve(
     instance: &InstanceId,
     rules: &SigningRules,
 ) -> Result<Signable, Vec<String>> {
-    let objections = objections(request, certname, instance, rules);
+    let mut objections = objections(request, certname, instance, rules);
+    if request.unreadable.is_none() {
+        objections.extend(unlisted(request, rules, |name| !grants_rights(name)));
+    }
     if objections.is_empty() {
         Ok(Signable { certname: certname.clone(), key_print: request.key_print.clone() })
     } else {
@@ -101,7 +108,9 @@ pub fn approve(
     }
 }
 
-/// Everything that speaks against signing this request; nothing means that it may be signed.
+/// Everything that speaks against a certificate, or against signing this request but extensions that the profile does not list:
+/// see [`approve`]. A certificate may hold further ones, unless they grant rights: it may have been signed by somebody else, or under
+/// an older configuration, and revoking it would cost a node its certificate for something that does no harm.
 #[must_use]
 pub fn objections(request: &Request, certname: &Certname, instance: &InstanceId, rules: &SigningRules) -> Vec<String> {
     if let Some(problem) = &request.unreadable {
@@ -130,16 +139,8 @@ pub fn objections(request: &Request, certname: &Certname, instance: &InstanceId,
             None => object(format!("it has no {name}; {wanted:?} is required")),
         }
     }
-    // Whatever is required has been compared above.
-    let unrequired = |name: &String| name != "pp_instance_id" && !rules.require.contains_key(name);
-    for (name, value) in request.extensions.iter().filter(|(name, _)| unrequired(name)) {
-        match rules.allow.get(name) {
-            Some(values) if values.contains(value) => {}
-            Some(_) => object(format!("its {name} is {value:?}, which sign.allow of the profile does not list")),
-            None => object(format!(
-                "it asks for the extension {name}, which is listed neither in sign.require nor in sign.allow of the profile"
-            )),
-        }
+    for objection in unlisted(request, rules, grants_rights) {
+        object(objection);
     }
     for oid in &request.other_extensions {
         object(format!("it asks for the extension {oid}, which Puppet does not know"));
@@ -158,6 +159,25 @@ pub fn objections(request: &Request, certname: &Certname, instance: &InstanceId,
         object(weakness);
     }
     objections
+}
+
+/// The extensions of this kind that the profile does not list, or with another value. What is required is compared elsewhere.
+fn unlisted(request: &Request, rules: &SigningRules, kind: fn(&str) -> bool) -> Vec<String> {
+    let unrequired = |name: &String| name != "pp_instance_id" && !rules.require.contains_key(name);
+    let extensions = request.extensions.iter().filter(|(name, _)| unrequired(name) && kind(name));
+    let objection = |(name, value): (&String, &String)| match rules.allow.get(name) {
+        Some(values) if values.contains(value) => None,
+        Some(_) => Some(format!("its {name} is {value:?}, which sign.allow of the profile does not list")),
+        None => Some(format!(
+            "it asks for the extension {name}, which is listed neither in sign.require nor in sign.allow of the profile"
+        )),
+    };
+    extensions.filter_map(objection).collect()
+}
+
+fn grants_rights(extension: &str) -> bool {
+    // By name as well, so that one that is registered in the future is not let through.
+    extension.starts_with(AUTHORIZATION_ARC) || extension.starts_with("pp_auth") || extension == "pp_cli_auth"
 }
 
 fn weakness(key: &Key) -> Option<String> {
@@ -211,7 +231,11 @@ mod tests {
     }
 
     fn objections_to(request: &Request) -> Vec<String> {
-        objections(request, &certname(), &instance(), &rules())
+        against_signing(request, &rules())
+    }
+
+    fn against_signing(request: &Request, rules: &SigningRules) -> Vec<String> {
+        approve(request, &certname(), &instance(), rules).err().unwrap_or_default()
     }
 
     /// Exactly one objection, and it says this.
@@ -274,10 +298,10 @@ mod tests {
             refused(|r| drop(r.extensions.insert(name.into(), "pe_compiler".into())), name);
             let mut rules = rules();
             rules.require.insert(name.into(), "pe_compiler".into());
-            let check = |value| objections(&with_extension(name, value), &certname(), &instance(), &rules);
+            let check = |value| against_signing(&with_extension(name, value), &rules);
             assert_eq!(check("pe_compiler"), Vec::<String>::new(), "{name}");
             assert_eq!(check("legacy_compiler").len(), 1, "{name}");
-            assert_eq!(objections(&request(), &certname(), &instance(), &rules).len(), 1, "{name} is required");
+            assert_eq!(against_signing(&request(), &rules).len(), 1, "{name} is required");
         }
     }
 
@@ -286,7 +310,7 @@ mod tests {
         for name in UNLISTED {
             let mut rules = rules();
             rules.allow.insert(name.into(), ["one".into(), "two".into()].into());
-            let check = |request: &Request| objections(request, &certname(), &instance(), &rules);
+            let check = |request: &Request| against_signing(request, &rules);
             assert_eq!(check(&request()), Vec::<String>::new(), "{name}");
             for value in ["one", "two"] {
                 assert_eq!(check(&with_extension(name, value)), Vec::<String>::new(), "{name}");
@@ -294,6 +318,15 @@ mod tests {
             for value in ["", "One", "one,two", "one "] {
                 assert_eq!(check(&with_extension(name, value)).len(), 1, "{name} = {value:?}");
             }
+        }
+    }
+
+    #[test]
+    fn a_certificate_may_hold_an_unlisted_extension_unless_that_grants_rights() {
+        for name in UNLISTED {
+            let held = objections(&with_extension(name, "pe_compiler"), &certname(), &instance(), &rules());
+            let grants = ["pp_auth_role", "pp_cli_auth", "1.3.6.1.4.1.34380.1.3.77", "pp_auth_of_the_future"];
+            assert_eq!(held.len(), usize::from(grants.contains(&name)), "{name}");
         }
     }
 

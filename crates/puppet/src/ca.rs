@@ -25,6 +25,9 @@ use crate::x509::Certificate;
 
 const READ_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// The list of pending requests is short where nobody floods the CA with them.
+const REQUESTS_TIMEOUT: Duration = Duration::from_secs(3);
+
 /// The CA reads and parses every certificate it ever issued for this answer.
 const LIST_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -94,9 +97,9 @@ impl Ca {
     }
 
     /// `GET certificate_statuses?state=requested`: every pending CSR. Reads no certificate, so neither their number nor
-    /// a damaged one matters.
+    /// a damaged one matters. Anybody who reaches the CA can send requests, so it is given 3 s and no more.
     pub async fn requested(&self) -> Result<Vec<CertificateStatus>, Error> {
-        self.list(Some(State::Requested), READ_TIMEOUT).await
+        self.list(Some(State::Requested), REQUESTS_TIMEOUT).await
     }
 
     async fn list(&self, state: Option<State>, timeout: Duration) -> Result<Vec<CertificateStatus>, Error> {

@@ -41,8 +41,10 @@ pub(super) async fn sign(
         let (item, name) = (&mut items[index], signable.certname());
         match signed.as_ref().map(|signed| signed.get(name)) {
             Ok(Some(Ok(Signed::NoRequest))) => changed = true,
+            // Somebody else signed in between, perhaps another request: what is there now is looked at again.
+            Ok(Some(Ok(Signed::AlreadySigned(_)))) => changed = true,
             // Between the look and the signing, another request took the place of the one that was checked.
-            Ok(Some(Ok(_))) if made.get(name).is_some_and(|print| print != signable.key_print()) => {
+            Ok(Some(Ok(Signed::Done))) if made.get(name).is_some_and(|print| print != signable.key_print()) => {
                 changed = true;
                 let cleaned = flat(
                     within(context, budget.work, "the Puppet CA", writer.ca.clean(std::slice::from_ref(name))).await,
@@ -55,12 +57,14 @@ pub(super) async fn sign(
                     item.ready = Some((ActionResult::Abandon, reason));
                 }
             }
-            Ok(Some(Ok(_))) => changed |= record(item, took, Ok(format!("signed the certificate request of {name}"))),
+            Ok(Some(Ok(Signed::Done))) => {
+                changed |= record(item, took, Ok(format!("signed the certificate request of {name}")))
+            }
             // The CA will not sign it as long as nobody changes its settings or the request: no use in trying again
             // in this invocation.
             Ok(Some(Err(error @ Error::Refused { .. }))) => {
                 item.step(Stage::Failed, took, error.to_string());
-                item.stands(Outcome::Refused, error.to_string());
+                item.set_status(Outcome::Refused, error.to_string());
                 item.refused = Some(error.to_string());
             }
             Ok(Some(Err(error))) => changed |= record(item, took, Err(error.to_string())),
@@ -80,7 +84,7 @@ async fn certificates_made(
     budget: Budget,
 ) -> BTreeMap<Certname, String> {
     let names = signs.iter().map(|(_, signable)| signable.certname());
-    let names = names.filter(|name| matches!(signed.get(*name), Some(Ok(done)) if *done != Signed::NoRequest));
+    let names = names.filter(|name| matches!(signed.get(*name), Some(Ok(Signed::Done))));
     let reads = stream::iter(names).map(|name| async move {
         let certificate =
             within(context, budget.work, "the Puppet CA", writer.ca.ca().certificate(name)).await.ok()?.ok()??;

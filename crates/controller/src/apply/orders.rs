@@ -78,13 +78,15 @@ async fn order(
         match &ordered {
             Ok(job) => {
                 item.step(Stage::Done, took, format!("ordered a Puppet run of {whom} (job {job})"));
-                item.stands(Outcome::Waiting, format!("waiting for the Puppet run of {whom} (job {job})"));
+                item.set_status(Outcome::Waiting, format!("waiting for the Puppet run of {whom} (job {job})"));
             }
-            Err(trouble) if away => item.stands(Outcome::Waiting, format!("waiting for the orchestrator: {trouble}")),
+            Err(trouble) if away => {
+                item.set_status(Outcome::Waiting, format!("waiting for the orchestrator: {trouble}"))
+            }
             Err(trouble) => {
                 item.step(Stage::Failed, took, trouble.clone());
                 item.trouble = Some(trouble.clone());
-                item.stands(Outcome::Failed, trouble.clone());
+                item.set_status(Outcome::Failed, trouble.clone());
             }
         }
     }

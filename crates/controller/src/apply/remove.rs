@@ -14,7 +14,7 @@ use stagedoor_puppet::{Deactivated, Error, LOCK_WAIT, Outcome as CaOutcome};
 use super::Done;
 use crate::batch::WorkItem;
 use crate::context::{Context, PuppetWriter};
-use crate::observe::{PuppetSnapshot, flat, within};
+use crate::observe::{AT_ONCE, PuppetSnapshot, flat, within};
 use crate::reconcile::Budget;
 
 /// The CA serialises its writes: more at a time would only queue there.
@@ -77,10 +77,22 @@ pub(super) async fn remove(
     // Those that were never tried, and those that wait longest, come first.
     let mut removals = removals;
     removals.sort_by_key(|(index, _)| (items[*index].tried.is_some(), items[*index].action.began.time()));
+    // Other invocations may have been there first. A certificate that an instance got meanwhile must not be cleaned in place of the
+    // one that was seen.
+    let all = removals.iter().filter(|(index, _)| items[*index].is_launching()).flat_map(|(_, removals)| removals);
+    let replaced = replaced(context, writer, all, budget).await;
+    let (again, removals): (Vec<_>, Vec<_>) = removals
+        .into_iter()
+        .partition(|(_, removals)| removals.iter().any(|removal| replaced.contains(removal.name.certname())));
+    for (index, _) in &again {
+        items[*index]
+            .set_status(Outcome::Waiting, "the certificate under its name has just changed; it is looked at again");
+        items[*index].just_did = None;
+    }
     let all: Vec<&Removal> = removals.iter().flat_map(|(_, removals)| removals).collect();
     let removed = carry_out(context, writer, &all, snapshot.puppetdb_time, budget).await;
 
-    let (mut changed, mut complete) = (false, BTreeSet::new());
+    let (mut changed, mut complete) = (!again.is_empty(), BTreeSet::new());
     for (index, removals) in removals {
         let item = &mut items[index];
         let mut failure = None;
@@ -95,7 +107,7 @@ pub(super) async fn remove(
                     }
                     Err(trouble) => {
                         item.step(Stage::Failed, *took, trouble.clone());
-                        item.stands(Outcome::Failed, trouble.clone());
+                        item.set_status(Outcome::Failed, trouble.clone());
                         failure = Some(trouble.clone());
                     }
                 }
@@ -112,7 +124,7 @@ pub(super) async fn remove(
         }
         if untried {
             changed = true;
-            item.stands(Outcome::Failed, "the Puppet CA took too long over others' certificates; this one is next");
+            item.set_status(Outcome::Failed, "the Puppet CA took too long over others' certificates; this one is next");
             item.just_did = None;
             continue;
         }
@@ -122,6 +134,22 @@ pub(super) async fn remove(
         item.tried = Some(failure.unwrap_or_else(|| "Puppet said that it was done".to_owned()));
     }
     (changed, complete)
+}
+
+/// The names under which there is not the certificate any more that is to be removed, or of which that cannot be seen now.
+async fn replaced(
+    context: &Context,
+    writer: &PuppetWriter,
+    removals: impl Iterator<Item = &Removal>,
+    budget: Budget,
+) -> BTreeSet<Certname> {
+    let wanted = removals.filter_map(|removal| Some((removal.name.certname(), removal.certificate.as_ref()?)));
+    let reads = stream::iter(wanted).map(|(name, serial)| async move {
+        let now = within(context, budget.work, "the Puppet CA", writer.ca.ca().certificate(name)).await;
+        let same = matches!(now, Ok(Ok(Some(now))) if now.serial().to_string() == *serial);
+        (!same).then(|| name.clone())
+    });
+    reads.buffer_unordered(AT_ONCE).filter_map(std::future::ready).collect().await
 }
 
 /// Certificates of the whole set in as few requests as can be; then the requests that `clean` leaves behind. Also tells the names

@@ -16,6 +16,9 @@ const LAUNCH_TIMEOUT: Duration = Duration::from_secs(1800);
 const TERMINATE_TIMEOUT: Duration = Duration::from_secs(600);
 const RESULTS: [(&str, ActionResult); 2] = [("continue", ActionResult::Continue), ("abandon", ActionResult::Abandon)];
 
+/// The arc of Puppet's extensions.
+const PUPPET_ARC: &str = "1.3.6.1.4.1.34380.1.";
+
 /// The rules for certificate requests.
 fn signing_rules(sign: &mut Reader<'_>) -> SigningRules {
     let (mut require, mut allow) = (BTreeMap::new(), BTreeMap::new());
@@ -44,13 +47,17 @@ fn signing_rules(sign: &mut Reader<'_>) -> SigningRules {
 
 /// An extension by its short name, if it has one, else by its OID.
 fn extension(sign: &Reader<'_>, list: &str, key: &str) -> Option<String> {
-    let is_oid = key.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    // What has no OID, or one of another arc, is never accepted in a request.
+    let number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    let is_oid = key.strip_prefix(PUPPET_ARC).is_some_and(|rest| rest.split('.').all(number));
     let name = match short_name(key) {
         Some(name) => name,
         None if is_oid || long_name(key).is_some() => key,
-        // One that has no OID would never be in a request.
         None => {
-            sign.problem(list, format_args!("{key:?} is neither one of Puppet's extensions nor an OID"));
+            sign.problem(
+                list,
+                format_args!("{key:?} is neither the name nor the OID ({PUPPET_ARC}…) of an extension of Puppet"),
+            );
             return None;
         }
     };

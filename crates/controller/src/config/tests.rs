@@ -173,6 +173,11 @@ fn every_error_is_reported_at_once_each_with_its_key() {
 fn an_extension_that_could_not_be_meant_is_refused_in_either_list() {
     for (sign, problem) in [
         ("allow = { pp_rol = [\"x\"] }", "sign.allow: \"pp_rol\" is neither"),
+        ("allow = { \"\" = [\"x\"] }", "sign.allow: \"\" is neither"),
+        ("allow = { \".\" = [\"x\"] }", "sign.allow: \".\" is neither"),
+        ("allow = { \"2.5.29.19\" = [\"x\"] }", "sign.allow: \"2.5.29.19\" is neither"),
+        ("allow = { \"1.3.6.1.4.1.34380.1.\" = [\"x\"] }", "is neither"),
+        ("require = { \"2.5.29.19\" = \"x\" }", "sign.require: \"2.5.29.19\" is neither"),
         ("allow = { pp_instance_id = [\"i-1\"] }", "sign.allow: must not name pp_instance_id"),
         ("allow = { \"1.3.6.1.4.1.34380.1.1.2\" = [\"i-1\"] }", "sign.allow: must not name pp_instance_id"),
         ("allow = { pp_zone = [] }", "sign.allow: must list at least one value"),

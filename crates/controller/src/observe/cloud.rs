@@ -79,12 +79,12 @@ pub(super) async fn look_at_aws(context: &Context, open: &mut [&mut WorkItem], b
                 item.step(Stage::Seen, took, format!("Auto Scaling: {seen}"));
                 item.ready = Some((ActionResult::Continue, reason));
             }
-            Admission::Ignore(reason) => item.settle(Outcome::Ignored, reason),
-            Admission::Refuse(reason) => item.settle(Outcome::Refused, reason),
+            Admission::Ignore(reason) => item.finish(Outcome::Ignored, reason),
+            Admission::Refuse(reason) => item.finish(Outcome::Refused, reason),
             Admission::Fail(reason) => {
                 // What it said before is still good for knowing when patience ends.
                 item.blind = item.held.is_some().then(|| reason.clone());
-                item.stands(Outcome::Failed, reason);
+                item.set_status(Outcome::Failed, reason);
             }
         }
     }
@@ -168,8 +168,8 @@ pub(crate) async fn ask_when_it_began(
                 item.action.began = item.action.began.confirm(began, context.clock.now());
                 answered.push(index);
             }
-            Some(Ok(Err(error))) => item.stands(Outcome::Failed, error.to_string()),
-            Some(Err(late)) => item.stands(Outcome::Failed, late.clone()),
+            Some(Ok(Err(error))) => item.set_status(Outcome::Failed, error.to_string()),
+            Some(Err(late)) => item.set_status(Outcome::Failed, late.clone()),
             None => {}
         }
     }

@@ -47,6 +47,7 @@ pub(super) async fn look_at_puppet(
     let terminating: Vec<InstanceId> =
         unique(items.iter().filter(|item| !item.is_launching()).map(|item| &item.action.instance));
     let revoked = items.iter().any(|item| item.removed.values().any(|(removal, _)| removal.certificate.is_some()));
+    let cleared: BTreeSet<Certname> = items.iter().flat_map(|item| item.removed.keys().cloned()).collect();
     let pinning = items.iter().any(|item| match &item.held {
         Some((held, _)) if item.is_launching() => !held.profile.pin.is_empty(),
         _ => true,
@@ -63,7 +64,7 @@ pub(super) async fn look_at_puppet(
         }
     };
     let (files, known_as, nodes, identities, runs, puppetdb_time, crl, groups) = tokio::join!(
-        files(ask, puppet, &names),
+        files(ask, puppet, &names, &cleared),
         ask.ask("PuppetDB", puppet.puppetdb.certnames_of(&terminating)),
         ask.ask("PuppetDB", puppet.puppetdb.nodes(&names)),
         ask.ask("PuppetDB", puppet.puppetdb.identities(&everybody)),
@@ -190,30 +191,40 @@ fn observe_termination(item: &mut WorkItem, names: Vec<NameView>, known_as: Look
 
 /// What the CA has under these names. Each certificate is read by itself: for the list of all certificates, a CA parses every
 /// file that it has, which takes a large one half a minute, and one damaged file of another name fails the list.
-pub(super) async fn files(ask: &Questions<'_>, puppet: &Puppet, names: &[Certname]) -> BTreeMap<Certname, Files> {
-    let certificates = stream::iter(names).map(|name| ask.ask("the Puppet CA", puppet.ca.certificate(name)));
-    let certificates = certificates.buffered(AT_ONCE).collect::<Vec<_>>();
-    let (certificates, requests) = join(certificates, requests(ask, puppet, names)).await;
-    names.iter().cloned().zip(certificates.into_iter().zip(requests)).collect()
-}
-
-/// The pending requests of these names, in their order. The list of pending requests, which reads no certificate, says for
-/// many names which of them have none; a list that fails says nothing, and each request is read.
-async fn requests(ask: &Questions<'_>, puppet: &Puppet, names: &[Certname]) -> Vec<Result<Option<Pending>, String>> {
-    let listed: Option<BTreeSet<String>> = if names.len() < LIST_REQUESTS_FROM {
-        None
-    } else {
-        let listed = ask.ask("the Puppet CA", puppet.ca.requested()).await;
-        listed.ok().map(|listed| listed.into_iter().map(|status| status.name).collect())
-    };
-    let listed = listed.as_ref();
-    let requests = stream::iter(names).map(|name| async move {
-        match listed {
-            Some(listed) if !listed.contains(name.as_str()) => Ok(None),
-            _ => ask.ask("the Puppet CA", pending(puppet, name)).await,
+///
+/// Signing writes the certificate first and deletes the request afterwards. So a certificate is looked for after its request, or
+/// once more: otherwise both could be missed. Of names that are `cleared`, nothing was left at the last look.
+pub(super) async fn files(
+    ask: &Questions<'_>,
+    puppet: &Puppet,
+    names: &[Certname],
+    cleared: &BTreeSet<Certname>,
+) -> BTreeMap<Certname, Files> {
+    let listed = if names.len() < LIST_REQUESTS_FROM { None } else { requested(ask, puppet).await };
+    let files = stream::iter(names).map(|name| {
+        let listed = listed.as_ref();
+        async move {
+            let certificate = || ask.ask("the Puppet CA", puppet.ca.certificate(name));
+            let request = async {
+                match listed {
+                    Some(listed) if !listed.contains(name.as_str()) => Ok(None),
+                    _ => ask.ask("the Puppet CA", pending(puppet, name)).await,
+                }
+            };
+            let (mut found, request) = join(certificate(), request).await;
+            if listed.is_none() && !cleared.contains(name) && matches!((&found, &request), (Ok(None), Ok(None))) {
+                found = certificate().await;
+            }
+            (name.clone(), (found, request))
         }
     });
-    requests.buffered(AT_ONCE).collect().await
+    files.buffer_unordered(AT_ONCE).collect().await
+}
+
+/// The names with pending requests. The list of requests reads no certificate. One that fails says nothing about any name.
+async fn requested(ask: &Questions<'_>, puppet: &Puppet) -> Option<BTreeSet<String>> {
+    let listed = ask.ask("the Puppet CA", puppet.ca.requested()).await.ok()?;
+    Some(listed.into_iter().map(|status| status.name).collect())
 }
 
 /// The request that is pending under a name.
@@ -290,7 +301,7 @@ fn of<T, V>(
 }
 
 /// When a certificate was issued: the CA sets its beginning back by a day, for clocks that are behind.
-fn issued(certificate: &Certificate) -> Timestamp {
+pub(crate) fn issued(certificate: &Certificate) -> Timestamp {
     certificate.not_before().checked_add(SignedDuration::from_hours(24)).unwrap_or(Timestamp::MAX)
 }
 

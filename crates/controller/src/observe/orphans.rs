@@ -82,8 +82,9 @@ pub(crate) async fn closely(context: &Context, puppet: &Puppet, names: &[Certnam
             None => None,
         }
     };
+    let cleared = BTreeSet::new();
     let (files, nodes, identities, puppetdb_time, groups) = tokio::join!(
-        files(ask, puppet, names),
+        files(ask, puppet, names, &cleared),
         ask.ask("PuppetDB", puppet.puppetdb.nodes(names)),
         ask.ask("PuppetDB", puppet.puppetdb.identities(names)),
         ask.ask("PuppetDB", puppet.puppetdb.server_time()),

@@ -60,7 +60,15 @@ impl Rules<'_> {
             Some(run) => run.known().map_err(trouble)?,
             None => None,
         };
-        let in_use = |began: Timestamp| run.is_some_and(|run| deadline::after(run.end, CLOCKS_DIFFER) >= began);
+        // A run that is under way has sent facts, and has no report yet.
+        let newest = match name.node.known() {
+            Err(why) => return Err(trouble(why)),
+            Ok(node) => node.and_then(|node| node.newest),
+        };
+        let in_use = |began: Timestamp| {
+            run.is_some_and(|run| deadline::after(run.end, CLOCKS_DIFFER) >= began)
+                || newest.is_some_and(|newest| newest >= began)
+        };
         let lost = match (self.action.began, self.action.origin) {
             (Began::Said(began), Some(Place::Ec2 | Place::AutoScalingGroup)) if old(began) && !in_use(began) => {
                 return ask(Question::Began);

@@ -209,6 +209,7 @@ fn a_stale_certificate_is_cleaned_where_somebody_else_signs_too() {
 fn relaunched() -> World {
     let mut world = world();
     world.certificate().issued = at(-100_000);
+    world.view().node = Lookup::Found(node(true, at(-50_000)));
     world.puppet.run = Some(Lookup::Found(run(at(-50_000), "unchanged")));
     world.aws.action.began = Began::Confirmed { recorded: Some(at(0)), said: Some(at(20)) };
     world
@@ -301,6 +302,22 @@ fn a_certificate_that_it_has_run_puppet_with_since_is_not_taken_for_lost() {
     completed(world.decide());
     world.puppet.run = Some(Lookup::Unavailable("down".into()));
     assert!(matches!(world.decide(), Decision::Fail(_)));
+}
+
+#[test]
+fn a_run_that_is_under_way_uses_the_certificate_although_there_is_no_report_yet() {
+    let mut world = relaunched();
+    world.view().node = Lookup::Found(node(true, at(0)));
+    assert!(waits(world.decide()).contains("first Puppet run"));
+    world.view().node = Lookup::Unavailable("down".into());
+    assert!(matches!(world.decide(), Decision::Fail(_)));
+}
+
+#[test]
+fn an_extension_that_is_not_listed_costs_nobody_a_certificate() {
+    let mut world = world();
+    world.certificate().holds.extensions.insert("pp_environment".into(), "production".into());
+    completed(world.decide());
 }
 
 /// A request under the name of a certificate that is in use, with this key and of this instance.
