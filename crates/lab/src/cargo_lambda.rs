@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::{Output, Stdio};
+use std::process::{ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -69,7 +69,10 @@ impl CargoLambda {
         command.args(["lambda", "invoke", function, "--invoke-address", "127.0.0.1"]);
         command.args(["--invoke-port", &self.port.to_string(), "--data-file"]).arg(event);
         command.stdin(Stdio::null()).kill_on_drop(true);
-        let output = tokio::time::timeout(LONGEST_INVOCATION, command.output()).await;
+        let output = tokio::select! {
+            output = tokio::time::timeout(LONGEST_INVOCATION, command.output()) => output,
+            status = self.ended(function) => anyhow::bail!("{function} has ended: {status}\n{}", self.log()),
+        };
         let Output { status, stdout, stderr } =
             output.with_context(|| format!("no answer after {LONGEST_INVOCATION:?}\n{}", self.log()))??;
         let answer = String::from_utf8_lossy(&stdout);
@@ -84,6 +87,16 @@ impl CargoLambda {
         lock(&self.log).clone()
     }
 
+    /// Waits until the function has ended, which it does when it cannot start.
+    async fn ended(&self, function: &str) -> ExitStatus {
+        loop {
+            if let Some(Ok(Some(status))) = lock(&self.running).get_mut(function).map(Child::try_wait) {
+                return status;
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+
     /// Starts the function, unless it runs.
     fn run(&self, function: &str) -> anyhow::Result<()> {
         let mut running = lock(&self.running);
@@ -93,7 +106,7 @@ impl CargoLambda {
         let program = self.functions.join(function);
         let mut command = Command::new(&program);
         command.env_clear().envs(&self.environment).kill_on_drop(true);
-        command.env("AWS_LAMBDA_RUNTIME_API", format!("127.0.0.1:{}/.rt/{function}", self.port));
+        command.env("AWS_LAMBDA_RUNTIME_API", format!("http://127.0.0.1:{}/.rt/{function}", self.port));
         command.env("AWS_LAMBDA_FUNCTION_NAME", function);
         command.env("AWS_LAMBDA_FUNCTION_VERSION", "1");
         command.env("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "256");
