@@ -1,4 +1,4 @@
-//! The real servers that `tests/live/stage up` has started, as its descriptor tells. Reads files.
+//! The real servers that `tests/live/stage up` has started, as its descriptor says. Reads files.
 
 use std::path::PathBuf;
 

@@ -13,11 +13,11 @@ use stagedoor_lab::{Lab, Options};
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
 
-/// The leaving instance of the samples in `events/`.
+/// The terminating instance of the samples in `events/`.
 pub(crate) const LEAVING: &str = "i-0a1b2c3d4e5f60718";
 /// Another instance of the samples.
 pub(crate) const OTHER: &str = "i-0b2c3d4e5f6071829";
-/// The name of the leaving instance.
+/// The name of the terminating instance.
 pub(crate) const NAME: &str = "ip-10-0-3-7.ec2.internal";
 pub(crate) const TOPIC: &str = "arn:aws:sns:eu-west-1:111122223333:stagedoor";
 
@@ -91,7 +91,7 @@ impl Rehearsal {
         let secrets = secret_values(&lab);
         lab.set_scene(&Scene::from_json(scene).expect("a scene")).expect("a scene that can be");
         let config = lab.environment()["STAGEDOOR_CONFIG"].clone();
-        // Short, so that a test of what cannot be done does not wait for long; and without what goes by the clock.
+        // Short, so that a test of a failure does not wait for long; and without housekeeping, which depends on the clock.
         let config = format!("budget = \"2s\"\nnotify.topic = \"{TOPIC}\"\nhousekeeping.every = \"never\"\n{config}");
         let environment = BTreeMap::from([("STAGEDOOR_CONFIG".to_owned(), config)]);
         Self {
@@ -187,7 +187,7 @@ impl Rehearsal {
         serde_json::from_str(line).expect("metrics are JSON")
     }
 
-    /// Invokes a function and takes its answer, after a look that no secret is in the answer, the log or the journal.
+    /// Invokes a function and returns its answer, after checking that no secret is in the answer, the log or the journal.
     pub(crate) async fn invoke(&mut self, function: &'static str, event: &Value) -> Value {
         if !self.functions.contains_key(function) {
             self.start(function);
@@ -216,7 +216,7 @@ impl Rehearsal {
     }
 
     /// Keeps the AWS actions that were called, where the check of the roles in `infra/` looks for them. A rehearsal of
-    /// more than one function cannot tell whose they are.
+    /// more than one function cannot attribute them.
     fn note_what_was_called(&self, function: &str) {
         let (Some(directory), 1) = (std::env::var_os("STAGEDOOR_SEEN"), self.functions.len()) else { return };
         let services = ["autoscaling", "ec2", "secretsmanager", "sns"];

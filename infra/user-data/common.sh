@@ -16,7 +16,7 @@ for setting in STAGEDOOR_SERVER STAGEDOOR_CERTNAME STAGEDOOR_PP_ROLE STAGEDOOR_C
   [ -n "${!setting:-}" ] || die "$setting is not set"
 done
 
-# All that follows, the installation and the agent's first good run, must be over by then.
+# The installation and the agent's first successful run must be finished by then.
 deadline=$((SECONDS + ${STAGEDOOR_PATIENCE_S:-1500}))
 
 scratch=$(mktemp -d)
@@ -36,15 +36,15 @@ again() {
   sleep "${STAGEDOOR_PAUSE_S:-15}"
 }
 
-# curl for the metadata service: never through a proxy, and patient for a moment, because the network may just be starting.
+# curl for the metadata service: never through a proxy, and with retries, as the network may still be starting.
 metadata_curl() {
   curl --silent --show-error --fail --noproxy '*' --connect-timeout 2 --max-time 5 \
     --retry "${STAGEDOOR_RETRIES:-10}" --retry-delay 1 --retry-connrefused --header @- "$@"
 }
-# The token is good for longer than all attempts take.
+# The token is valid for longer than all attempts take.
 token=$(metadata_curl --request PUT "$imds/api/token" <<<"X-aws-ec2-metadata-token-ttl-seconds: 21600") ||
   die "the metadata service gives no IMDSv2 token"
-# It goes in by standard input, so that no process list shows it.
+# Passed on standard input, so that no process list shows it.
 metadata() { metadata_curl "$imds/$1" <<<"X-aws-ec2-metadata-token: $token" || die "the metadata service does not say $1"; }
 
 instance_id=$(metadata meta-data/instance-id)
@@ -107,15 +107,15 @@ except Exception as problem:
     sys.exit(2 if refused and not re.search("Throttl|TooMany|LimitExceeded|SlowDown|Timeout", kind) else 1)
 ' "$region" "$STAGEDOOR_CHALLENGE_SECRET" "${STAGEDOOR_SECRETS_ENDPOINT:-}"
 }
-# Patient: the role's credentials, name resolution and the way to Secrets Manager may just be coming up.
+# Retried: the role's credentials, name resolution and the route to Secrets Manager may not be ready yet.
 until challenge=$(ask_for_challenge); do
   [ $? != 2 ] || die "no challenge, no request"
   again "no challenge yet"
 done
 [[ $challenge =~ ^[A-Za-z0-9+/=._~-]{8,}$ ]] || die "the challenge must be 8 or more of A-Z a-z 0-9 + / = . _ ~ -"
 
-# Fetches URL $2 into the file $1, with more options for curl after them. Patient: the first instances start while the firewalls
-# are still being opened to their security group.
+# Fetches URL $2 into the file $1, with more options for curl after them. Retried: the first instances start while
+# the firewalls are still being opened to their security group.
 fetch() {
   until curl --silent --show-error --fail --proto '=https' --tlsv1.2 --connect-timeout 10 --max-time 120 \
     --output "$1" "$2" "${@:3}"; do
@@ -145,14 +145,14 @@ write_identity() {
   put "$confdir/ssl/certs/ca.pem" 644 <<<"$STAGEDOOR_CA_CERT"
 }
 
-# Runs the agent until a run goes through. Until the controller has signed, each attempt ends with 1.
+# Runs the agent until a run succeeds. Until the controller has signed the request, each attempt ends with 1.
 run_agent() {
   unfinished=()
   local code
   while true; do
     code=0
     "$puppet" agent --test --waitforcert 0 || code=$?
-    # 2: the run made changes, and all of them went through.
+    # 2: the run made changes, and all of them succeeded.
     if [ "$code" = 0 ] || [ "$code" = 2 ]; then break; fi
     [ "$SECONDS" -lt "$deadline" ] || die "no agent run went through in time; the last one ended with $code"
     sleep "${STAGEDOOR_PAUSE_S:-15}"

@@ -8,6 +8,6 @@ fetch "$scratch/install.bash" "$url" --cacert "$scratch/ca.pem"
 write_identity
 settings=("main:certname=$certname" "main:server=$STAGEDOOR_SERVER")
 if [ -n "${STAGEDOOR_ALT_NAMES:-}" ]; then settings+=("main:dns_alt_names=$STAGEDOOR_ALT_NAMES"); fi
-# Stopped: no run may begin before this script says so.
+# Stopped: no run may begin before this script starts it.
 until bash "$scratch/install.bash" "${settings[@]}" --puppet-service-ensure stopped; do again "the installer failed"; done
 run_agent

@@ -12,7 +12,7 @@ pub(crate) const PP_AUTH_ROLE: &[u64] = &[1, 3, 6, 1, 4, 1, 34380, 1, 3, 13];
 pub(crate) const PP_CLI_AUTH: &[u64] = &[1, 3, 6, 1, 4, 1, 34380, 1, 3, 39];
 const CHALLENGE_PASSWORD: &[u64] = &[1, 2, 840, 113_549, 1, 9, 7];
 
-/// An agent before it has a certificate: a name, a key, and what it wants to have certified.
+/// An agent before it has a certificate: a name, a key, and what it asks to have certified.
 pub(crate) struct Applicant {
     pub(crate) certname: Certname,
     key: KeyPair,
@@ -22,7 +22,7 @@ pub(crate) struct Applicant {
 }
 
 impl Applicant {
-    /// Under a name that nobody has used before.
+    /// Under a name that was never used before.
     pub(crate) fn new(label: &str) -> Self {
         Self::named(fresh(label))
     }

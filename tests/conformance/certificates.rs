@@ -100,7 +100,7 @@ pub(super) async fn the_list_of_requests_names_them_and_no_certificate(site: &Si
     assert!(named(&requested) && !named(&signed) && !named(&fresh("nobody")));
 }
 
-/// From which the time of issue is told.
+/// The time of issue is derived from this.
 pub(super) async fn a_certificate_is_valid_from_a_day_before_it_was_issued(site: &Site) {
     let applicant = Applicant::new("web").apply(site).await;
     let before = Clock::machine_now();

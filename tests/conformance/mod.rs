@@ -4,7 +4,7 @@
 //! With the feature `live` the same assertions run against the servers of `tests/live/stage`. Where releases differ, the
 //! assertion says which release does what, and the lab plays each of them.
 //!
-//! Every assertion works under names that nobody used before: real servers keep what earlier runs left there.
+//! Every assertion works under names that were never used before: real servers keep what earlier runs left there.
 
 pub(crate) mod apply;
 mod certificates;

@@ -92,7 +92,7 @@ pub(crate) async fn report(site: &Site, certname: &Certname, status: &str, at: T
     command(site, STORE_REPORT, certname, &body).await;
 }
 
-/// Everything that a good run of an instance leaves, made at the time that is returned, a minute ago.
+/// Everything that a successful run of an instance stores, made at the time that is returned, a minute ago.
 pub(crate) async fn run(site: &Site, certname: &Certname, instance: &InstanceId) -> Timestamp {
     let at = server_time(site).await - SignedDuration::from_secs(60);
     facts(site, certname, Some(instance), Some(instance), at).await;

@@ -122,7 +122,7 @@ impl Site {
         CaAdmin::new(self.ca())
     }
 
-    /// The CA as somebody else sees it, over connections of its own.
+    /// The CA as another client sees it, over connections of its own.
     pub(crate) fn ca_as(&self, identity: &Identity) -> Ca {
         let transport = self.credentials(identity).transport().expect("usable credentials");
         Ca::new(&transport, &endpoint(&self.ca_url))
@@ -170,13 +170,13 @@ pub(crate) fn endpoint(url: &str) -> Endpoint {
     url.parse().expect("an address")
 }
 
-/// A certname that nobody has used before.
+/// A certname that was never used before.
 pub(crate) fn fresh(label: &str) -> Certname {
     let unique = uuid::Uuid::new_v4().simple().to_string();
     format!("{label}-{}.conformance.test", &unique[..12]).parse().expect("a certname")
 }
 
-/// An instance id that nobody has used before.
+/// An instance id that was never used before.
 pub(crate) fn fresh_instance() -> InstanceId {
     let unique = uuid::Uuid::new_v4().simple().to_string();
     format!("i-{}", &unique[..17]).parse().expect("an instance id")

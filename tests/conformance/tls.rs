@@ -1,4 +1,4 @@
-//! Mutual TLS: whom each side refuses, and how that is told from a server that is not there.
+//! Mutual TLS: which certificates each side refuses, and how a refusal differs from a server that is not there.
 
 use std::time::Duration;
 
@@ -12,14 +12,14 @@ use super::site::{Identity, Site, endpoint, fresh};
 pub(super) async fn a_revoked_certificate_is_refused_in_tls(site: &Site) {
     let applicant = Applicant::new("web").enrol(site).await;
     let identity = applicant.identity(site).await;
-    site.ca_as(&identity).expirations().await.expect("a good certificate gets in");
+    site.ca_as(&identity).expirations().await.expect("a valid certificate is accepted");
     site.ca_admin().revoke(&applicant.certname).await.unwrap();
 
     let error = wait_until_refused(site, &identity).await;
     let Error::TlsRefused { reason, .. } = &error else { panic!("{error}") };
     assert!(reason.contains("the server did not accept the controller's certificate"), "{reason}");
     assert!(error.credentials_may_be_stale());
-    site.ca().expirations().await.expect("others still get in");
+    site.ca().expirations().await.expect("others are still accepted");
 }
 
 pub(super) async fn puppetdb_does_not_look_at_the_crl(site: &Site) {

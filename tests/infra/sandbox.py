@@ -172,7 +172,7 @@ class Authority:
         self.context.load_cert_chain(chain)
 
 
-# Installs as Puppet Enterprise's script does: it notes what it was told, and puts the agent's settings in place. Like the package
+# Installs as Puppet Enterprise's script does: it records its arguments, and puts the agent's settings in place. Like the package
 # managers below it fails as often as $SANDBOX/failures says.
 INSTALLER = """#!/bin/bash
 echo "installer $*" >>"$SANDBOX/calls"

@@ -66,7 +66,7 @@ class Account:
         )
 
     def security_group(self, name: str) -> str:
-        """A security group in the VPC that lets nothing in."""
+        """A security group in the VPC that allows no inbound traffic."""
         group = self.client("ec2").create_security_group(GroupName=name, Description=name, VpcId=self.vpc)
         return group["GroupId"]
 
@@ -96,7 +96,7 @@ class Account:
 
 
 def controller_parameters(account: Account, **more) -> dict:
-    """What stagedoor.yaml must be told."""
+    """The parameters that stagedoor.yaml requires."""
     return {
         "CodeBucket": "deployments",
         "CodePrefix": "stagedoor/1",
@@ -110,7 +110,7 @@ def controller_parameters(account: Account, **more) -> dict:
 
 
 def fleet_parameters(account: Account, **more) -> dict:
-    """What compilers.yaml must be told."""
+    """The parameters that compilers.yaml requires."""
     return {
         "Edition": "pe",
         "PuppetServer": "puppet.example.com",

@@ -31,7 +31,7 @@ certname = "{private_dns}"
 
 @pytest.fixture
 def operator(account, tmp_path, monkeypatch, capsys):
-    """Somebody with packages, settings and a configuration, who calls infra/deploy."""
+    """An operator with packages, settings and a configuration, who calls infra/deploy."""
     # moto cannot make the whole template (see test_templates); what it is about here are the steps.
     template = load("stagedoor")
     kept = ("FunctionSecurityGroup", "Outcomes", "PurgeFunction", "PurgeRole", "PurgeLog", "PurgeQueue", "PurgeDeadLetters")

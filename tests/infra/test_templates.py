@@ -29,7 +29,7 @@ LEFT_OUT = {name: NOT_IN_MOTO[name] | WRONG_IN_MOTO[name] for name in NOT_IN_MOT
 
 @pytest.fixture
 def deploy(account):
-    """Deploys a template without what moto cannot make, and tells what it made."""
+    """Deploys a template without what moto cannot make, and returns what it made."""
 
     def run(name, parameters):
         template = load(name)

@@ -49,7 +49,7 @@ def told(user_data, settings):
     return user_data
 
 
-# No patience at all.
+# No time for a retry.
 AT_ONCE = {"STAGEDOOR_PATIENCE_S": "0"}
 
 
@@ -178,7 +178,7 @@ def test_the_metadata_service_is_only_asked_with_a_token(world, rendered, editio
     world.run(edition)
     (first, *others) = world.imds.requests
     assert first[:2] == ("PUT", "/latest/api/token")
-    # It must outlive the patience, which is in common.sh.
+    # It must outlive the timeout, which is in common.sh.
     patience = int(re.search(r"STAGEDOOR_PATIENCE_S:-(\d+)", rendered(edition))[1])
     assert int(first[2]["X-aws-ec2-metadata-token-ttl-seconds"]) > patience
     assert len(others) >= 5

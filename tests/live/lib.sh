@@ -23,7 +23,7 @@
 
     CONTROLLER=controller.stagedoor.test
     OUTSIDER=outsider.stagedoor.test
-    # Puppet Server stands for the compilers of this domain too: its certificate is good for their names.
+    # Puppet Server stands for the compilers of this domain too: its certificate is valid for their names.
     COMPILERS=compilers.stagedoor.test
 }
 
@@ -48,7 +48,7 @@ fail() {
     exit 1
 }
 
-# What nobody foresaw still has to say where it happened.
+# An unexpected failure also has to say where it happened.
 trap 'printf "live: FAILED unexpectedly at %s:%s: %s\n" "${BASH_SOURCE[0]}" "$LINENO" "$BASH_COMMAND" >&2' ERR
 
 # api CURL-ARGUMENTS: a request to one of the servers as the controller; prints the body, then the status on a line of its own.

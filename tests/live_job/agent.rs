@@ -1,4 +1,4 @@
-//! Real agents, through `tests/live/agent`. Runs programs, reads the files that they leave.
+//! Real agents, through `tests/live/agent`. Runs programs, reads the files that they write.
 
 use std::path::PathBuf;
 use std::process::{Output, Stdio};
@@ -50,7 +50,7 @@ impl Agent {
         agent
     }
 
-    /// Sends its request, and leaves it at that.
+    /// Sends its request, which is not signed.
     pub(super) async fn ask(&self) {
         self.go_well("enrol", &[self.claims(), vec!["--unsigned".to_owned()]].concat()).await;
     }
@@ -78,7 +78,7 @@ impl Agent {
         self.command("run", &[]).await
     }
 
-    /// One run that must go well; its report is in PuppetDB then.
+    /// One run that must succeed; its report is in PuppetDB then.
     pub(super) async fn run_well(&self) {
         self.go_well("run", &[]).await;
     }
@@ -94,7 +94,7 @@ impl Agent {
         command.stdin(Stdio::null()).output().await.expect("tests/live/agent runs")
     }
 
-    /// Puppet Server reads its CRL again within about a second of a change. A run before that would still be good.
+    /// Puppet Server reads its CRL again within about a second of a change. A run before that would still succeed.
     pub(super) async fn wait_until_tls_refuses_it(&self, stage: &LiveStage) {
         let read = |kind: &str| {
             let path = self.directory.join("ssl").join(kind).join(format!("{}.pem", self.certname));

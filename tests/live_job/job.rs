@@ -84,7 +84,7 @@ impl Job {
             stage.ca_url, stage.puppetdb_url
         );
         environment.insert("STAGEDOOR_CONFIG".to_owned(), config);
-        // As talkative as it can be: what it must not tell has to stay out of that too.
+        // The most verbose level: secrets must not appear in that log either.
         environment.insert("RUST_LOG".to_owned(), "trace".to_owned());
         let functions =
             CargoLambda::start(cargo_lambda().await, built(), environment).await.expect("cargo-lambda runs");
@@ -181,14 +181,14 @@ impl Job {
         answer
     }
 
-    /// The hook was completed once, with CONTINUE, and the instance has left.
+    /// The action was completed once, with CONTINUE, and the instance has terminated.
     pub(super) fn assert_let_go(&self, instance: &InstanceId) {
         assert_eq!(self.completions(), [(instance.to_string(), "CONTINUE".to_owned())]);
         let state = self.lab.aws.lifecycle_state(instance.as_str());
         assert_eq!(state.as_deref(), Some("Terminated"), "it has left Terminating:Wait");
     }
 
-    /// How hooks were answered so far: instance and result, by instance.
+    /// The actions completed so far: instance and result, by instance.
     pub(super) fn completions(&self) -> Vec<(String, String)> {
         let calls = self.lab.journal.calls("autoscaling").into_iter();
         let completed = calls.filter(|entry| entry.call == "CompleteLifecycleAction").map(|entry| {
@@ -218,7 +218,7 @@ impl Job {
         self.lab.aws.lifecycle_state(instance.id.as_str())
     }
 
-    /// Another value that must never be told.
+    /// Another value that must never appear in any output.
     pub(super) fn keep_secret(&mut self, value: &str) {
         self.secrets.push(value.to_owned());
     }
@@ -245,7 +245,7 @@ async fn cargo_lambda() -> PathBuf {
     PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()).join("cargo-lambda")
 }
 
-/// A terminate event for an instance that nobody terminates.
+/// A terminate event for an instance that is not terminating.
 pub(super) fn event_of_another_life(instance: &InstanceId) -> Value {
     let mut event = crate::rehearsal::event("eventbridge-terminate");
     event["detail"]["EC2InstanceId"] = instance.as_str().into();

@@ -1,4 +1,4 @@
-//! Arriving nodes: real agents ask the real CA, and `onboard` says who gets in.
+//! Launching instances: real agents send requests to the real CA, and `onboard` decides which are signed.
 
 use serde_json::{Value, json};
 
@@ -8,9 +8,9 @@ use crate::live_stage::turn_to_clean;
 
 /// The alternative name that compilers may have.
 pub(super) const BALANCER: &str = "puppet.stagedoor.test";
-/// Puppet Server's certificate is good for names in this domain, so it can stand for what listens on these instances.
+/// Puppet Server's certificate is valid for names in this domain, so it can stand for what listens on these instances.
 pub(super) const DOMAIN: &str = "compilers.stagedoor.test";
-/// Long enough for whatever an agent has to do, on a busy machine too: one invocation sees it through.
+/// Long enough for everything that an agent has to do, also on a busy machine: one invocation suffices.
 pub(super) const PATIENT: &str = "budget = \"150s\"";
 
 /// The configuration of a fleet of compilers, with further keys of their profile.
@@ -34,19 +34,24 @@ pub(super) fn batch(events: &[Value]) -> Value {
     json!({"Records": events.iter().enumerate().map(record).collect::<Vec<_>>()})
 }
 
-/// It has a certificate of its own, PuppetDB knows its good run, and nothing is left pending.
-pub(super) async fn assert_enrolled(job: &Job, instance: &Instance) {
+/// As [`assert_enrolled`], on a CA that takes a request although there is a certificate, as agents send it again.
+pub(super) async fn assert_serves(job: &Job, instance: &Instance) {
     let Instance { id, certname, .. } = instance;
     let certificate = job.ca().certificate(certname).await.unwrap().expect("its certificate");
     assert_eq!(certificate.instance_id().as_ref(), Some(id));
     assert_eq!(certificate.extensions().get("pp_role"), Some("compiler"));
     let names: Vec<String> = certificate.alt_names().iter().map(ToString::to_string).collect();
     assert!(names.contains(&format!("DNS:{BALANCER}")), "{names:?}");
-    assert!(job.ca().csr(certname).await.unwrap().is_none(), "nothing is pending");
     assert!(!job.ca().crl().await.unwrap().revokes(&certificate));
     let node = job.puppetdb().node(certname).await.unwrap().expect("it has reported");
     assert!(node.is_active() && node.latest_report_status.is_some_and(|status| status != "failed"));
     assert_eq!(job.state_of(instance).as_deref(), Some("InService"));
+}
+
+/// It has a certificate of its own, PuppetDB knows its successful run, and nothing is left pending.
+async fn assert_enrolled(job: &Job, instance: &Instance) {
+    assert_serves(job, instance).await;
+    assert!(job.ca().csr(&instance.certname).await.unwrap().is_none(), "nothing is pending");
 }
 
 pub(super) fn continued(instance: &Instance) -> (String, String) {
@@ -166,12 +171,12 @@ async fn a_recycled_name_enrols_after_its_dead_owners_certificate_is_cleaned() {
     job.keep_secret(&dead.challenge);
     let stale = job.ca().certificate(&old.certname).await.unwrap().expect("its certificate");
     dead.run_well().await;
-    // It dies at once, and nobody purges it. What PuppetDB has of it is good, and only seconds old.
+    // It terminates at once, without its hooks, and is not purged. Its data in PuppetDB is valid, and only seconds old.
     job.kill(&old);
 
     let event = job.launch(&new);
     let agent = compiler(&job, &new);
-    // Its request is turned down until the name is free; then it asks again.
+    // Its request is refused until the name is free; then it asks again.
     let (receipt, ()) = tokio::join!(job.onboard(&event), agent.first_run_well());
     assert_eq!(receipt["outcome"], "continued", "{receipt:#}");
     let steps = receipt["steps"].to_string();

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::agent::Agent;
 use super::job::{Job, instances};
-use super::onboarding::{BALANCER, DOMAIN, PATIENT, assert_enrolled, batch, compiler, config, continued};
+use super::onboarding::{BALANCER, DOMAIN, PATIENT, assert_serves, batch, compiler, config, continued};
 use crate::conformance::apply::{Applicant, PP_ROLE, submit};
 use crate::conformance::site::{Site, fresh};
 use crate::live_stage::{LiveStage, turn_to_clean};
@@ -133,7 +133,7 @@ async fn a_request_with_another_key_does_not_cost_an_instance_the_certificate_th
     tokio::join!(agent.first_run_well(), job.onboard_until_it_says(&event, &held));
     let certificate = job.ca().certificate(&using.certname).await.unwrap().expect("its certificate");
 
-    // A stranger who has read the instance's request, as anybody may, asks for all that it asked for.
+    // A stranger has read the instance's request, which any client may do, and asks for all that it asked for.
     let stranger = Applicant::named(using.certname.clone()).instance(&using.id).extension(PP_ROLE, "compiler");
     let stranger = stranger.challenge(&job.challenge).alt_name(BALANCER);
     let (status, text) = submit(&site, using.certname.as_str(), stranger.request()).await;
@@ -197,7 +197,7 @@ async fn ten_launches_on_a_ca_with_thirty_thousand_certificates_request_no_list(
     assert_eq!(answer, json!({"batchItemFailures": []}));
     assert_eq!(log.lists(), Vec::<String>::new());
     for instance in &arriving {
-        assert_enrolled(&job, instance).await;
+        assert_serves(&job, instance).await;
     }
     assert_eq!(job.completions(), arriving.iter().map(continued).collect::<Vec<_>>());
     job.assert_no_secret_is_told();

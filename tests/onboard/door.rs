@@ -42,14 +42,14 @@ async fn each_wait_names_what_it_waits_for() {
 
 #[tokio::test]
 async fn when_patience_is_over_the_launch_is_abandoned() {
-    let mut stage = Stage::open_source("patience.onboard = \"10m\"").await;
+    let mut stage = Stage::open_source("timeout.launch = \"10m\"").await;
     stage.budget("1s");
     // The function goes by the machine's clock: the launch began long ago.
     stage.rehearsal.lab.clock.advance(SignedDuration::from_secs(-601));
     let (instance, event) = stage.launch();
     let receipt = stage.rehearsal.onboard(&event).await;
     assert_eq!(receipt["outcome"], "abandoned", "{receipt:#}");
-    assert!(receipt["reason"].as_str().unwrap().contains("patience is over"), "{receipt:#}");
+    assert!(receipt["reason"].as_str().unwrap().contains("the timeout has expired"), "{receipt:#}");
     assert_ne!(stage.state_of(&instance).as_deref(), Some("Pending:Wait"));
 }
 

@@ -131,7 +131,7 @@ async fn a_request_that_took_the_place_of_the_one_that_was_checked_gets_no_certi
     let agent = stage.start(Stage::compiler(&instance));
     agent.waits_for_certificate().await.unwrap();
     agent.stop().await;
-    // The order to sign is carried out late; meanwhile somebody replaces the request.
+    // The request is signed late; meanwhile it is replaced.
     let replaced = stagedoor_lab::puppet::CsrAttributes {
         instance_id: Some(instance.clone()),
         extensions: [("pp_role".to_owned(), "compiler".to_owned())].into(),

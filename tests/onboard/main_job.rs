@@ -1,4 +1,4 @@
-//! What it is for: an arriving instance is held until Puppet knows it and it can serve.
+//! The main job: a launching instance is held until Puppet knows it and it can serve.
 
 use serde_json::{Value, json};
 use stagedoor_lab::agent::Agent;

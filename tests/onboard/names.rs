@@ -24,7 +24,7 @@ async fn a_recycled_name_enrols_after_the_certificate_of_its_dead_owner_is_clean
     let agent = stage.start(Stage::compiler(&old));
     assert_eq!(stage.rehearsal.onboard(&event).await["outcome"], "continued");
     agent.stop().await;
-    // It dies at once, and nobody purges it.
+    // It terminates at once, without its hooks, and is not purged.
     stage.rehearsal.lab.aws.terminate(&old, &Terminate { force: true, ..Terminate::default() }).unwrap();
 
     let (new, event) = stage.launch_as(&launch());
@@ -108,12 +108,12 @@ async fn replaced_at(puppet: PuppetOptions, profile: &str) -> (Stage, String, se
     let begun = stage.rehearsal.lab.aws.replace_root_volume(&instance).unwrap();
     let leaving =
         begun.events.iter().find(|event| event.eventbridge["detail-type"].as_str().unwrap().contains("terminate"));
-    let leaving = leaving.expect("the terminate hook is told first").eventbridge.clone();
+    let leaving = leaving.expect("the event of the terminate hook comes first").eventbridge.clone();
     let answer = stage.rehearsal.purge(&leaving).await;
     assert_eq!(answer["results"][0]["outcome"], "continued", "{answer:#}");
-    assert!(stage.rehearsal.puppet_has(NAME).0, "purge leaves an instance alone that only gets another disk");
+    assert!(stage.rehearsal.puppet_has(NAME).0, "purge ignores an instance that only gets another disk");
     let events = stage.rehearsal.lab.aws.events();
-    let arriving = events.last().expect("the launch hook is told next").eventbridge.clone();
+    let arriving = events.last().expect("the event of the launch hook comes next").eventbridge.clone();
     assert!(arriving["detail-type"].as_str().unwrap().contains("launch"), "{arriving:#}");
     (stage, instance, arriving)
 }
@@ -173,7 +173,7 @@ async fn a_request_that_an_agent_sends_again_does_not_cost_it_its_certificate() 
         assert_eq!(stage.rehearsal.lab.puppet.snapshot()["certificates"], certificates, "{function}: {answer:#}");
         assert_eq!(stage.rehearsal.lab.puppet.snapshot()["revoked_serials"], json!([]), "{function}: {answer:#}");
     }
-    agent.run("unchanged").await.expect("Puppet still lets it in");
+    agent.run("unchanged").await.expect("Puppet still accepts it");
     assert_eq!(stage.state_of(&instance).as_deref(), Some("Pending:Wait"));
 }
 
@@ -189,7 +189,7 @@ async fn a_request_with_another_key_does_not_cost_an_instance_the_certificate_th
     agent.reported().await.unwrap();
     let certificates = stage.rehearsal.lab.puppet.snapshot()["certificates"].clone();
 
-    // A stranger has read the request, which anybody may, and asks for everything that was in it.
+    // A stranger has read the request, which any client may do, and asks for everything that was in it.
     let strangers = CsrAttributes {
         instance_id: Some(instance.clone()),
         extensions: [("pp_role".to_owned(), "compiler".to_owned())].into(),
@@ -201,5 +201,5 @@ async fn a_request_with_another_key_does_not_cost_an_instance_the_certificate_th
         let answer = stage.rehearsal.invoke(function, &event).await;
         assert_eq!(stage.rehearsal.lab.puppet.snapshot()["certificates"], certificates, "{function}: {answer:#}");
     }
-    agent.run("unchanged").await.expect("Puppet still lets it in");
+    agent.run("unchanged").await.expect("Puppet still accepts it");
 }

@@ -1,4 +1,4 @@
-//! What it answers to what it cannot use.
+//! Events, configurations and secrets that `purge` cannot use.
 
 use std::time::Duration;
 

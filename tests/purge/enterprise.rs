@@ -1,4 +1,4 @@
-//! A leaving node of Puppet Enterprise: unpinned, and the primary learns that it is gone.
+//! A terminating node of Puppet Enterprise: it is unpinned, and the primary learns that it is gone.
 
 use stagedoor_lab::aws::Terminate;
 use stagedoor_lab::faults::FaultKind;

@@ -1,4 +1,4 @@
-//! What it is for: a leaving instance leaves Puppet, and that is proven before it goes.
+//! The main job: a terminating instance is removed from Puppet, which is verified before the action is completed.
 
 use serde_json::{Value, json};
 use stagedoor_lab::faults::FaultKind;
@@ -41,7 +41,7 @@ async fn a_warm_purge_takes_at_most_five_round_trips() {
     assert_eq!(receipt["outcome"], "continued", "{receipt:#}");
     let until_completed: Vec<_> = stage.lab.journal.entries();
     let publishing = stage.lab.journal.count("sns", "Publish");
-    assert_eq!(publishing, 1, "the outcome is told after the instance was let go");
+    assert_eq!(publishing, 1, "the outcome is published after the action was completed");
     assert!(stage.lab.journal.round_trips() - publishing <= 5, "{until_completed:#?}");
 }
 

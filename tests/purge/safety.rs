@@ -1,4 +1,4 @@
-//! What it must never do, whatever an event says.
+//! What `purge` must never do, whatever an event says.
 
 use serde_json::json;
 use stagedoor_lab::faults::FaultKind;
@@ -99,7 +99,7 @@ async fn its_request_stays_while_its_certificate_could_not_be_revoked() {
 
 #[tokio::test]
 async fn facts_that_are_older_than_a_certificate_do_not_speak_for_it() {
-    // The name was the leaving instance's; its successor has its certificate and has not run yet.
+    // The name was the terminating instance's; its successor has its certificate and has not run Puppet yet.
     let mut scene = compilers("Terminating:Wait");
     scene["nodes"][0] = json!({
         "certname": NAME,

@@ -1,4 +1,4 @@
-//! What it does when somebody cannot be reached, is slow, answers wrongly, or dies in between.
+//! What `purge` does when a service is unreachable, slow or answers wrongly, or when the function is killed.
 
 use serde_json::{Value, json};
 use stagedoor_lab::Options;
@@ -14,7 +14,7 @@ fn unavailable() -> FaultKind {
     FaultKind::Status { status: 503, body: "starting".into(), content_type: Some("text/plain".into()) }
 }
 
-/// The lab's events bear the present time: patience is not over.
+/// The lab's events have the present time: the timeout has not expired.
 async fn leaving_now() -> (Rehearsal, Value) {
     leaving_with(Options::default()).await
 }
@@ -65,11 +65,11 @@ async fn while_puppetdb_is_down_the_certificate_goes_and_the_hook_waits() {
 #[tokio::test]
 async fn when_patience_is_over_the_hook_is_answered_as_the_profile_says() {
     let (mut stage, event) = leaving_now().await;
-    stage.configure(|config| format!("{config}patience.purge = \"1ms\"\n"));
+    stage.configure(|config| format!("{config}timeout.terminate = \"1ms\"\n"));
     stage.fault("ca", "*", None, FaultKind::Reset);
     let receipt = outcome(&mut stage, &event).await;
     assert_eq!(receipt["outcome"], "continued", "{receipt:#}");
-    assert!(receipt["reason"].as_str().unwrap().contains("patience is over"), "{receipt:#}");
+    assert!(receipt["reason"].as_str().unwrap().contains("the timeout has expired"), "{receipt:#}");
     assert_eq!(stage.lab.journal.count("autoscaling", "DescribeScalingActivities"), 1);
 }
 
@@ -195,7 +195,7 @@ async fn beside_another_tools_hook_ours_is_answered_and_the_other_left_alone() {
     let of = |hook: &str| outcomes.iter().find(|receipt| receipt["hook"] == hook).unwrap()["outcome"].clone();
     assert_eq!((of("stagedoor-terminate"), of("drain-logs")), (json!("continued"), json!("ignored")));
     assert_eq!(stage.state_of(LEAVING).as_deref(), WAITS, "the other hook still holds it");
-    // Answered, and still waiting for the other: too new to tell from an action that is not visible yet.
+    // Completed, and still waiting at the other hook: too new to distinguish from an action that is not visible yet.
     assert_eq!(outcome(&mut stage, &begun.events[0].eventbridge).await["outcome"], "failed");
     let mut old = begun.events[0].eventbridge.clone();
     old["time"] = "2026-03-04T05:06:07Z".into();
@@ -253,7 +253,7 @@ async fn killed_after_any_write_the_next_one_goes_on() {
     for (service, call) in writes {
         assert!(whole.lab.journal.count(service, call) >= 1, "{call}");
         let (mut stage, event) = leaving_now().await;
-        // Carried out, and the process hears nothing more before it dies.
+        // Carried out, and the process is killed before it gets the answer.
         stage.fault(service, call, None, FaultKind::Delay { ms: 60_000 });
         stage.start_purge();
         let carried_out = async {

@@ -76,9 +76,9 @@ async fn what_may_live_is_left_alone() {
     let mut scene = fleet(0..3, 3..9);
     // Stopped, outside of every group.
     scene["instances"] = json!([{"id": id(3), "ec2_state": "stopped"}]);
-    // Heard of not long enough ago.
+    // Last heard of too recently.
     scene["nodes"][4]["puppetdb"]["age_s"] = 0.into();
-    // Another profile's, and nobody's.
+    // One of another profile, and one of no profile.
     scene["nodes"][5]["extensions"] = json!({"pp_role": "database"});
     scene["nodes"][6]["extensions"] = json!({});
     // Protected.
@@ -108,7 +108,7 @@ async fn the_breaker_holds_back_what_would_be_too_much_at_once_and_alerts() {
     let metrics = stage.metrics("sweep").await;
     assert_eq!((&metrics["BreakerOpen"], &metrics["OrphansRemoved"]), (&json!(1), &json!(0)), "{metrics}");
 
-    // A person has looked, and lets them go.
+    // An operator has looked at them, and allows their removal.
     stage.configure(|config| format!("orphans.max_share = 30\n{config}"));
     stage.lab.journal.clear();
     assert_eq!(keep_house(&mut stage).await, dealt(14..20, "removed"));
@@ -150,7 +150,7 @@ async fn a_controller_in_the_wrong_region_or_account_purges_nothing() {
         if !group {
             scene["groups"] = json!([]);
         }
-        // Somebody else's instance is.
+        // An unrelated instance is.
         scene["instances"] = json!([{"id": id(99)}]);
         let mut stage = stage(scene).await;
         assert_eq!(keep_house(&mut stage).await, [], "with a group of that tag: {group}");
@@ -169,7 +169,7 @@ async fn while_ec2_is_down_nothing_is_purged() {
     assert_eq!(still_there(&stage, 0..4), 4);
     assert_eq!(stage.writes(), Vec::<String>::new());
     let metrics = stage.metrics("sweep").await;
-    assert_eq!(metrics.get("BreakerOpen"), None, "nobody could look: {metrics}");
+    assert_eq!(metrics.get("BreakerOpen"), None, "it could not be determined: {metrics}");
 }
 
 #[tokio::test]
@@ -226,7 +226,7 @@ async fn where_they_are_only_to_be_told_nothing_is_written() {
         assert_eq!(keep_house(&mut stage).await, dealt([3], "found"), "{mode}");
         assert_eq!(still_there(&stage, 0..4), 4);
         let writes = stage.writes();
-        // The report is told once a day, which may be now.
+        // The report is published once a day, which may be now.
         let may = |write: &String| mode.starts_with("orphans") && write.starts_with("sns");
         assert!(writes.iter().all(may), "{mode}: {writes:?}");
     }
@@ -246,8 +246,8 @@ async fn looking_after_a_sound_fleet_costs_a_few_calls_however_large_it_is() {
     let mut stage = stage(fleet(0..250, 0..0)).await;
     assert_eq!(keep_house(&mut stage).await, []);
     let calls: Vec<String> = stage.lab.journal.entries().into_iter().map(|entry| entry.call).collect();
-    // Who waits; the secret; all nodes; all certificates; EC2 for each 200; the certificates of the two servers, which have
-    // no node; what expires.
+    // Waiting instances; the secret; all nodes; all certificates; EC2 for each 200; the certificates of the two servers,
+    // which have no node; what expires.
     assert!(calls.len() <= 10, "{calls:#?}");
     assert_eq!(calls.iter().filter(|call| *call == "DescribeInstances").count(), 2);
 }

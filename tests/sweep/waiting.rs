@@ -1,4 +1,4 @@
-//! Every event was lost: the sweep finds whoever waits, and deals with them.
+//! Every event was lost: the sweep finds the waiting instances and handles them.
 
 use std::time::Duration;
 
@@ -85,15 +85,15 @@ async fn two_at_once_do_no_harm() {
 
 #[tokio::test]
 async fn whoever_waits_is_decided_about_also_when_puppet_was_down_all_along() {
-    let mut stage = Stage::open_source("patience = { onboard = \"10m\", purge = \"5m\" }").await;
+    let mut stage = Stage::open_source("timeout  = { launch = \"10m\", terminate = \"5m\" }").await;
     stage.budget("2s");
     stage.rehearsal.lab.clock.advance(SignedDuration::from_secs(-700));
     let (arriving, _) = stage.launch();
     stage.rehearsal.fault("ca", "*", None, FaultKind::Reset);
     stage.rehearsal.fault("puppetdb", "*", None, FaultKind::Reset);
     let receipts = sweep(&mut stage).await;
-    assert_eq!(outcomes(&receipts), ["abandoned", "continued"], "it leaves as it is abandoned: {receipts:#?}");
-    assert!(receipts[0]["reason"].as_str().unwrap().contains("patience is over"), "{receipts:#?}");
+    assert_eq!(outcomes(&receipts), ["abandoned", "continued"], "the abandoned one terminates: {receipts:#?}");
+    assert!(receipts[0]["reason"].as_str().unwrap().contains("the timeout has expired"), "{receipts:#?}");
     assert_ne!(stage.state_of(&arriving).as_deref(), Some("Pending:Wait"));
 }
 
@@ -116,7 +116,7 @@ fn regroup(stage: &Stage, change: impl FnOnce(&mut Value)) {
 
 #[tokio::test]
 async fn while_patience_is_longer_than_the_hooks_timeout_heartbeats_keep_it_alive() {
-    let mut stage = Stage::open_source("patience.onboard = \"2h\"").await;
+    let mut stage = Stage::open_source("timeout.launch = \"2h\"").await;
     stage.budget("1s");
     regroup(&stage, |group| group["hooks"][0]["heartbeat_timeout_s"] = json!(30));
     let (instance, _) = stage.launch();
@@ -158,7 +158,7 @@ async fn whoever_begins_to_wait_while_others_do_is_dealt_with_by_the_same_sweep(
 
 #[tokio::test]
 async fn where_instances_return_to_the_pool_one_whose_event_is_lost_is_let_go_when_patience_ends_and_not_purged() {
-    let mut stage = Stage::open_source("patience.purge = \"5m\"").await;
+    let mut stage = Stage::open_source("timeout.terminate = \"5m\"").await;
     stage.budget("2s");
     regroup(&stage, |group| {
         group["warm_pool"] = json!("Stopped");
@@ -194,7 +194,7 @@ async fn those_in_the_warm_pool_are_found_on_their_way_in_and_back() {
 
 #[tokio::test]
 async fn while_the_ca_carries_nothing_out_patience_ends_all_the_same_and_others_are_let_go_before() {
-    // So long that what AWS said is not fresh any more, when the CA is given up.
+    // So long that the AWS data is stale when the call to the CA is abandoned.
     let options = Options { function_timeout: Duration::from_secs(42), ..Options::default() };
     let mut stage = Rehearsal::with(json!({}), options).await;
     let mut scene = compilers("InService");
@@ -209,7 +209,7 @@ async fn while_the_ca_carries_nothing_out_patience_ends_all_the_same_and_others_
     let answer = stage.invoke("sweep", &json!({})).await;
     let receipts = answer["results"].as_array().unwrap();
     assert_eq!(outcomes(receipts), ["continued"; 2], "{receipts:#?}");
-    assert!(receipts[0]["reason"].as_str().unwrap().contains("patience is over"), "{receipts:#?}");
+    assert!(receipts[0]["reason"].as_str().unwrap().contains("the timeout has expired"), "{receipts:#?}");
     assert!(receipts[1]["reason"].as_str().unwrap().contains("not in Puppet"), "{receipts:#?}");
     let calls: Vec<String> = stage.lab.journal.entries().into_iter().map(|entry| entry.call).collect();
     let first = |prefix: &str| calls.iter().position(|call| call.starts_with(prefix));
@@ -266,7 +266,7 @@ async fn a_group_whose_tag_names_no_profile_is_told_of_each_instance_that_waits(
 
 #[tokio::test]
 async fn patience_ends_also_while_what_is_to_be_done_never_succeeds() {
-    let mut stage = Stage::open_source("patience = { onboard = \"10m\", purge = \"5m\" }").await;
+    let mut stage = Stage::open_source("timeout  = { launch = \"10m\", terminate = \"5m\" }").await;
     stage.budget("2s");
     stage.rehearsal.lab.puppet.configure(|options| options.allow_subject_alt_names = false);
     stage.rehearsal.lab.clock.advance(SignedDuration::from_secs(-700));

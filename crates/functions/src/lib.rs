@@ -21,7 +21,7 @@ pub const CONFIG: &str = "STAGEDOOR_CONFIG";
 /// Environment variable with the path of a TOML file, where [`CONFIG`] is not set.
 pub const CONFIG_FILE: &str = "STAGEDOOR_CONFIG_FILE";
 
-/// Serves invocations of one function until the platform stops it. An error is one that no invocation can mend.
+/// Serves invocations of one function until the platform stops it. Fails only with errors that no invocation can fix.
 ///
 /// Not `async`: an async function is compiled anew in every binary that awaits it, and this one holds the whole program.
 pub fn serve(function: Function) -> anyhow::Result<()> {

@@ -1,5 +1,5 @@
-//! The main job as a story: the built functions `onboard` and `purge`, run by cargo-lambda, in the lab, woken by the
-//! events of its Auto Scaling group and by those of `events/`. `make demo` builds what it needs and runs it.
+//! The demo: the built functions `onboard` and `purge`, run by cargo-lambda against the lab, with the events of its
+//! Auto Scaling group and those of `events/`. `make demo` builds what it needs and runs it.
 
 use std::path::{Path, PathBuf};
 
@@ -60,13 +60,13 @@ async fn main() -> anyhow::Result<()> {
     for (call, count) in calls {
         println!("  {count:3} × {call}");
     }
-    println!("\nThat was it. Try your own: README.md tells how to run the lab and invoke the functions by hand.");
+    println!("\nEnd of the demo. README.md describes how to run the lab and invoke the functions manually.");
     Ok(())
 }
 
-/// Three compilers are launched together; the primary runs once to learn of all of them.
+/// Three compilers launch together; one Puppet run of the primary covers all of them.
 async fn scale_out(lab: &Lab, functions: &CargoLambda) -> anyhow::Result<Vec<String>> {
-    act("Scale-out: three compilers are launched at once. None may serve before Puppet knows it and it can.");
+    act("Scale-out: three compilers launch at once. None may take traffic before it is enrolled and ready.");
     let mut events = Vec::new();
     let mut fleet = Vec::new();
     for _ in 0..3 {
@@ -83,7 +83,7 @@ async fn scale_out(lab: &Lab, functions: &CargoLambda) -> anyhow::Result<Vec<Str
     println!("\n  The receipt of the first:");
     tell(&receipts[0]);
     for receipt in &receipts {
-        ensure!(receipt["outcome"] == "continued", "every compiler should have been let in: {receipt}");
+        ensure!(receipt["outcome"] == "continued", "every launch should have been completed: {receipt}");
     }
     println!("\n  All three:");
     for instance in &fleet {
@@ -95,9 +95,9 @@ async fn scale_out(lab: &Lab, functions: &CargoLambda) -> anyhow::Result<Vec<Str
     Ok(fleet)
 }
 
-/// Somebody asks for the certificate of a launching instance without knowing the challenge.
+/// An impostor requests the certificate of a launching instance without knowing the challenge.
 async fn impostor(lab: &Lab, functions: &CargoLambda) -> anyhow::Result<()> {
-    act("Somebody asks for a certificate in the name of a launching instance, and guesses the challenge.");
+    act("An impostor requests a certificate under the name of a launching instance, and guesses the challenge.");
     let begun = lab.aws.launch("compilers", &Launch::default())?;
     let agent =
         lab.agents.start(Agent { challenge: Some("guessed".to_owned().into()), ..compiler(&begun.instance_id) })?;
@@ -110,9 +110,9 @@ async fn impostor(lab: &Lab, functions: &CargoLambda) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// One of the three leaves.
+/// One of the three terminates.
 async fn scale_in(lab: &Lab, functions: &CargoLambda, instance: &str) -> anyhow::Result<()> {
-    act("Scale-in: one compiler leaves. Puppet must forget it before it goes.");
+    act("Scale-in: one compiler terminates. Puppet must forget it first.");
     let name = name_of(lab, instance)?;
     let begun = lab.aws.terminate(instance, &Terminate::default())?;
     let event = file_of("its terminate event", &begun.events[0].eventbridge)?;
@@ -120,9 +120,9 @@ async fn scale_in(lab: &Lab, functions: &CargoLambda, instance: &str) -> anyhow:
     let receipt = only_receipt(&functions.invoke("purge", &event).await?)?;
     tell(&receipt);
     show(lab, instance, &name);
-    ensure!(receipt["outcome"] == "continued", "the instance should have been let go");
+    ensure!(receipt["outcome"] == "continued", "the termination should have been completed");
 
-    act("The same event comes once more, as events do. Nothing is left to be done, and nothing is done.");
+    act("The same event is delivered again, as can happen. Nothing is left to do, and nothing is done.");
     let receipt = only_receipt(&functions.invoke("purge", &event).await?)?;
     tell(&receipt);
     ensure!(receipt["outcome"] == "continued", "there should have been nothing left to do");
@@ -131,17 +131,17 @@ async fn scale_in(lab: &Lab, functions: &CargoLambda, instance: &str) -> anyhow:
 
 /// Events that must not do harm.
 async fn odd_events(lab: &Lab, functions: &CargoLambda) -> anyhow::Result<()> {
-    act(&format!("Another one leaves, whose name {SUCCESSOR} has taken over. That one is alive."));
+    act(&format!("Another compiler terminates, whose name {SUCCESSOR} has taken over. The successor is alive."));
     let receipt = only_receipt(&functions.invoke("purge", &sample("eventbridge-terminate-reused-name")).await?)?;
     tell(&receipt);
     show(lab, SECOND, SECOND_NAME);
-    ensure!(receipt["outcome"] == "continued", "the instance should have been let go");
+    ensure!(receipt["outcome"] == "continued", "the termination should have been completed");
     ensure!(puppet_says(lab, SECOND_NAME).contains("certificate"), "the successor must keep its certificate");
 
     act("A batch from SQS: two of the same, a test notification, something that is not JSON.");
     println!("  answer     {}", functions.invoke("purge", &sample("sqs-batch")).await?);
 
-    act("Something else arrives altogether.");
+    act("An event of an unknown shape is delivered.");
     tell(&only_receipt(&functions.invoke("purge", &sample("unknown-shape")).await?)?);
     Ok(())
 }
@@ -169,19 +169,19 @@ fn batch(events: &[Value]) -> Value {
 
 /// A sample event of the repository.
 fn sample(event: &str) -> PathBuf {
-    println!("  arrived    events/{event}.json");
+    println!("  received   events/{event}.json");
     repository().join(format!("events/{event}.json"))
 }
 
 /// Writes an event down, so that cargo lambda can be given it.
 fn file_of(what: &str, event: &Value) -> anyhow::Result<PathBuf> {
-    println!("  arrived    {what}");
+    println!("  received   {what}");
     let file = repository().join(".cache/demo-event.json");
     std::fs::write(&file, serde_json::to_string_pretty(event)?)?;
     Ok(file)
 }
 
-/// The group, with two instances that leave; the name of the second has been taken over.
+/// The group, with two instances that terminate; the name of the second has been taken over.
 fn set_the_scene(lab: &Lab) -> anyhow::Result<()> {
     let mut scene: Value = serde_json::from_str(include_str!("../scenes/demo.json"))?;
     scene["settings"] = json!({"loopback_addresses": true});

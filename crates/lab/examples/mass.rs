@@ -1,7 +1,6 @@
-//! Mass events: one batch of many terminations, dealt with by the release build of `purge` against the lab, with a network
-//! that takes 20 ms and a CA that takes 50 ms for each write. Prints a table, and fails if a thousand cost more
-//! than they may. `make bench` builds what it needs and
-//! runs it.
+//! Mass events: the release build of `purge` handles one batch of many terminations against the lab, with a network that
+//! takes 20 ms and a CA that takes 50 ms for each write. Prints a table, and fails if a thousand instances exceed the
+//! limits. `make bench` builds what it needs and runs it.
 
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -19,7 +18,7 @@ const SIZES: [usize; 5] = [1, 10, 100, 1000, 5000];
 /// The size whose figures must keep to their limits.
 const JUDGED: usize = 1000;
 const PRIMARY: &str = "puppet";
-/// What Auto Scaling lets through: so many calls a second, and so many at once.
+/// The limits of Auto Scaling: calls per second, and calls at once.
 const RATE: f64 = 50.0;
 const BURST: f64 = 100.0;
 const BURST_CALLS: u32 = 100;
@@ -51,11 +50,11 @@ async fn measure(size: usize) -> anyhow::Result<String> {
     let began = Instant::now();
     let answer = lab.invoke("purge", &batch(size)).await?;
     let took = began.elapsed();
-    ensure!(answer["batchItemFailures"].as_array().is_some_and(Vec::is_empty), "not all were let go: {answer}");
+    ensure!(answer["batchItemFailures"].as_array().is_some_and(Vec::is_empty), "not all were completed: {answer}");
 
     let entries = lab.journal.entries();
     let held = (0..size).filter(|number| lab.aws.lifecycle_state(&id(*number)).as_deref() == Some("Terminating:Wait"));
-    ensure!(held.count() == 0, "not all were let go");
+    ensure!(held.count() == 0, "not all were completed");
     let puppet = lab.puppet.snapshot();
     let left = |list: &str, living: fn(&Value) -> bool| {
         let of_ours = |entry: &&Value| entry["certname"].as_str().is_some_and(|name| name.starts_with("ip-10-0-"));
@@ -73,7 +72,7 @@ async fn measure(size: usize) -> anyhow::Result<String> {
         ensure!(describes <= 5, "{describes} describes for one set");
         ensure!(runs <= 2, "{runs} runs of the primary");
         ensure!(memory < 64, "{memory} MiB");
-        ensure!(took.as_secs_f64() <= 2.0 * pacing, "it took more than twice as long as the hooks' answers alone");
+        ensure!(took.as_secs_f64() <= 2.0 * pacing, "it took more than twice as long as the completions alone");
     }
     let ratio = if pacing > 0.0 { format!("{:.2}", took.as_secs_f64() / pacing) } else { "–".to_owned() };
     Ok(format!(
@@ -98,7 +97,7 @@ fn name(number: usize) -> String {
     format!("ip-10-0-{}-{}.ec2.internal", number / 250, number % 250)
 }
 
-/// Instances that all leave, and their nodes.
+/// Instances that all terminate, and their nodes.
 fn scene(size: usize) -> anyhow::Result<Scene> {
     let instances: Vec<Value> = (0..size)
         .map(|number| json!({"id": id(number), "state": "Terminating:Wait", "private_dns": name(number)}))

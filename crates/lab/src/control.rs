@@ -1,5 +1,5 @@
-//! The control API: sets the scene, makes things happen, tells what happened. JSON over HTTP, no authentication,
-//! loopback only. The server hands requests in.
+//! The control API: sets the scene, triggers events, reports what happened. JSON over HTTP, no authentication,
+//! loopback only. The server passes requests in.
 
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode};

@@ -125,7 +125,7 @@ impl Lambda {
     /// Waits for an invocation of `function`, or of any function.
     async fn next(&self, function: Option<&str>) -> Reply {
         loop {
-            // Made before looking, so that nothing can arrive unnoticed in between.
+            // Registered before the queue is read, so that no invocation in between goes unnoticed.
             let arrived = self.inner.arrived.notified();
             if let Some(reply) = self.take(function) {
                 return reply;
@@ -164,7 +164,7 @@ impl Lambda {
     fn settle(&self, id: &str, outcome: Outcome) -> Reply {
         match self.lock().running.remove(id) {
             Some(answer) => {
-                // Nobody waits any more if it timed out or was invoked as an event.
+                // No caller waits for it any more if it timed out or was invoked as an event.
                 let _ = answer.send(outcome);
                 answer_json(StatusCode::ACCEPTED, r#"{"status":"OK"}"#)
             }

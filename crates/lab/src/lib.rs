@@ -6,10 +6,10 @@
 //! * a Puppet CA and PuppetDB behind mutual TLS, and Puppet Enterprise's orchestrator, classifier and RBAC
 //!   ([`puppet`]), with simulated agents ([`agent`]),
 //! * the Lambda Runtime API, so that built function binaries run against it ([`lambda`]),
-//! * a control API ([`control`](crate#the-control-api)), which sets the scene, makes instances come and go, lets time
-//!   pass, makes calls fail, and tells what was called.
+//! * a control API ([`control`](crate#the-control-api)), which sets the scene, launches and terminates instances,
+//!   advances the clock, makes calls fail, and reports what was called.
 //!
-//! It shares no code with the controller that it is there to test.
+//! It shares no code with the controller that it tests.
 //!
 //! ```no_run
 //! # async fn example() -> anyhow::Result<()> {

@@ -1,5 +1,5 @@
-//! `lab`: the rehearsal stage as a program. Prints where it listens, one `name address` a line, and runs until it is
-//! told to stop.
+//! `lab`: the rehearsal stage as a program. Prints where it listens, one `name address` a line, and runs until it
+//! receives SIGINT or SIGTERM.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -38,7 +38,7 @@ async fn main() -> anyhow::Result<()> {
         print!("{USAGE}");
         return Ok(());
     };
-    // Asked for before anything is printed, so that whoever waits for the output can stop the lab at once.
+    // Registered before anything is printed, so that a program that waits for the output can stop the lab at once.
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let lab = Lab::start(options).await?;
@@ -67,7 +67,7 @@ async fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// `None`: the usage is wanted.
+/// `None`: the usage is to be printed.
 fn parse(arguments: impl Iterator<Item = String>) -> anyhow::Result<Option<Arguments>> {
     let mut options = Options { ports: from_base(4560)?, ..Options::default() };
     let mut scene = None;
@@ -79,11 +79,11 @@ fn parse(arguments: impl Iterator<Item = String>) -> anyhow::Result<Option<Argum
             None => (argument, None),
         };
         let mut value =
-            || attached.clone().or_else(|| arguments.next()).with_context(|| format!("{name} wants a value"));
+            || attached.clone().or_else(|| arguments.next()).with_context(|| format!("{name} requires a value"));
         match name.as_str() {
             "--help" | "-h" => return Ok(None),
             "--scene" => scene = Some(PathBuf::from(value()?)),
-            "--ports" => options.ports = from_base(value()?.parse().context("--ports wants a number")?)?,
+            "--ports" => options.ports = from_base(value()?.parse().context("--ports requires a number")?)?,
             "--region" => options.region = value()?,
             "--puppet" => {
                 let path = PathBuf::from(value()?);
@@ -94,11 +94,11 @@ fn parse(arguments: impl Iterator<Item = String>) -> anyhow::Result<Option<Argum
             "--no-puppet" => options.serve_puppet = false,
             "--secret" => {
                 let value = value()?;
-                let (secret, path) = value.split_once('=').context("--secret wants NAME=FILE")?;
+                let (secret, path) = value.split_once('=').context("--secret requires NAME=FILE")?;
                 options.secrets.insert(secret.to_owned(), text_of(&PathBuf::from(path))?.into());
             }
             "--function-timeout" => {
-                let seconds = value()?.parse().context("--function-timeout wants a number of seconds")?;
+                let seconds = value()?.parse().context("--function-timeout requires a number of seconds")?;
                 options.function_timeout = Duration::from_secs(seconds);
             }
             other => bail!("unknown option {other}; lab --help lists them"),

@@ -1,4 +1,4 @@
-//! The function `onboard`: holds an instance that arrives until Puppet knows it and it can serve, and then lets it in.
+//! The function `onboard`: holds a launching instance until Puppet knows it and it can serve, then completes the action.
 
 use stagedoor_controller::Function;
 

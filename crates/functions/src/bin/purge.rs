@@ -1,4 +1,4 @@
-//! The function `purge`: makes Puppet forget an instance that leaves, proves it, and lets the instance go.
+//! The function `purge`: removes a terminating instance from Puppet, proves the removal, and completes the action.
 
 use stagedoor_controller::Function;
 

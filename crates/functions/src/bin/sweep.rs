@@ -1,4 +1,4 @@
-//! The function `sweep`: deals with every instance that waits, also when its event was lost.
+//! The function `sweep`: handles every waiting instance, including those whose event was lost.
 
 use stagedoor_controller::Function;
 

@@ -1,4 +1,4 @@
-//! What a simulated agent is told. No I/O.
+//! The configuration of a simulated agent. No I/O.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -11,7 +11,7 @@ use crate::aws::Aws;
 use crate::puppet::{CsrAttributes, ServiceState};
 
 /// A simulated agent: `puppet.conf`, `csr_attributes.yaml`, and what runs on its node. Times are real time. An impostor
-/// is an agent whose request says what is not so.
+/// is an agent whose request makes false claims.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Agent {

@@ -201,7 +201,7 @@ impl Inner {
         let lock = self.world.puppet.run_lock(certname);
         let _turn = lock.lock().await;
         let started = self.world.back.clock.now();
-        // Any call shows whether Puppet lets it in.
+        // Any call shows whether Puppet accepts the certificate.
         let path = format!("{CA}/certificate_revocation_list/ca");
         let (answered, _) = self.connection(Some(&identity)).await?.call(Method::GET, &path, String::new()).await?;
         anyhow::ensure!(answered < 400, "Puppet answered {answered}");

@@ -3,8 +3,8 @@
 //!
 //! An agent goes through the states of
 //! [Puppet's own](https://github.com/puppetlabs/puppet/blob/main/lib/puppet/ssl/state_machine.rb). In particular it
-//! submits its signing request again each time it looks for its certificate in vain; a request that the CA refuses
-//! with 400 or that somebody deletes does not stop it. Its keys are P-256, and it trusts the lab's CA from the start.
+//! submits its signing request again each time it finds no certificate; a request that is deleted, or that the CA refuses
+//! with 400, does not stop it. Its keys are P-256, and it trusts the lab's CA from the start.
 //!
 //! ```no_run
 //! # async fn example(lab: &stagedoor_lab::Lab) -> anyhow::Result<()> {
@@ -19,7 +19,7 @@
 //! };
 //! let agent = lab.agents.start(agent)?;
 //! agent.waits_for_certificate().await?;
-//! // Somebody signs.
+//! // Sign its request here.
 //! let state = agent.reported().await?;
 //! # Ok(())
 //! # }

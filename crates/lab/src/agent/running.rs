@@ -12,7 +12,7 @@ use super::life::live;
 use super::{Agent, World};
 use crate::puppet::ServiceState;
 
-/// Whoever waits for an agent longer than this waits for something that does not come.
+/// How long a caller waits for a state of an agent before the wait fails.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A started agent. Clones are the same agent.
@@ -134,7 +134,7 @@ impl RunningAgent {
     /// Waits for a state of the agent, and gives it.
     ///
     /// # Errors
-    /// It did not come within 30 seconds; says in which state the agent is.
+    /// The agent did not reach it within 30 seconds; the error names its state.
     pub async fn until(&self, wanted: impl Fn(&AgentState) -> bool) -> anyhow::Result<AgentState> {
         let mut states = self.inner.state.subscribe();
         match tokio::time::timeout(PATIENCE, states.wait_for(|state| wanted(state))).await {
@@ -190,7 +190,7 @@ impl RunningAgent {
     /// Runs Puppet now, to this end: `changed`, `unchanged` or `failed`. Waits for a run that is under way.
     ///
     /// # Errors
-    /// It is off, has no certificate, or Puppet does not let it in with the one that it has.
+    /// It is off, has no certificate, or Puppet rejects the one that it has.
     pub async fn run(&self, status: &str) -> anyhow::Result<()> {
         anyhow::ensure!(self.state().phase != Phase::Off, "agent {} is off", self.name());
         self.inner.run(status).await

@@ -15,7 +15,7 @@ use crate::puppet::agent_side::AgentIdentity;
 use crate::puppet::{ServiceState, status_answer};
 use crate::server::{self, Call, Reply, Request, Service};
 
-/// Between two attempts to get a port that somebody else has.
+/// The pause between two attempts to bind a port that is in use.
 const PORT_RETRY: Duration = Duration::from_millis(20);
 
 /// Serves while the agent is set to listen; does not return.

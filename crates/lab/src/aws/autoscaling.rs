@@ -9,7 +9,7 @@ use super::world::{Activity, Group, Instance, World, iso};
 use super::xml::Xml;
 use crate::scene::ActionResult;
 
-/// Lets the due happen, then carries one call out.
+/// Carries out everything that is due, then one call.
 pub(super) fn answer(world: &mut World, ask: &Ask, now: Timestamp) -> Result<Answer, AwsError> {
     world.settle(now);
     let xml = match ask.action.as_str() {

@@ -10,7 +10,7 @@ use super::xml::Xml;
 /// <https://docs.aws.amazon.com/AWSEC2/latest/APIReference/errors-overview.html>, `FilterLimitExceeded`
 const MOST_FILTER_VALUES: usize = 200;
 
-/// Lets the due happen, then carries one call out.
+/// Carries out everything that is due, then one call.
 pub(super) fn answer(world: &mut World, ask: &Ask, now: Timestamp) -> Result<Answer, AwsError> {
     world.settle(now);
     match ask.action.as_str() {

@@ -12,7 +12,7 @@ use super::passage::{Action, Passage};
 use super::world::{ACCOUNT, Group, iso};
 use crate::scene::Transition;
 
-/// One lifecycle action in the two forms in which AWS tells of it.
+/// One lifecycle action in the two forms in which AWS sends it.
 #[derive(Clone, Debug, Serialize)]
 pub struct Event {
     /// The EventBridge document.

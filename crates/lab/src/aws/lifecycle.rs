@@ -60,7 +60,7 @@ pub(super) struct Way {
 }
 
 impl World {
-    /// Lets everything happen that was due by `now`.
+    /// Carries out everything that was due by `now`.
     pub(super) fn settle(&mut self, now: Timestamp) {
         let ids: Vec<String> = self
             .instances
@@ -109,7 +109,7 @@ impl World {
         }
         let activity = instance.passage.take().map(|passage| passage.activity);
         self.end_activity(activity.as_deref(), "Successful", at);
-        tracing::debug!(id, ?origin, ?destination, "arrived");
+        tracing::debug!(id, ?origin, ?destination, "transition completed");
     }
 
     /// An abandoned launch is terminated, through the terminating hooks. An abandoned return to the warm pool has

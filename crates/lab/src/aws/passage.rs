@@ -196,7 +196,7 @@ mod tests {
         passage.settle(at(599));
         assert_eq!(passage.done, None);
         passage.settle(at(700));
-        assert_eq!(passage.done, Some((at(600), Continue)), "it ended then, not when somebody looked");
+        assert_eq!(passage.done, Some((at(600), Continue)), "it ended at the timeout, not when it was read");
     }
 
     #[test]

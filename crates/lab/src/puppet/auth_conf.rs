@@ -11,7 +11,7 @@ use super::x509::certificate::ClientName;
 const CLI_AUTH: Allow = Allow::Extension("pp_cli_auth", "true");
 const ACCEPT_REJECT: &str = "cert_requests:accept_reject:*";
 
-/// Whom a rule lets in.
+/// Who is allowed by a rule.
 enum Allow {
     /// Anyone, without a certificate too.
     Everyone,

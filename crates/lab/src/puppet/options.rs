@@ -139,10 +139,10 @@ pub enum QueueDelay {
     #[default]
     None,
     /// Carried out this many milliseconds (of the lab's clock) after they arrived. A client that
-    /// asks to wait for completion is really kept waiting.
+    /// asks to wait for completion does wait.
     Ms(u64),
     /// Carried out after this many further reads of PuppetDB did not show it. A client that asks to
-    /// wait for completion is told at once that it timed out.
+    /// wait for completion gets a time-out at once.
     Reads(u32),
 }
 

@@ -36,11 +36,11 @@ pub(crate) struct Site {
     puppetdb: Mutex<Store>,
     orchestrator: Mutex<Orchestrator>,
     node_groups: Mutex<Groups>,
-    /// Counts changes of the orchestrator's state, for those who wait for one.
+    /// Counts changes of the orchestrator's state, for callers that wait for one.
     changes: watch::Sender<u64>,
     tls: Mutex<Arc<ServerConfig>>,
     pub(crate) puppetdb_tls: Arc<ServerConfig>,
-    /// Held by whoever writes to the CA: it does one write at a time.
+    /// Held during a write to the CA, which does one write at a time.
     turn: tokio::sync::Mutex<()>,
 }
 
@@ -117,7 +117,7 @@ impl Site {
         lock(&self.node_groups)
     }
 
-    /// Tells those who wait that the orchestrator's state has changed.
+    /// Notifies the waiting callers that the orchestrator's state has changed.
     pub(crate) fn has_changed(&self) {
         self.changes.send_modify(|count| *count += 1);
     }

@@ -94,7 +94,7 @@ async fn what_agents_ask_is_journalled_apart_from_what_the_controller_asks() {
     assert_eq!(lab.journal.count("ca", "PUT /puppet-ca/v1/certificate_request*"), 0);
     assert_eq!(lab.journal.count("ca", "GET *"), 0);
     assert!(lab.journal.count("agent", "PUT /puppet-ca/v1/certificate_request/{certname}") >= 1);
-    assert_eq!(lab.journal.round_trips(), 1, "agents' calls are nobody's waiting");
+    assert_eq!(lab.journal.round_trips(), 1, "agents' calls are not counted");
 }
 
 #[tokio::test]
@@ -236,7 +236,7 @@ async fn its_ports_answer_under_its_own_certificate_from_the_first_report_on() {
     assert!(other.unwrap().simple().await.is_err(), "it is not another node");
 }
 
-/// A port that nobody has now. Other tests use other addresses.
+/// A port that is free now. Other tests use other addresses.
 fn free_port() -> u16 {
     std::net::TcpListener::bind(("127.77.1.9", 0)).unwrap().local_addr().unwrap().port()
 }

@@ -72,7 +72,7 @@ async fn an_order_whose_answer_was_lost_is_found_and_not_repeated() {
     let id = puppet.deploy_once(&[certname("puppet")], "why", "e1").await.unwrap();
     assert_eq!(id.as_str(), "1");
     assert_eq!((lab.puppet.times_ordered("puppet"), lab.journal.count("orchestrator", DEPLOY)), (1, 1));
-    // Nor does anybody else repeat it.
+    // A second caller does not repeat it either.
     assert_eq!(puppet.deploy_once(&[certname("puppet")], "why", "e1").await.unwrap(), id);
     assert_eq!(lab.puppet.times_ordered("puppet"), 1);
 }

@@ -152,7 +152,7 @@ impl Ca {
         self.revoked.contains_key(&serial)
     }
 
-    /// Whether whoever has a certificate of this name is shut out: it is revoked, or gone from the CA's directory.
+    /// Whether Puppet rejects the certificate of this name: it is revoked, or gone from the CA's directory.
     pub(crate) fn has_revoked(&self, certname: &str) -> bool {
         match self.signed.get(certname) {
             Some(issued) => self.is_revoked(issued.serial),

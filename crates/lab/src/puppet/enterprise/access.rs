@@ -22,7 +22,7 @@ pub(super) const LOGIN: &str = "lifecycle";
 pub(super) const USER_ID: &str = "42bf351c-f9ec-40af-84ad-e976fec7f4bd";
 
 impl Caller {
-    /// By certificate first, then by token; a token that is no good is refused although the certificate is on the
+    /// By certificate first, then by token; an invalid token is refused although the certificate is on the
     /// allow list.
     pub(super) fn of(request: &Request, options: &PuppetOptions, now: Timestamp) -> Result<Self, Failure> {
         let listed =

@@ -12,7 +12,7 @@ use crate::puppet::options::PuppetOptions;
 use crate::puppet::puppetdb::store::millis;
 use crate::server::{Reply, Request};
 
-/// What a token is good for after it was made.
+/// How long a token is valid after it was made.
 const LIFETIME: SignedDuration = SignedDuration::from_hours(90 * 24);
 
 /// `POST v2/auth/token/authenticate`: asks for no credentials, and says 400 and 403 where other services say 401.

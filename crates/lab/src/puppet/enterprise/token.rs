@@ -6,11 +6,11 @@ use crate::puppet::options::{PuppetOptions, TokenState};
 
 /// Where a token stands.
 pub(crate) enum Token<'a> {
-    /// None was sent, or nobody here looks at tokens.
+    /// None was sent, or this site ignores tokens.
     Absent,
-    /// Good, with these permissions.
+    /// Valid, with these permissions.
     Accepted(&'a [String]),
-    /// No good.
+    /// Not valid.
     Rejected {
         /// The last part of the error's kind.
         kind: &'static str,

@@ -225,7 +225,7 @@ impl Store {
         Report { hash, status: status.to_owned(), started, ended, produced, job_id: None }
     }
 
-    /// Stores what an agent run leaves, catalog and report; gives the report's hash.
+    /// Stores the catalog and the report of an agent run; returns the report's hash.
     pub(crate) fn agent_run(&mut self, certname: &str, run: &AgentRun<'_>) -> String {
         let AgentRun { status, started, ended, job_id } = *run;
         let mut report = self.new_report(status, started, ended, ended);

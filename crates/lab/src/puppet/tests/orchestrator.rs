@@ -116,7 +116,7 @@ async fn a_run_that_hangs_holds_the_next_one_up_and_ends_as_it_is_told() {
         world.orchestrator("POST command/deploy", order(&["puppet"])).await;
         world.puppet.jobs_when(running(count)).await;
     }
-    assert_eq!(world.puppet.snapshot()["nodes"], json!([]), "nobody has reported");
+    assert_eq!(world.puppet.snapshot()["nodes"], json!([]), "no node has reported");
     let released = world.clock.now() + jiff::SignedDuration::from_secs(60);
     world.clock.advance(jiff::SignedDuration::from_secs(60));
     world.puppet.script("puppet", RunScript::Failed);
@@ -285,7 +285,7 @@ async fn a_new_scene_forgets_jobs_and_runs_under_way() {
     world.puppet.jobs_when(|jobs| jobs[0]["node_states"]["running"] == 1).await;
     world.puppet.reset().unwrap();
     assert!(world.puppet.jobs().is_empty());
-    // The run of the old scene has let go of the node, and left nothing.
+    // The run of the old scene has released the node, and stored nothing.
     let (job, _) = world.ran(&["puppet"]).await;
     assert_eq!((&job["name"], &job["state"]), (&json!("2"), &json!("finished")));
     assert_eq!(world.puppet.snapshot()["nodes"][0]["latest_report_job_id"], "2");

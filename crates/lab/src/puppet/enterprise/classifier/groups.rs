@@ -205,7 +205,7 @@ impl Groups {
     }
 
     /// The groups that a node is in: those whose rule it matches, and the rules of all groups above it. A group
-    /// without a rule has no nodes, and leaves the matter to the groups under it
+    /// without a rule has no nodes, and does not restrict the groups under it
     /// (<https://help.puppet.com/pe/current/topics/how_node_group_inheritance_works.htm>).
     pub(crate) fn of_node(&self, name: &str, facts: &Value) -> Vec<&Group> {
         let own = |group: &&Group| group.rule.as_ref().is_some_and(|rule| matches(rule, name, facts));

@@ -4,8 +4,8 @@
 use regex_lite::Regex;
 use serde_json::Value;
 
-/// Whether a node of this name with these `fact`s and `trusted` facts matches the rule. What a rule asks for and the
-/// facts leave out does not match; nor does a rule that is none.
+/// Whether a node of this name with these `fact`s and `trusted` facts matches the rule. A condition on a
+/// fact that is missing does not match; nor does an invalid rule.
 pub(super) fn matches(rule: &Value, name: &str, facts: &Value) -> bool {
     let Some(parts) = rule.as_array() else { return false };
     let Some((operator, operands)) = parts.split_first() else { return false };

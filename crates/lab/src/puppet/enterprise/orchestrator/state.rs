@@ -46,7 +46,7 @@ pub(crate) struct Connected {
     pub(crate) status: String,
     /// The facts that a run sends; `None`: PuppetDB keeps those that it has.
     pub(crate) facts: Option<Map<String, Value>>,
-    /// Told the status of each run.
+    /// Receives the status of each run.
     pub(crate) ran: Option<Ran>,
 }
 
@@ -55,7 +55,7 @@ pub(crate) struct Orchestrator {
     pub(crate) jobs: BTreeMap<u64, Job>,
     pub(crate) connected: BTreeMap<String, Connected>,
     pub(crate) scripts: BTreeMap<String, RunScript>,
-    /// Nobody answers on its port.
+    /// Its port does not answer.
     pub(crate) is_down: bool,
     /// Counts resets: a run of an earlier scene leaves nothing behind.
     pub(crate) generation: u64,
@@ -119,7 +119,7 @@ impl Orchestrator {
         self.connected.keys().map(String::as_str).filter(|name| self.is_connected(name).is_some())
     }
 
-    /// The object of `inventory`. A name that nobody has heard of is not connected either.
+    /// The object of `inventory`. An unknown name is not connected either.
     pub(crate) fn inventory(&self, certname: &str) -> Value {
         match self.is_connected(certname) {
             Some(connected) => json!({

@@ -37,7 +37,7 @@ pub(super) fn run(query: &Query, store: &Store) -> (Vec<Value>, usize) {
     (shown.collect(), total)
 }
 
-/// Whether the query itself says which nodes it wants; otherwise it gets the active ones.
+/// Whether the query itself has a condition on `node_state`; otherwise it gets the active nodes.
 fn names_node_state(filter: &Expr) -> bool {
     match filter {
         Expr::NodeState(_) => true,
