@@ -32,7 +32,7 @@ pub enum Answer {
     /// Done.
     Accepted,
     /// `No active Lifecycle Action found`. Two meanings: it was completed before, or it is so new that it
-    /// is not visible yet. Only the instance's state tells which: if it still waits, try again.
+    /// is not visible yet. Only the instance's state shows which: if it still waits, try again.
     NoActiveAction,
 }
 
@@ -49,7 +49,7 @@ pub struct Action<'a> {
 
 impl AutoScaling {
     /// A client with this configuration, whose calls share one token bucket: once Auto Scaling throttles, the SDK sends
-    /// as many calls a second as are let through.
+    /// as many calls a second as are accepted.
     /// See [adaptive retry mode](https://docs.aws.amazon.com/sdkref/latest/guide/feature-retry-behavior.html).
     #[must_use]
     pub fn new(config: &SdkConfig) -> Self {
@@ -99,7 +99,7 @@ impl AutoScaling {
         Ok(groups)
     }
 
-    /// The instances of a group's warm pool, which its own description leaves out.
+    /// The instances of a group's warm pool, which its own description does not include.
     /// See [`DescribeWarmPool`](https://docs.aws.amazon.com/autoscaling/ec2/APIReference/API_DescribeWarmPool.html).
     async fn pooled(&self, group: &GroupName) -> Result<Vec<(InstanceId, LifecycleState)>, Error> {
         let mut pages =
@@ -194,7 +194,7 @@ fn no_active_action<E: ProvideErrorMetadata, R>(error: &SdkError<E, R>) -> bool 
         && service.err().message().is_some_and(|text| text.starts_with("No active Lifecycle Action found"))
 }
 
-/// A group whose name cannot be read is not one that we could be asked about.
+/// `None` for a group whose name is not valid: no caller can ask about it.
 fn group(described: AutoScalingGroup) -> Option<Group> {
     let tags = described.tags.unwrap_or_default().into_iter();
     let members = described.instances.unwrap_or_default().into_iter();

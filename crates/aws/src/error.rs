@@ -4,6 +4,7 @@ use std::error::Error as StdError;
 
 use aws_sdk_autoscaling::config::http::HttpResponse;
 use aws_sdk_autoscaling::error::{ProvideErrorMetadata, SdkError};
+use stagedoor_lifecycle::observation::{Kind, TroubleKind};
 use thiserror::Error;
 
 /// Why an AWS call gave no answer that can be used.
@@ -19,8 +20,8 @@ pub enum Error {
         /// AWS's words.
         message: String,
     },
-    /// Could not ask, or AWS failed inside. Says nothing about what was asked for. Try again.
-    #[error("{call} for {subject} could not be asked: {message}")]
+    /// AWS is unreachable, or failed internally. Says nothing about the subject of the call. Try again.
+    #[error("AWS is unreachable or failed ({call} for {subject}): {message}")]
     Unreachable {
         /// The API action.
         call: &'static str,
@@ -67,11 +68,22 @@ pub enum Error {
     },
 }
 
-/// The longest story of an error, in characters.
+impl Kind for Error {
+    fn kind(&self) -> TroubleKind {
+        match self {
+            Self::Throttled { .. } => TroubleKind::Busy,
+            Self::Unreachable { .. } => TroubleKind::Unreachable,
+            Self::NotPermitted { .. } => TroubleKind::NotPermitted,
+            Self::NotFound { .. } | Self::Refused { .. } => TroubleKind::Refused,
+        }
+    }
+}
+
+/// The maximum length of an error's text, in characters.
 const LONGEST_STORY: usize = 400;
 
-/// What an error and its causes say, and nothing of what they hold: their `Debug` forms have whole answers in them, and
-/// one of those is a secret.
+/// The texts of an error and its causes. Never their `Debug` forms, which contain whole answers, one of them with a
+/// secret.
 fn story(error: &dyn StdError) -> String {
     let mut told = vec![error.to_string()];
     let mut cause = error.source();

@@ -1,4 +1,4 @@
-//! SNS: telling people and programs what happened.
+//! SNS: notifications for people and programs.
 
 use aws_sdk_sns::Client;
 

@@ -7,18 +7,20 @@ mod remove;
 use std::time::Duration;
 
 use stagedoor_lifecycle::decision::{Effect, Rejection};
+use stagedoor_lifecycle::observation::Trouble;
 use stagedoor_lifecycle::profile::ActionResult;
+use stagedoor_lifecycle::reason::Fact;
 use stagedoor_lifecycle::receipt::{Outcome, Stage};
 
 pub(crate) use remove::{Removed, carry_out};
 
 use crate::batch::WorkItem;
+use crate::budget::Budget;
 use crate::context::{Context, Puppet};
 use crate::observe::PuppetSnapshot;
-use crate::reconcile::Budget;
 
 /// What became of one write: what to tell, or what went wrong, and how long it took.
-pub(crate) type Done = (Result<String, String>, Duration);
+pub(crate) type Done = (Result<String, Trouble>, Duration);
 
 /// Carries out what was decided for these cases, the same for many in one call wherever there is one. Says whether
 /// anything may have changed, and so is to be looked at again.
@@ -52,7 +54,7 @@ pub(crate) async fn apply(
         let (removed, complete) = remove::remove(context, writer, snapshot, items, removals, budget).await;
         changed |= removed;
         for (index, reason) in rejected.into_iter().filter(|(index, _)| complete.contains(index)) {
-            items[index].ready = Some((ActionResult::Abandon, reason));
+            items[index].ready = Some((ActionResult::Abandon, reason.into()));
         }
     }
     changed |= enrol::reject(context, writer, items, requests, budget).await;
@@ -65,16 +67,16 @@ pub(crate) async fn apply(
 }
 
 /// Writes down what became of one write.
-fn record(item: &mut WorkItem, took: Duration, result: Result<String, String>) -> bool {
+fn record(item: &mut WorkItem, took: Duration, result: Result<String, Trouble>) -> bool {
     match result {
         Ok(what) => {
             item.step(Stage::Done, took, what);
             true
         }
         Err(trouble) => {
-            item.step(Stage::Failed, took, trouble.clone());
+            item.step(Stage::Failed, took, trouble.text.clone());
             item.trouble = Some(trouble.clone());
-            item.set_status(Outcome::Failed, trouble);
+            item.set_status(Outcome::Failed, Fact::from(trouble));
             false
         }
     }

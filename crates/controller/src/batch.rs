@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use stagedoor_lifecycle::admission::PendingAction;
-use stagedoor_lifecycle::decision::{Effect, Removal};
+use stagedoor_lifecycle::decision::{EffectKey, Removal};
 use stagedoor_lifecycle::event::Transition;
-use stagedoor_lifecycle::observation::{LifecycleAction, Lookup};
+use stagedoor_lifecycle::observation::{LifecycleAction, Lookup, Trouble};
 use stagedoor_lifecycle::onboard::LaunchView;
 use stagedoor_lifecycle::profile::ActionResult;
 use stagedoor_lifecycle::purge::TerminationView;
-use stagedoor_lifecycle::receipt::{Outcome, Receipt, Stage, Step};
+use stagedoor_lifecycle::reason::{Code, Fact, Reason};
+use stagedoor_lifecycle::receipt::{Outcome, Receipt, SCHEMA, Stage, Step};
 use stagedoor_lifecycle::{Certname, deadline};
 use stagedoor_puppet::Certificate;
 
@@ -35,23 +36,23 @@ pub(crate) struct WorkItem {
     pub(crate) removed: BTreeMap<Certname, (Removal, Option<Certificate>)>,
     /// The names whose certificate the CA has said to have revoked.
     pub(crate) cleaned: BTreeSet<Certname>,
-    /// What came of it when it was last tried to remove what is left.
-    pub(crate) tried: Option<String>,
+    /// What came of the last attempt to remove what is left.
+    pub(crate) tried: Option<Reason>,
     /// What was done since the last pause.
-    pub(crate) just_did: Option<Effect>,
+    pub(crate) just_did: Option<EffectKey>,
     /// What went wrong with it.
-    pub(crate) trouble: Option<String>,
+    pub(crate) trouble: Option<Trouble>,
     /// Why AWS cannot be asked how it stands now, if it cannot; `held` is then what it said before.
-    pub(crate) blind: Option<String>,
+    pub(crate) blind: Option<Fact>,
     /// Why the CA will not sign its request, if it has said so.
-    pub(crate) refused: Option<String>,
+    pub(crate) refused: Option<Fact>,
     /// Whether it is decided, and only the hook has to be answered.
-    pub(crate) ready: Option<(ActionResult, String)>,
+    pub(crate) ready: Option<(ActionResult, Reason)>,
     /// Whether Auto Scaling has accepted our answer.
     pub(crate) answered: bool,
     /// How it ended, or how it would end if the invocation ended now.
     pub(crate) outcome: Outcome,
-    reason: String,
+    reason: Reason,
     finished: bool,
     /// What was seen and told already.
     told: BTreeSet<String>,
@@ -78,7 +79,7 @@ impl WorkItem {
             ready: None,
             answered: false,
             outcome: Outcome::Failed,
-            reason: "the invocation ended before this instance was looked at".into(),
+            reason: Fact::new(Code::InvocationEnded, "the invocation ended before this instance was looked at").into(),
             finished: false,
             steps: Vec::new(),
         }
@@ -112,23 +113,26 @@ impl WorkItem {
         }
     }
 
-    /// The certificate under the expected name, if it was seen, is the instance's own and was issued in this launch. One from
-    /// before may be of a lost key, so it is looked at anew each time.
+    /// The certificate under the expected name, if it was seen and is the instance's own.
     pub(crate) fn own_certificate(&self) -> Option<&Certificate> {
         let certificate = self.certificates.get(self.names().next()?)?;
-        let own = certificate.instance_id().as_ref() == Some(&self.action.instance);
-        let began = self.action.began.time()?;
-        (own && issued(certificate) >= began).then_some(certificate)
+        (certificate.instance_id().as_ref() == Some(&self.action.instance)).then_some(certificate)
     }
 
-    /// How it stands for now; the next pass may change it.
-    pub(crate) fn set_status(&mut self, outcome: Outcome, reason: impl Into<String>) {
+    /// The same, if it was issued in this launch. One from before may be of a lost key, so it is read anew each time.
+    pub(crate) fn certificate_of_this_launch(&self) -> Option<&Certificate> {
+        let began = self.action.began.time()?;
+        self.own_certificate().filter(|certificate| issued(certificate) >= began)
+    }
+
+    /// Sets the provisional status; a later pass may replace it.
+    pub(crate) fn set_status(&mut self, outcome: Outcome, reason: impl Into<Reason>) {
         self.outcome = outcome;
         self.reason = reason.into();
     }
 
     /// It is over for this invocation.
-    pub(crate) fn finish(&mut self, outcome: Outcome, reason: impl Into<String>) {
+    pub(crate) fn finish(&mut self, outcome: Outcome, reason: impl Into<Reason>) {
         self.set_status(outcome, reason);
         self.finished = true;
     }
@@ -154,8 +158,10 @@ impl WorkItem {
             group: Some(self.action.group),
             hook: Some(self.action.hook),
             certname,
+            schema: SCHEMA,
             outcome: self.outcome,
-            reason: self.reason,
+            code: self.reason.code(),
+            reason: self.reason.to_string(),
             decide_by,
             steps: self.steps,
         }

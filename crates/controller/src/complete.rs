@@ -6,15 +6,16 @@ use std::time::{Duration, Instant};
 use futures_util::stream::{self, StreamExt};
 use jiff::Timestamp;
 use stagedoor_aws::autoscaling::{Action, Answer};
-use stagedoor_lifecycle::observation::{Group, LifecycleAction, LifecycleState};
+use stagedoor_lifecycle::observation::{Group, LifecycleAction, LifecycleState, Service};
 use stagedoor_lifecycle::profile::ActionResult;
+use stagedoor_lifecycle::reason::{Code, Fact, Reason};
 use stagedoor_lifecycle::receipt::{Outcome, Stage};
 use stagedoor_lifecycle::{GroupName, deadline};
 
 use crate::batch::WorkItem;
+use crate::budget::Budget;
+use crate::call::call;
 use crate::context::Context;
-use crate::observe::within;
-use crate::reconcile::Budget;
 
 /// How many completions are under way at a time: all calls of an account and Region share one bucket.
 const AT_ONCE: usize = 8;
@@ -37,10 +38,11 @@ pub(crate) async fn complete(context: &Context, items: &mut [WorkItem], budget: 
     // "No active Lifecycle Action" means done or not visible yet; the instance's state tells which.
     let groups: BTreeSet<GroupName> = unclear.iter().map(|item| item.action.group.clone()).collect();
     let groups: Vec<GroupName> = groups.into_iter().collect();
-    match within(context, budget.calls, "Auto Scaling", context.autoscaling.groups(&groups)).await {
-        Ok(Ok(groups)) => unclear.into_iter().for_each(|item| judge(item, &groups, context.clock.now())),
-        Ok(Err(error)) => unclear.into_iter().for_each(|item| item.set_status(Outcome::Failed, error.to_string())),
-        Err(late) => unclear.into_iter().for_each(|item| item.set_status(Outcome::Failed, late.clone())),
+    match call(context, budget.calls, Service::AutoScaling, context.autoscaling.groups(&groups)).await {
+        Ok(groups) => unclear.into_iter().for_each(|item| judge(item, &groups, context.clock.now())),
+        Err(trouble) => {
+            unclear.into_iter().for_each(|item| item.set_status(Outcome::Failed, Fact::from(&trouble)));
+        }
     }
 }
 
@@ -50,34 +52,32 @@ async fn answer<'a>(context: &Context, item: &'a mut WorkItem, budget: Budget) -
     if let Some((held, _)) = &item.held
         && !held.waits
     {
-        item.finish(outcome(result), format!("{reason}; Auto Scaling had gone on before"));
+        let before = Fact::new(Code::CompletedBefore, "Auto Scaling had gone on before");
+        item.finish(outcome(result), reason.and(before));
         return None;
     }
     if !context.acts() {
         item.step(Stage::Would, Duration::ZERO, format!("complete with {}", result.as_str()));
-        item.finish(Outcome::Waiting, format!("observe mode: the hook was not answered; {reason}"));
+        let observes = Fact::new(Code::ObserveMode, "observe mode: the action was not completed");
+        item.finish(Outcome::Waiting, Reason::new(observes, reason.facts().cloned().collect()));
         return None;
     }
     let started = Instant::now();
     let action = &item.action;
     let action = Action { group: &action.group, hook: &action.hook, instance: &action.instance };
-    let answer = within(context, budget.calls, "Auto Scaling", context.autoscaling.complete(action, result)).await;
+    let answer = call(context, budget.calls, Service::AutoScaling, context.autoscaling.complete(action, result)).await;
     let took = started.elapsed();
     match answer {
-        Ok(Ok(Answer::Accepted)) => {
+        Ok(Answer::Accepted) => {
             item.answered = true;
             item.step(Stage::Completed, took, format!("answered {} with {}", item.action.hook, result.as_str()));
             item.finish(outcome(result), reason);
             None
         }
-        Ok(Ok(Answer::NoActiveAction)) => Some(item),
-        Ok(Err(error)) => {
-            item.step(Stage::Failed, took, error.to_string());
-            item.set_status(Outcome::Failed, error.to_string());
-            None
-        }
-        Err(late) => {
-            item.set_status(Outcome::Failed, late);
+        Ok(Answer::NoActiveAction) => Some(item),
+        Err(trouble) => {
+            item.step(Stage::Failed, took, trouble.text.clone());
+            item.set_status(Outcome::Failed, Fact::from(trouble));
             None
         }
     }
@@ -94,16 +94,19 @@ fn judge(item: &mut WorkItem, groups: &[Group], now: Timestamp) {
     // Not held: who only passes may be shown in the state of a wait at another hook.
     let beside_others = item.held.as_ref().is_none_or(|(held, _)| held.other_hooks);
     let over = if !still_held {
-        "the hook had been answered before"
+        "the action had been completed before"
     } else if beside_others && visible {
-        item.finish(Outcome::Ignored, "our hook had been answered before: another one holds the instance");
+        let before = "our action had been completed before: another hook holds the instance";
+        item.finish(Outcome::Ignored, Fact::new(Code::CompletedBefore, before));
         return;
     } else {
-        item.set_status(Outcome::Failed, format!("{reason}; but Auto Scaling does not know the lifecycle action yet"));
+        let invisible = "Auto Scaling does not know the lifecycle action yet";
+        let facts = reason.facts().cloned().collect();
+        item.set_status(Outcome::Failed, Reason::new(Fact::new(Code::NotVisibleYet, invisible), facts));
         return;
     };
     item.step(Stage::Completed, Duration::ZERO, over);
-    item.finish(outcome(result), format!("{reason}; {over}"));
+    item.finish(outcome(result), reason.and(Fact::new(Code::CompletedBefore, over)));
 }
 
 fn outcome(result: ActionResult) -> Outcome {

@@ -10,7 +10,7 @@ use stagedoor_aws::autoscaling::AutoScaling;
 use stagedoor_aws::secrets::Secret;
 use stagedoor_aws::sns::Topic;
 use stagedoor_aws::{Error as AwsError, SdkConfig};
-use stagedoor_lifecycle::observation::Machine;
+use stagedoor_lifecycle::observation::{Machine, Service, Trouble, TroubleKind};
 use stagedoor_lifecycle::profile::{Profile, Protected};
 use stagedoor_lifecycle::{GroupName, InstanceId, ProfileName};
 use stagedoor_puppet::{
@@ -21,7 +21,7 @@ use tokio::sync::Mutex;
 
 use crate::config::{Config, Mode};
 
-/// What the controller stands in: its configuration, the services it talks to, and the clock.
+/// Shared context of every invocation: configuration, service clients and clock.
 #[derive(Debug)]
 pub struct Context {
     /// What it is to do.
@@ -160,30 +160,37 @@ impl PuppetSite {
     }
 
     /// The clients, made of the secret as it was at most five minutes ago; or why there are none.
-    pub(crate) async fn open(&self) -> Result<Arc<Puppet>, String> {
-        let reading = self.secret.read().await.map_err(|error| error.to_string())?;
+    pub(crate) async fn open(&self) -> Result<Arc<Puppet>, Trouble> {
+        let reading = self.secret.read().await.map_err(|error| Trouble::of(Service::SecretsManager, &error))?;
         let number = reading.number;
         if let Ok(puppet) = self.make(reading).await {
             return Ok(puppet);
         }
-        // It may have been mended since it was read.
-        let reading = self.secret.read_again(number).await.map_err(|error| error.to_string())?;
-        self.make(reading).await
+        // It may have been corrected since it was read.
+        self.read_again(number).await
     }
 
     /// The clients made of a new reading of the secret, after those of `refused` were refused by Puppet.
-    pub(crate) async fn reopen(&self, refused: &Puppet) -> Result<Arc<Puppet>, String> {
-        let reading = self.secret.read_again(refused.reading).await.map_err(|error| error.to_string())?;
-        self.make(reading).await
+    pub(crate) async fn reopen(&self, refused: &Puppet) -> Result<Arc<Puppet>, Trouble> {
+        self.read_again(refused.reading).await
     }
 
-    async fn make(&self, reading: stagedoor_aws::secrets::Reading) -> Result<Arc<Puppet>, String> {
+    async fn read_again(&self, number: u64) -> Result<Arc<Puppet>, Trouble> {
+        let reading = self.secret.read_again(number).await;
+        self.make(reading.map_err(|error| Trouble::of(Service::SecretsManager, &error))?).await
+    }
+
+    async fn make(&self, reading: stagedoor_aws::secrets::Reading) -> Result<Arc<Puppet>, Trouble> {
         let mut made = self.made.lock().await;
         if let Some(made) = made.as_ref().filter(|made| made.reading == reading.number) {
             return Ok(made.clone());
         }
         let name = &self.config.secret;
-        let unusable = |error: &dyn std::fmt::Display| format!("the secret {name} cannot be used: {error}");
+        let unusable = |error: &dyn std::fmt::Display| Trouble {
+            kind: TroubleKind::Unusable,
+            service: Service::SecretsManager,
+            text: format!("the secret {name} cannot be used: {error}"),
+        };
         let credentials = Credentials::from_json(&reading.text).map_err(|error| unusable(&error))?;
         let transport = credentials.transport().map_err(|error| unusable(&error))?;
         let ca = Ca::new(&transport, &self.config.ca);

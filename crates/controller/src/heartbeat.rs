@@ -1,4 +1,4 @@
-//! Heartbeats: keep the hooks of waiting instances alive where patience is longer than their timeout. Writes to Auto
+//! Heartbeats: keep the hooks of waiting instances alive where the profile's timeout is longer than theirs. Writes to Auto
 //! Scaling, and to nothing else.
 
 use std::collections::BTreeSet;
@@ -8,13 +8,13 @@ use futures_util::future::join_all;
 use jiff::Timestamp;
 use stagedoor_aws::autoscaling::Action;
 use stagedoor_lifecycle::deadline::{self, LOOK_BACK, heartbeat_due};
-use stagedoor_lifecycle::observation::LifecycleAction;
+use stagedoor_lifecycle::observation::{LifecycleAction, Service};
 use stagedoor_lifecycle::{HookName, InstanceId};
 
 use crate::batch::WorkItem;
+use crate::budget::Budget;
+use crate::call::call;
 use crate::context::Context;
-use crate::observe::within;
-use crate::reconcile::Budget;
 
 /// How often it is looked whether one is due.
 const EVERY: Duration = Duration::from_secs(1);
@@ -35,13 +35,13 @@ impl Heartbeats {
         Self { last: now, waiting: Vec::new(), due: Vec::new() }
     }
 
-    /// Whom to keep alive from now on: the cases that wait at a hook that would give up before patience ends.
+    /// Which actions to keep alive from now on: those whose hook would time out before the profile's timeout.
     pub(crate) fn watch(&mut self, items: &[WorkItem], now: Timestamp) {
         let waiting = items.iter().filter(|item| item.is_undecided());
         let timeout = |item: &WorkItem| item.held.as_ref().filter(|(held, _)| held.waits)?.0.heartbeat;
         let waiting: Vec<_> = waiting.filter_map(|item| Some((item.action.clone(), timeout(item)?))).collect();
         let before = std::mem::replace(&mut self.waiting, waiting);
-        // Of those that come anew, it is not known when somebody last looked after them.
+        // Of new ones, it is not known when they last got a heartbeat.
         let keys = |waiting: &[(LifecycleAction, Duration)]| waiting.iter().map(|(action, _)| key(action)).collect();
         let (known, awaited): (BTreeSet<_>, BTreeSet<_>) = (keys(&before), keys(&self.waiting));
         let since = deadline::before(now, LOOK_BACK);
@@ -88,10 +88,9 @@ fn key(action: &LifecycleAction) -> (InstanceId, HookName) {
 }
 
 async fn one(context: &Context, action: &LifecycleAction, budget: Budget) {
-    let action = Action { group: &action.group, hook: &action.hook, instance: &action.instance };
-    match within(context, budget.calls, "Auto Scaling", context.autoscaling.heartbeat(action)).await {
-        Ok(Ok(_)) => {}
-        Ok(Err(error)) => tracing::warn!(instance = %action.instance, "heartbeat: {error}"),
-        Err(late) => tracing::warn!(instance = %action.instance, "heartbeat: {late}"),
+    let action_key = Action { group: &action.group, hook: &action.hook, instance: &action.instance };
+    let beat = context.autoscaling.heartbeat(action_key);
+    if let Err(trouble) = call(context, budget.calls, Service::AutoScaling, beat).await {
+        tracing::warn!(instance = %action.instance, "heartbeat: {trouble}");
     }
 }

@@ -5,13 +5,13 @@ mod orphans;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use stagedoor_lifecycle::observation::Group;
+use stagedoor_lifecycle::observation::{Group, Service, Trouble};
 use stagedoor_lifecycle::{deadline, expiry};
 
+use crate::budget::Budget;
+use crate::call::call;
 use crate::config::OrphanMode;
 use crate::context::Context;
-use crate::observe::within;
-use crate::reconcile::Budget;
 use credentials::Watch;
 use orphans::Check;
 
@@ -23,7 +23,7 @@ const KEPT: std::time::Duration = std::time::Duration::from_secs(20);
 /// What came of it.
 pub(crate) struct HousekeepingReport {
     /// What was found of orphans, or why nobody could look for them; `None` where nobody is to.
-    pub(crate) orphans: Option<Result<Check, String>>,
+    pub(crate) orphans: Option<Result<Check, Trouble>>,
     /// How long the credentials are good for.
     pub(crate) credentials: Watch,
     /// What a person is to be told, each with its subject.
@@ -48,13 +48,13 @@ pub(crate) fn less_what_is_kept(budget: Budget, now: Timestamp) -> Budget {
 /// Looks for orphans and at the credentials, side by side. `groups` are those that opted in, as far as they are known.
 pub(crate) async fn housekeep(
     context: &Context,
-    groups: Result<Vec<Group>, String>,
+    groups: Result<Vec<Group>, Trouble>,
     budget: Budget,
 ) -> HousekeepingReport {
     let config = &context.config.housekeeping;
     let now = context.clock.now();
     let every = config.every.unwrap_or_default();
-    let puppet = within(context, budget.work, "Secrets Manager", context.puppet.open()).await.unwrap_or_else(Err);
+    let puppet = call(context, budget.work, Service::SecretsManager, context.puppet.open()).await;
     let look_for_orphans = async {
         if config.orphans == OrphanMode::Off {
             return None;
@@ -73,7 +73,7 @@ pub(crate) async fn housekeep(
     let mut news = Vec::new();
     match &orphans {
         Some(Ok(check)) => news.extend(check.tell(context, remind)),
-        Some(Err(trouble)) => tracing::error!("nobody could look for orphans; nothing was removed: {trouble}"),
+        Some(Err(trouble)) => tracing::error!("orphans could not be looked for; nothing was removed: {trouble}"),
         None => {}
     }
     news.extend(credentials.tell(config.warn_days.into(), remind, now));
@@ -86,7 +86,7 @@ impl HousekeepingReport {
         let orphans = match &self.orphans {
             None => Value::Null,
             Some(Ok(check)) => check.payload(),
-            Some(Err(trouble)) => json!({ "error": trouble }),
+            Some(Err(trouble)) => json!({ "error": trouble.text }),
         };
         json!({ "orphans": orphans, "credentials": self.credentials.payload(now) })
     }

@@ -6,10 +6,12 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use stagedoor_lifecycle::event::{Content, Source, Transition, decode};
 use stagedoor_lifecycle::observation::LifecycleAction;
-use stagedoor_lifecycle::receipt::{Outcome, Receipt};
+use stagedoor_lifecycle::reason::Code;
+use stagedoor_lifecycle::receipt::{Outcome, Receipt, SCHEMA};
 
+use crate::budget::Budget;
 use crate::context::Context;
-use crate::reconcile::{Budget, reconcile};
+use crate::reconcile::reconcile;
 use crate::sweep::{Swept, sweep};
 use crate::telemetry::{self, report};
 
@@ -27,7 +29,7 @@ pub enum Function {
 /// What an invocation ends with.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Answer {
-    /// The answer to whoever invoked the function.
+    /// The answer to the caller of the function.
     pub payload: Value,
     /// The metrics of the invocation, as a line for the log that CloudWatch reads metrics from.
     pub metrics: Value,
@@ -85,12 +87,14 @@ pub async fn handle(
     // For each message: the place of its receipt, among the subjects' or among the others.
     let mut places = Vec::new();
     for message in &delivery.messages {
-        let other = |outcome, reason: String| Receipt {
+        let other = |outcome, code, reason: String| Receipt {
+            schema: SCHEMA,
             instance_id: None,
             group: None,
             hook: None,
             certname: None,
             outcome,
+            code,
             reason,
             decide_by: None,
             steps: Vec::new(),
@@ -112,11 +116,12 @@ pub async fn handle(
                 hook: Some(action.hook),
                 ..other(
                     Outcome::Ignored,
+                    Code::OtherFunction,
                     format!("not for {}: wire this transition to its own function", function.name()),
                 )
             }),
-            Content::Ignored(reason) => receipts.push(other(Outcome::Ignored, reason)),
-            Content::Unusable(reason) => receipts.push(other(Outcome::Refused, reason)),
+            Content::Ignored(reason) => receipts.push(other(Outcome::Ignored, Code::NothingToDo, reason)),
+            Content::Unusable(reason) => receipts.push(other(Outcome::Refused, Code::NotUnderstood, reason)),
         }
         places.push(None);
     }

@@ -1,7 +1,7 @@
 //! The controller: from events to receipts.
 //!
 //! ```text
-//! event ─► which instances? ─► gather ─► decide ─► apply ─► gather again … ─► complete
+//! event ─► which instances? ─► observe ─► decide ─► apply ─► observe again … ─► complete
 //!          (a hint only)       AWS, Puppet  pure    idempotent   the proof        CONTINUE / ABANDON
 //! ```
 //!
@@ -11,6 +11,8 @@
 
 mod apply;
 mod batch;
+mod budget;
+mod call;
 mod complete;
 pub mod config;
 mod context;

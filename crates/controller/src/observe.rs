@@ -1,4 +1,4 @@
-//! Gather: what AWS and Puppet say now. Reads only, once per group or set wherever one call answers for all.
+//! Observe: what AWS and Puppet say now. Reads only, once per group or set wherever one call answers for all.
 
 mod answers;
 mod cloud;
@@ -6,14 +6,12 @@ mod names;
 pub(crate) mod orphans;
 mod request;
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::future::join;
 use jiff::Timestamp;
-use stagedoor_lifecycle::observation::{Lookup, NameView};
+use stagedoor_lifecycle::observation::{Lookup, NameView, Service, Trouble};
 use stagedoor_lifecycle::onboard::LaunchView;
 use stagedoor_lifecycle::profile::Protected;
 use stagedoor_lifecycle::purge::TerminationView;
@@ -25,11 +23,9 @@ pub(crate) use cloud::{ask_when_it_began, by_id, hooks_of};
 pub(crate) use names::issued;
 
 use crate::batch::WorkItem;
+use crate::budget::Budget;
+use crate::call::call;
 use crate::context::{Context, Puppet};
-use crate::reconcile::Budget;
-
-/// How many questions go to one service at a time.
-pub(crate) const AT_ONCE: usize = 16;
 
 /// What a look brought besides the views of the cases.
 pub(crate) struct PuppetSnapshot {
@@ -40,9 +36,9 @@ pub(crate) struct PuppetSnapshot {
     /// PuppetDB's clock, by which it compares times.
     pub(crate) puppetdb_time: Option<Timestamp>,
     /// All node groups, if they were asked for.
-    pub(crate) groups: Option<Result<Vec<Group>, String>>,
+    pub(crate) groups: Option<Result<Vec<Group>, Trouble>>,
     /// The newest orders of the orchestrator, if they were asked for.
-    jobs: Option<Result<Vec<Job>, String>>,
+    jobs: Option<Result<Vec<Job>, Trouble>>,
     crl: Option<RevocationLists>,
     took: Duration,
 }
@@ -62,10 +58,7 @@ impl PuppetSnapshot {
     pub(crate) async fn reopen(&self, context: &Context, budget: Budget) -> bool {
         match &self.puppet {
             Some(puppet) => {
-                matches!(
-                    within(context, budget.work, "Secrets Manager", context.puppet.reopen(puppet)).await,
-                    Ok(Ok(_))
-                )
+                call(context, budget.work, Service::SecretsManager, context.puppet.reopen(puppet)).await.is_ok()
             }
             None => false,
         }
@@ -114,17 +107,17 @@ pub(crate) async fn look_at_aws(
     context: &Context,
     items: &mut [WorkItem],
     budget: Budget,
-) -> Result<Arc<Puppet>, String> {
+) -> Result<Arc<Puppet>, Trouble> {
     let mut open: Vec<&mut WorkItem> = items.iter_mut().filter(|item| item.is_undecided()).collect();
-    let opened = within(context, budget.work, "Secrets Manager", context.puppet.open());
+    let opened = call(context, budget.work, Service::SecretsManager, context.puppet.open());
     let (puppet, ()) = join(opened, cloud::look_at_aws(context, &mut open, budget)).await;
-    puppet.unwrap_or_else(Err)
+    puppet
 }
 
 /// Looks at Puppet for every open case that is ours.
 pub(crate) async fn look_at_puppet(
     context: &Context,
-    puppet: Result<Arc<Puppet>, String>,
+    puppet: Result<Arc<Puppet>, Trouble>,
     items: &mut [WorkItem],
     budget: Budget,
 ) -> PuppetSnapshot {
@@ -142,7 +135,7 @@ pub(crate) async fn look_at_puppet(
             for item in ours {
                 let known_as = Lookup::Unavailable(trouble.clone());
                 item.seen = TerminationView { names: Vec::new(), known_as, targets: None };
-                let name = item.names().next().map(|name| NameView::unreachable(name.clone(), &trouble));
+                let name = item.names().next().map(|name| NameView::unavailable(name.clone(), &trouble));
                 item.launch = LaunchView { name, ..LaunchView::default() };
             }
         }
@@ -150,39 +143,19 @@ pub(crate) async fn look_at_puppet(
     snapshot
 }
 
-/// A call under the deadline of the invocation; what to say of `whom` if there was no answer by then.
-pub(crate) async fn within<T>(
-    context: &Context,
-    budget: Timestamp,
-    whom: &str,
-    call: impl Future<Output = T>,
-) -> Result<T, String> {
-    let left = Duration::try_from(budget.duration_since(context.clock.now())).unwrap_or_default();
-    let over = |_| format!("{whom} did not answer before the end of the invocation");
-    tokio::time::timeout(left, call).await.map_err(over)
-}
-
-/// What was answered, or what went wrong.
-pub(crate) fn flat<T>(answer: Result<Result<T, impl std::fmt::Display>, String>) -> Result<T, String> {
-    answer?.map_err(|error| error.to_string())
-}
-
-fn unique<'a, T: Ord + Clone + 'a>(all: impl Iterator<Item = &'a T>) -> Vec<T> {
-    all.collect::<BTreeSet<_>>().into_iter().cloned().collect()
-}
-
-/// Asks Puppet, and remembers whether it refused the credentials.
+/// Asks Puppet, within the time for work.
+#[derive(Clone, Copy)]
 struct Questions<'a> {
     context: &'a Context,
     budget: Budget,
-    stale: AtomicBool,
 }
 
 impl Questions<'_> {
-    async fn ask<T>(&self, whom: &str, call: impl Future<Output = Result<T, PuppetError>>) -> Result<T, String> {
-        within(self.context, self.budget.work, whom, call).await?.map_err(|error| {
-            self.stale.fetch_or(error.credentials_may_be_stale(), Ordering::Relaxed);
-            error.to_string()
-        })
+    async fn ask<T>(
+        &self,
+        service: Service,
+        question: impl Future<Output = Result<T, PuppetError>>,
+    ) -> Result<T, Trouble> {
+        call(self.context, self.budget.work, service, question).await
     }
 }

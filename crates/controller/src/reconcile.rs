@@ -5,14 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use stagedoor_lifecycle::decision::{Decision, Effect, Question, Removal};
-use stagedoor_lifecycle::observation::{Began, LifecycleAction, Lookup};
+use stagedoor_lifecycle::decision::{Decision, Effect, EffectKey, Question, Removal, expired};
+use stagedoor_lifecycle::observation::{Began, LifecycleAction, Lookup, Trouble};
 use stagedoor_lifecycle::profile::ActionResult;
+use stagedoor_lifecycle::reason::{Code, Fact, Reason};
 use stagedoor_lifecycle::receipt::{Outcome, Receipt, Stage};
 use stagedoor_lifecycle::{deadline, onboard, purge};
 
 use crate::apply::apply;
 use crate::batch::WorkItem;
+use crate::budget::Budget;
 use crate::complete::complete;
 use crate::context::{Context, Puppet};
 use crate::heartbeat::Heartbeats;
@@ -27,35 +29,6 @@ const QUESTIONS_IN_A_ROW: usize = 8;
 const BEFORE_DEEDS: Duration = Duration::from_secs(3);
 /// How long an order for refresh targets waits for others to join it.
 const GATHERING: Duration = Duration::from_secs(15);
-
-/// Until when an invocation goes on.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Budget {
-    /// After a pause, no new pass begins after this.
-    pub(crate) passes: Timestamp,
-    /// Every look and every change at Puppet has ended by this, so that there is time to answer the hooks.
-    pub(crate) work: Timestamp,
-    /// Every call has ended by this.
-    pub(crate) calls: Timestamp,
-}
-
-/// Kept from the platform's deadline for writing the answer.
-const ANSWER_RESERVE: Duration = Duration::from_secs(2);
-/// Kept for answering the hooks when all work has ended: a CA that takes a minute for a write must not leave them unanswered.
-pub(crate) const HOOKS_RESERVE: Duration = Duration::from_secs(6);
-/// Kept for the calls of a pass that has begun.
-const PASS_RESERVE: Duration = Duration::from_secs(15);
-
-impl Budget {
-    /// The budget, as far as the platform's own deadline allows it.
-    pub(crate) fn new(now: Timestamp, budget: Duration, platform_deadline: Option<Timestamp>) -> Self {
-        let passes = deadline::invocation_ends(now, budget, platform_deadline, PASS_RESERVE);
-        // A CA write may wait for a minute on a lock; without a platform that kills us we wait for it.
-        let longest = budget + Duration::from_secs(90);
-        let calls = deadline::invocation_ends(now, longest, platform_deadline, ANSWER_RESERVE);
-        Self { passes, work: deadline::before(calls, HOOKS_RESERVE), calls }
-    }
-}
 
 /// Deals with a set of instances until each is settled or the time is up.
 pub(crate) async fn reconcile(context: &Context, actions: Vec<LifecycleAction>, budget: Budget) -> Vec<Receipt> {
@@ -161,7 +134,7 @@ impl Batch {
 /// What a pass does once AWS was looked at; whether to look again at once.
 async fn act(
     context: &Context,
-    puppet: Result<Arc<Puppet>, String>,
+    puppet: Result<Arc<Puppet>, Trouble>,
     items: &mut [WorkItem],
     renewed: &mut bool,
     asked_began: &mut BTreeSet<usize>,
@@ -185,7 +158,7 @@ async fn act(
     if let (Some(puppet), false) = (snapshot.puppet.clone(), effects.is_empty()) {
         // Not when it is decided: the answer to another case's question has everything decided once more.
         for (index, effect) in &effects {
-            items[*index].just_did = Some(effect.clone());
+            items[*index].just_did = Some(effect.key());
         }
         // What is decided must not wait for others' deeds, nor these so long that what was seen is not true any more.
         complete(context, items, budget, deadline::after(context.clock.now(), BEFORE_DEEDS)).await;
@@ -245,7 +218,7 @@ fn settle_what_is_decided(context: &Context, snapshot: &PuppetSnapshot, items: &
         let decision = if item.is_launching() {
             onboard::decide(&item.action, held, &item.launch, protected, orchestrated, now)
         } else {
-            purge::decide(&item.action, held, &item.seen, protected, item.tried.as_deref(), orchestrated, now)
+            purge::decide(&item.action, held, &item.seen, protected, item.tried.as_ref(), orchestrated, now)
         };
         next.about_to_report |= onboard::is_about_to_report(&decision, &item.launch);
         if item.is_launching() && !item.removed.is_empty() && !shows_what_was_removed(item) {
@@ -257,22 +230,22 @@ fn settle_what_is_decided(context: &Context, snapshot: &PuppetSnapshot, items: &
                 next.look_again = true;
             }
             Decision::Ask(Question::Began) => {
-                item.set_status(
-                    Outcome::Failed,
-                    "Auto Scaling could not be asked since when it waits, and so how long it still may",
-                );
+                let unknown = "could not read the scaling activities: the action's start time and deadline are unknown";
+                item.set_status(Outcome::Failed, Fact::new(Code::StartTimeUnknown, unknown));
                 next.ask_when_it_began.push(index);
             }
             Decision::Ask(question) => {
-                item.set_status(Outcome::Failed, format!("{} could not be found out in time", question.describe()));
+                let unanswered = format!("{} could not be found out in time", question.describe());
+                item.set_status(Outcome::Failed, Fact::new(Code::LookupUnanswered, unanswered));
                 next.questions.push((index, question));
             }
             // Nothing is changed on the strength of what AWS said a while ago.
             Decision::Apply(_) if item.blind.is_some() => {
-                let blind = item.blind.clone().unwrap_or_default();
-                match over {
-                    Some(answer) => item.ready = Some((answer, format!("patience is over: {blind}"))),
-                    None => item.set_status(Outcome::Failed, blind),
+                let blind = item.blind.clone().into_iter().map(Reason::from).next();
+                match (over, blind) {
+                    (Some(result), Some(blind)) => item.ready = Some((result, expired(&blind))),
+                    (None, Some(blind)) => item.set_status(Outcome::Failed, blind),
+                    (_, None) => {}
                 }
             }
             Decision::Apply(effect) if !context.acts() => {
@@ -284,26 +257,35 @@ fn settle_what_is_decided(context: &Context, snapshot: &PuppetSnapshot, items: &
                     }
                     effect => item.step(Stage::Would, Duration::ZERO, effect.describe()),
                 }
-                item.finish(Outcome::Waiting, "observe mode: nothing was changed and the hook was not answered");
+                let observes = "observe mode: nothing was changed and the action was not completed";
+                item.finish(Outcome::Waiting, Fact::new(Code::ObserveMode, observes));
             }
-            Decision::Apply(Effect::Remove(removals)) if matches!(item.just_did, Some(Effect::Remove(_))) => {
+            Decision::Apply(Effect::Remove(removals)) if item.just_did == Some(EffectKey::Remove) => {
                 // The look that follows still shows something: not at once again, but after a pause.
                 let left: Vec<_> = removals.iter().map(Removal::describe).collect();
-                let tried = item.tried.clone().unwrap_or_default();
-                item.set_status(Outcome::Failed, format!("{tried}; still there: {}", left.join("; ")));
+                let left = Fact::new(Code::StillThere, format!("still there: {}", left.join("; ")));
+                let reason = match item.tried.clone() {
+                    Some(tried) => tried.and(left),
+                    None => left.into(),
+                };
+                item.set_status(Outcome::Failed, reason);
             }
             // What the CA will not sign it will not sign a moment later either.
             Decision::Apply(Effect::Sign(_)) if item.refused.is_some() => {
-                item.set_status(Outcome::Refused, item.refused.clone().unwrap_or_default());
+                if let Some(refused) = item.refused.clone() {
+                    item.set_status(Outcome::Refused, refused);
+                }
             }
-            Decision::Apply(effect)
-                if item.just_did.as_ref().is_some_and(|did| did.describe() == effect.describe()) =>
-            {
-                let unseen = || format!("it was just done, and is not seen yet: {}", effect.describe());
-                item.set_status(Outcome::Failed, item.trouble.clone().unwrap_or_else(unseen));
+            Decision::Apply(effect) if item.just_did == Some(effect.key()) => {
+                let unseen = || {
+                    let unseen = format!("it was just done, and is not seen yet: {}", effect.describe());
+                    Fact::new(Code::NotSeenYet, unseen)
+                };
+                let reason = item.trouble.clone().map_or_else(unseen, Fact::from);
+                item.set_status(Outcome::Failed, reason);
             }
             Decision::Apply(effect) => {
-                // So that patience can end, also if this never succeeds.
+                // So that the timeout can expire, also if this never succeeds.
                 if item.action.began == Began::Unknown {
                     next.ask_when_it_began.push(index);
                 }
@@ -311,8 +293,8 @@ fn settle_what_is_decided(context: &Context, snapshot: &PuppetSnapshot, items: &
             }
             Decision::Complete(result, reason) => {
                 if item.is_launching() && result == ActionResult::Continue {
-                    for fact in reason.split("; ") {
-                        item.step(Stage::Proven, Duration::ZERO, fact);
+                    for fact in reason.facts() {
+                        item.step(Stage::Proven, Duration::ZERO, fact.text.clone());
                     }
                 }
                 snapshot.prove(item);
@@ -355,24 +337,7 @@ fn hold_refreshes(
         effects.into_iter().partition(|(_, effect)| matches!(effect, Effect::Refresh(..)));
     for (index, effect) in postponed {
         let what = format!("about to {}, for this and what else is about to change", effect.describe());
-        items[index].set_status(Outcome::Waiting, what);
+        items[index].set_status(Outcome::Waiting, Fact::new(Code::WaitingForRefresh, what));
     }
     rest
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn there_is_always_time_to_answer_the_hooks_when_all_work_has_ended() {
-        let now = Timestamp::from_second(1_800_000_000).unwrap();
-        for platform in [None, Some(20), Some(60), Some(140), Some(150), Some(900)] {
-            let ends = platform.map(|seconds| deadline::after(now, Duration::from_secs(seconds)));
-            let budget = Budget::new(now, Duration::from_secs(50), ends);
-            assert_eq!(budget.calls, deadline::after(budget.work, HOOKS_RESERVE), "{platform:?}");
-            assert!(budget.passes < budget.work, "{platform:?}");
-            assert!(ends.is_none_or(|ends| budget.calls <= deadline::before(ends, ANSWER_RESERVE)), "{platform:?}");
-        }
-    }
 }

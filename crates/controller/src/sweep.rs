@@ -4,16 +4,18 @@
 use std::time::{Duration, Instant};
 
 use stagedoor_lifecycle::event::{Place, Transition};
-use stagedoor_lifecycle::observation::{Began, Group, LifecycleAction, LifecycleState};
+use stagedoor_lifecycle::observation::{Began, Group, LifecycleAction, LifecycleState, Service, Trouble, TroubleKind};
 use stagedoor_lifecycle::profile::PROFILE_TAG;
 use stagedoor_lifecycle::receipt::Receipt;
 use stagedoor_lifecycle::{GroupName, HookName, deadline};
 
 use crate::batch::WorkItem;
+use crate::budget::Budget;
+use crate::call::call;
 use crate::context::Context;
 use crate::housekeeping::{self, HousekeepingReport};
-use crate::observe::{flat, hooks_of, within};
-use crate::reconcile::{Batch, Budget, Requeue};
+use crate::observe::hooks_of;
+use crate::reconcile::{Batch, Requeue};
 
 /// Between two looks for instances that began to wait meanwhile.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
@@ -46,8 +48,12 @@ pub(crate) async fn sweep(context: &Context, budget: Budget) -> Swept {
 
 /// Deals with everybody who waits until nobody does or the time is up. Where nobody does, that costs one call. Also tells
 /// the groups as they were last seen.
-async fn deal_with_the_waiting(context: &Context, batch: &mut Batch, budget: Budget) -> Result<Vec<Group>, String> {
-    let mut groups = Err("nobody has looked yet".to_owned());
+async fn deal_with_the_waiting(context: &Context, batch: &mut Batch, budget: Budget) -> Result<Vec<Group>, Trouble> {
+    let mut groups = Err(Trouble {
+        kind: TroubleKind::Timeout,
+        service: Service::AutoScaling,
+        text: "Auto Scaling was not asked yet".to_owned(),
+    });
     let mut looked = None;
     loop {
         let now = context.clock.now();
@@ -64,7 +70,7 @@ async fn deal_with_the_waiting(context: &Context, batch: &mut Batch, budget: Bud
                 }
             };
             match trouble {
-                Some(trouble) => tracing::error!("the sweep could not see who waits: {trouble}"),
+                Some(trouble) => tracing::error!("the sweep could not read which instances wait: {trouble}"),
                 None if !batch.is_open() => return groups,
                 None => {}
             }
@@ -83,8 +89,8 @@ async fn who_waits(
     context: &Context,
     batch: &mut Batch,
     budget: Budget,
-) -> Result<(Vec<Group>, Option<String>), String> {
-    let groups = flat(within(context, budget.work, "Auto Scaling", context.autoscaling.opted_in_groups()).await)?;
+) -> Result<(Vec<Group>, Option<Trouble>), Trouble> {
+    let groups = call(context, budget.work, Service::AutoScaling, context.autoscaling.opted_in_groups()).await?;
     let (actions, trouble) = waiting(context, &groups, budget).await;
     batch.admit(actions);
     Ok((groups, trouble))
@@ -99,7 +105,7 @@ fn receipts(batch: Batch) -> Vec<Receipt> {
 }
 
 /// Every instance that waits at a hook of ours; and what went wrong, where somebody may be missing.
-async fn waiting(context: &Context, groups: &[Group], budget: Budget) -> (Vec<LifecycleAction>, Option<String>) {
+async fn waiting(context: &Context, groups: &[Group], budget: Budget) -> (Vec<LifecycleAction>, Option<Trouble>) {
     let started = Instant::now();
     let waiting: Vec<&Group> =
         groups.iter().filter(|group| group.members.values().any(|state| way(state).is_some())).collect();
@@ -107,7 +113,7 @@ async fn waiting(context: &Context, groups: &[Group], budget: Budget) -> (Vec<Li
     let hooks = hooks_of(context, &names, budget).await;
     let (mut actions, mut trouble) = (Vec::new(), None);
     for (group, hooks) in waiting.into_iter().zip(hooks) {
-        let hooks = match flat(hooks) {
+        let hooks = match hooks {
             Ok(hooks) => hooks,
             Err(why) => {
                 trouble = Some(why);

@@ -2,14 +2,16 @@
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use stagedoor_aws::Error as AwsError;
 use stagedoor_lifecycle::deadline;
+use stagedoor_lifecycle::observation::Service;
 use stagedoor_lifecycle::receipt::{Outcome, Receipt};
 
+use crate::budget::Budget;
+use crate::call::call;
 use crate::context::Context;
 use crate::housekeeping::HousekeepingReport;
 use crate::invocation::Function;
-use crate::observe::{flat, within};
-use crate::reconcile::Budget;
 
 /// The most results in one published message, which may have 256 KiB.
 const RESULTS_PER_MESSAGE: usize = 100;
@@ -29,8 +31,8 @@ pub(crate) async fn report(
     for receipt in dealt_with.iter().chain(others) {
         log(function, receipt);
     }
-    let published = within(context, budget.calls, "SNS", publish(context, function, dealt_with)).await;
-    if let Err(trouble) = published.unwrap_or_else(Err) {
+    let published = call(context, budget.calls, Service::Sns, publish(context, function, dealt_with)).await;
+    if let Err(trouble) = published {
         tracing::warn!(function = function.name(), "the outcome could not be published: {trouble}");
     }
 }
@@ -40,8 +42,8 @@ pub(crate) async fn tell(context: &Context, kept: &HousekeepingReport, budget: B
     let Some(topic) = &context.topic else { return };
     for (subject, message) in &kept.news {
         let message = message.to_string();
-        let published = within(context, budget.calls, "SNS", topic.publish(subject, &message)).await;
-        if let Err(trouble) = flat(published) {
+        let published = call(context, budget.calls, Service::Sns, topic.publish(subject, &message)).await;
+        if let Err(trouble) = published {
             tracing::warn!("what came of the housekeeping could not be published: {trouble}");
         }
     }
@@ -89,16 +91,17 @@ fn log(function: Function, receipt: &Receipt) {
     let group = receipt.group.as_ref().map(tracing::field::display);
     let certname = receipt.certname.as_ref().map(tracing::field::display);
     let (function, outcome, reason) = (function.name(), receipt.outcome.as_str(), &receipt.reason);
+    let code = receipt.code.as_str();
     match receipt.outcome {
-        Outcome::Failed => tracing::error!(function, outcome, instance, group, certname, steps, "{reason}"),
-        Outcome::Refused => tracing::warn!(function, outcome, instance, group, certname, steps, "{reason}"),
-        _ => tracing::info!(function, outcome, instance, group, certname, steps, "{reason}"),
+        Outcome::Failed => tracing::error!(function, outcome, code, instance, group, certname, steps, "{reason}"),
+        Outcome::Refused => tracing::warn!(function, outcome, code, instance, group, certname, steps, "{reason}"),
+        _ => tracing::info!(function, outcome, code, instance, group, certname, steps, "{reason}"),
     }
 }
 
 /// Tells the topic, if there is one, what was decided and what a person should look at. Waiting is no news, and that
 /// something is still refused is none either when the sweep finds it so every minute: that is what the metric is for.
-async fn publish(context: &Context, function: Function, receipts: &[Receipt]) -> Result<(), String> {
+async fn publish(context: &Context, function: Function, receipts: &[Receipt]) -> Result<(), AwsError> {
     let Some(topic) = &context.topic else { return Ok(()) };
     let news: Vec<Value> = receipts
         .iter()
@@ -108,15 +111,15 @@ async fn publish(context: &Context, function: Function, receipts: &[Receipt]) ->
             Outcome::Continued | Outcome::Abandoned => true,
         })
         .map(|receipt| {
-            let Receipt { instance_id, group, hook, certname, outcome, reason, .. } = receipt;
+            let Receipt { instance_id, group, hook, certname, outcome, code, reason, .. } = receipt;
             let reason: String = reason.chars().take(LONGEST_REASON).collect();
-            json!({"instance_id": instance_id, "group": group, "hook": hook, "certname": certname, "outcome": outcome, "reason": reason})
+            json!({"instance_id": instance_id, "group": group, "hook": hook, "certname": certname, "outcome": outcome, "code": code, "reason": reason})
         })
         .collect();
     for chunk in news.chunks(RESULTS_PER_MESSAGE) {
         let subject = format!("Stagedoor {}: {} instances", function.name(), chunk.len());
         let message = json!({"function": function.name(), "results": chunk}).to_string();
-        topic.publish(&subject, &message).await.map_err(|error| error.to_string())?;
+        topic.publish(&subject, &message).await?;
     }
     Ok(())
 }

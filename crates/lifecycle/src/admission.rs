@@ -8,8 +8,9 @@ use jiff::Timestamp;
 
 use crate::deadline;
 use crate::event::{Place, Transition};
-use crate::observation::{Began, Group, Hook, LifecycleAction, LifecycleState, Lookup, Machine};
+use crate::observation::{Began, Group, Hook, LifecycleAction, LifecycleState, Lookup, Machine, Trouble};
 use crate::profile::{ActionResult, PROFILE_TAG, Profile};
+use crate::reason::{Code, Fact};
 use crate::{Certname, GroupName, HookName, ProfileName};
 
 /// What AWS says about the subject.
@@ -23,22 +24,22 @@ pub struct CloudView {
     pub machine: Lookup<Machine>,
 }
 
-/// Whether an instance is dealt with.
+/// Whether an action is handled.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Admission {
-    /// It is leaving or arriving, and ours to deal with.
+    /// Auto Scaling confirms it, and it is ours.
     Ours(PendingAction),
     /// It waits, but there is nothing to do for it: complete with CONTINUE.
-    Pass(String),
-    /// None of our business.
-    Ignore(String),
-    /// Must not be done.
-    Refuse(String),
-    /// Could not be told.
-    Fail(String),
+    Pass(Fact),
+    /// It is not ours.
+    Ignore(Fact),
+    /// It must not be handled.
+    Refuse(Fact),
+    /// A service that could say is unavailable.
+    Fail(Fact),
 }
 
-/// An instance on its way through the door.
+/// An action that AWS confirms and that is ours.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PendingAction {
     /// What its group wants.
@@ -53,23 +54,23 @@ pub struct PendingAction {
     pub address: Option<IpAddr>,
     /// Whether the hook may still hold it. If not, Auto Scaling went on without us, and Puppet is still to be cleared.
     pub waits: bool,
-    /// Why it cannot be told whether it leaves for good. Then Puppet goes on knowing it, and patience decides.
-    pub doubt: Option<String>,
+    /// Why it is not known whether it terminates. Then Puppet keeps it, and the timeout decides.
+    pub doubt: Option<Fact>,
     /// Whether another tool's hook may hold it as well.
     pub other_hooks: bool,
     /// How long after its beginning it has to be decided, whatever is still missing.
     pub allowed: Duration,
-    /// The hook's heartbeat timeout, where the hook would give up before patience does.
+    /// The hook's heartbeat timeout, where that is shorter than the profile's timeout.
     pub heartbeat: Option<Duration>,
-    /// What to answer when patience is over.
+    /// What to answer when the timeout has expired.
     pub on_timeout: ActionResult,
 }
 
 /// Why no certname can be given.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Nameless {
-    /// EC2 could not be asked.
-    Unavailable(String),
+    /// EC2 is unavailable.
+    Unavailable(Trouble),
     /// EC2 does not show what the name is made of.
     Untellable(String),
 }
@@ -82,7 +83,7 @@ impl PendingAction {
         self.other_hooks = before.other_hooks;
     }
 
-    /// Whether patience is over.
+    /// Whether the timeout has expired.
     #[must_use]
     pub fn is_late(&self, began: Began, now: Timestamp) -> bool {
         began.time().is_some_and(|began| now >= deadline::after(began, self.allowed))
@@ -98,23 +99,23 @@ pub fn admit(
 ) -> Admission {
     let LifecycleAction { group: group_name, hook: hook_name, .. } = action;
     let group = match cloud.group.known() {
-        Err(trouble) => return Admission::Fail(trouble.to_owned()),
+        Err(trouble) => return Admission::Fail(trouble.into()),
         Ok(None) => {
-            return Admission::Refuse(format!("Auto Scaling has no group {group_name} in this account and Region"));
+            let nowhere = format!("Auto Scaling has no group {group_name} in this account and Region");
+            return Admission::Refuse(Fact::new(Code::GroupNotFound, nowhere));
         }
         Ok(Some(group)) => group,
     };
     let Some(tag) = group.tags.get(PROFILE_TAG) else {
-        return Admission::Ignore(format!("group {group_name} has not opted in: it has no tag {PROFILE_TAG}"));
+        let untagged = format!("group {group_name} has not opted in: it has no tag {PROFILE_TAG}");
+        return Admission::Ignore(Fact::new(Code::NotOptedIn, untagged));
     };
     let Some(profile) = tag.parse().ok().and_then(|name| profile_named(&name)) else {
-        return Admission::Fail(no_such_profile(group_name, tag));
+        return Admission::Fail(Fact::new(Code::ProfileUnknown, no_such_profile(group_name, tag)));
     };
     if !profile.owns(hook_name) {
-        return Admission::Ignore(format!(
-            "hook {hook_name} is another tool's: ours begin with {:?}",
-            profile.hook_prefix
-        ));
+        let other = format!("hook {hook_name} is another tool's: ours begin with {:?}", profile.hook_prefix);
+        return Admission::Ignore(Fact::new(Code::OtherHook, other));
     }
     let hold = match action.transition {
         Transition::Launching => launching(action, group),
@@ -139,7 +140,7 @@ struct Hold {
     /// Or Auto Scaling went on without us.
     waits: bool,
     /// Why it may return.
-    doubt: Option<String>,
+    doubt: Option<Fact>,
 }
 
 impl Hold {
@@ -151,21 +152,26 @@ impl Hold {
 fn terminating(action: &LifecycleAction, group: &Group, cloud: &CloudView) -> Result<Hold, Box<Admission>> {
     let LifecycleAction { instance, group: group_name, .. } = action;
     let doubt = || {
-        format!(
+        let unknown = format!(
             "group {group_name} returns instances to its warm pool, and nothing says whether {instance} goes there or leaves for \
              good: its event would have"
-        )
+        );
+        Fact::new(Code::DestinationUnknown, unknown)
     };
     let in_doubt = group.reuses && action.destination.is_none();
     let gone = || matches!(cloud.machine.known(), Ok(Some(machine)) if machine.is_gone_from(group_name));
     let to_the_pool = action.destination == Some(Place::WarmPool) && group.reuses;
     Err(Box::new(match group.members.get(instance) {
         Some(LifecycleState::TerminatingWait | LifecycleState::WarmedPendingWait) if to_the_pool => {
-            Admission::Pass(format!("{instance} goes to the warm pool, to be used again: it stays known to Puppet"))
+            Admission::Pass(Fact::new(
+                Code::ReturnsToWarmPool,
+                format!("{instance} goes to the warm pool, to be used again: it stays known to Puppet"),
+            ))
         }
-        Some(LifecycleState::ReplacingRootVolumeWait) => {
-            Admission::Pass(format!("{instance} gets a new root volume: it stays, and Puppet goes on knowing it"))
-        }
+        Some(LifecycleState::ReplacingRootVolumeWait) => Admission::Pass(Fact::new(
+            Code::RootVolumeReplaced,
+            format!("{instance} gets a new root volume: it stays, and Puppet goes on knowing it"),
+        )),
         Some(LifecycleState::TerminatingWait | LifecycleState::Terminating) if in_doubt => {
             return Ok(Hold { waits: true, doubt: Some(doubt()) });
         }
@@ -175,16 +181,23 @@ fn terminating(action: &LifecycleAction, group: &Group, cloud: &CloudView) -> Re
         Some(LifecycleState::Past) if in_doubt && !gone() => return Ok(Hold { waits: false, doubt: Some(doubt()) }),
         Some(LifecycleState::Past) => return Ok(Hold::GONE),
         Some(LifecycleState::Pending | LifecycleState::PendingWait | LifecycleState::WarmedPendingWait) => {
-            Admission::Refuse(format!("Auto Scaling shows {instance} as launching, not as terminating"))
+            Admission::Refuse(Fact::new(
+                Code::NotTerminating,
+                format!("Auto Scaling shows {instance} as launching, not as terminating"),
+            ))
         }
-        Some(LifecycleState::Other(state)) => {
-            Admission::Refuse(format!("Auto Scaling shows {instance} as {state}, not as terminating"))
-        }
+        Some(LifecycleState::Other(state)) => Admission::Refuse(Fact::new(
+            Code::NotTerminating,
+            format!("Auto Scaling shows {instance} as {state}, not as terminating"),
+        )),
         None => match cloud.machine.known() {
-            Err(trouble) => Admission::Fail(trouble.to_owned()),
+            Err(trouble) => Admission::Fail(trouble.into()),
             Ok(Some(machine)) if machine.is_gone_from(group_name) => return Ok(Hold::GONE),
-            Ok(_) => Admission::Refuse(format!(
-                "Auto Scaling shows no {instance} in group {group_name}, and EC2 does not say that it is gone from there"
+            Ok(_) => Admission::Refuse(Fact::new(
+                Code::NotTerminating,
+                format!(
+                    "Auto Scaling shows no {instance} in group {group_name}, and EC2 does not say that it is gone from there"
+                ),
             )),
         },
     }))
@@ -195,23 +208,32 @@ fn launching(action: &LifecycleAction, group: &Group) -> Result<Hold, Box<Admiss
     let LifecycleAction { instance, group: group_name, .. } = action;
     Err(Box::new(match group.members.get(instance) {
         Some(LifecycleState::PendingWait | LifecycleState::WarmedPendingWait) => return Ok(Hold::WAITS),
-        Some(LifecycleState::Pending) => {
-            Admission::Fail(format!("Auto Scaling does not hold {instance} at a hook yet: it shows it as Pending"))
-        }
+        Some(LifecycleState::Pending) => Admission::Fail(Fact::new(
+            Code::NotVisibleYet,
+            format!("Auto Scaling does not hold {instance} at a hook yet: it shows it as Pending"),
+        )),
         Some(
             LifecycleState::Terminating
             | LifecycleState::TerminatingWait
             | LifecycleState::WarmedTerminatingWait
             | LifecycleState::Past,
-        ) => Admission::Refuse(format!("Auto Scaling shows {instance} as terminating, not as launching")),
-        Some(LifecycleState::ReplacingRootVolumeWait) => {
-            Admission::Ignore(format!("{instance} is about to get a new root volume; its launch comes after that"))
-        }
-        // An event that comes late or twice is nothing special: the door has been passed.
-        Some(LifecycleState::Other(state)) => {
-            Admission::Ignore(format!("Auto Scaling shows {instance} as {state}: no launch hook holds it"))
-        }
-        None => Admission::Refuse(format!("Auto Scaling shows no {instance} in group {group_name}")),
+        ) => Admission::Refuse(Fact::new(
+            Code::NotLaunching,
+            format!("Auto Scaling shows {instance} as terminating, not as launching"),
+        )),
+        Some(LifecycleState::ReplacingRootVolumeWait) => Admission::Ignore(Fact::new(
+            Code::RootVolumeReplaced,
+            format!("{instance} is about to get a new root volume; its launch comes after that"),
+        )),
+        // An event that comes late or twice is nothing special: the launch is over.
+        Some(LifecycleState::Other(state)) => Admission::Ignore(Fact::new(
+            Code::NotLaunching,
+            format!("Auto Scaling shows {instance} as {state}: no launch hook holds it"),
+        )),
+        None => Admission::Refuse(Fact::new(
+            Code::NotLaunching,
+            format!("Auto Scaling shows no {instance} in group {group_name}"),
+        )),
     }))
 }
 
@@ -222,21 +244,21 @@ fn held(
     has_pool: bool,
     hold: Hold,
 ) -> PendingAction {
-    // Hooks tell how much time there is. When they cannot be asked, patience alone does.
+    // Hooks say how much time there is. While they are unavailable, the profile's timeout alone does.
     let hooks = cloud.hooks.known().ok().flatten().map_or(&[][..], Vec::as_slice);
     let ours = hooks.iter().find(|hook| hook.name == action.hook);
     let guards = |hook: &&Hook| hook.transition.is_none_or(|transition| transition == action.transition);
     let another = |hook: &HookName| *hook != action.hook;
     let machine = cloud.machine.known();
     let expected = match machine {
-        Err(trouble) if profile.certname.needs_machine() => Err(Nameless::Unavailable(trouble.to_owned())),
+        Err(trouble) if profile.certname.needs_machine() => Err(Nameless::Unavailable(trouble.clone())),
         machine => profile.certname.certname(&action.instance, machine.ok().flatten()).map_err(Nameless::Untellable),
     };
-    let (patience, on_timeout) = match action.transition {
+    let (timeout, on_timeout) = match action.transition {
         Transition::Launching => (profile.launch_timeout, profile.on_launch_timeout),
         Transition::Terminating => (profile.terminate_timeout, profile.on_terminate_timeout),
     };
-    let deadline::Allowance { allowed, heartbeat } = deadline::allowance(patience, ours);
+    let deadline::Allowance { allowed, heartbeat } = deadline::allowance(timeout, ours);
     PendingAction {
         expected,
         has_pool,

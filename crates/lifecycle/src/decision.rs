@@ -6,6 +6,7 @@ use crate::admission::PendingAction;
 use crate::identity::Purgeable;
 use crate::observation::{Began, LifecycleAction, NodeView};
 use crate::profile::ActionResult;
+use crate::reason::{Code, Fact, Reason};
 use crate::signing::Signable;
 use crate::{Certname, InstanceId};
 
@@ -16,14 +17,14 @@ pub enum Decision {
     Ask(Question),
     /// Do this, then look again.
     Apply(Effect),
-    /// Answer the hook.
-    Complete(ActionResult, String),
+    /// Complete the lifecycle action.
+    Complete(ActionResult, Reason),
     /// Nothing can be done yet; look again later. Holds what is waited for.
-    Wait(String),
-    /// Something is wrong that only a person or another instance's end can mend; look again later.
-    Refuse(String),
-    /// Somebody could not be asked; try again.
-    Fail(String),
+    Wait(Reason),
+    /// A person has to change something, or another instance has to end; look again later.
+    Refuse(Reason),
+    /// A service is unavailable; try again.
+    Fail(Reason),
 }
 
 /// What has to be found out.
@@ -60,6 +61,39 @@ pub enum Effect {
     Run(Certname, String),
     /// Have these targets run Puppet, to learn of a change at this time.
     Refresh(Vec<Certname>, Timestamp),
+}
+
+/// Which effect it is, without what may differ between two looks at the same need: so it is recognised as just applied.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum EffectKey {
+    /// [`Effect::Remove`], whatever is left.
+    Remove,
+    /// [`Effect::Sign`].
+    Sign(Certname),
+    /// [`Effect::Reject`].
+    Reject(Certname),
+    /// [`Effect::Pin`].
+    Pin(Certname, Vec<String>),
+    /// [`Effect::Run`].
+    Run(Certname),
+    /// [`Effect::Refresh`].
+    Refresh(Vec<Certname>),
+}
+
+impl Effect {
+    /// Its key.
+    #[must_use]
+    pub fn key(&self) -> EffectKey {
+        match self {
+            Self::Remove(_) => EffectKey::Remove,
+            Self::Sign(signable) => EffectKey::Sign(signable.certname().clone()),
+            Self::Reject(Rejection::Request(name, _)) => EffectKey::Reject(name.clone()),
+            Self::Reject(Rejection::Certificate(removal, _)) => EffectKey::Reject(removal.name.certname().clone()),
+            Self::Pin(name, groups) => EffectKey::Pin(name.clone(), groups.clone()),
+            Self::Run(name, _) => EffectKey::Run(name.clone()),
+            Self::Refresh(targets, _) => EffectKey::Refresh(targets.clone()),
+        }
+    }
 }
 
 impl Question {
@@ -153,35 +187,41 @@ impl Removal {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Rejection {
     /// The certificate request pending under this name, which has no certificate.
-    Request(Certname, String),
+    Request(Certname, Fact),
     /// The instance's own certificate.
-    Certificate(Removal, String),
+    Certificate(Removal, Fact),
 }
 
 /// Why an instance is not done yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Missing {
-    /// Somebody could not be asked.
-    Trouble(String),
+    /// A service is unavailable.
+    Trouble(Reason),
     /// Something has not happened yet.
-    News(String),
+    News(Reason),
     /// Something is wrong.
-    Wrong(String),
+    Wrong(Reason),
 }
 
-/// What to do while something is missing: wait while there is patience, then answer the hook all the same. That
-/// patience is over is never believed on the word of an event alone.
-pub(crate) fn not_yet(action: &LifecycleAction, held: &PendingAction, missing: Missing, now: Timestamp) -> Decision {
-    let late = held.is_late(action.began, now);
+/// What to do while something is missing: wait until the timeout expires, then complete the action all the same. That the
+/// timeout has expired is never believed on the word of an event alone.
+pub(crate) fn not_yet(action: &LifecycleAction, pending: &PendingAction, missing: Missing, now: Timestamp) -> Decision {
+    let late = pending.is_late(action.began, now);
     if !matches!(action.began, Began::Confirmed { .. }) && (late || action.began == Began::Unknown) {
         return Decision::Ask(Question::Began);
     }
     match missing {
         Missing::Trouble(what) | Missing::News(what) | Missing::Wrong(what) if late => {
-            Decision::Complete(held.on_timeout, format!("patience is over: {what}"))
+            Decision::Complete(pending.on_timeout, expired(&what))
         }
         Missing::Trouble(what) => Decision::Fail(what),
         Missing::News(what) => Decision::Wait(what),
         Missing::Wrong(what) => Decision::Refuse(what),
     }
+}
+
+/// Why an action is completed although this is missing.
+#[must_use]
+pub fn expired(missing: &Reason) -> Reason {
+    Reason::new(Fact::new(Code::TimeoutExpired, "the timeout has expired"), missing.facts().cloned().collect())
 }

@@ -3,7 +3,7 @@
 //! Names are reused, instance ids are not. So a name says nothing: the certificate's extension `pp_instance_id`
 //! does, else the node's facts in PuppetDB, else the name itself if the profile makes it of the instance id.
 
-use crate::observation::{Lookup, NameView};
+use crate::observation::{Lookup, NameView, Trouble};
 use crate::profile::Protected;
 use crate::{Certname, InstanceId};
 
@@ -66,12 +66,12 @@ pub enum Whose {
     Another(String),
     /// Nothing is there under that name.
     Nobody,
-    /// It is protected by this pattern, whoever it belongs to.
+    /// It is protected by this pattern, no matter which instance it belongs to.
     Protected(String),
     /// Something is there, and nothing tells whose it is.
     Unknown,
-    /// Whoever could tell could not be asked.
-    Unavailable(String),
+    /// The service that could say is unavailable.
+    Unavailable(Trouble),
 }
 
 /// Decides whose the name is that `view` describes, for the leaving `instance`.
@@ -82,12 +82,12 @@ pub fn whose(view: &NameView, instance: &InstanceId, protected: &Protected) -> W
     }
     let ours = |evidence| Whose::Ours(Purgeable { certname: view.certname.clone(), evidence });
     match view.certificate.known() {
-        Err(trouble) => return Whose::Unavailable(trouble.to_owned()),
+        Err(trouble) => return Whose::Unavailable(trouble.clone()),
         Ok(Some(certificate)) => match &certificate.instance {
             Some(owner) if owner == instance => return ours(Evidence::Certificate),
             Some(owner) => return Whose::Another(owner.to_string()),
             None => match view.node.known() {
-                Err(trouble) => return Whose::Unavailable(trouble.to_owned()),
+                Err(trouble) => return Whose::Unavailable(trouble.clone()),
                 // Facts say whose a certificate is only if they were sent with it: those of a former owner of the
                 // name stay until the new one has run.
                 Ok(node) if !node.is_some_and(|node| node.active && node.facts >= Some(certificate.issued)) => {
@@ -97,7 +97,7 @@ pub fn whose(view: &NameView, instance: &InstanceId, protected: &Protected) -> W
             },
         },
         Ok(None) => match view.node.known() {
-            Err(trouble) => return Whose::Unavailable(trouble.to_owned()),
+            Err(trouble) => return Whose::Unavailable(trouble.clone()),
             Ok(Some(node)) if node.active => {}
             Ok(_) => return whose_request(view, instance, ours(Evidence::Request), ours(Evidence::Nobody)),
         },
@@ -116,12 +116,12 @@ pub fn whose(view: &NameView, instance: &InstanceId, protected: &Protected) -> W
 /// With neither certificate nor living node, a pending request is all there can be, or a pin.
 fn whose_request(view: &NameView, instance: &InstanceId, ours: Whose, pinned: Whose) -> Whose {
     match view.request.known() {
-        Err(trouble) => Whose::Unavailable(trouble.to_owned()),
+        Err(trouble) => Whose::Unavailable(trouble.clone()),
         Ok(Some(request)) if request.instance.as_ref() == Some(instance) => ours,
         // Somebody else's request, or nobody's: a successor may be waiting for its certificate.
         Ok(Some(_)) => Whose::Nobody,
         Ok(None) => match view.pins.known() {
-            Err(trouble) => Whose::Unavailable(trouble.to_owned()),
+            Err(trouble) => Whose::Unavailable(trouble.clone()),
             Ok(Some(pins)) if !pins.is_empty() => pinned,
             Ok(_) => Whose::Nobody,
         },

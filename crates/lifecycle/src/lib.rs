@@ -8,7 +8,7 @@
 //! * [`admission`] says what AWS knows of an instance, [`identity`] whose a name is, [`signing`] what may be signed,
 //! * [`onboard`] and [`purge`] decide, [`refresh`] says who is to run Puppet, [`deadline`] until when,
 //! * [`orphans`] says which nodes outlived their instances, [`expiry`] which credentials are about to expire,
-//! * [`receipt`] tells what happened.
+//! * [`receipt`] says what happened, [`reason`] why.
 
 pub mod admission;
 pub mod deadline;
@@ -22,6 +22,7 @@ pub mod onboard;
 pub mod orphans;
 pub mod profile;
 pub mod purge;
+pub mod reason;
 pub mod receipt;
 pub mod refresh;
 pub mod signing;

@@ -13,8 +13,11 @@ use jiff::Timestamp;
 use crate::admission::{Nameless, PendingAction};
 use crate::decision::{Decision, Effect, Missing, Question, not_yet};
 use crate::event::Place;
-use crate::observation::{Began, CertificateView, LifecycleAction, Lookup, Machine, NameView};
+use crate::observation::{
+    Began, CertificateView, LifecycleAction, Lookup, Machine, NameView, Service, Trouble, TroubleKind,
+};
 use crate::profile::{ActionResult, Probe, Protected};
+use crate::reason::{Code, Fact, Reason};
 use crate::refresh::{self, Order, RunView, SETTLING, TargetView};
 use crate::{InstanceId, deadline};
 
@@ -80,7 +83,9 @@ pub fn decide(
                 not_yet(
                     action,
                     launching,
-                    Missing::News(format!("there is no time left to {}", effect.describe())),
+                    Missing::News(
+                        Fact::new(Code::NoTimeLeft, format!("there is no time left to {}", effect.describe())).into(),
+                    ),
                     now,
                 )
             }
@@ -101,16 +106,21 @@ impl From<Decision> for NotYet {
     }
 }
 
-fn trouble(what: impl Into<String>) -> NotYet {
-    NotYet::Missing(Missing::Trouble(what.into()))
+fn trouble(trouble: &Trouble) -> NotYet {
+    NotYet::Missing(Missing::Trouble(Fact::from(trouble).into()))
 }
 
-fn news(what: impl Into<String>) -> NotYet {
-    NotYet::Missing(Missing::News(what.into()))
+fn news(code: Code, what: impl Into<String>) -> NotYet {
+    NotYet::Missing(Missing::News(Fact::new(code, what).into()))
 }
 
-fn wrong(what: impl Into<String>) -> NotYet {
-    NotYet::Missing(Missing::Wrong(what.into()))
+fn wrong(code: Code, what: impl Into<String>) -> NotYet {
+    NotYet::Missing(Missing::Wrong(Fact::new(code, what).into()))
+}
+
+/// What an observation that was never made is to a decision: no answer, and no reason to change anything.
+fn unanswered(service: Service, what: impl std::fmt::Display) -> Trouble {
+    Trouble { kind: TroubleKind::Timeout, service, text: format!("{service} was not asked about {what}") }
 }
 
 fn ask<T>(question: Question) -> Result<T, NotYet> {
@@ -127,7 +137,7 @@ struct Rules<'a> {
 }
 
 impl Rules<'_> {
-    fn all(&self) -> Result<String, NotYet> {
+    fn all(&self) -> Result<Reason, NotYet> {
         let name = self.named()?;
         let certificate = self.signed(name)?;
         self.pinned(name)?;
@@ -135,22 +145,24 @@ impl Rules<'_> {
         let run = self.first_run(name, certificate)?;
         let told = self.refreshed(run)?;
         self.ready()?;
-        let mut story = vec![format!("{} has its certificate {}", name.certname, certificate.serial)];
-        story.push(format!("its Puppet run at {} was good ({})", run.start, run.status));
-        story.extend(told);
-        Ok(story.join("; "))
+        let has = format!("{} has its certificate {}", name.certname, certificate.serial);
+        let ran = format!("its Puppet run at {} was good ({})", run.start, run.status);
+        let facts = [Fact::new(Code::Enrolled, ran)].into_iter().chain(told).collect();
+        Ok(Reason::new(Fact::new(Code::Enrolled, has), facts))
     }
 
     /// Its name can be told, and may be given away.
     fn named(&self) -> Result<&NameView, NotYet> {
         match (&self.launching.expected, &self.seen.name) {
             (Err(Nameless::Unavailable(why)), _) => Err(trouble(why)),
-            (Err(Nameless::Untellable(why)), _) => Err(news(format!("its certname cannot be told: {why}"))),
+            (Err(Nameless::Untellable(why)), _) => {
+                Err(news(Code::CertnameUnknown, format!("its certname cannot be told: {why}")))
+            }
             (Ok(certname), _) if self.protected.protects(certname).is_some() => {
-                Err(wrong(format!("{certname} is a protected name, which no arriving instance may have")))
+                Err(wrong(Code::ProtectedName, format!("{certname} is a protected name, which no instance may have")))
             }
             (Ok(_), Some(view)) => Ok(view),
-            (Ok(certname), None) => Err(trouble(format!("Puppet was not asked about {certname}"))),
+            (Ok(certname), None) => Err(trouble(&unanswered(Service::Ca, certname))),
         }
     }
 
@@ -184,14 +196,19 @@ impl Rules<'_> {
             return Ok(());
         }
         self.all_known(&missing, &classification.known)?;
-        Err(news(format!("waiting for the classifier to put it into {}", missing.join(", "))))
+        Err(news(
+            Code::ClassificationPending,
+            format!("waiting for the classifier to put it into {}", missing.join(", ")),
+        ))
     }
 
     fn classification(&self) -> Result<&Classified, NotYet> {
         match &self.seen.classification {
             None => ask(Question::Classification),
             Some(Lookup::Found(classified)) => Ok(classified),
-            Some(Lookup::Absent) => Err(wrong("the profile needs a classifier, and none is configured")),
+            Some(Lookup::Absent) => {
+                Err(wrong(Code::NotConfigured, "the profile needs a classifier, and none is configured"))
+            }
             Some(Lookup::Unavailable(why)) => Err(trouble(why)),
         }
     }
@@ -201,18 +218,21 @@ impl Rules<'_> {
         if unknown.is_empty() {
             return Ok(());
         }
-        Err(wrong(format!(
-            "the classifier shows no node group {}: create it, correct the profile {}, or let the token's role view it",
-            unknown.join(", "),
-            self.launching.profile.name
-        )))
+        Err(wrong(
+            Code::NodeGroupUnknown,
+            format!(
+                "the classifier shows no node group {}: create it, correct the profile {}, or let the token's role view it",
+                unknown.join(", "),
+                self.launching.profile.name
+            ),
+        ))
     }
 
     /// Its newest run of Puppet since it has its certificate, and in this launch, was good. One from before a rest in the
     /// warm pool will do: the pool is there to be quick.
     fn first_run(&self, name: &NameView, certificate: &CertificateView) -> Result<&RunView, NotYet> {
         let run = match &self.seen.run {
-            None => return Err(trouble(format!("PuppetDB was not asked about {}", name.certname))),
+            None => return Err(trouble(&unanswered(Service::PuppetDb, &name.certname))),
             Some(run) => run.known().map_err(trouble)?,
         };
         // A run of the name's former owner is not its own; the two clocks that are compared here may differ.
@@ -237,32 +257,32 @@ impl Rules<'_> {
             };
         }
         let awaited = match own {
-            None => format!("waiting for the first Puppet run of {} since {since}", name.certname),
-            Some(run) if run.noop => format!(
-                "the Puppet run of {} at {} was told to change nothing; waiting for a real one",
-                name.certname, run.start
-            ),
-            Some(run) if run.cached => format!(
-                "the Puppet run of {} at {} applied a catalog from before; waiting for one with its own",
-                name.certname, run.start
+            None => Fact::new(
+                Code::WaitingForRun,
+                format!("waiting for the first Puppet run of {} since {since}", name.certname),
             ),
             Some(run) => {
-                format!(
-                    "the Puppet run of {} at {} ended as {}; waiting for a good one",
-                    name.certname, run.start, run.status
-                )
+                let why = if run.noop {
+                    "was told to change nothing; waiting for a real one".to_owned()
+                } else if run.cached {
+                    "applied a catalog from before; waiting for one with its own".to_owned()
+                } else {
+                    format!("ended as {}; waiting for a good one", run.status)
+                };
+                let run = format!("the Puppet run of {} at {} {why}", name.certname, run.start);
+                Fact::new(Code::RunNotSuccessful, run)
             }
         };
         if self.orchestrated {
             self.order_a_run(name, own, certificate)?;
         }
-        Err(news(awaited))
+        Err(NotYet::Missing(Missing::News(awaited.into())))
     }
 
     /// Where the node can be told to run Puppet, and nobody has, it is told.
     fn order_a_run(&self, name: &NameView, own: Option<&RunView>, certificate: &CertificateView) -> Result<(), NotYet> {
         let Some(connection) = &self.seen.connection else { return ask(Question::Connection) };
-        // Whoever cannot be asked does not stop the agent from running by itself.
+        // A service that is unavailable does not stop the agent from running by itself.
         let (Ok(Some(())), Ok(orders)) = (connection.connected.known(), connection.orders.known()) else {
             return Ok(());
         };
@@ -279,7 +299,7 @@ impl Rules<'_> {
     }
 
     /// The nodes that must learn of it have run Puppet since.
-    fn refreshed(&self, run: &RunView) -> Result<Option<String>, NotYet> {
+    fn refreshed(&self, run: &RunView) -> Result<Option<Fact>, NotYet> {
         let targets = self.seen.targets.as_deref();
         refresh::all(self.action, self.launching, targets, run.end, self.orchestrated, self.now)
             .map_err(NotYet::Decided)
@@ -297,7 +317,10 @@ impl Rules<'_> {
                 None => failing.push(format!("{probe} (it was not asked)")),
             }
         }
-        if failing.is_empty() { Ok(()) } else { Err(news(format!("waiting for {}", failing.join(", ")))) }
+        if failing.is_empty() {
+            return Ok(());
+        }
+        Err(news(Code::WaitingForReadiness, format!("waiting for {}", failing.join(", "))))
     }
 }
 

@@ -171,7 +171,7 @@ impl Rules<'_> {
         let purgeable = match whose(view, instance, self.protected) {
             Whose::Ours(purgeable) => purgeable,
             Whose::Protected(pattern) => return Err(spared(format!("it is protected by {pattern}"))),
-            Whose::Unavailable(trouble) => return Err(unclear(&trouble)),
+            Whose::Unavailable(trouble) => return Err(unclear(trouble)),
             Whose::Another(owner) => return Err(spared(format!("it belongs to {owner}"))),
             Whose::Nobody | Whose::Unknown => return Err(spared("nothing tells surely whose it is")),
         };
@@ -216,7 +216,7 @@ impl Rules<'_> {
             }
         };
         match removal(purgeable, view, instance) {
-            (_, Some(trouble)) => Err(unclear(&trouble)),
+            (_, Some(trouble)) => Err(unclear(trouble)),
             (None, None) => Err(spared("nothing is left of it")),
             (Some(removal), None) => Ok(Orphan { instance: instance.clone(), removal, why }),
         }
@@ -257,8 +257,8 @@ fn spared(why: impl Into<String>) -> Doubt {
     Doubt::Spared(why.into())
 }
 
-fn unclear(why: impl AsRef<str>) -> Doubt {
-    Doubt::Unclear(why.as_ref().to_owned())
+fn unclear(why: impl std::fmt::Display) -> Doubt {
+    Doubt::Unclear(why.to_string())
 }
 
 #[cfg(test)]

@@ -8,8 +8,9 @@ use jiff::Timestamp;
 use crate::admission::{Nameless, PendingAction};
 use crate::decision::{Decision, Effect, Missing, Question, Removal, not_yet};
 use crate::identity::{Purgeable, Whose, whose};
-use crate::observation::{LifecycleAction, Lookup, NameView};
+use crate::observation::{LifecycleAction, Lookup, NameView, Trouble};
 use crate::profile::{ActionResult, Protected};
+use crate::reason::{Code, Fact, Reason};
 use crate::refresh::{self, TargetView};
 use crate::{Certname, InstanceId};
 
@@ -35,7 +36,7 @@ pub fn decide(
     terminating: &PendingAction,
     seen: &TerminationView,
     protected: &Protected,
-    tried: Option<&str>,
+    tried: Option<&Reason>,
     orchestrated: bool,
     now: Timestamp,
 ) -> Decision {
@@ -44,42 +45,47 @@ pub fn decide(
     let mut left = Vec::new();
     let mut unreachable = None;
     let mut unknown = None;
-    let mut story = Vec::new();
+    let mut story: Vec<Fact> = Vec::new();
     for view in &seen.names {
         let name = &view.certname;
         match whose(view, instance, protected) {
             Whose::Ours(purgeable) => {
                 let (removal, trouble) = removal(purgeable, view, instance);
                 if removal.is_none() && trouble.is_none() {
-                    story.push(format!("{name} is gone from Puppet"));
+                    story.push(Fact::new(Code::Purged, format!("{name} is gone from Puppet")));
                 }
                 left.extend(removal);
                 unreachable = unreachable.or(trouble);
             }
-            Whose::Nobody => story.push(format!("{name} is not in Puppet")),
-            Whose::Another(owner) => story.push(format!("{name} belongs to {owner} now and was left alone")),
-            Whose::Protected(pattern) => story.push(format!("{name} is protected by {pattern} and was left alone")),
+            Whose::Nobody => story.push(Fact::new(Code::NotInPuppet, format!("{name} is not in Puppet"))),
+            Whose::Another(owner) => story.push(Fact::new(
+                Code::OwnedByAnotherInstance,
+                format!("{name} belongs to {owner} now and was left alone"),
+            )),
+            Whose::Protected(pattern) => story
+                .push(Fact::new(Code::ProtectedName, format!("{name} is protected by {pattern} and was left alone"))),
             Whose::Unavailable(trouble) => unreachable = Some(trouble),
             Whose::Unknown => {
-                unknown = Some(format!(
+                let question = format!(
                     "nothing tells whose {name} is: its certificate has no pp_instance_id and PuppetDB no ec2_metadata for it; \
                      if it was {instance}, clean it by hand"
-                ));
+                );
+                unknown = Some(Fact::new(Code::OwnerUnknown, question));
             }
         }
     }
 
     if let (Some(doubt), false) = (&terminating.doubt, left.is_empty()) {
-        return not_yet(action, terminating, Missing::Trouble(doubt.clone()), now);
+        return not_yet(action, terminating, Missing::Trouble(doubt.clone().into()), now);
     }
     // What was tried without success is tried again while there is time.
     let given_up = tried.filter(|_| late && !left.is_empty());
     if !left.is_empty() && given_up.is_none() {
         return Decision::Apply(Effect::Remove(left));
     }
-    let trouble = match &seen.known_as {
-        _ if given_up.is_some() => given_up.map(str::to_owned),
-        Lookup::Unavailable(trouble) => Some(trouble.clone()),
+    let trouble: Option<Reason> = match &seen.known_as {
+        _ if given_up.is_some() => given_up.cloned(),
+        Lookup::Unavailable(trouble) => Some(Fact::from(trouble).into()),
         Lookup::Found(names) => {
             let unseen = |name: &&Certname| seen.names.iter().all(|view| view.certname != **name);
             let more: Vec<Certname> = names.iter().filter(unseen).cloned().collect();
@@ -93,46 +99,56 @@ pub fn decide(
     let (unnamed, nameless) = match &terminating.expected {
         Err(Nameless::Unavailable(trouble)) => (Some(trouble.clone()), None),
         Err(Nameless::Untellable(why)) if seen.names.is_empty() && terminating.waits => {
-            (None, Some(format!("its certname cannot be told: {why}")))
+            (None, Some(Fact::new(Code::CertnameUnknown, format!("its certname cannot be told: {why}"))))
         }
         // Nothing holds it any more, and no later look could find what this one did not.
         Err(Nameless::Untellable(_)) if seen.names.is_empty() => {
-            story.push(format!("{instance} is gone, and PuppetDB knows no node of it"));
+            story.push(Fact::new(Code::NotInPuppet, format!("{instance} is gone, and PuppetDB knows no node of it")));
             (None, None)
         }
         _ => (None, None),
     };
-    let missing = match (unreachable.or(trouble).or(unnamed), unknown.or(nameless)) {
-        (None, None) => return tell(action, terminating, seen, story, orchestrated, now),
-        (Some(trouble), _) => Missing::Trouble(format!("it is not proven purged: {trouble}")),
-        (None, Some(question)) => Missing::News(question),
+    let trouble = unreachable.map(|trouble| Fact::from(trouble).into()).or(trouble);
+    let trouble = trouble.or_else(|| unnamed.map(|trouble| Fact::from(trouble).into()));
+    let missing = match (trouble, unknown.or(nameless)) {
+        (None, None) => return refreshed(action, terminating, seen, story, orchestrated, now),
+        (Some(trouble), _) => Missing::Trouble(trouble.introduced("it is not proven purged: ")),
+        (None, Some(question)) => Missing::News(question.into()),
     };
     not_yet(action, terminating, missing, now)
 }
 
-/// It is gone; now those who must know of it have to run Puppet.
-fn tell(
+/// It is gone; now the refresh targets have to run Puppet.
+fn refreshed(
     action: &LifecycleAction,
     terminating: &PendingAction,
     seen: &TerminationView,
-    mut story: Vec<String>,
+    mut story: Vec<Fact>,
     orchestrated: bool,
     now: Timestamp,
 ) -> Decision {
+    let purged = |mut facts: Vec<Fact>| {
+        // What was removed comes before what was left alone.
+        facts.sort_by_key(|fact| fact.code != Code::Purged);
+        let mut facts = facts.into_iter();
+        let nothing = || Fact::new(Code::NotInPuppet, "Puppet knows nothing of it");
+        let first = facts.next().unwrap_or_else(nothing);
+        Decision::Complete(ActionResult::Continue, Reason::new(first, facts.collect()))
+    };
     let deactivated = seen.names.iter().filter_map(|view| view.node.known().ok().flatten()?.deactivated).max();
     // Nothing that others could have seen has changed.
-    let Some(change) = deactivated else { return Decision::Complete(ActionResult::Continue, story.join("; ")) };
+    let Some(change) = deactivated else { return purged(story) };
     match refresh::all(action, terminating, seen.targets.as_deref(), change, orchestrated, now) {
-        Ok(told) => {
-            story.extend(told);
-            Decision::Complete(ActionResult::Continue, story.join("; "))
+        Ok(learnt) => {
+            story.extend(learnt);
+            purged(story)
         }
         Err(decision) => *decision,
     }
 }
 
-/// What is left under a name that is ours, as far as it is known; and the trouble, when somebody could not be asked.
-pub(crate) fn removal(name: Purgeable, view: &NameView, instance: &InstanceId) -> (Option<Removal>, Option<String>) {
+/// What is left under a name that is ours, as far as it is known; and the trouble, when a service is unavailable.
+pub(crate) fn removal(name: Purgeable, view: &NameView, instance: &InstanceId) -> (Option<Removal>, Option<Trouble>) {
     let (certificate, request) = (view.certificate.known(), view.request.known());
     let (node, pins) = (view.node.known(), view.pins.known());
     let removal = Removal {
@@ -145,7 +161,7 @@ pub(crate) fn removal(name: Purgeable, view: &NameView, instance: &InstanceId) -
     let nothing =
         removal.certificate.is_none() && !removal.request && removal.node.is_none() && removal.pins.is_empty();
     let trouble = [certificate.err(), request.err(), node.err(), pins.err()].into_iter().flatten().next();
-    ((!nothing).then_some(removal), trouble.map(str::to_owned))
+    ((!nothing).then_some(removal), trouble.cloned())
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use serde::Serialize;
 
+use crate::reason::Code;
 use crate::{Certname, GroupName, HookName, InstanceId};
 
 /// How it ended, for now.
@@ -38,9 +39,14 @@ impl Outcome {
     }
 }
 
+/// The version of the receipt's format. It only grows: fields are added, none is removed or changes its meaning.
+pub const SCHEMA: u32 = 1;
+
 /// What happened to one instance in one invocation. Never holds a secret.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Receipt {
+    /// The version of this format: [`SCHEMA`].
+    pub schema: u32,
     /// The instance, where the event named one.
     pub instance_id: Option<InstanceId>,
     /// Its Auto Scaling group.
@@ -51,7 +57,9 @@ pub struct Receipt {
     pub certname: Option<Certname>,
     /// How it ended.
     pub outcome: Outcome,
-    /// Why, in a sentence for a person.
+    /// Why, as a stable code: `docs/codes.md` has the table.
+    pub code: Code,
+    /// Why, in a sentence for a person, which may change at any time.
     pub reason: String,
     /// Until when it has to be decided, where that is known and it is not.
     #[serde(skip_serializing_if = "Option::is_none")]

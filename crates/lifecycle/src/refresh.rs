@@ -10,7 +10,8 @@ use jiff::Timestamp;
 
 use crate::admission::PendingAction;
 use crate::decision::{Decision, Effect, Missing, Question, not_yet};
-use crate::observation::{LifecycleAction, Lookup};
+use crate::observation::{LifecycleAction, Lookup, Trouble};
+use crate::reason::{Code, Fact};
 use crate::{Certname, deadline};
 
 /// A run of Puppet that is over, as its report tells it.
@@ -78,17 +79,17 @@ pub struct TargetView {
     pub orders: Option<Lookup<Vec<Order>>>,
 }
 
-/// How it stands with a target and a change.
+/// Whether a target has learnt of a change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Standing {
-    /// It knows. Holds how that is known.
+    /// It has. Holds how that is known.
     Learnt(String),
-    /// It will, or may, know soon.
+    /// It will, or may, soon.
     Underway(String),
-    /// Somebody has to order a run.
+    /// A run has to be ordered.
     Needed(String),
-    /// Somebody could not be asked.
-    Unknown(String),
+    /// A service that could say is unavailable.
+    Unknown(Trouble),
 }
 
 /// After the end of an order, its report may still be on its way into PuppetDB; and after a failure, the next try had
@@ -104,14 +105,14 @@ pub const LOST: Duration = Duration::from_secs(20 * 60);
 pub fn standing(target: &TargetView, change: Timestamp, now: Timestamp) -> Standing {
     let TargetView { certname, disconnected, run, orders } = target;
     let run = match run.known() {
-        Err(trouble) => return Standing::Unknown(trouble.to_owned()),
+        Err(trouble) => return Standing::Unknown(trouble.clone()),
         Ok(run) => run.filter(|run| run.start >= change),
     };
     if let Some(run) = run.filter(|run| run.is_good()) {
         return Standing::Learnt(format!("{certname} ran Puppet at {}", run.start));
     }
     if let Some(trouble) = orders.as_ref().and_then(|orders| orders.known().err()) {
-        return Standing::Unknown(trouble.to_owned());
+        return Standing::Unknown(trouble.clone());
     }
     match under_way(target, change, now) {
         Some(order) if order.ended.is_none() => {
@@ -143,31 +144,32 @@ fn under_way(target: &TargetView, change: Timestamp, now: Timestamp) -> Option<&
 /// orchestrator nobody can be told, and the profile says whether to wait for runs that happen by themselves.
 pub(crate) fn all(
     action: &LifecycleAction,
-    held: &PendingAction,
+    pending: &PendingAction,
     targets: Option<&[TargetView]>,
     change: Timestamp,
     orchestrated: bool,
     now: Timestamp,
-) -> Result<Option<String>, Box<Decision>> {
-    let profile = &held.profile;
+) -> Result<Option<Fact>, Box<Decision>> {
+    let profile = &pending.profile;
     if profile.refresh.is_empty() {
         return Ok(None);
     }
     if !orchestrated && !profile.await_refresh {
         let names: Vec<&str> = profile.refresh.iter().map(Certname::as_str).collect();
-        return Ok(Some(format!("{} will learn of it at the next run of Puppet there", names.join(", "))));
+        let later = format!("{} will learn of it at the next run of Puppet there", names.join(", "));
+        return Ok(Some(Fact::new(Code::RefreshedAtNextRun, later)));
     }
     // Otherwise every run would seem to have begun too early, and another be ordered at once.
     if change > now {
         let ahead = format!("waiting for {change}, when it changed by a clock that is ahead of ours");
-        return Err(Box::new(not_yet(action, held, Missing::News(ahead), now)));
+        return Err(Box::new(not_yet(action, pending, Missing::News(Fact::new(Code::ClockAhead, ahead).into()), now)));
     }
     let targets = targets.ok_or_else(|| Box::new(Decision::Ask(Question::Targets)))?;
     let (mut learnt, mut needed, mut awaited) = (Vec::new(), Vec::new(), Vec::new());
     for name in &profile.refresh {
         let standing = match targets.iter().find(|target| target.certname == *name) {
             Some(target) => standing(target, change, now),
-            None => Standing::Unknown(format!("{name}, which was not asked about")),
+            None => Standing::Underway(format!("{name}, which was not asked about")),
         };
         match standing {
             Standing::Learnt(how) => learnt.push(how),
@@ -175,19 +177,20 @@ pub(crate) fn all(
                 needed.push(name.clone());
                 awaited.push(why);
             }
-            // A target's services may restart while it runs Puppet, and then nobody answers for a while.
-            Standing::Underway(what) | Standing::Unknown(what) => awaited.push(what),
+            Standing::Underway(what) => awaited.push(what),
+            // A target's services may restart while it runs Puppet, and are then unavailable for a while.
+            Standing::Unknown(trouble) => awaited.push(trouble.text),
         }
     }
     if awaited.is_empty() {
-        return Ok(Some(learnt.join("; ")));
+        return Ok(Some(Fact::new(Code::Refreshed, learnt.join("; "))));
     }
-    let awaited = format!("waiting for {}", awaited.join("; "));
-    let late = held.is_late(action.began, now);
+    let awaited = Fact::new(Code::WaitingForRefresh, format!("waiting for {}", awaited.join("; ")));
+    let late = pending.is_late(action.began, now);
     if orchestrated && !needed.is_empty() && !late {
         return Err(Box::new(Decision::Apply(Effect::Refresh(needed, change))));
     }
-    Err(Box::new(not_yet(action, held, Missing::News(awaited), now)))
+    Err(Box::new(not_yet(action, pending, Missing::News(awaited.into()), now)))
 }
 
 #[cfg(test)]
@@ -286,9 +289,9 @@ mod tests {
 
     #[test]
     fn nobody_to_ask_is_not_the_same_as_no_run() {
-        assert!(matches!(standing_of(Lookup::Unavailable("down".into()), vec![]), Standing::Unknown(_)));
+        assert!(matches!(standing_of(crate::world::down(), vec![]), Standing::Unknown(_)));
         let certname = "puppet.example.com".parse().unwrap();
-        let orders = Some(Lookup::Unavailable("down".into()));
+        let orders = Some(crate::world::down());
         let target = TargetView { certname, disconnected: false, run: Lookup::Absent, orders };
         assert!(matches!(standing(&target, at(0), at(100)), Standing::Unknown(_)));
     }

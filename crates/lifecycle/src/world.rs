@@ -13,6 +13,7 @@ use crate::admission::{Admission, CloudView, PendingAction, admit};
 use crate::event::{Place, Transition};
 use crate::observation::{
     Began, CertificateView, Group, Hook, LifecycleAction, LifecycleState, Lookup, Machine, NodeView, RequestView,
+    Service, Trouble, TroubleKind,
 };
 use crate::profile::{PROFILE_TAG, Profile};
 use crate::refresh::{Order, RunView, TargetView};
@@ -197,7 +198,11 @@ pub(crate) fn target(run: Option<RunView>, orders: Option<Vec<Order>>) -> Target
 }
 
 pub(crate) fn down<T>() -> Lookup<T> {
-    Lookup::Unavailable("connection refused".into())
+    Lookup::Unavailable(trouble())
+}
+
+pub(crate) fn trouble() -> Trouble {
+    Trouble { kind: TroubleKind::Unreachable, service: Service::Ca, text: "connection refused".into() }
 }
 
 /// There, not there, or nobody to ask.

@@ -25,7 +25,7 @@ use crate::x509::Certificate;
 
 const READ_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// The list of pending requests is short where nobody floods the CA with them.
+/// The list of pending requests is short unless a client floods the CA with them.
 const REQUESTS_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The CA reads and parses every certificate it ever issued for this answer.
@@ -97,7 +97,7 @@ impl Ca {
     }
 
     /// `GET certificate_statuses?state=requested`: every pending CSR. Reads no certificate, so neither their number nor
-    /// a damaged one matters. Anybody who reaches the CA can send requests, so it is given 3 s and no more.
+    /// a damaged one matters. Any client that reaches the CA can send requests, so the call is limited to 3 s.
     pub async fn requested(&self) -> Result<Vec<CertificateStatus>, Error> {
         self.list(Some(State::Requested), REQUESTS_TIMEOUT).await
     }

@@ -35,9 +35,9 @@ impl Classifier {
         Self { connection: Connection::new(transport, endpoint, Service::Classifier) }
     }
 
-    /// `GET groups`: all node groups. The classifier cannot be asked for a name, nor for pins.
+    /// `GET groups`: all node groups. The classifier has no query by name or by pin.
     ///
-    /// A group that the token's role may not see is not told from one that is not there.
+    /// A group that the token's role may not see cannot be distinguished from one that does not exist.
     pub async fn groups(&self) -> Result<Vec<Group>, Error> {
         let ask = Ask::new(Method::GET, "GET groups", &["classifier-api", "v1", "groups"], TIMEOUT).large();
         self.connection.json(ask).await
@@ -45,8 +45,8 @@ impl Classifier {
 
     /// `POST classified/nodes`: how a node of this name with these facts would be classified now, pins included.
     ///
-    /// `fact` and `trusted` are JSON objects; for a node that has not run Puppet yet, [`trusted_facts`] tells its
-    /// trusted facts by its certificate. A group that matches on a fact left out does not match.
+    /// `fact` and `trusted` are JSON objects; for a node that has not run Puppet yet, [`trusted_facts`] derives
+    /// its trusted facts from its certificate. A group that matches on a fact left out does not match.
     pub async fn classified(
         &self,
         certname: &Certname,

@@ -17,7 +17,7 @@ pub struct RevocationList {
     pub issuer_name: String,
     /// When it was made.
     pub this_update: Timestamp,
-    /// After this time nobody accepts it, and every TLS connection of the site fails.
+    /// After this time it is not accepted any more, and every TLS connection of the site fails.
     pub next_update: Option<Timestamp>,
     /// The revoked serial numbers.
     pub serials: HashSet<Serial>,

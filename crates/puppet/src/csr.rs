@@ -1,6 +1,6 @@
 //! Certificate signing requests as Puppet agents send them: faithful parsing, no judgement. No I/O.
 //!
-//! A request comes from a machine that nobody knows yet, so whatever could be read in two ways
+//! A request comes from a machine that is not known yet, so anything that could be read in two ways
 //! (two extension requests, one extension twice, bytes after the end) is refused here.
 
 use std::collections::BTreeSet;
@@ -50,7 +50,7 @@ impl Csr {
 
     /// Reads a DER request (`CertificationRequest`, RFC 2986).
     ///
-    /// By hand where the attributes are concerned: x509-parser refuses requests whose
+    /// The attributes are parsed manually: x509-parser refuses requests whose
     /// challengePassword has an unusual string type, and drops values it does not know.
     pub fn from_der(der: &[u8]) -> Result<Self, Unreadable> {
         if der.len() > SIZE_LIMIT {
@@ -171,7 +171,7 @@ impl Csr {
         &self.key
     }
 
-    /// Whether whoever made the request holds its private key. False as well for a signature
+    /// Whether the sender of the request holds its private key. Also false for a signature
     /// algorithm that is not known, or an RSA key below 2048 bits.
     #[must_use]
     pub fn is_self_signed(&self) -> bool {

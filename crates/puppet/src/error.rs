@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use stagedoor_lifecycle::observation::{Kind, TroubleKind};
+
 /// A Puppet service that this crate talks to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Service {
@@ -56,12 +58,12 @@ impl fmt::Display for Call {
 /// Why a call has no usable answer.
 ///
 /// None of these ever means "not there": absence is an `Ok(None)` or an `AlreadyDone`, and is
-/// only said when the service itself said so. Server's words are shortened, and the RBAC token is
-/// cut out of them should a server ever echo it.
+/// only returned when the service itself reports it. Server texts are shortened, and the RBAC token
+/// is removed from them should a server ever echo it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// Nobody could be asked: no connection, no answer in time, or the connection was cut. Whether
+    /// The service is unreachable: no connection, no answer in time, or the connection was cut. Whether
     /// a write was carried out is unknown. Ask again.
     #[error("{call}: could not ask: {reason}")]
     Unreachable {
@@ -80,7 +82,7 @@ pub enum Error {
         reason: String,
     },
 
-    /// Nobody, as far as the service knows: the RBAC token is expired, revoked or wrong, or there is none. Read
+    /// The service does not know the caller: the RBAC token is expired, revoked or wrong, or there is none. Read
     /// the secret again, once.
     #[error(
         "{call}: not authenticated: {words}. Put a valid RBAC token into the field rbac_token of the Puppet secret"
@@ -128,8 +130,8 @@ pub enum Error {
         remedy: Option<&'static str>,
     },
 
-    /// What the CA keeps under this name calls itself a certificate request, and is none that can be read. It keeps
-    /// every other request of that name away until it is deleted.
+    /// The CA holds a certificate request under this name that cannot be read. It blocks every other request of
+    /// that name until it is deleted.
     #[error("{call}: the certificate request cannot be read: {problem}")]
     UnreadableRequest {
         /// The call.
@@ -139,7 +141,7 @@ pub enum Error {
     },
 
     /// The answer was not understood: not what this service says, such as a balancer's page, or a
-    /// certificate that cannot be read. Leave things as they are and tell a person.
+    /// certificate that cannot be read. Change nothing and notify an operator.
     #[error("{call}: the answer was not understood: {reason}")]
     Unexpected {
         /// The call.
@@ -147,6 +149,19 @@ pub enum Error {
         /// What was seen in place of what was expected.
         reason: String,
     },
+}
+
+impl Kind for Error {
+    fn kind(&self) -> TroubleKind {
+        match self {
+            Self::Unreachable { .. } => TroubleKind::Unreachable,
+            Self::TlsRefused { .. } | Self::Unauthorized { .. } => TroubleKind::Unauthenticated,
+            Self::NotPermitted { .. } => TroubleKind::NotPermitted,
+            Self::Busy { .. } => TroubleKind::Busy,
+            Self::Refused { .. } | Self::UnreadableRequest { .. } => TroubleKind::Refused,
+            Self::Unexpected { .. } => TroubleKind::Unexpected,
+        }
+    }
 }
 
 impl Error {
@@ -165,7 +180,7 @@ impl Error {
         }
     }
 
-    /// Whether the same call may well succeed later, with nobody changing anything.
+    /// Whether the same call may succeed later although nothing is changed.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         matches!(self, Self::Unreachable { .. } | Self::Busy { .. })

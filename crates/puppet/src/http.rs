@@ -102,7 +102,7 @@ impl<'a> Ask<'a> {
         self
     }
 
-    /// For a route that asks nobody who he is: there a token that is no good can only do harm.
+    /// For a route that requires no authentication: there an invalid token can only do harm.
     pub(crate) fn without_token(mut self) -> Self {
         self.with_token = false;
         self
@@ -115,7 +115,7 @@ enum Failure {
     Cut(String),
     Unreachable(String),
     TlsRefused(String),
-    /// Somebody answered, but not this service.
+    /// Something answered, but not this service.
     NotUnderstood(String),
 }
 
@@ -139,8 +139,8 @@ impl Connection {
         if let Err(Failure::Cut(reason)) = &outcome
             && !ask.once
         {
-            // A Lambda sandbox is frozen between invocations, so a pooled connection may be dead
-            // without anybody having noticed.
+            // A Lambda sandbox is frozen between invocations, so a pooled connection may have
+            // died unnoticed.
             tracing::debug!(%call, reason, "connection cut, asking again");
             let left = ask.timeout.saturating_sub(started.elapsed());
             outcome = self.attempt(&ask, &url, left).await;

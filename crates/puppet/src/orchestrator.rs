@@ -40,7 +40,7 @@ impl Orchestrator {
         Self { connection: Connection::new(transport, endpoint, Service::Orchestrator) }
     }
 
-    /// `GET jobs`: the newest Puppet runs that were ordered, newest first, by whomever.
+    /// `GET jobs`: the newest Puppet runs that any user ordered, newest first.
     pub async fn jobs(&self, limit: usize) -> Result<Vec<Job>, Error> {
         #[derive(Deserialize)]
         struct Wire {
@@ -61,8 +61,8 @@ impl Orchestrator {
         Ok(self.jobs(NEWEST).await?.into_iter().find(|job| job.event.as_deref() == Some(event)))
     }
 
-    /// `POST inventory`: whether the orchestrator could run anything on these nodes now, for every one of them: the
-    /// node's PXP agent is connected to a broker. One call for all of them.
+    /// `POST inventory`: for each of these nodes, whether the orchestrator could run anything on it now: the node's
+    /// PXP agent is connected to a broker. One call for all of them.
     ///
     /// A new node connects some seconds after its first Puppet run. A name that the orchestrator does not know is
     /// not connected.
@@ -116,7 +116,7 @@ fn into_error(answer: Answer) -> Error {
             "Nodes are to run in their own environment: this orchestrator seems too old to allow that, Puppet \
              Enterprise 2019.8 or later does"
         }
-        "query-error" => "The orchestrator could not ask PuppetDB for these nodes: look into the orchestrator's log",
+        "query-error" => "The orchestrator could not query PuppetDB for these nodes: look into the orchestrator's log",
         "validation-error" => {
             "The orchestrator did not take the form of the request: Puppet Enterprise 2019.8 or later is needed"
         }

@@ -106,7 +106,7 @@ impl PuppetDb {
         Ok(KnownIdentity::collect(facts))
     }
 
-    /// The newest report of each of these nodes, whoever ran Puppet there; nodes without any are left out, and
+    /// The newest report of each of these nodes, no matter what started the run; nodes without any are left out, and
     /// so are deactivated and expired ones. One query for every 500 names.
     pub async fn latest_reports(&self, certnames: &[Certname]) -> Result<Vec<Report>, Error> {
         let mut reports = Vec::with_capacity(certnames.len());

@@ -1,4 +1,4 @@
-//! Puppet Enterprise's role-based access control: how long the token is good for. I/O.
+//! Puppet Enterprise's role-based access control: how long the token is valid. I/O.
 //!
 //! See Puppet Enterprise's
 //! [token endpoints](https://help.puppet.com/pe/current/topics/rbac_api_v2_tokens.htm).
@@ -16,7 +16,7 @@ use crate::tls::Transport;
 
 const TIMEOUT: Duration = Duration::from_secs(15);
 
-/// What is said of a token that is no good. Other services translate all of it to 401; this one does not.
+/// The errors for a token that is not valid. Other services translate all of them to 401; this one does not.
 const NO_GOOD: [&str; 6] =
     ["invalid-token", "token-expired", "token-revoked", "token-timed-out", "user-revoked", "user-unauthenticated"];
 
@@ -26,7 +26,7 @@ pub struct Rbac {
     connection: Connection,
 }
 
-/// A token that is good now.
+/// A token that is valid now.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct TokenStatus {
     /// The user it speaks for.

@@ -17,10 +17,10 @@ use crate::tls::Transport;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Whether services are fit to serve, by their own word.
+/// Whether services are fit to serve, as they report it.
 ///
-/// Asked without the controller's certificate and without its token: everybody may ask, and a node has no
-/// business with either.
+/// Called without the controller's certificate and without its token: the API requires neither, and a node must
+/// not receive them.
 #[derive(Debug, Clone)]
 pub struct StatusApi {
     connection: Connection,
@@ -33,14 +33,14 @@ pub enum ServiceState {
     Running,
     /// It will serve soon.
     Starting,
-    /// It has been told to end.
+    /// It is shutting down.
     Stopping,
     /// It has failed.
     Error,
     /// It does not know, or says something that is not known here.
     Unknown,
-    /// Nobody answers there: the connection is refused, not answered, or cut. An ordinary thing while a node boots
-    /// or Puppet restarts a service.
+    /// It is unreachable: the connection is refused, not answered, or cut. This is normal while a node boots or Puppet
+    /// restarts a service.
     Unreachable {
         /// What happened on the wire.
         reason: String,
@@ -95,8 +95,8 @@ impl StatusApi {
         Self::anonymous(transport, endpoint, None)
     }
 
-    /// The services of a node at this address: whoever answers there must have the Puppet CA's certificate for
-    /// this certname. The name is not looked up; it may have no DNS entry yet, or a stale one.
+    /// The services of a node at this address: the server must have the Puppet CA's certificate for this certname.
+    /// The name is not resolved; it may have no DNS entry yet, or a stale one.
     ///
     /// A certname that looks like an IP address cannot be asked for in this way.
     pub fn of_node(transport: &Transport, certname: &Certname, address: SocketAddr) -> Result<Self, InvalidEndpoint> {
@@ -161,7 +161,7 @@ impl StatusApi {
         }
     }
 
-    /// The answer, or that nobody gave one.
+    /// The answer, or that the service is unreachable.
     async fn ask(&self, ask: Ask<'_>) -> Result<Result<Answer, ServiceState>, Error> {
         match self.connection.send(ask).await {
             Ok(answer) => Ok(Ok(answer)),

@@ -61,9 +61,9 @@ pub enum CredentialsError {
 }
 
 impl Credentials {
-    /// Reads the JSON document kept in Secrets Manager. Other keys in it are left alone.
+    /// Reads the JSON document kept in Secrets Manager. Other keys in it are ignored.
     pub fn from_json(secret: &SecretString) -> Result<Self, CredentialsError> {
-        // By hand: serde's errors quote the value they did not like.
+        // Parsed manually: serde's errors quote the invalid value.
         let document: serde_json::Value =
             serde_json::from_str(secret.expose_secret()).map_err(|_| CredentialsError::NotAnObject)?;
         let fields = document.as_object().ok_or(CredentialsError::NotAnObject)?;
@@ -117,7 +117,7 @@ impl Credentials {
     }
 
     fn check_key(&self, chain: Vec<CertificateDer<'static>>) -> Result<(), CredentialsError> {
-        // A second key would leave open which of them is shown to the server.
+        // With a second key it would be unclear which of them is presented to the server.
         if PrivateKeyDer::from_pem_slice(self.client_cert.as_bytes()).is_ok() {
             return Err(malformed("client_cert", "holds a private key; it belongs in client_key"));
         }
@@ -199,17 +199,17 @@ impl Transport {
         &self.certname
     }
 
-    /// The same credentials without the RBAC token, so that the certificate alone says who is asking.
+    /// The same credentials without the RBAC token, so that the certificate alone authenticates the caller.
     ///
-    /// Where both are sent, the services of Puppet Enterprise refuse a good certificate for a stale token next
-    /// to it: a token that [`Rbac`](crate::Rbac) says is expired must not be sent on.
+    /// If both are sent, the services of Puppet Enterprise refuse a valid certificate because of an expired token next
+    /// to it: do not send a token that [`Rbac`](crate::Rbac) reports as expired.
     #[must_use]
     pub fn without_token(&self) -> Self {
         Self { token: None, ..self.clone() }
     }
 
-    /// Trusts the same CA and shows nothing of its own. Where a host is given, its name is not looked up: it is
-    /// at this address. `None` when no client could be made.
+    /// Trusts the same CA and presents no credentials. Where a host is given, its name is not resolved: connections go
+    /// to this address. `None` when no client could be built.
     pub(crate) fn anonymous(&self, host: Option<(&str, SocketAddr)>) -> Option<Self> {
         // Nothing is kept open: each probe is to see the service as it is now.
         let mut builder = client_that_trusts(&self.anchors).pool_max_idle_per_host(0);
@@ -236,9 +236,9 @@ impl fmt::Debug for Transport {
     }
 }
 
-/// Makes aws-lc-rs the process's TLS provider, which reqwest wants before it builds a client.
+/// Makes aws-lc-rs the process's TLS provider, which reqwest requires before it builds a client.
 /// May be called any number of times.
 pub fn install_crypto_provider() {
-    // Err means that one is installed already, which is as good.
+    // An error means that one is installed already, which is fine.
     let _already_installed = aws_lc_rs::default_provider().install_default();
 }

@@ -5,7 +5,9 @@ use std::time::Instant;
 
 use futures_util::stream::{self, StreamExt};
 use stagedoor_lifecycle::Certname;
+use stagedoor_lifecycle::observation::{Service, Trouble, TroubleKind};
 use stagedoor_lifecycle::profile::ActionResult;
+use stagedoor_lifecycle::reason::{Code, Fact};
 use stagedoor_lifecycle::receipt::{Outcome, Stage};
 use stagedoor_lifecycle::signing::Signable;
 use stagedoor_puppet::{Error, Signed};
@@ -13,9 +15,10 @@ use stagedoor_puppet::{Error, Signed};
 use super::record;
 use super::remove::delete_requests;
 use crate::batch::WorkItem;
+use crate::budget::Budget;
+use crate::call::{AT_ONCE, call, within};
 use crate::context::{Context, PuppetWriter};
-use crate::observe::{AT_ONCE, PuppetSnapshot, flat, within};
-use crate::reconcile::Budget;
+use crate::observe::PuppetSnapshot;
 
 /// Signs the requests of the whole set, in one call where the CA has it.
 pub(super) async fn sign(
@@ -30,7 +33,7 @@ pub(super) async fn sign(
     }
     let names: Vec<Certname> = signs.iter().map(|(_, signable)| signable.certname().clone()).collect();
     let started = Instant::now();
-    let signed = within(context, budget.work, "the Puppet CA", writer.ca.sign_all(&names)).await;
+    let signed = within(context, budget.work, Service::Ca, writer.ca.sign_all(&names)).await;
     let took = started.elapsed();
     let made = match &signed {
         Ok(signed) => certificates_made(context, writer, &signs, signed, budget).await,
@@ -46,15 +49,14 @@ pub(super) async fn sign(
             // Between the look and the signing, another request took the place of the one that was checked.
             Ok(Some(Ok(Signed::Done))) if made.get(name).is_some_and(|print| print != signable.key_print()) => {
                 changed = true;
-                let cleaned = flat(
-                    within(context, budget.work, "the Puppet CA", writer.ca.clean(std::slice::from_ref(name))).await,
-                );
+                let cleaned = writer.ca.clean(std::slice::from_ref(name));
+                let cleaned = call(context, budget.work, Service::Ca, cleaned).await;
                 let what = cleaned.map(|_| {
                     format!("revoked and deleted the certificate of {name}: it is not of the request that was checked")
                 });
                 if record(item, took, what) {
                     let reason = format!("another request took the place of {name}'s while it was signed");
-                    item.ready = Some((ActionResult::Abandon, reason));
+                    item.ready = Some((ActionResult::Abandon, Fact::new(Code::RequestReplaced, reason).into()));
                 }
             }
             Ok(Some(Ok(Signed::Done))) => {
@@ -64,11 +66,22 @@ pub(super) async fn sign(
             // in this invocation.
             Ok(Some(Err(error @ Error::Refused { .. }))) => {
                 item.step(Stage::Failed, took, error.to_string());
-                item.set_status(Outcome::Refused, error.to_string());
-                item.refused = Some(error.to_string());
+                let refused = Fact::new(Code::SignatureRefused, error.to_string());
+                item.set_status(Outcome::Refused, refused.clone());
+                item.refused = Some(refused);
             }
-            Ok(Some(Err(error))) => changed |= record(item, took, Err(error.to_string())),
-            Ok(None) => changed |= record(item, took, Err(format!("the CA did not say what became of {name}"))),
+            Ok(Some(Err(error))) => changed |= record(item, took, Err(Trouble::of(Service::Ca, error))),
+            Ok(None) => {
+                changed |= record(
+                    item,
+                    took,
+                    Err(Trouble {
+                        kind: TroubleKind::Unexpected,
+                        service: Service::Ca,
+                        text: format!("the CA did not say what became of {name}"),
+                    }),
+                )
+            }
             Err(late) => changed |= record(item, took, Err(late.clone())),
         }
     }
@@ -86,8 +99,7 @@ async fn certificates_made(
     let names = signs.iter().map(|(_, signable)| signable.certname());
     let names = names.filter(|name| matches!(signed.get(*name), Some(Ok(Signed::Done))));
     let reads = stream::iter(names).map(|name| async move {
-        let certificate =
-            within(context, budget.work, "the Puppet CA", writer.ca.ca().certificate(name)).await.ok()?.ok()??;
+        let certificate = call(context, budget.work, Service::Ca, writer.ca.ca().certificate(name)).await.ok()??;
         Some((name.clone(), certificate.key().fingerprint.to_string()))
     });
     reads.buffer_unordered(AT_ONCE).filter_map(std::future::ready).collect().await
@@ -98,7 +110,7 @@ pub(super) async fn reject(
     context: &Context,
     writer: &PuppetWriter,
     items: &mut [WorkItem],
-    requests: Vec<(usize, Certname, String)>,
+    requests: Vec<(usize, Certname, Fact)>,
     budget: Budget,
 ) -> bool {
     let mut deleted = delete_requests(context, writer, requests.iter().map(|(_, name, _)| name), budget).await;
@@ -107,7 +119,7 @@ pub(super) async fn reject(
         let Some((what, took)) = deleted.remove(&name) else { continue };
         let item = &mut items[index];
         if record(item, took, what) {
-            item.ready = Some((ActionResult::Abandon, reason));
+            item.ready = Some((ActionResult::Abandon, reason.into()));
         }
     }
     changed
@@ -136,7 +148,7 @@ pub(super) async fn pin(
         let (Some(id), Some(classifier)) = (id, &writer.classifier) else { continue };
         let names: Vec<Certname> = members.iter().map(|(_, name)| name.clone()).collect();
         let started = Instant::now();
-        let pinned = flat(within(context, budget.work, "the classifier", classifier.pin(id, &names)).await);
+        let pinned = call(context, budget.work, Service::Classifier, classifier.pin(id, &names)).await;
         for (index, name) in members {
             let what = pinned.as_ref().map(|()| format!("pinned {name} to {group}")).map_err(Clone::clone);
             changed |= record(&mut items[index], started.elapsed(), what);

@@ -5,13 +5,14 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use stagedoor_lifecycle::Certname;
+use stagedoor_lifecycle::observation::{Service, Trouble, TroubleKind};
+use stagedoor_lifecycle::reason::{Code, Fact};
 use stagedoor_lifecycle::receipt::{Outcome, Stage};
-use stagedoor_puppet::Error;
 
 use crate::batch::WorkItem;
+use crate::budget::Budget;
+use crate::call::call;
 use crate::context::{Context, PuppetWriter};
-use crate::observe::{flat, within};
-use crate::reconcile::Budget;
 
 /// Has arriving nodes run Puppet.
 pub(super) async fn run(
@@ -29,7 +30,7 @@ pub(super) async fn run(
     let names: Vec<Certname> = runs.iter().map(|(_, name, _)| name.clone()).collect();
     let description = format!("Stagedoor: first Puppet run of {first}{}", more(names.len()));
     let which: Vec<usize> = runs.iter().map(|(index, ..)| *index).collect();
-    order(context, writer, items, &which, &names, &description, &event, budget).await;
+    order(context, writer, items, &which, &names, &description, &event, Code::WaitingForRun, budget).await;
 }
 
 /// Has refresh targets run Puppet, to learn of all these changes at once.
@@ -50,7 +51,7 @@ pub(super) async fn refresh(
     let description = format!("Stagedoor: {} changed{}", changed[0], more(changed.len()));
     // With the time: an order that was over before it could prove anything must not be found in place of the next.
     let event = format!("refresh {} at {}", targets[0], context.clock.now());
-    order(context, writer, items, &which, &targets, &description, &event, budget).await;
+    order(context, writer, items, &which, &targets, &description, &event, Code::WaitingForRefresh, budget).await;
 }
 
 #[expect(clippy::too_many_arguments, reason = "what one order consists of")]
@@ -62,31 +63,33 @@ async fn order(
     names: &[Certname],
     description: &str,
     event: &str,
+    code: Code,
     budget: Budget,
 ) {
     let Some(orchestrator) = &writer.orchestrator else { return };
     let started = Instant::now();
-    let ordered =
-        within(context, budget.work, "the orchestrator", orchestrator.deploy_once(names, description, event)).await;
+    let order = orchestrator.deploy_once(names, description, event);
+    let ordered = call(context, budget.work, Service::Orchestrator, order).await;
     let took = started.elapsed();
     // The orchestrator may be restarting because Puppet runs on its host: nothing is wrong yet.
-    let away = matches!(&ordered, Ok(Err(Error::Unreachable { .. } | Error::Busy { .. })));
-    let ordered = flat(ordered);
+    let away = |trouble: &Trouble| matches!(trouble.kind, TroubleKind::Unreachable | TroubleKind::Busy);
     let whom = format!("{}{}", names[0], more(names.len()));
     for &index in which {
         let item = &mut items[index];
         match &ordered {
             Ok(job) => {
                 item.step(Stage::Done, took, format!("ordered a Puppet run of {whom} (job {job})"));
-                item.set_status(Outcome::Waiting, format!("waiting for the Puppet run of {whom} (job {job})"));
+                let waiting = format!("waiting for the Puppet run of {whom} (job {job})");
+                item.set_status(Outcome::Waiting, Fact::new(code, waiting));
             }
-            Err(trouble) if away => {
-                item.set_status(Outcome::Waiting, format!("waiting for the orchestrator: {trouble}"))
+            Err(trouble) if away(trouble) => {
+                let waiting = format!("waiting for the orchestrator: {trouble}");
+                item.set_status(Outcome::Waiting, Fact::new(Code::OrchestratorUnavailable, waiting));
             }
             Err(trouble) => {
-                item.step(Stage::Failed, took, trouble.clone());
+                item.step(Stage::Failed, took, trouble.text.clone());
                 item.trouble = Some(trouble.clone());
-                item.set_status(Outcome::Failed, trouble.clone());
+                item.set_status(Outcome::Failed, Fact::from(trouble));
             }
         }
     }

@@ -8,14 +8,17 @@ use jiff::{SignedDuration, Timestamp};
 use stagedoor_lifecycle::Certname;
 use stagedoor_lifecycle::decision::Removal;
 use stagedoor_lifecycle::identity::Purgeable;
+use stagedoor_lifecycle::observation::{Service, Trouble, TroubleKind};
+use stagedoor_lifecycle::reason::{Code, Fact, Reason};
 use stagedoor_lifecycle::receipt::{Outcome, Stage};
 use stagedoor_puppet::{Deactivated, Error, LOCK_WAIT, Outcome as CaOutcome};
 
 use super::Done;
 use crate::batch::WorkItem;
+use crate::budget::Budget;
+use crate::call::{AT_ONCE, call};
 use crate::context::{Context, PuppetWriter};
-use crate::observe::{AT_ONCE, PuppetSnapshot, flat, within};
-use crate::reconcile::Budget;
+use crate::observe::PuppetSnapshot;
 
 /// The CA serialises its writes: more at a time would only queue there.
 const CA_WRITES_AT_ONCE: usize = 2;
@@ -83,16 +86,18 @@ pub(super) async fn remove(
     let replaced = replaced(context, writer, all, budget).await;
     let (again, removals): (Vec<_>, Vec<_>) = removals
         .into_iter()
-        .partition(|(_, removals)| removals.iter().any(|removal| replaced.contains(removal.name.certname())));
-    for (index, _) in &again {
-        items[*index]
-            .set_status(Outcome::Waiting, "the certificate under its name has just changed; it is looked at again");
+        .partition(|(_, removals)| removals.iter().any(|removal| replaced.contains_key(removal.name.certname())));
+    for (index, removals) in &again {
+        if let Some(reason) = removals.iter().find_map(|removal| replaced.get(removal.name.certname())) {
+            items[*index].set_status(Outcome::Failed, reason.clone());
+        }
         items[*index].just_did = None;
     }
     let all: Vec<&Removal> = removals.iter().flat_map(|(_, removals)| removals).collect();
     let removed = carry_out(context, writer, &all, snapshot.puppetdb_time, budget).await;
 
-    let (mut changed, mut complete) = (!again.is_empty(), BTreeSet::new());
+    let new = replaced.values().any(|reason| reason.code() == Code::NotSeenYet);
+    let (mut changed, mut complete) = (new, BTreeSet::new());
     for (index, removals) in removals {
         let item = &mut items[index];
         let mut failure = None;
@@ -106,9 +111,9 @@ pub(super) async fn remove(
                         item.step(Stage::Done, *took, what.clone());
                     }
                     Err(trouble) => {
-                        item.step(Stage::Failed, *took, trouble.clone());
-                        item.set_status(Outcome::Failed, trouble.clone());
-                        failure = Some(trouble.clone());
+                        item.step(Stage::Failed, *took, trouble.text.clone());
+                        item.set_status(Outcome::Failed, Fact::from(trouble));
+                        failure = Some(Reason::from(Fact::from(trouble)));
                     }
                 }
             }
@@ -124,30 +129,37 @@ pub(super) async fn remove(
         }
         if untried {
             changed = true;
-            item.set_status(Outcome::Failed, "the Puppet CA took too long over others' certificates; this one is next");
+            let next = "the Puppet CA took too long over others' certificates; this one is next";
+            item.set_status(Outcome::Failed, Fact::new(Code::Postponed, next));
             item.just_did = None;
             continue;
         }
         if failure.is_none() {
             complete.insert(index);
         }
-        item.tried = Some(failure.unwrap_or_else(|| "Puppet said that it was done".to_owned()));
+        item.tried =
+            Some(failure.unwrap_or_else(|| Fact::new(Code::StillThere, "Puppet said that it was done").into()));
     }
     (changed, complete)
 }
 
-/// The names under which there is not the certificate any more that is to be removed, or of which that cannot be seen now.
+/// The names under which there is not the certificate any more that is to be removed, or why that cannot be seen now.
 async fn replaced(
     context: &Context,
     writer: &PuppetWriter,
     removals: impl Iterator<Item = &Removal>,
     budget: Budget,
-) -> BTreeSet<Certname> {
+) -> BTreeMap<Certname, Reason> {
     let wanted = removals.filter_map(|removal| Some((removal.name.certname(), removal.certificate.as_ref()?)));
     let reads = stream::iter(wanted).map(|(name, serial)| async move {
-        let now = within(context, budget.work, "the Puppet CA", writer.ca.ca().certificate(name)).await;
-        let same = matches!(now, Ok(Ok(Some(now))) if now.serial().to_string() == *serial);
-        (!same).then(|| name.clone())
+        match call(context, budget.work, Service::Ca, writer.ca.ca().certificate(name)).await {
+            Ok(Some(now)) if now.serial().to_string() == *serial => None,
+            Ok(_) => {
+                let changed = format!("the certificate of {name} has just changed; it is looked at again");
+                Some((name.clone(), Fact::new(Code::NotSeenYet, changed).into()))
+            }
+            Err(trouble) => Some((name.clone(), Fact::from(trouble).into())),
+        }
     });
     reads.buffer_unordered(AT_ONCE).filter_map(std::future::ready).collect().await
 }
@@ -173,7 +185,7 @@ async fn remove_files(
             untried.extend(names);
             continue;
         }
-        let cleaned = flat(within(context, budget.work, "the Puppet CA", writer.ca.clean(&names)).await);
+        let cleaned = call(context, budget.work, Service::Ca, writer.ca.clean(&names)).await;
         stuck = cleaned.is_err() && started.elapsed() >= LOCK_WAIT;
         if cleaned.is_ok() {
             clean_names.extend(names.iter().cloned());
@@ -208,8 +220,8 @@ pub(super) async fn delete_requests<'a>(
 ) -> BTreeMap<Certname, Done> {
     let deletions = stream::iter(names).map(|name| async move {
         let started = Instant::now();
-        let deleted = within(context, budget.work, "the Puppet CA", delete_request(writer, name)).await;
-        let what = flat(deleted).map(|outcome| match outcome {
+        let deleted = call(context, budget.work, Service::Ca, delete_request(writer, name)).await;
+        let what = deleted.map(|outcome| match outcome {
             CaOutcome::Done => format!("deleted the certificate request of {name}"),
             CaOutcome::AlreadyDone => format!("the certificate request of {name} had gone already"),
         });
@@ -242,7 +254,7 @@ async fn deactivate(
         let at = after_newest.map_or(now, |newest| newest.max(now));
         let started = Instant::now();
         let what =
-            flat(within(context, budget.work, "PuppetDB", writer.puppetdb.deactivate(name, at)).await).map(|outcome| {
+            call(context, budget.work, Service::PuppetDb, writer.puppetdb.deactivate(name, at)).await.map(|outcome| {
                 match outcome {
                     Deactivated::Done => format!("deactivated {name} in PuppetDB"),
                     Deactivated::Queued => format!("PuppetDB has the deactivation of {name} in its queue"),
@@ -259,7 +271,7 @@ async fn unpin(context: &Context, writer: &PuppetWriter, all: &[&Removal], budge
         all.iter().filter(|removal| !removal.pins.is_empty()).map(|removal| removal.name.certname().clone()).collect();
     let (false, Some(classifier)) = (pinned.is_empty(), &writer.classifier) else { return BTreeMap::new() };
     let started = Instant::now();
-    let unpinned = flat(within(context, budget.work, "the classifier", classifier.unpin_from_all(&pinned)).await);
+    let unpinned = call(context, budget.work, Service::Classifier, classifier.unpin_from_all(&pinned)).await;
     let took = started.elapsed();
     let what = |name: &Certname| {
         let unpinned = unpinned.as_ref().map_err(Clone::clone)?;
@@ -267,9 +279,13 @@ async fn unpin(context: &Context, writer: &PuppetWriter, all: &[&Removal], budge
             unpinned.iter().filter(|unpinned| unpinned.certname == *name).flat_map(|unpinned| &unpinned.groups);
         let groups: Vec<&str> = groups.map(|group| group.name.as_str()).collect();
         if groups.is_empty() {
-            return Err(format!(
-                "{name} could not be unpinned: the token's role may not edit the groups that it is pinned to"
-            ));
+            return Err(Trouble {
+                kind: TroubleKind::NotPermitted,
+                service: Service::Classifier,
+                text: format!(
+                    "{name} could not be unpinned: the token's role may not edit the groups that it is pinned to"
+                ),
+            });
         }
         Ok(format!("unpinned {name} from {}", groups.join(", ")))
     };

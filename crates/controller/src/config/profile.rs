@@ -91,10 +91,10 @@ pub(super) fn profile(name: &str, mut section: Reader<'_>, has_classifier: bool)
     let ready = section.parsed_list("ready");
     let rekey = section.choice("rekey", &[("allow", Rekey::Allow), ("refuse", Rekey::Refuse)], Rekey::Allow);
 
-    let mut patience = section.below("patience");
-    let launch_timeout = patience.duration("onboard", Some(LAUNCH_TIMEOUT), MAX_TIMEOUT);
-    let terminate_timeout = patience.duration("purge", Some(TERMINATE_TIMEOUT), MAX_TIMEOUT);
-    patience.finish();
+    let mut timeout = section.below("timeout");
+    let launch_timeout = timeout.duration("launch", Some(LAUNCH_TIMEOUT), MAX_TIMEOUT);
+    let terminate_timeout = timeout.duration("terminate", Some(TERMINATE_TIMEOUT), MAX_TIMEOUT);
+    timeout.finish();
 
     let mut on_timeout = section.below("on_timeout");
     let on_launch_timeout = on_timeout.choice("launch", &RESULTS, ActionResult::Abandon);

@@ -39,7 +39,7 @@ refresh = ["primary.example.com"]
 await_refresh = true
 ready = ["report", "status:8140", "tcp:8142"]
 rekey = "refuse"
-patience = { onboard = "20m", purge = "5m" }
+timeout  = { launch = "20m", terminate = "5m" }
 on_timeout = { launch = "continue", terminate = "abandon" }
 "#;
 
@@ -130,7 +130,7 @@ fn every_error_is_reported_at_once_each_with_its_key() {
         protected = ["*"]
         [profile.compiler]
         certname = "{host}"
-        patience = { purge = "-5m", forever = true }
+        timeout = { terminate = "-5m", forever = true }
         on_timeout = { terminate = "explode" }
         sign = { mode = "all", require = { pp_instance_id = "i-1", pp_role = 7, pp_rol = "compiler" }, allow = "*" }
         pin = ["PE Master"]
@@ -150,8 +150,8 @@ fn every_error_is_reported_at_once_each_with_its_key() {
         "puppet.puppetdb:",
         "puppet.protected:",
         "profile.compiler.certname:",
-        "profile.compiler.patience.purge:",
-        "profile.compiler.patience.forever:",
+        "profile.compiler.timeout.terminate:",
+        "profile.compiler.timeout.forever:",
         "profile.compiler.on_timeout.terminate:",
         "profile.no good:",
         "profile.compiler.sign.mode:",

@@ -3,22 +3,23 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use stagedoor_lifecycle::expiry::{Credential, expiring};
-use stagedoor_puppet::{Error, Rbac};
+use stagedoor_lifecycle::observation::{Service, Trouble, TroubleKind};
+use stagedoor_puppet::Rbac;
 
+use crate::budget::Budget;
+use crate::call::call;
 use crate::context::{Context, Puppet};
-use crate::observe::within;
-use crate::reconcile::Budget;
 
 /// What is known of the credentials.
 #[derive(Debug, Default)]
 pub(crate) struct Watch {
     pub(crate) known: Vec<Credential>,
     /// What could not be asked, and why.
-    unknown: Vec<String>,
+    unknown: Vec<Trouble>,
 }
 
 /// Asks for all that expires; `puppet` may hold why there are no clients to ask with.
-pub(super) async fn look(context: &Context, puppet: &Result<std::sync::Arc<Puppet>, String>, budget: Budget) -> Watch {
+pub(super) async fn look(context: &Context, puppet: &Result<std::sync::Arc<Puppet>, Trouble>, budget: Budget) -> Watch {
     let mut watch = Watch::default();
     match puppet {
         Ok(puppet) => look_with(context, puppet, budget, &mut watch).await,
@@ -42,40 +43,40 @@ async fn look_with(context: &Context, puppet: &Puppet, budget: Budget, watch: &m
     let rbac = context.config.classifier.as_ref().map(|url| Rbac::new(transport, url));
     let token = async {
         match &rbac {
-            Some(rbac) => Some(within(context, budget.work, "RBAC", rbac.token()).await),
+            Some(rbac) => Some(call(context, budget.work, Service::Rbac, rbac.token()).await),
             None => None,
         }
     };
-    let (expirations, token) =
-        tokio::join!(within(context, budget.work, "the Puppet CA", puppet.ca.expirations()), token);
+    let (expirations, token) = tokio::join!(call(context, budget.work, Service::Ca, puppet.ca.expirations()), token);
     match expirations {
-        Ok(Ok(expirations)) => {
+        Ok(expirations) => {
             let certificates =
                 expirations.ca_certs.into_iter().map(|(name, at)| (format!("the CA certificate {name}"), at));
             let crls = expirations.crls.into_iter().map(|(name, at)| (format!("the CRL of {name}"), at));
             watch.known.extend(certificates.chain(crls).map(|(name, expires)| Credential { name, expires }));
         }
-        Ok(Err(error)) => watch.unknown.push(error.to_string()),
-        Err(late) => watch.unknown.push(late),
+        Err(trouble) => watch.unknown.push(trouble),
     }
     match token {
         None if context.config.orchestrator.is_some() => {
-            watch.unknown.push(
-                "the RBAC token: RBAC is asked at the classifier's address, and puppet.classifier is not set".into(),
-            );
+            watch.unknown.push(Trouble {
+                kind: TroubleKind::Unusable,
+                service: Service::Rbac,
+                text: "the RBAC token: RBAC is asked at the classifier's address, and puppet.classifier is not set"
+                    .into(),
+            });
         }
-        None | Some(Ok(Ok(None))) => {}
-        Some(Ok(Ok(Some(token)))) => {
+        None | Some(Ok(None)) => {}
+        Some(Ok(Some(token))) => {
             let credential = |expires| Credential { name: "the RBAC token".into(), expires };
             watch.known.extend(token.expiration.map(credential));
         }
         // Asked and refused: it is over already, whenever that was to be.
-        Some(Ok(Err(Error::Unauthorized { .. }))) => {
+        Some(Err(Trouble { kind: TroubleKind::Unauthenticated, .. })) => {
             let name = "the RBAC token, which is refused,".into();
             watch.known.push(Credential { name, expires: context.clock.now() });
         }
-        Some(Ok(Err(error))) => watch.unknown.push(error.to_string()),
-        Some(Err(late)) => watch.unknown.push(late),
+        Some(Err(trouble)) => watch.unknown.push(trouble),
     }
 }
 
@@ -92,7 +93,8 @@ impl Watch {
         let known = self.known.iter().map(|credential| {
             json!({"name": credential.name, "expires": credential.expires.to_string(), "days_left": credential.days_left(now)})
         });
-        json!({ "known": known.collect::<Vec<_>>(), "unknown": self.unknown })
+        let unknown: Vec<&str> = self.unknown.iter().map(|trouble| trouble.text.as_str()).collect();
+        json!({ "known": known.collect::<Vec<_>>(), "unknown": unknown })
     }
 }
 

@@ -4,17 +4,18 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 use stagedoor_lifecycle::decision::Removal;
-use stagedoor_lifecycle::observation::{Group, Lookup, Machine};
+use stagedoor_lifecycle::observation::{Group, Lookup, Machine, Service, Trouble};
 use stagedoor_lifecycle::orphans::{Cloud, Orphan, Rules, Suspect};
 use stagedoor_lifecycle::profile::Profile;
 use stagedoor_lifecycle::{Certname, InstanceId};
 
 use crate::apply::{Removed, carry_out};
+use crate::budget::Budget;
+use crate::call::call;
 use crate::config::OrphanMode;
 use crate::context::{Context, Puppet, PuppetWriter};
 use crate::observe::orphans::{Closely, closely, lists};
-use crate::observe::{by_id, flat, revocation, within};
-use crate::reconcile::Budget;
+use crate::observe::{by_id, revocation};
 
 /// So many names go at a time; the CA takes a list of them at the price of one.
 const REMOVED_AT_ONCE: usize = 100;
@@ -72,7 +73,7 @@ pub(super) async fn check(
     groups: Vec<Group>,
     turn: i64,
     budget: Budget,
-) -> Result<Check, String> {
+) -> Result<Check, Trouble> {
     let config = &context.config.housekeeping;
     let profiles: Vec<&Profile> = context.config.profiles.values().map(AsRef::as_ref).collect();
     let rules = Rules { profiles: &profiles, protected: &puppet.protected, limits: config.limits };
@@ -154,8 +155,8 @@ async fn machines(
     context: &Context,
     instances: &[InstanceId],
     budget: Budget,
-) -> Result<BTreeMap<InstanceId, Machine>, String> {
-    by_id(flat(within(context, budget.work, "EC2", context.machines.machines(instances)).await))
+) -> Result<BTreeMap<InstanceId, Machine>, Trouble> {
+    by_id(call(context, budget.work, Service::Ec2, context.machines.machines(instances)).await)
 }
 
 /// Those that are orphans still. Removing others takes its time, in which a name may come to a new instance.
@@ -201,7 +202,7 @@ async fn remove(
     let removed = carry_out(context, writer, &removals, before.puppetdb_time, budget).await;
     let names: Vec<Certname> = removals.iter().map(|removal| removal.name.certname().clone()).collect();
     let seen = Box::pin(closely(context, puppet, &names, budget)).await;
-    let crl = within(context, budget.work, "the Puppet CA", puppet.ca.crl()).await.ok().and_then(Result::ok);
+    let crl = call(context, budget.work, Service::Ca, puppet.ca.crl()).await.ok();
     let dealt = orphans.into_iter().zip(&seen.suspects).map(|(orphan, now)| {
         let (outcome, mut story) = judge(&orphan.removal, &removed, now);
         let name = orphan.removal.name.certname();
@@ -218,7 +219,7 @@ async fn remove(
 fn judge(removal: &Removal, removed: &Removed, now: &Suspect) -> (Outcome, String) {
     let done: Vec<_> = removed.of(removal.name.certname()).collect();
     if let Some(trouble) = done.iter().find_map(|(result, _)| result.as_ref().err()) {
-        return (Outcome::Failed, trouble.clone());
+        return (Outcome::Failed, trouble.text.clone());
     }
     let view = &now.view;
     let there = match (&removal.certificate, &view.certificate) {

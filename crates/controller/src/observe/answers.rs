@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use futures_util::future::join;
@@ -11,7 +10,7 @@ use futures_util::stream::{self, StreamExt};
 use jiff::Timestamp;
 use serde_json::json;
 use stagedoor_lifecycle::decision::Question;
-use stagedoor_lifecycle::observation::Lookup;
+use stagedoor_lifecycle::observation::{Lookup, Service, Trouble, TroubleKind};
 use stagedoor_lifecycle::onboard::{Classified, Connection};
 use stagedoor_lifecycle::profile::Probe;
 use stagedoor_lifecycle::refresh::{Order, TargetView};
@@ -20,10 +19,11 @@ use stagedoor_puppet::{Job, ServiceState, StatusApi, trusted_facts};
 use tokio::net::TcpStream;
 
 use super::names::{by_name, run_of};
-use super::{AT_ONCE, PuppetSnapshot, Questions, cloud, unique};
+use super::{PuppetSnapshot, Questions, cloud};
 use crate::batch::WorkItem;
+use crate::budget::Budget;
+use crate::call::{AT_ONCE, is_unauthenticated, unique, within};
 use crate::context::{Context, Puppet};
-use crate::reconcile::Budget;
 
 /// How many of the newest orders are looked through.
 const ORDERS: usize = 100;
@@ -39,7 +39,7 @@ pub(crate) async fn answer(
     budget: Budget,
 ) {
     let puppet = snapshot.puppet.clone();
-    let questions = Questions { context, budget, stale: AtomicBool::new(false) };
+    let ask = &Questions { context, budget };
     let mut owners: Vec<(usize, InstanceId)> = Vec::new();
     let (mut classified, mut connected, mut targets, mut probed) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for (index, question) in asked {
@@ -60,19 +60,18 @@ pub(crate) async fn answer(
         }
     }
     let Some(puppet) = puppet else { return };
-    let ask = &questions;
     if puppet.orchestrator.is_some() && snapshot.jobs.is_none() && !(connected.is_empty() && targets.is_empty()) {
         snapshot.jobs = jobs(ask, &puppet).await;
+        snapshot.stale |= snapshot.jobs.as_ref().is_some_and(is_unauthenticated);
     }
     classification(ask, &puppet, snapshot, items, &classified).await;
-    connections(ask, &puppet, snapshot.jobs.as_ref(), items, &connected).await;
-    refresh_targets(ask, &puppet, snapshot.jobs.as_ref(), items, &targets).await;
+    snapshot.stale |= connections(ask, &puppet, snapshot.jobs.as_ref(), items, &connected).await;
+    snapshot.stale |= refresh_targets(ask, &puppet, snapshot.jobs.as_ref(), items, &targets).await;
     probes(ask, &puppet, items, &probed).await;
-    snapshot.stale |= questions.stale.into_inner();
 }
 
-async fn jobs(ask: &Questions<'_>, puppet: &Puppet) -> Option<Result<Vec<Job>, String>> {
-    Some(ask.ask("the orchestrator", puppet.orchestrator.as_ref()?.jobs(ORDERS)).await)
+async fn jobs(ask: &Questions<'_>, puppet: &Puppet) -> Option<Result<Vec<Job>, Trouble>> {
+    Some(ask.ask(Service::Orchestrator, puppet.orchestrator.as_ref()?.jobs(ORDERS)).await)
 }
 
 async fn classification(
@@ -89,23 +88,31 @@ async fn classification(
         return;
     };
     if !which.is_empty() && snapshot.groups.is_none() {
-        snapshot.groups = Some(ask.ask("the classifier", classifier.groups()).await);
+        snapshot.groups = Some(ask.ask(Service::Classifier, classifier.groups()).await);
+        snapshot.stale |= snapshot.groups.as_ref().is_some_and(is_unauthenticated);
     }
     let certificates: Vec<_> =
         which.iter().filter_map(|&index| Some((index, items[index].own_certificate()?.clone()))).collect();
     let answers = stream::iter(certificates).map(|(index, certificate)| async move {
         let Ok(certname) = certificate.common_name().parse::<Certname>() else { return (index, None) };
         let trusted = trusted_facts(&certificate);
-        (index, Some(ask.ask("the classifier", classifier.classified(&certname, &json!({}), &trusted)).await))
+        (index, Some(ask.ask(Service::Classifier, classifier.classified(&certname, &json!({}), &trusted)).await))
     });
     let answers: Vec<_> = answers.buffer_unordered(AT_ONCE).collect().await;
-    let known: Result<BTreeSet<String>, String> = match &snapshot.groups {
+    let known: Result<BTreeSet<String>, Trouble> = match &snapshot.groups {
         Some(Ok(groups)) => Ok(groups.iter().map(|group| group.name.clone()).collect()),
         Some(Err(trouble)) => Err(trouble.clone()),
         None => Ok(BTreeSet::new()),
     };
     for (index, answer) in answers {
-        let answer = answer.unwrap_or_else(|| Err("the name of the certificate is no certname".to_owned()));
+        let answer = answer.unwrap_or_else(|| {
+            Err(Trouble {
+                kind: TroubleKind::Unexpected,
+                service: Service::Ca,
+                text: "the name of the certificate is no certname".to_owned(),
+            })
+        });
+        snapshot.stale |= is_unauthenticated(&answer);
         let both = answer.and_then(|answer| Ok((answer, known.clone()?)));
         items[index].launch.classification = Some(match both {
             Ok((answer, known)) => {
@@ -117,16 +124,17 @@ async fn classification(
     }
 }
 
+/// Asks the orchestrator about these nodes; whether it refused the credentials.
 async fn connections(
     ask: &Questions<'_>,
     puppet: &Puppet,
-    jobs: Option<&Result<Vec<Job>, String>>,
+    jobs: Option<&Result<Vec<Job>, Trouble>>,
     items: &mut [WorkItem],
     which: &[usize],
-) {
+) -> bool {
     let names: Vec<Certname> = unique(which.iter().flat_map(|&index| items[index].names()));
-    let (false, Some(orchestrator)) = (names.is_empty(), &puppet.orchestrator) else { return };
-    let connected = ask.ask("the orchestrator", orchestrator.inventory(&names)).await;
+    let (false, Some(orchestrator)) = (names.is_empty(), &puppet.orchestrator) else { return false };
+    let connected = ask.ask(Service::Orchestrator, orchestrator.inventory(&names)).await;
     for &index in which {
         let Some(name) = items[index].names().next().cloned() else { continue };
         let connected = match &connected {
@@ -136,28 +144,32 @@ async fn connections(
         };
         items[index].launch.connection = Some(Connection { connected, orders: orders_of(jobs, &name) });
     }
+    is_unauthenticated(&connected)
 }
 
+/// Asks about the refresh targets; whether Puppet refused the credentials.
 async fn refresh_targets(
     ask: &Questions<'_>,
     puppet: &Puppet,
-    jobs: Option<&Result<Vec<Job>, String>>,
+    jobs: Option<&Result<Vec<Job>, Trouble>>,
     items: &mut [WorkItem],
     which: &[usize],
-) {
+) -> bool {
     let wanted = |item: &WorkItem| item.held.as_ref().map(|(held, _)| held.profile.refresh.clone()).unwrap_or_default();
     let names: BTreeSet<Certname> = which.iter().flat_map(|&index| wanted(&items[index])).collect();
     if names.is_empty() {
-        return;
+        return false;
     }
     let names: Vec<Certname> = names.into_iter().collect();
     let connected = async {
         match &puppet.orchestrator {
-            Some(orchestrator) => ask.ask("the orchestrator", orchestrator.inventory(&names)).await.ok(),
+            Some(orchestrator) => Some(ask.ask(Service::Orchestrator, orchestrator.inventory(&names)).await),
             None => None,
         }
     };
-    let (runs, connected) = join(ask.ask("PuppetDB", puppet.puppetdb.latest_reports(&names)), connected).await;
+    let (runs, connected) = join(ask.ask(Service::PuppetDb, puppet.puppetdb.latest_reports(&names)), connected).await;
+    let stale = is_unauthenticated(&runs) || connected.as_ref().is_some_and(is_unauthenticated);
+    let connected = connected.and_then(Result::ok);
     let runs = by_name(runs, |report| &report.certname);
     let views: BTreeMap<Certname, TargetView> = names
         .into_iter()
@@ -176,10 +188,11 @@ async fn refresh_targets(
             item.seen.targets = Some(targets);
         }
     }
+    stale
 }
 
 /// The orders for a node, newest first; those that change nothing are none.
-fn orders_of(jobs: Option<&Result<Vec<Job>, String>>, name: &Certname) -> Lookup<Vec<Order>> {
+fn orders_of(jobs: Option<&Result<Vec<Job>, Trouble>>, name: &Certname) -> Lookup<Vec<Order>> {
     match jobs {
         None => Lookup::Absent,
         Some(Err(trouble)) => Lookup::Unavailable(trouble.clone()),
@@ -232,7 +245,7 @@ async fn ask_probe(
         Probe::Status(port) => {
             let api = StatusApi::of_node(&puppet.transport, name, SocketAddr::new(address, port));
             let api = api.map_err(|error| error.to_string())?;
-            match ask.ask("its status API", api.simple()).await? {
+            match ask.ask(Service::Node, api.simple()).await.map_err(|trouble| trouble.text)? {
                 ServiceState::Running => Ok(()),
                 ServiceState::Unreachable { reason } => Err(reason),
                 other => Err(format!("it says that it is {other}")),
@@ -240,10 +253,13 @@ async fn ask_probe(
         }
         Probe::Tcp(port) => {
             let connecting = tokio::time::timeout(CONNECT, TcpStream::connect(SocketAddr::new(address, port)));
-            match super::within(ask.context, ask.budget.work, "its port", connecting).await? {
+            match within(ask.context, ask.budget.work, Service::Node, connecting)
+                .await
+                .map_err(|trouble| trouble.text)?
+            {
                 Ok(Ok(_)) => Ok(()),
                 Ok(Err(error)) => Err(error.to_string()),
-                Err(_) => Err("nobody answered within 5 s".to_owned()),
+                Err(_) => Err("no answer within 5 s".to_owned()),
             }
         }
     }

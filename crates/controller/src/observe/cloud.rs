@@ -10,15 +10,16 @@ use jiff::SignedDuration;
 use stagedoor_aws::Error as AwsError;
 use stagedoor_lifecycle::admission::{Admission, CloudView, admit};
 use stagedoor_lifecycle::event::Transition;
-use stagedoor_lifecycle::observation::{Group, Hook, LifecycleAction, Lookup, Machine};
+use stagedoor_lifecycle::observation::{Group, Hook, LifecycleAction, Lookup, Machine, Service, Trouble};
 use stagedoor_lifecycle::profile::ActionResult;
+use stagedoor_lifecycle::reason::Fact;
 use stagedoor_lifecycle::receipt::{Outcome, Stage};
 use stagedoor_lifecycle::{GroupName, InstanceId, deadline};
 
-use super::{AT_ONCE, flat, unique, within};
 use crate::batch::WorkItem;
+use crate::budget::{Budget, HOOKS_RESERVE};
+use crate::call::{AT_ONCE, call, unique};
 use crate::context::Context;
-use crate::reconcile::{Budget, HOOKS_RESERVE};
 
 /// How long what AWS said is good enough; the proof of a removal falls within it.
 const CLOUD_KEPT: SignedDuration = SignedDuration::from_secs(30);
@@ -40,17 +41,17 @@ pub(super) async fn look_at_aws(context: &Context, open: &mut [&mut WorkItem], b
     let started = Instant::now();
     let hooks = hooks_of(context, &groups, budget);
     let (described, hooks, machines) = tokio::join!(
-        within(context, budget.work, "Auto Scaling", context.autoscaling.groups(&groups)),
+        call(context, budget.work, Service::AutoScaling, context.autoscaling.groups(&groups)),
         hooks,
-        within(context, budget.work, "EC2", machines(context, &groups, &instances)),
+        call(context, budget.work, Service::Ec2, machines(context, &groups, &instances)),
     );
     let took = started.elapsed();
 
     // Shared and by name: a set may be thousands in one group.
-    let described: Result<BTreeMap<GroupName, Arc<Group>>, String> =
-        flat(described).map(|groups| groups.into_iter().map(|group| (group.name.clone(), Arc::new(group))).collect());
-    let machines = by_id(flat(machines));
-    let hooks: BTreeMap<_, _> = groups.iter().zip(hooks.into_iter().map(flat)).collect();
+    let described: Result<BTreeMap<GroupName, Arc<Group>>, Trouble> =
+        described.map(|groups| groups.into_iter().map(|group| (group.name.clone(), Arc::new(group))).collect());
+    let machines = by_id(machines);
+    let hooks: BTreeMap<_, _> = groups.iter().zip(hooks).collect();
     for item in &mut old {
         let LifecycleAction { instance, group, .. } = &item.action;
         let cloud = CloudView {
@@ -77,12 +78,12 @@ pub(super) async fn look_at_aws(context: &Context, open: &mut [&mut WorkItem], b
             }
             Admission::Pass(reason) => {
                 item.step(Stage::Seen, took, format!("Auto Scaling: {seen}"));
-                item.ready = Some((ActionResult::Continue, reason));
+                item.ready = Some((ActionResult::Continue, reason.into()));
             }
             Admission::Ignore(reason) => item.finish(Outcome::Ignored, reason),
             Admission::Refuse(reason) => item.finish(Outcome::Refused, reason),
             Admission::Fail(reason) => {
-                // What it said before is still good for knowing when patience ends.
+                // What it said before still says when the timeout expires.
                 item.blind = item.held.is_some().then(|| reason.clone());
                 item.set_status(Outcome::Failed, reason);
             }
@@ -95,14 +96,14 @@ pub(crate) async fn hooks_of(
     context: &Context,
     groups: &[GroupName],
     budget: Budget,
-) -> Vec<Result<Result<Vec<Hook>, AwsError>, String>> {
+) -> Vec<Result<Vec<Hook>, Trouble>> {
     let asked =
-        groups.iter().map(|group| within(context, budget.work, "Auto Scaling", context.autoscaling.hooks(group)));
+        groups.iter().map(|group| call(context, budget.work, Service::AutoScaling, context.autoscaling.hooks(group)));
     stream::iter(asked).buffered(AT_ONCE).collect().await
 }
 
 /// The one among the described that is asked for.
-fn pick<K: Ord, T: Clone>(answer: &Result<BTreeMap<K, T>, String>, wanted: &K) -> Lookup<T> {
+fn pick<K: Ord, T: Clone>(answer: &Result<BTreeMap<K, T>, Trouble>, wanted: &K) -> Lookup<T> {
     match answer {
         Ok(all) => all.get(wanted).cloned().map_or(Lookup::Absent, Lookup::Found),
         Err(trouble) => Lookup::Unavailable(trouble.clone()),
@@ -110,7 +111,7 @@ fn pick<K: Ord, T: Clone>(answer: &Result<BTreeMap<K, T>, String>, wanted: &K) -
 }
 
 /// What EC2 knows, by instance.
-pub(crate) fn by_id(machines: Result<Vec<Machine>, String>) -> Result<BTreeMap<InstanceId, Machine>, String> {
+pub(crate) fn by_id(machines: Result<Vec<Machine>, Trouble>) -> Result<BTreeMap<InstanceId, Machine>, Trouble> {
     Ok(machines?.into_iter().map(|machine| (machine.instance.clone(), machine)).collect())
 }
 
@@ -132,7 +133,7 @@ pub(super) async fn owners(
     instances: &[InstanceId],
     budget: Budget,
 ) -> BTreeMap<InstanceId, Lookup<Machine>> {
-    let machines = by_id(flat(within(context, budget.work, "EC2", context.machines.machines(instances)).await));
+    let machines = by_id(call(context, budget.work, Service::Ec2, context.machines.machines(instances)).await);
     instances.iter().map(|id| (id.clone(), pick(&machines, id))).collect()
 }
 
@@ -153,14 +154,14 @@ pub(crate) async fn ask_when_it_began(
     let by =
         deadline::before(budget.calls, HOOKS_RESERVE / 2).min(deadline::after(context.clock.now(), LONGEST_HISTORY));
     let asked = by_group.iter().map(|(group, wanted)| async move {
-        (group, within(context, by, "Auto Scaling", context.autoscaling.activities_began(group, wanted)).await)
+        (group, call(context, by, Service::AutoScaling, context.autoscaling.activities_began(group, wanted)).await)
     });
     let answers: BTreeMap<_, _> = join_all(asked).await.into_iter().collect();
     let mut answered = Vec::new();
     for &index in which {
         let item = &mut items[index];
         match answers.get(&item.action.group) {
-            Some(Ok(Ok(began))) => {
+            Some(Ok(began)) => {
                 // The newest activity may not be visible yet; of a launch EC2 knows better.
                 let launched = item.held.as_ref().filter(|_| item.is_launching()).and_then(|(held, _)| held.launched);
                 let key = (item.action.instance.clone(), item.action.transition);
@@ -168,8 +169,7 @@ pub(crate) async fn ask_when_it_began(
                 item.action.began = item.action.began.confirm(began, context.clock.now());
                 answered.push(index);
             }
-            Some(Ok(Err(error))) => item.set_status(Outcome::Failed, error.to_string()),
-            Some(Err(late)) => item.set_status(Outcome::Failed, late.clone()),
+            Some(Err(trouble)) => item.set_status(Outcome::Failed, Fact::from(trouble)),
             None => {}
         }
     }

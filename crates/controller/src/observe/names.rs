@@ -1,14 +1,13 @@
 //! What the CA, PuppetDB and the classifier say about names. Reads only; PuppetDB answers for the whole set at once.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join;
 use futures_util::stream::{self, StreamExt};
 use jiff::{SignedDuration, Timestamp};
 use secrecy::SecretString;
-use stagedoor_lifecycle::observation::{CertificateView, Lookup, NameView, NodeView, RequestView};
+use stagedoor_lifecycle::observation::{CertificateView, Lookup, NameView, NodeView, RequestView, Service, Trouble};
 use stagedoor_lifecycle::onboard::LaunchView;
 use stagedoor_lifecycle::purge::TerminationView;
 use stagedoor_lifecycle::refresh::RunView;
@@ -16,16 +15,17 @@ use stagedoor_lifecycle::{Certname, InstanceId};
 use stagedoor_puppet::{Certificate, Csr, Error as PuppetError, Group, KnownIdentity, NodeStatus, Report};
 
 use super::request::{asks, holds, unreadable};
-use super::{AT_ONCE, PuppetSnapshot, Questions, unique};
+use super::{PuppetSnapshot, Questions};
 use crate::batch::WorkItem;
+use crate::budget::Budget;
+use crate::call::{AT_ONCE, is_unauthenticated, unique};
 use crate::context::{Context, Puppet};
-use crate::reconcile::Budget;
 
 /// From so many names on, the CA is asked for the list of pending requests instead of the request of each name.
 const LIST_REQUESTS_FROM: usize = 8;
 
 /// A certificate and a certificate request, as far as the CA could be asked.
-pub(super) type Files = (Result<Option<Certificate>, String>, Result<Option<Pending>, String>);
+pub(super) type Files = (Result<Option<Certificate>, Trouble>, Result<Option<Pending>, Trouble>);
 
 /// A pending certificate request; or why it cannot be read.
 type Pending = Result<Csr, String>;
@@ -39,7 +39,7 @@ pub(super) async fn look_at_puppet(
     snapshot: &mut PuppetSnapshot,
 ) {
     // What was once seen to be an arriving instance's own certificate stays that for this invocation.
-    let unsure = || items.iter().filter(|item| !item.is_launching() || item.own_certificate().is_none());
+    let unsure = || items.iter().filter(|item| !item.is_launching() || item.certificate_of_this_launch().is_none());
     let names: Vec<Certname> = unique(unsure().flat_map(|item| item.names()));
     let everybody: Vec<Certname> = unique(items.iter().flat_map(|item| item.names()));
     let launching = || items.iter().filter(|item| item.is_launching());
@@ -52,28 +52,34 @@ pub(super) async fn look_at_puppet(
         Some((held, _)) if item.is_launching() => !held.profile.pin.is_empty(),
         _ => true,
     });
-    let questions = Questions { context, budget, stale: AtomicBool::new(false) };
-    let ask = &questions;
+    let ask = &Questions { context, budget };
     let started = Instant::now();
 
-    let crl = async { if revoked { ask.ask("the Puppet CA", puppet.ca.crl()).await.ok() } else { None } };
+    let crl = async { if revoked { ask.ask(Service::Ca, puppet.ca.crl()).await.ok() } else { None } };
     let groups = async {
         match &puppet.classifier {
-            Some(classifier) if pinning => Some(ask.ask("the classifier", classifier.groups()).await),
+            Some(classifier) if pinning => Some(ask.ask(Service::Classifier, classifier.groups()).await),
             _ => None,
         }
     };
     let (files, known_as, nodes, identities, runs, puppetdb_time, crl, groups) = tokio::join!(
         files(ask, puppet, &names, &cleared),
-        ask.ask("PuppetDB", puppet.puppetdb.certnames_of(&terminating)),
-        ask.ask("PuppetDB", puppet.puppetdb.nodes(&names)),
-        ask.ask("PuppetDB", puppet.puppetdb.identities(&everybody)),
-        ask.ask("PuppetDB", puppet.puppetdb.latest_reports(&reporting)),
-        ask.ask("PuppetDB", puppet.puppetdb.server_time()),
+        ask.ask(Service::PuppetDb, puppet.puppetdb.certnames_of(&terminating)),
+        ask.ask(Service::PuppetDb, puppet.puppetdb.nodes(&names)),
+        ask.ask(Service::PuppetDb, puppet.puppetdb.identities(&everybody)),
+        ask.ask(Service::PuppetDb, puppet.puppetdb.latest_reports(&reporting)),
+        ask.ask(Service::PuppetDb, puppet.puppetdb.server_time()),
         crl,
         groups,
     );
     snapshot.took = started.elapsed();
+    let of_files = |(certificate, request): &Files| is_unauthenticated(certificate) || is_unauthenticated(request);
+    snapshot.stale = files.values().any(of_files)
+        || is_unauthenticated(&known_as)
+        || is_unauthenticated(&nodes)
+        || is_unauthenticated(&identities)
+        || is_unauthenticated(&runs)
+        || groups.as_ref().is_some_and(is_unauthenticated);
     snapshot.puppetdb_time = puppetdb_time.ok();
     snapshot.crl = crl;
 
@@ -83,7 +89,7 @@ pub(super) async fn look_at_puppet(
     for item in items {
         if item.is_launching() {
             let name = item.names().next().cloned();
-            let own = item.own_certificate().map(certificate_view);
+            let own = item.certificate_of_this_launch().map(certificate_view);
             let seen = name.as_ref().map(|name| match own {
                 Some(own) => NameView {
                     certname: name.clone(),
@@ -113,23 +119,22 @@ pub(super) async fn look_at_puppet(
         }
     }
     snapshot.groups = answers.groups;
-    snapshot.stale = questions.stale.into_inner();
 }
 
 /// What was answered about a set of names.
 pub(super) struct Answers {
     pub(super) files: BTreeMap<Certname, Files>,
-    nodes: Result<BTreeMap<Certname, NodeStatus>, String>,
-    pub(super) identities: Result<BTreeMap<Certname, KnownIdentity>, String>,
-    groups: Option<Result<Vec<Group>, String>>,
+    nodes: Result<BTreeMap<Certname, NodeStatus>, Trouble>,
+    pub(super) identities: Result<BTreeMap<Certname, KnownIdentity>, Trouble>,
+    groups: Option<Result<Vec<Group>, Trouble>>,
 }
 
 impl Answers {
     pub(super) fn new(
         files: BTreeMap<Certname, Files>,
-        nodes: Result<Vec<NodeStatus>, String>,
-        identities: Result<Vec<KnownIdentity>, String>,
-        groups: Option<Result<Vec<Group>, String>>,
+        nodes: Result<Vec<NodeStatus>, Trouble>,
+        identities: Result<Vec<KnownIdentity>, Trouble>,
+        groups: Option<Result<Vec<Group>, Trouble>>,
     ) -> Self {
         let nodes = by_name(nodes, |node| &node.certname);
         let identities = by_name(identities, |known| &known.certname);
@@ -167,7 +172,7 @@ impl Answers {
 
 /// What was seen of an arriving instance.
 fn observe_launch(item: &mut WorkItem, seen: Option<NameView>, run: Option<Lookup<RunView>>, took: Duration) {
-    let own = item.own_certificate().map(|own| own.serial().to_string());
+    let own = item.certificate_of_this_launch().map(|own| own.serial().to_string());
     match (&seen, &own) {
         (Some(view), None) => item.saw(took, tell(view)),
         (Some(NameView { certname, .. }), Some(serial)) => {
@@ -204,11 +209,11 @@ pub(super) async fn files(
     let files = stream::iter(names).map(|name| {
         let listed = listed.as_ref();
         async move {
-            let certificate = || ask.ask("the Puppet CA", puppet.ca.certificate(name));
+            let certificate = || ask.ask(Service::Ca, puppet.ca.certificate(name));
             let request = async {
                 match listed {
                     Some(listed) if !listed.contains(name.as_str()) => Ok(None),
-                    _ => ask.ask("the Puppet CA", pending(puppet, name)).await,
+                    _ => ask.ask(Service::Ca, pending(puppet, name)).await,
                 }
             };
             let (mut found, request) = join(certificate(), request).await;
@@ -223,7 +228,7 @@ pub(super) async fn files(
 
 /// The names with pending requests. The list of requests reads no certificate. One that fails says nothing about any name.
 async fn requested(ask: &Questions<'_>, puppet: &Puppet) -> Option<BTreeSet<String>> {
-    let listed = ask.ask("the Puppet CA", puppet.ca.requested()).await.ok()?;
+    let listed = ask.ask(Service::Ca, puppet.ca.requested()).await.ok()?;
     Some(listed.into_iter().map(|status| status.name).collect())
 }
 
@@ -261,7 +266,7 @@ fn node_view(node: &NodeStatus) -> NodeView {
 }
 
 /// The newest run of a node, among those that were asked for.
-pub(super) fn run_of(runs: &Result<BTreeMap<Certname, Report>, String>, name: &Certname) -> Lookup<RunView> {
+pub(super) fn run_of(runs: &Result<BTreeMap<Certname, Report>, Trouble>, name: &Certname) -> Lookup<RunView> {
     of(runs, name, |report| {
         Some(RunView {
             start: report.start_time,
@@ -273,7 +278,7 @@ pub(super) fn run_of(runs: &Result<BTreeMap<Certname, Report>, String>, name: &C
     })
 }
 
-fn reachable<T, V>(answer: &Result<Option<T>, String>, view: impl Fn(&T) -> V) -> Lookup<V> {
+fn reachable<T, V>(answer: &Result<Option<T>, Trouble>, view: impl Fn(&T) -> V) -> Lookup<V> {
     match answer {
         Ok(Some(value)) => Lookup::Found(view(value)),
         Ok(None) => Lookup::Absent,
@@ -283,14 +288,14 @@ fn reachable<T, V>(answer: &Result<Option<T>, String>, view: impl Fn(&T) -> V) -
 
 /// What was answered, to be found by name: a set may be thousands.
 pub(super) fn by_name<T>(
-    answer: Result<Vec<T>, String>,
+    answer: Result<Vec<T>, Trouble>,
     name: impl Fn(&T) -> &Certname,
-) -> Result<BTreeMap<Certname, T>, String> {
+) -> Result<BTreeMap<Certname, T>, Trouble> {
     Ok(answer?.into_iter().map(|one| (name(&one).clone(), one)).collect())
 }
 
 fn of<T, V>(
-    answer: &Result<BTreeMap<Certname, T>, String>,
+    answer: &Result<BTreeMap<Certname, T>, Trouble>,
     name: &Certname,
     view: impl Fn(&T) -> Option<V>,
 ) -> Lookup<V> {

@@ -1,19 +1,20 @@
 //! What Puppet says of all nodes at once, and of those that may be orphans closely. Reads only.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::AtomicBool;
 
 use futures_util::stream::{self, StreamExt};
 use jiff::Timestamp;
 use stagedoor_lifecycle::Certname;
+use stagedoor_lifecycle::observation::{Service, Trouble};
 use stagedoor_lifecycle::orphans::{Listed, Reported, Rules, Suspect};
 use stagedoor_puppet::{Certificate, KnownIdentity, State};
 
+use super::Questions;
 use super::names::{Answers, Files, files};
 use super::request::holds;
-use super::{AT_ONCE, Questions};
+use crate::budget::Budget;
+use crate::call::AT_ONCE;
 use crate::context::{Context, Puppet};
-use crate::reconcile::Budget;
 
 /// So many certificates are read for their own sake in one housekeeping; which, goes round with the time.
 const READ: usize = 100;
@@ -35,12 +36,11 @@ pub(crate) async fn lists(
     rules: &Rules<'_>,
     turn: i64,
     budget: Budget,
-) -> Result<Vec<Listed>, String> {
-    let questions = Questions { context, budget, stale: AtomicBool::new(false) };
-    let ask = &questions;
+) -> Result<Vec<Listed>, Trouble> {
+    let ask = &Questions { context, budget };
     let (certified, statuses) = tokio::join!(
-        ask.ask("PuppetDB", puppet.puppetdb.certified()),
-        ask.ask("the Puppet CA", puppet.ca.statuses(Some(State::Signed)))
+        ask.ask(Service::PuppetDb, puppet.puppetdb.certified()),
+        ask.ask(Service::Ca, puppet.ca.statuses(Some(State::Signed)))
     );
     let (certified, statuses) = (certified?, statuses?);
     let known: BTreeSet<&str> = certified.iter().map(|known| known.certname.as_str()).collect();
@@ -49,7 +49,7 @@ pub(crate) async fn lists(
     unread.retain(|name| rules.may_be_ours(name));
     unread.sort();
     let reading = stream::iter(in_turn(&unread, turn).to_vec()).map(|name| async move {
-        let certificate = ask.ask("the Puppet CA", puppet.ca.certificate(&name)).await.ok().flatten()?;
+        let certificate = ask.ask(Service::Ca, puppet.ca.certificate(&name)).await.ok().flatten()?;
         Some(Listed {
             certname: name,
             instance: certificate.instance_id()?,
@@ -74,20 +74,19 @@ fn listed(known: &KnownIdentity) -> Option<Listed> {
 
 /// Everything that Puppet says of these names.
 pub(crate) async fn closely(context: &Context, puppet: &Puppet, names: &[Certname], budget: Budget) -> Closely {
-    let questions = Questions { context, budget, stale: AtomicBool::new(false) };
-    let ask = &questions;
+    let ask = &Questions { context, budget };
     let groups = async {
         match &puppet.classifier {
-            Some(classifier) => Some(ask.ask("the classifier", classifier.groups()).await),
+            Some(classifier) => Some(ask.ask(Service::Classifier, classifier.groups()).await),
             None => None,
         }
     };
     let cleared = BTreeSet::new();
     let (files, nodes, identities, puppetdb_time, groups) = tokio::join!(
         files(ask, puppet, names, &cleared),
-        ask.ask("PuppetDB", puppet.puppetdb.nodes(names)),
-        ask.ask("PuppetDB", puppet.puppetdb.identities(names)),
-        ask.ask("PuppetDB", puppet.puppetdb.server_time()),
+        ask.ask(Service::PuppetDb, puppet.puppetdb.nodes(names)),
+        ask.ask(Service::PuppetDb, puppet.puppetdb.identities(names)),
+        ask.ask(Service::PuppetDb, puppet.puppetdb.server_time()),
         groups,
     );
     let answers = Answers::new(files, nodes, identities, groups);

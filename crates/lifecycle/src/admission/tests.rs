@@ -1,6 +1,7 @@
 //! What AWS says about arriving and leaving instances, rule by rule.
 
 use super::*;
+use crate::reason::Code;
 use crate::world::{Aws, NAME, down, hook};
 
 // Both ways.
@@ -9,7 +10,7 @@ use crate::world::{Aws, NAME, down, hook};
 fn a_group_that_auto_scaling_does_not_have_is_refused() {
     for mut aws in [Aws::launching(), Aws::terminating()] {
         aws.cloud.group = Lookup::Absent;
-        assert!(matches!(aws.admit(), Admission::Refuse(reason) if reason.contains("no group compilers")));
+        assert!(matches!(aws.admit(), Admission::Refuse(reason) if reason.code == Code::GroupNotFound));
     }
 }
 
@@ -17,7 +18,7 @@ fn a_group_that_auto_scaling_does_not_have_is_refused() {
 fn a_group_without_the_tag_is_none_of_our_business() {
     for mut aws in [Aws::launching(), Aws::terminating()] {
         aws.group().tags.clear();
-        assert!(matches!(aws.admit(), Admission::Ignore(reason) if reason.contains("not opted in")));
+        assert!(matches!(aws.admit(), Admission::Ignore(reason) if reason.code == Code::NotOptedIn));
     }
 }
 
@@ -26,7 +27,9 @@ fn a_profile_that_is_not_configured_fails_and_says_so() {
     for tag in ["databases", "", "no profile name"] {
         let mut aws = Aws::terminating();
         aws.group().tags.insert(PROFILE_TAG.into(), tag.into());
-        assert!(matches!(aws.admit(), Admission::Fail(reason) if reason.contains(&format!("{tag:?}"))));
+        assert!(
+            matches!(aws.admit(), Admission::Fail(reason) if reason.code == Code::ProfileUnknown && reason.text.contains(&format!("{tag:?}")))
+        );
     }
 }
 
@@ -34,7 +37,7 @@ fn a_profile_that_is_not_configured_fails_and_says_so() {
 fn another_tools_hook_is_left_to_it() {
     for mut aws in [Aws::launching(), Aws::terminating()] {
         aws.action.hook = "drain-logs".parse().unwrap();
-        assert!(matches!(aws.admit(), Admission::Ignore(reason) if reason.contains("another tool's")));
+        assert!(matches!(aws.admit(), Admission::Ignore(reason) if reason.code == Code::OtherHook));
     }
 }
 
@@ -55,7 +58,7 @@ fn the_name_is_made_of_what_ec2_shows() {
         aws.cloud.machine = Lookup::Absent;
         assert!(matches!(aws.admitted().expected, Err(Nameless::Untellable(why)) if why.contains("does not know")));
         aws.cloud.machine = down();
-        assert_eq!(aws.admitted().expected, Err(Nameless::Unavailable("connection refused".into())));
+        assert_eq!(aws.admitted().expected, Err(Nameless::Unavailable(crate::world::trouble())));
     }
 }
 
@@ -125,7 +128,10 @@ fn an_instance_that_a_launch_hook_holds_is_arriving() {
 fn an_instance_that_no_hook_holds_yet_is_tried_again() {
     for state in ["Pending", "Warmed:Pending"] {
         let admission = Aws::launching().in_state(state).admit();
-        assert!(matches!(&admission, Admission::Fail(reason) if reason.contains("not hold")), "{state}: {admission:?}");
+        assert!(
+            matches!(&admission, Admission::Fail(reason) if reason.code == Code::NotVisibleYet),
+            "{state}: {admission:?}"
+        );
     }
 }
 
@@ -135,7 +141,10 @@ fn an_instance_that_has_passed_the_door_is_none_of_our_business() {
         ["InService", "Pending:Proceed", "Warmed:Stopped", "Warmed:Running", "Standby", "ReplacingRootVolume", "New"]
     {
         let admission = Aws::launching().in_state(state).admit();
-        assert!(matches!(&admission, Admission::Ignore(reason) if reason.contains(state)), "{state}: {admission:?}");
+        assert!(
+            matches!(&admission, Admission::Ignore(reason) if reason.code == Code::NotLaunching && reason.text.contains(state)),
+            "{state}: {admission:?}"
+        );
     }
 }
 
@@ -151,7 +160,7 @@ fn an_instance_that_is_terminating_is_refused_as_arriving() {
     ] {
         let admission = Aws::launching().in_state(state).admit();
         assert!(
-            matches!(&admission, Admission::Refuse(why) if why.contains("as terminating")),
+            matches!(&admission, Admission::Refuse(why) if why.code == Code::NotLaunching),
             "{state}: {admission:?}"
         );
     }
@@ -244,7 +253,7 @@ fn where_instances_are_reused_it_is_in_doubt_whether_one_leaves_until_its_event_
     assert_eq!(aws.admitted().doubt, None, "its event says: to EC2");
     aws.action.destination = None;
     let held = aws.admitted();
-    assert!(held.doubt.is_some_and(|doubt| doubt.contains("warm pool")) && held.waits);
+    assert!(held.doubt.is_some_and(|doubt| doubt.code == Code::DestinationUnknown) && held.waits);
     assert!(aws.clone().in_state("Terminating").admitted().doubt.is_some());
     let mut past = aws.clone().in_state("Terminating:Proceed");
     assert!(past.admitted().doubt.is_some(), "it may have returned");

@@ -8,6 +8,7 @@ use crate::event::Place;
 use crate::identity::{Whose, whose};
 use crate::observation::{Began, CertificateView, NameView};
 use crate::profile::{Rekey, SignMode};
+use crate::reason::{Code, Fact};
 use crate::{InstanceId, deadline, signing};
 
 impl Rules<'_> {
@@ -22,23 +23,27 @@ impl Rules<'_> {
         };
         let purgeable = match whose(name, instance, self.protected) {
             Whose::Ours(purgeable) => purgeable,
-            Whose::Unavailable(why) => return Err(trouble(why)),
+            Whose::Unavailable(why) => return Err(trouble(&why)),
             _ => return Err(self.of_another(name, certificate)),
         };
         let objections = signing::objections(&certificate.holds, certname, instance, &self.launching.profile.rules);
         let removal = || Removal::of_certificate(purgeable.clone(), &certificate.serial);
         if self.is_rekeyed(name, certificate)? {
             if self.launching.profile.rekey == Rekey::Refuse {
-                return Err(wrong(format!(
-                    "{certname} needs a new certificate in place of {}, and the profile allows none; clean the old one by hand",
-                    certificate.serial
-                )));
+                return Err(wrong(
+                    Code::RekeyRefused,
+                    format!(
+                        "{certname} needs a new certificate in place of {}, and the profile allows none; clean the old one by hand",
+                        certificate.serial
+                    ),
+                ));
             }
             return Err(Decision::Apply(Effect::Remove(vec![removal()])).into());
         }
         if !objections.is_empty() {
             let reason =
                 format!("the certificate {} of {certname} must not be: {}", certificate.serial, objections.join("; "));
+            let reason = Fact::new(Code::CertificateRefused, reason);
             return Err(Decision::Apply(Effect::Reject(Rejection::Certificate(removal(), reason))).into());
         }
         Ok(certificate)
@@ -98,24 +103,33 @@ impl Rules<'_> {
             Err(not_yet) => return not_yet,
             Ok(Some(owner)) => owner,
             Ok(None) => {
-                return wrong(format!(
-                    "nothing tells whose the certificate {} of {certname} is: it has no pp_instance_id and PuppetDB no \
+                return wrong(
+                    Code::OwnerUnknown,
+                    format!(
+                        "nothing tells whose the certificate {} of {certname} is: it has no pp_instance_id and PuppetDB no \
                      ec2_metadata for it; if it is stale, clean it by hand",
-                    certificate.serial
-                ));
+                        certificate.serial
+                    ),
+                );
             }
         };
         match self.dead(&owner, name, certificate) {
             Err(not_yet) => not_yet,
-            Ok(false) => wrong(format!(
-                "{certname} belongs to {owner}, which is not known to be gone: two instances cannot have one name"
-            )),
+            Ok(false) => wrong(
+                Code::OwnedByAnotherInstance,
+                format!(
+                    "{certname} belongs to {owner}, which is not known to be gone: two instances cannot have one name"
+                ),
+            ),
             Ok(true) => match whose(name, &owner, self.protected) {
                 Whose::Ours(purgeable) => {
                     let removal = Removal::of_certificate(purgeable, &certificate.serial);
                     Decision::Apply(Effect::Remove(vec![removal])).into()
                 }
-                _ => wrong(format!("nothing tells surely whose {certname} is; if it is stale, clean it by hand")),
+                _ => wrong(
+                    Code::OwnerUnknown,
+                    format!("nothing tells surely whose {certname} is; if it is stale, clean it by hand"),
+                ),
             },
         }
     }
@@ -156,8 +170,15 @@ impl Rules<'_> {
         let external = self.launching.profile.sign == SignMode::External;
         let request = match name.request.known() {
             Err(why) => return trouble(why),
-            _ if external => return news(format!("waiting for somebody to sign the certificate of {certname}")),
-            Ok(None) => return news(format!("waiting for the certificate request of {certname}")),
+            _ if external => {
+                return news(
+                    Code::SignaturePending,
+                    format!("waiting until the certificate of {certname} is signed by other means"),
+                );
+            }
+            Ok(None) => {
+                return news(Code::RequestPending, format!("waiting for the certificate request of {certname}"));
+            }
             Ok(Some(request)) => request,
         };
         let rules = &self.launching.profile.rules;
@@ -171,7 +192,7 @@ impl Rules<'_> {
                 None => return Decision::Ask(Question::Owner(owner.clone())).into(),
                 Some((_, machine)) => match (machine.known(), whose(name, owner, self.protected)) {
                     (Err(why), _) => return trouble(why),
-                    (Ok(Some(machine)), Whose::Unavailable(why)) if machine.is_gone() => return trouble(why),
+                    (Ok(Some(machine)), Whose::Unavailable(why)) if machine.is_gone() => return trouble(&why),
                     (Ok(Some(machine)), Whose::Ours(purgeable)) if machine.is_gone() => {
                         let removal = Removal::of_request(purgeable);
                         return Decision::Apply(Effect::Remove(vec![removal])).into();
@@ -181,6 +202,7 @@ impl Rules<'_> {
             }
         }
         let reason = format!("the certificate request of {certname} is refused: {}", objections.join("; "));
+        let reason = Fact::new(Code::RequestRefused, reason);
         Decision::Apply(Effect::Reject(Rejection::Request(certname.clone(), reason))).into()
     }
 }

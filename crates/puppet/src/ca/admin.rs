@@ -30,7 +30,7 @@ pub enum Outcome {
     AlreadyDone,
 }
 
-/// What became of a wish to sign.
+/// The result of signing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Signed {
     /// The CSR was signed by this call.
@@ -44,10 +44,10 @@ pub enum Signed {
 
 /// The Puppet CA with the right to change it.
 ///
-/// Every call may be repeated: what is done already is said to be so and is no error. None of them
-/// checks whom a name belongs to. Since Puppet Server 8.2.2 revoking (and cleaning) a name revokes
-/// **every** unexpired certificate ever issued to it, a live successor's included: establish that
-/// the name is still the leaving instance's first.
+/// Every call may be repeated: a change that was made before is reported as such and is no error. None of
+/// them checks whom a name belongs to. Since Puppet Server 8.2.2 revoking (and cleaning) a name revokes
+/// **every** unexpired certificate ever issued to it, a live successor's included: first establish that
+/// the name still belongs to the terminating instance.
 #[derive(Debug, Clone)]
 pub struct CaAdmin {
     ca: Ca,
@@ -120,7 +120,7 @@ impl CaAdmin {
 
     /// `DELETE certificate_request`: deletes a pending CSR of this name, and nothing else.
     ///
-    /// No rule of the shipped `auth.conf` allows it to anybody. Where there is no certificate of
+    /// No rule of the shipped `auth.conf` allows it. Where there is no certificate of
     /// this name, [`CaAdmin::delete`] has the same effect and needs no further rule.
     pub async fn delete_csr(&self, certname: &Certname) -> Result<Outcome, Error> {
         let path = ["puppet-ca", "v1", "certificate_request", certname.as_str()];
@@ -161,7 +161,7 @@ fn signing_remedy(text: &str) -> Option<&'static str> {
         )
     } else if text.contains("does not correspond to the signing key") {
         Some(
-            "Delete the request and the node's ssl directory, and have the agent ask again: whoever sent this does not hold its private key",
+            "Delete the request and the node's ssl directory, and have the agent ask again: the sender does not hold its private key",
         )
     } else {
         None

@@ -43,8 +43,8 @@ impl fmt::Display for State {
     }
 }
 
-/// What the CA says about one name. Old servers leave much of it out, so only name and state are
-/// sure to be there.
+/// What the CA says about one name. Old servers omit much of it, so only name and state are
+/// always present.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CertificateStatus {
     /// The name as the CA has it; a CA may hold names that are no [`Certname`]s any more.

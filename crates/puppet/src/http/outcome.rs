@@ -18,7 +18,7 @@ const WORDS_LIMIT: usize = 300;
 pub(crate) struct Answer {
     pub(super) call: Call,
     pub(crate) status: u16,
-    /// `X-Puppet-Version`: sent with every answer of Puppet Server's CA, and by nobody else.
+    /// `X-Puppet-Version`: sent with every answer of Puppet Server's CA, and by no other service.
     pub(super) puppet_version: Option<String>,
     pub(super) body: Vec<u8>,
     /// The controller's certname, which remedies name.
@@ -59,7 +59,7 @@ impl Answer {
         json.get("kind")?.as_str()?.rsplit('/').next().map(str::to_owned)
     }
 
-    /// A request that cannot be read is one all the same; anything else in its place is not.
+    /// A request that cannot be read still counts as a request; anything else in its place does not.
     pub(crate) fn unreadable(&self, problem: String) -> Error {
         if self.text().trim_start().starts_with("-----BEGIN CERTIFICATE REQUEST-----") {
             Error::UnreadableRequest { call: self.call.clone(), problem }
@@ -136,7 +136,7 @@ fn shorten(text: &str) -> String {
     }
 }
 
-/// What an operator changes to have a 403 go away.
+/// What an operator must change to resolve a 403.
 fn remedy(call: &Call, own_name: &Certname, words: &str) -> String {
     let token = if words.contains("RBAC Message:") {
         " The RBAC token that was sent has been rejected: renew it, or give its role the permission \
@@ -168,13 +168,13 @@ fn remedy(call: &Call, own_name: &Certname, words: &str) -> String {
     }
 }
 
-/// Tells apart who failed us on the wire.
+/// Determines which side of the connection failed, and how.
 pub(super) fn judge(error: &reqwest::Error, timeout: Duration) -> Failure {
     // First of all: with TLS 1.3 the server judges our certificate after we consider the handshake
     // done, so its alert arrives on the first read (RFC 8446, section 4.4.2.4).
     match find::<rustls::Error>(error) {
         Some(rustls::Error::InvalidMessage(_)) => {
-            return Failure::NotUnderstood("whoever listens there does not speak TLS".to_owned());
+            return Failure::NotUnderstood("the server does not speak TLS".to_owned());
         }
         Some(tls) => return Failure::TlsRefused(tls_words(tls)),
         None => {}

@@ -12,10 +12,10 @@ use super::{JobId, Orchestrator, TIMEOUT, into_error, subject};
 use crate::error::Error;
 use crate::http::Ask;
 
-/// How often a run is ordered when it is not known whether the order arrived.
+/// How often a run is ordered when it is unknown whether the order was received.
 const TRIES: u32 = 2;
 
-/// Between losing an answer and looking for the job: an order that arrived must have become one by then.
+/// The pause between a lost answer and the search for its job: by then, an order that was received is a job.
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// The orchestrator with the right to order runs.
@@ -41,10 +41,10 @@ impl OrchestratorAdmin {
     /// orders a Puppet run on these nodes, each in its own environment.
     ///
     /// * Having a job only means that there is one, also for a node that does not exist: judge it by the node's report.
-    /// * Each call makes a job of its own. After an error that leaves open whether this one did, a second call
-    ///   may be a second run: [`OrchestratorAdmin::deploy_once`] looks first.
-    /// * `event` is kept with the job and finds it again ([`Job::event`](super::Job::event)). No secrets: everybody
-    ///   who may see jobs sees it.
+    /// * Each call makes a job of its own. After an error that does not show whether this call did, a second
+    ///   call may be a second run: [`OrchestratorAdmin::deploy_once`] checks first.
+    /// * `event` is kept with the job and finds it again ([`Job::event`](super::Job::event)). No secrets: every
+    ///   user who may see jobs sees it.
     pub async fn deploy(&self, nodes: &[Certname], description: &str, event: &str) -> Result<JobId, Error> {
         #[derive(Deserialize)]
         struct Wire {
@@ -73,12 +73,12 @@ impl OrchestratorAdmin {
         }
     }
 
-    /// Orders a Puppet run unless there is a job with this event key already, and says which job it is. So it may
-    /// be repeated, by anybody and after any error.
+    /// Orders a Puppet run unless there is a job with this event key already, and returns the number of the job. So any
+    /// caller may repeat it, after any error.
     ///
-    /// The orchestrator itself cannot tell a repeated order from a new one. So the newest jobs are looked through
-    /// before ordering, and again whenever the answer to an order was lost. Two callers at the same moment are not
-    /// kept apart. A run that failed is only ordered again under another key.
+    /// The orchestrator itself cannot distinguish a repeated order from a new one. So the newest jobs are searched
+    /// before ordering, and again whenever the answer to an order was lost. Two concurrent callers may both order a
+    /// run. A run that failed is only ordered again under another key.
     pub async fn deploy_once(&self, nodes: &[Certname], description: &str, event: &str) -> Result<JobId, Error> {
         let mut tries = 1;
         loop {
@@ -87,7 +87,7 @@ impl OrchestratorAdmin {
             }
             match self.deploy(nodes, description, event).await {
                 Err(error) if may_have_arrived(&error) && tries < TRIES => {
-                    tracing::debug!(%error, event, "looking whether the order arrived");
+                    tracing::debug!(%error, event, "checking whether the order was received");
                     tokio::time::sleep(PAUSE).await;
                     tries += 1;
                 }

@@ -63,7 +63,7 @@ pub enum JobState {
     Ready,
     /// At least one node is on it.
     Running,
-    /// Told to stop.
+    /// A stop was requested.
     Stopping,
     /// Stopped before its end.
     Stopped,
@@ -113,7 +113,7 @@ pub struct Job {
     pub event: Option<String>,
     /// Why it was ordered, in its owner's words.
     pub description: Option<String>,
-    /// The login of whoever ordered it.
+    /// The login of the user who ordered it.
     pub owner: Option<String>,
     /// Whether it changes nothing, by order.
     pub noop: bool,
@@ -135,7 +135,7 @@ impl Job {
     }
 }
 
-/// The JSON form. Versions differ in what they leave out or say `null` to.
+/// The JSON form. Versions differ in what they omit or set to `null`.
 #[derive(Deserialize)]
 struct Wire {
     name: JobId,
@@ -179,7 +179,7 @@ impl From<Wire> for Job {
         let is_ours = wire.userdata.get("controller").and_then(Value::as_str) == Some(CONTROLLER);
         let event = wire.userdata.get("event").and_then(Value::as_str).filter(|_| is_ours);
         Self {
-            // A name that is no certname is none that anybody here could mean.
+            // A name that is not a valid certname is never one that a caller here asks about.
             nodes: nodes.iter().filter_map(|name| name.as_str()?.parse().ok()).collect(),
             event: event.map(str::to_owned),
             description: options.description.or(wire.description),
@@ -225,7 +225,7 @@ mod tests {
         for text in [
             r#"{"name":"81","state":"new"}"#,
             r#"{"name":"81","state":"new","options":null,"node_states":null,"userdata":null,"status":null,"owner":null}"#,
-            r#"{"name":"81","state":"new","options":{"scope":{"query":["=","name","x"]}},"userdata":{"event":"of somebody else"}}"#,
+            r#"{"name":"81","state":"new","options":{"scope":{"query":["=","name","x"]}},"userdata":{"event":"of another owner"}}"#,
         ] {
             let job: Job = serde_json::from_str(text).unwrap();
             assert_eq!((job.nodes, job.event, job.noop), (vec![], None, false), "{text}");

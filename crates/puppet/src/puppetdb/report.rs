@@ -14,7 +14,7 @@ pub struct Report {
     pub start_time: Timestamp,
     /// When the run ended, by the node's own clock.
     pub end_time: Timestamp,
-    /// `changed`, `unchanged` or `failed`. Old agents may leave it out.
+    /// `changed`, `unchanged` or `failed`. Old agents may omit it.
     #[serde(default)]
     pub status: Option<String>,
     /// The orchestrator job that ran it: the [`JobId`](crate::JobId)'s text.

@@ -43,7 +43,7 @@ pub(crate) fn pe_says(status: u16, body: impl Into<String>) -> Act {
     Act::Say(status, "Content-Type: application/json; charset=utf-8\r\n", body.into())
 }
 
-/// An error as the services of Puppet Enterprise tell it.
+/// An error as the services of Puppet Enterprise give it.
 pub(crate) fn pe_fails(status: u16, kind: &str, msg: &str) -> Act {
     pe_says(status, format!(r#"{{"kind":"{kind}","msg":"{msg}","details":{{}}}}"#))
 }
@@ -53,7 +53,7 @@ pub(crate) fn balancer_says(status: u16, body: impl Into<String>) -> Act {
     Act::Say(status, "Content-Type: application/json;charset=UTF-8\r\n", body.into())
 }
 
-/// A request as it arrived.
+/// A request as it was received.
 #[derive(Debug, Clone)]
 pub(crate) struct Seen {
     /// `PUT /puppet-ca/v1/clean`

@@ -78,7 +78,7 @@ fn where_somebody_else_signs_the_controller_only_waits() {
         [world().asking(|_| {}), world().asking(|asks| asks.signature_valid = false), world().new_to_puppet()]
     {
         world.aws.profile.sign = SignMode::External;
-        assert!(waits(world.decide()).contains("somebody to sign"));
+        assert!(waits(world.decide()).contains("signed by other means"));
     }
 }
 
@@ -300,7 +300,7 @@ fn a_certificate_that_it_has_run_puppet_with_since_is_not_taken_for_lost() {
     let mut world = relaunched();
     world.puppet.run = Some(Lookup::Found(run(at(5), "changed")));
     completed(world.decide());
-    world.puppet.run = Some(Lookup::Unavailable("down".into()));
+    world.puppet.run = Some(down());
     assert!(matches!(world.decide(), Decision::Fail(_)));
 }
 
@@ -309,7 +309,7 @@ fn a_run_that_is_under_way_uses_the_certificate_although_there_is_no_report_yet(
     let mut world = relaunched();
     world.view().node = Lookup::Found(node(true, at(0)));
     assert!(waits(world.decide()).contains("first Puppet run"));
-    world.view().node = Lookup::Unavailable("down".into());
+    world.view().node = down();
     assert!(matches!(world.decide(), Decision::Fail(_)));
 }
 
@@ -346,7 +346,7 @@ fn a_request_beside_the_certificate_in_use_never_costs_it() {
 #[test]
 fn a_request_that_cannot_be_read_beside_the_certificate_in_use_holds_nothing_up() {
     let mut world = world();
-    world.view().request = Lookup::Unavailable("down".into());
+    world.view().request = down();
     completed(world.decide());
 }
 
@@ -366,6 +366,6 @@ fn a_key_with_which_a_request_is_pending_is_not_taken_for_lost() {
     let own_key = world.certificate().holds.key_print.clone();
     world.view().request = Lookup::Found(beside_a_certificate(OURS, &own_key));
     assert!(waits(world.decide()).contains("first Puppet run"));
-    world.view().request = Lookup::Unavailable("down".into());
+    world.view().request = down();
     assert!(matches!(world.decide(), Decision::Fail(_)));
 }

@@ -307,7 +307,7 @@ fn a_target_that_does_not_learn_of_it_holds_it_no_longer_than_patience_lasts() {
     let mut world = with_target().late();
     for orders in [vec![], vec![order("81", at(1700), None)]] {
         world.puppet.targets = Some(vec![target(None, Some(orders))]);
-        assert!(abandoned(world.decide()).contains("patience is over"));
+        assert!(abandoned(world.decide()).contains("the timeout has expired"));
     }
 }
 

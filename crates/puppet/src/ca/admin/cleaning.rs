@@ -73,9 +73,9 @@ impl CaAdmin {
         self.ca.connection.send(ask.about(subject).json(json!({ "certnames": names }))).await
     }
 
-    /// One after another: the CA takes writes one at a time anyway. A name that the CA cannot do must not keep the
-    /// others from being cleaned; its error is the answer when all have been tried. But one that fails after a long time
-    /// was waiting for the CA's lock, and so would all others.
+    /// One after another: the CA takes writes one at a time anyway. A name that fails must not keep the others from being
+    /// cleaned; its error is returned when all have been tried. But a call that fails after a long time was waiting for
+    /// the CA's lock, and all further calls would wait as well.
     async fn clean_singly(&self, certnames: &[Certname]) -> Result<Cleaned, Error> {
         let mut missing = Vec::new();
         let mut first_error = None;
@@ -96,7 +96,7 @@ impl CaAdmin {
 
     async fn clean_one(&self, certname: &Certname) -> Result<Outcome, Error> {
         let revoked = self.revoke(certname).await?;
-        // Where nothing was revoked, deleting would delete no certificate, and a CSR that nobody asked about.
+        // If nothing was revoked, there is no certificate to delete; only a CSR would be deleted, which is not intended.
         if revoked == Outcome::Done {
             self.delete(certname).await?;
         }
@@ -104,7 +104,7 @@ impl CaAdmin {
     }
 }
 
-/// Such an answer took the CA 60 s; whoever waits has to decide whether to ask again.
+/// Such an answer took the CA 60 s; the caller decides whether to try again.
 fn is_lock_timeout(answer: &Answer) -> bool {
     let text = answer.text();
     text.contains("lock-acquisition-timeout") || text.contains("Failed to acquire")

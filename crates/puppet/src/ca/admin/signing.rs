@@ -24,8 +24,8 @@ struct Batch {
 
 impl CaAdmin {
     /// `POST sign`: signs the pending CSRs of all these names, in one call where the server has it (since Puppet
-    /// Server 8.4.0); otherwise name by name. What became of each name is said of it alone, exactly as
-    /// [`CaAdmin::sign`] does: one CSR that may not be signed keeps no other from being signed.
+    /// Server 8.4.0); otherwise name by name. Each name has a result of its own, exactly as
+    /// from [`CaAdmin::sign`]: a CSR that may not be signed does not keep the others from being signed.
     pub async fn sign_all(&self, certnames: &[Certname]) -> BTreeMap<Certname, Result<Signed, Error>> {
         // For a single name the other call is as cheap, and says why.
         if certnames.len() < 2 {
@@ -71,8 +71,8 @@ impl CaAdmin {
         all
     }
 
-    /// One after another: the CA takes writes one at a time anyway. Once one failed that took its time, or
-    /// the CA is not there, the rest is not tried: each would take as long.
+    /// One after another: the CA takes writes one at a time anyway. After a call that failed after a long time, or if
+    /// the CA is unreachable, the rest is not tried: each call would take as long.
     async fn sign_singly(&self, certnames: &[Certname]) -> BTreeMap<Certname, Result<Signed, Error>> {
         let mut all = BTreeMap::new();
         let mut stuck = None;
@@ -92,7 +92,7 @@ impl CaAdmin {
         all
     }
 
-    /// Tells a CSR that has been signed already from one that never was.
+    /// Distinguishes a CSR that has been signed already from one that is missing.
     pub(super) async fn without_request(&self, certname: &Certname) -> Result<Signed, Error> {
         Ok(match self.ca.status(certname).await? {
             Some(status) if status.state == State::Signed => Signed::AlreadySigned(Box::new(status)),

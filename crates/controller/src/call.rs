@@ -1,0 +1,47 @@
+//! Calls to services: each under a deadline of the invocation, each with a typed failure. The one place for both.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use stagedoor_lifecycle::observation::{Kind, Service, Trouble, TroubleKind};
+
+use crate::context::Context;
+
+/// How many calls go to one service at a time.
+pub(crate) const AT_ONCE: usize = 16;
+
+/// Waits for this until then at the most.
+pub(crate) async fn within<T>(
+    context: &Context,
+    until: Timestamp,
+    service: Service,
+    work: impl Future<Output = T>,
+) -> Result<T, Trouble> {
+    let left = Duration::try_from(until.duration_since(context.clock.now())).unwrap_or_default();
+    tokio::time::timeout(left, work).await.map_err(|_| Trouble {
+        kind: TroubleKind::Timeout,
+        service,
+        text: format!("{service} did not answer before the end of the invocation"),
+    })
+}
+
+/// A call to a service, whose answer must come until then.
+pub(crate) async fn call<T, E: Kind + std::fmt::Display>(
+    context: &Context,
+    until: Timestamp,
+    service: Service,
+    work: impl Future<Output = Result<T, E>>,
+) -> Result<T, Trouble> {
+    within(context, until, service, work).await?.map_err(|error| Trouble::of(service, &error))
+}
+
+/// Whether a failure says that credentials were not accepted.
+pub(crate) fn is_unauthenticated<T>(answer: &Result<T, Trouble>) -> bool {
+    matches!(answer, Err(trouble) if trouble.kind == TroubleKind::Unauthenticated)
+}
+
+/// Each of these once, in order.
+pub(crate) fn unique<'a, T: Ord + Clone + 'a>(all: impl Iterator<Item = &'a T>) -> Vec<T> {
+    all.collect::<BTreeSet<_>>().into_iter().cloned().collect()
+}
