@@ -24,7 +24,7 @@ async fn an_arriving_instance_gets_its_certificate_runs_puppet_and_is_let_in() {
     assert!(steps.contains("signed the certificate request"), "{receipt:#}");
     assert!(steps.contains("its Puppet run at"), "{receipt:#}");
     assert!(
-        stages(&receipt).contains(&"proven".to_owned()) && steps.contains("answered stagedoor-launch with CONTINUE")
+        stages(&receipt).contains(&"proven".to_owned()) && steps.contains("completed stagedoor-launch with CONTINUE")
     );
     let published = format!("{:?}", stage.rehearsal.lab.aws.published(TOPIC));
     assert!(published.contains("continued") && published.contains(&instance), "{published}");

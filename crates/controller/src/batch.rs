@@ -1,169 +1,229 @@
-//! One instance on its way through an invocation: what is known of it, and what has been done. No I/O.
+//! The set of actions that an invocation works on. The only place that changes a work item. No I/O.
+
+mod item;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use jiff::Timestamp;
-use stagedoor_lifecycle::admission::PendingAction;
-use stagedoor_lifecycle::decision::{EffectKey, Removal};
-use stagedoor_lifecycle::event::Transition;
-use stagedoor_lifecycle::observation::{LifecycleAction, Lookup, Trouble};
-use stagedoor_lifecycle::onboard::LaunchView;
-use stagedoor_lifecycle::profile::ActionResult;
-use stagedoor_lifecycle::purge::TerminationView;
-use stagedoor_lifecycle::reason::{Code, Fact, Reason};
-use stagedoor_lifecycle::receipt::{Outcome, Receipt, SCHEMA, Stage, Step};
-use stagedoor_lifecycle::{Certname, deadline};
-use stagedoor_puppet::Certificate;
+use jiff::{SignedDuration, Timestamp};
+use stagedoor_lifecycle::admission::admit;
+use stagedoor_lifecycle::decision::{Effect, Question};
+use stagedoor_lifecycle::observation::{ActionKey, Began, LifecycleAction, Trouble};
+use stagedoor_lifecycle::reason::Fact;
+use stagedoor_lifecycle::receipt::{Outcome, Receipt};
+use stagedoor_plan::{Plan, Situation, Status};
 
-use crate::observe::issued;
+pub(crate) use item::WorkItem;
 
-/// An instance that is being dealt with.
-#[derive(Debug)]
-pub(crate) struct WorkItem {
-    pub(crate) action: LifecycleAction,
-    /// What AWS said, once it was found to be ours to deal with, and when.
-    pub(crate) held: Option<(PendingAction, Timestamp)>,
-    /// Names to look at besides the expected one.
-    pub(crate) extra_names: Vec<Certname>,
-    /// What Puppet says of a leaving instance.
-    pub(crate) seen: TerminationView,
-    /// What Puppet says of an arriving instance.
-    pub(crate) launch: LaunchView,
-    /// The certificates that were seen.
-    pub(crate) certificates: BTreeMap<Certname, Certificate>,
-    /// What was tried to be removed, and waits for its proof; with the certificate that the CRL must hold then.
-    pub(crate) removed: BTreeMap<Certname, (Removal, Option<Certificate>)>,
-    /// The names whose certificate the CA has said to have revoked.
-    pub(crate) cleaned: BTreeSet<Certname>,
-    /// What came of the last attempt to remove what is left.
-    pub(crate) tried: Option<Reason>,
-    /// What was done since the last pause.
-    pub(crate) just_did: Option<EffectKey>,
-    /// What went wrong with it.
-    pub(crate) trouble: Option<Trouble>,
-    /// Why AWS cannot be asked how it stands now, if it cannot; `held` is then what it said before.
-    pub(crate) blind: Option<Fact>,
-    /// Why the CA will not sign its request, if it has said so.
-    pub(crate) refused: Option<Fact>,
-    /// Whether it is decided, and only the hook has to be answered.
-    pub(crate) ready: Option<(ActionResult, Reason)>,
-    /// Whether Auto Scaling has accepted our answer.
-    pub(crate) answered: bool,
-    /// How it ended, or how it would end if the invocation ended now.
-    pub(crate) outcome: Outcome,
-    reason: Reason,
-    finished: bool,
-    /// What was seen and told already.
-    told: BTreeSet<String>,
-    steps: Vec<Step>,
+use crate::apply::{Report, Task};
+use crate::complete::Decided;
+use crate::context::Context;
+use crate::observe::{Answer, AwsSnapshot, PuppetSnapshot, Query, Wanted};
+
+/// How long what AWS said is good enough; the proof of a removal falls within it.
+const AWS_KEPT: SignedDuration = SignedDuration::from_secs(30);
+/// Between two looks at first; it doubles up to [`LONGEST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// The actions that an invocation works on, and how far each of them is.
+pub(crate) struct Batch {
+    items: BTreeMap<ActionKey, WorkItem>,
+    /// In the order in which they came, which is the order of the receipts.
+    order: Vec<ActionKey>,
+    pause: Duration,
+    /// The actions whose start Auto Scaling was asked for.
+    asked_start: BTreeSet<ActionKey>,
 }
 
-impl WorkItem {
-    pub(crate) fn new(action: LifecycleAction) -> Self {
-        Self {
-            action,
-            held: None,
-            extra_names: Vec::new(),
-            seen: TerminationView { names: Vec::new(), known_as: Lookup::Absent, targets: None },
-            launch: LaunchView::default(),
-            told: BTreeSet::new(),
-            certificates: BTreeMap::new(),
-            removed: BTreeMap::new(),
-            cleaned: BTreeSet::new(),
-            tried: None,
-            just_did: None,
-            trouble: None,
-            blind: None,
-            refused: None,
-            ready: None,
-            answered: false,
-            outcome: Outcome::Failed,
-            reason: Fact::new(Code::InvocationEnded, "the invocation ended before this instance was looked at").into(),
-            finished: false,
-            steps: Vec::new(),
+impl Batch {
+    pub(crate) fn new() -> Self {
+        Self { items: BTreeMap::new(), order: Vec::new(), pause: FIRST_PAUSE, asked_start: BTreeSet::new() }
+    }
+
+    /// Adds these actions, unless they are here already: an action that was completed may be shown as waiting for a little
+    /// longer.
+    pub(crate) fn add(&mut self, actions: Vec<LifecycleAction>) {
+        for action in actions {
+            let key = action.key();
+            if !self.items.contains_key(&key) {
+                self.items.insert(key.clone(), WorkItem::new(action));
+                self.order.push(key);
+                self.pause = FIRST_PAUSE;
+            }
         }
     }
 
-    /// The names that are to be looked at.
-    pub(crate) fn names(&self) -> impl Iterator<Item = &Certname> {
-        let expected = self.held.iter().filter_map(|(held, _)| held.expected.as_ref().ok());
-        expected.chain(&self.extra_names)
-    }
-
-    /// Has these names looked at besides.
-    pub(crate) fn look_at_too(&mut self, names: Vec<Certname>) {
-        let new: Vec<Certname> = names.into_iter().filter(|name| self.names().all(|known| known != name)).collect();
-        self.extra_names.extend(new);
-    }
-
-    pub(crate) fn is_launching(&self) -> bool {
-        self.action.transition == Transition::Launching
-    }
-
-    pub(crate) fn step(&mut self, stage: Stage, took: Duration, detail: impl Into<String>) {
-        let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-        self.steps.push(Step { stage, detail: detail.into(), took_ms });
-    }
-
-    /// Tells what was seen, unless it was told before.
-    pub(crate) fn saw(&mut self, took: Duration, detail: String) {
-        if self.told.insert(detail.clone()) {
-            self.step(Stage::Seen, took, detail);
-        }
-    }
-
-    /// The certificate under the expected name, if it was seen and is the instance's own.
-    pub(crate) fn own_certificate(&self) -> Option<&Certificate> {
-        let certificate = self.certificates.get(self.names().next()?)?;
-        (certificate.instance_id().as_ref() == Some(&self.action.instance)).then_some(certificate)
-    }
-
-    /// The same, if it was issued in this launch. One from before may be of a lost key, so it is read anew each time.
-    pub(crate) fn certificate_of_this_launch(&self) -> Option<&Certificate> {
-        let began = self.action.began.time()?;
-        self.own_certificate().filter(|certificate| issued(certificate) >= began)
-    }
-
-    /// Sets the provisional status; a later pass may replace it.
-    pub(crate) fn set_status(&mut self, outcome: Outcome, reason: impl Into<Reason>) {
-        self.outcome = outcome;
-        self.reason = reason.into();
-    }
-
-    /// It is over for this invocation.
-    pub(crate) fn finish(&mut self, outcome: Outcome, reason: impl Into<Reason>) {
-        self.set_status(outcome, reason);
-        self.finished = true;
-    }
-
+    /// Whether any action is not finished yet.
     pub(crate) fn is_open(&self) -> bool {
-        !self.finished
+        self.items.values().any(WorkItem::is_open)
     }
 
-    /// Whether there is something to decide yet.
-    pub(crate) fn is_undecided(&self) -> bool {
-        self.is_open() && self.ready.is_none()
+    /// The actions of which AWS has to be asked: those without a verdict whose view is not fresh any more.
+    pub(crate) fn to_look_at(&self, now: Timestamp) -> Vec<LifecycleAction> {
+        let fresh =
+            |item: &&WorkItem| item.pending.as_ref().is_some_and(|observed| now.duration_since(observed.at) < AWS_KEPT);
+        let undecided = self.items.values().filter(|item| item.is_undecided());
+        undecided.filter(|item| !fresh(item)).map(|item| item.action.clone()).collect()
     }
 
-    pub(crate) fn into_receipt(self) -> Receipt {
-        let certname = self.names().next().cloned();
-        let held = self.held.as_ref().filter(|(held, _)| {
-            held.waits && matches!(self.outcome, Outcome::Waiting | Outcome::Refused | Outcome::Failed)
-        });
-        let began = self.action.began.time();
-        let decide_by = held.zip(began).map(|((held, _), began)| deadline::after(began, held.allowed));
-        Receipt {
-            instance_id: Some(self.action.instance),
-            group: Some(self.action.group),
-            hook: Some(self.action.hook),
-            certname,
-            schema: SCHEMA,
-            outcome: self.outcome,
-            code: self.reason.code(),
-            reason: self.reason.to_string(),
-            decide_by,
-            steps: self.steps,
+    /// Takes in what AWS says: which actions are ours, and how much time they have.
+    pub(crate) fn admit(&mut self, aws: &AwsSnapshot, context: &Context) {
+        for (key, view) in &aws.views {
+            if let Some(item) = self.items.get_mut(key) {
+                let admission = admit(&item.action, view, &|name| context.profile(name));
+                item.admit(admission, view, aws.at, aws.took);
+            }
+        }
+    }
+
+    /// The undecided actions that are ours.
+    fn ours(&self) -> impl Iterator<Item = &WorkItem> {
+        self.items.values().filter(|item| item.is_undecided() && item.pending.is_some())
+    }
+
+    fn ours_mut(&mut self) -> impl Iterator<Item = &mut WorkItem> {
+        self.items.values_mut().filter(|item| item.is_undecided() && item.pending.is_some())
+    }
+
+    /// What Puppet has to be asked.
+    pub(crate) fn wanted(&self) -> Wanted {
+        Wanted::of(self.ours())
+    }
+
+    /// Takes in what Puppet says, or why it is unavailable.
+    pub(crate) fn observe(&mut self, puppet: Result<&PuppetSnapshot, &Trouble>) {
+        for item in self.ours_mut() {
+            match puppet {
+                Ok(snapshot) => snapshot.show(item),
+                Err(trouble) => item.puppet_is_unavailable(trouble),
+            }
+        }
+    }
+
+    /// What has to be decided about.
+    pub(crate) fn situations(&self) -> impl Iterator<Item = Situation<'_>> {
+        self.ours().filter_map(WorkItem::situation)
+    }
+
+    /// Takes in a plan: statuses, verdicts, what is proven.
+    pub(crate) fn record(&mut self, plan: &Plan, puppet: Option<&PuppetSnapshot>) {
+        for key in &plan.proven {
+            if let (Some(item), Some(snapshot)) = (self.items.get_mut(key), puppet) {
+                item.prove(snapshot);
+            }
+        }
+        for (key, status) in &plan.statuses {
+            self.change(key, |item| item.set_status(status.clone()));
+        }
+        for (key, verdict) in &plan.verdicts {
+            self.change(key, |item| item.decide(verdict.clone()));
+        }
+        for (key, names) in &plan.names {
+            self.change(key, |item| item.look_at_too(names));
+        }
+        for (key, withheld) in &plan.withheld {
+            self.change(key, |item| item.withhold(withheld));
+        }
+    }
+
+    /// What is needed to answer these questions.
+    pub(crate) fn queries(&self, questions: &[(ActionKey, Question)]) -> Vec<Query> {
+        let query = |(key, question): &(ActionKey, Question)| self.items.get(key)?.query(question.clone());
+        questions.iter().filter_map(query).collect()
+    }
+
+    /// Takes in answers.
+    pub(crate) fn answered(&mut self, answers: Vec<(ActionKey, Answer)>) {
+        for (key, answer) in answers {
+            self.change(&key, |item| item.answered(answer));
+        }
+    }
+
+    /// The effects of a plan with what is needed to apply them. From now on they count as just applied.
+    pub(crate) fn tasks(&mut self, effects: Vec<(ActionKey, Effect)>) -> Vec<Task> {
+        let task = |(key, effect)| Some(self.items.get_mut(&key)?.task(key, effect));
+        effects.into_iter().filter_map(task).collect()
+    }
+
+    /// Takes in what was done.
+    pub(crate) fn absorb(&mut self, reports: BTreeMap<ActionKey, Report>) {
+        for (key, report) in reports {
+            self.change(&key, |item| item.absorb(report));
+        }
+    }
+
+    /// The actions that wait to be completed.
+    pub(crate) fn decided(&self) -> Vec<Decided> {
+        self.items.values().filter_map(WorkItem::decided).collect()
+    }
+
+    /// The actions whose start has to be asked for. One call answers for a whole group, so those of which nothing is known are asked
+    /// about as well, as soon as one has to be known that was not asked about.
+    pub(crate) fn starts_to_ask(&self, wanted: &BTreeSet<ActionKey>) -> Vec<LifecycleAction> {
+        if wanted.iter().all(|key| self.asked_start.contains(key)) {
+            return Vec::new();
+        }
+        let unknown =
+            |item: &&WorkItem| item.is_open() && item.pending.is_some() && item.action.began == Began::Unknown;
+        let unknown: BTreeSet<ActionKey> = self.items.values().filter(unknown).map(|item| item.action.key()).collect();
+        let asked = unknown.union(wanted).filter(|key| !self.asked_start.contains(key));
+        asked.filter_map(|key| Some(self.items.get(key)?.action.clone())).collect()
+    }
+
+    /// Takes in when actions began, by Auto Scaling's record; whether any answer was one.
+    pub(crate) fn started(
+        &mut self,
+        starts: BTreeMap<ActionKey, Result<Option<Timestamp>, Trouble>>,
+        now: Timestamp,
+    ) -> bool {
+        let mut any = false;
+        for (key, start) in starts {
+            let Some(item) = self.items.get_mut(&key) else { continue };
+            match start {
+                Ok(recorded) => {
+                    item.started(recorded, now);
+                    self.asked_start.insert(key);
+                    any = true;
+                }
+                Err(trouble) => item.set_status(Status::new(Outcome::Failed, Fact::from(trouble))),
+            }
+        }
+        any
+    }
+
+    /// The actions whose hook would time out before the profile's timeout, each with the hook's heartbeat timeout.
+    pub(crate) fn waiting(&self) -> Vec<(LifecycleAction, Duration)> {
+        let timeout = |item: &WorkItem| item.pending.as_ref().filter(|pending| pending.value.waits)?.value.heartbeat;
+        let undecided = self.items.values().filter(|item| item.is_undecided());
+        undecided.filter_map(|item| Some((item.action.clone(), timeout(item)?))).collect()
+    }
+
+    /// How long to pause before the next pass; what was done before that may be done again after it.
+    pub(crate) fn pause(&mut self) -> Duration {
+        let pause = self.pause;
+        self.pause = (pause * 2).min(LONGEST_PAUSE);
+        for item in self.items.values_mut() {
+            item.tried.effect = None;
+            item.tried.trouble = None;
+        }
+        pause
+    }
+
+    /// How long the next pause will be.
+    pub(crate) fn next_pause(&self) -> Duration {
+        self.pause
+    }
+
+    /// The receipts of the actions that pass the filter.
+    pub(crate) fn into_receipts(mut self, wanted: impl Fn(&WorkItem) -> bool) -> Vec<Receipt> {
+        let items = std::mem::take(&mut self.order).into_iter().filter_map(|key| self.items.remove(&key));
+        items.filter(wanted).map(WorkItem::into_receipt).collect()
+    }
+
+    fn change(&mut self, key: &ActionKey, change: impl FnOnce(&mut WorkItem)) {
+        if let Some(item) = self.items.get_mut(key) {
+            change(item);
         }
     }
 }

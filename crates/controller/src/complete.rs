@@ -1,7 +1,7 @@
-//! Complete: answers the hooks of the cases that are decided. Writes to Auto Scaling, and to nothing else.
+//! Complete: completes the lifecycle actions that are decided. Writes to Auto Scaling, and to nothing else. Returns a report for
+//! each action.
 
-use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt};
 use jiff::Timestamp;
@@ -11,102 +11,114 @@ use stagedoor_lifecycle::profile::ActionResult;
 use stagedoor_lifecycle::reason::{Code, Fact, Reason};
 use stagedoor_lifecycle::receipt::{Outcome, Stage};
 use stagedoor_lifecycle::{GroupName, deadline};
+use stagedoor_plan::{Status, Verdict};
 
-use crate::batch::WorkItem;
-use crate::budget::Budget;
-use crate::call::call;
-use crate::context::Context;
+use crate::apply::{Report, Reports};
+use crate::call::{call, unique};
+use crate::context::Run;
 
 /// How many completions are under way at a time: all calls of an account and Region share one bucket.
 const AT_ONCE: usize = 8;
 /// How long after its beginning an action is surely visible: the propagation takes seconds.
 const SURELY_VISIBLE: Duration = Duration::from_secs(120);
 
-/// Answers the hook of every case that is decided, and begins with none after `limit`. Those that Auto Scaling does not know
-/// yet stay open.
-pub(crate) async fn complete(context: &Context, items: &mut [WorkItem], budget: Budget, limit: Timestamp) {
-    let ready = items.iter_mut().filter(|item| item.is_open() && item.ready.is_some());
-    let ready = ready.take_while(|_| context.clock.now() < limit);
-    let mut answers = stream::iter(ready).map(|item| answer(context, item, budget)).buffer_unordered(AT_ONCE);
-    let mut unclear = Vec::new();
-    while let Some(item) = answers.next().await {
-        unclear.extend(item);
+/// An action that waits to be completed.
+#[derive(Debug, Clone)]
+pub(crate) struct Decided {
+    pub(crate) action: LifecycleAction,
+    pub(crate) verdict: Verdict,
+    /// Whether the hook may still hold the instance.
+    pub(crate) waits: bool,
+    /// Whether another tool's hook may hold it as well.
+    pub(crate) other_hooks: bool,
+}
+
+/// Completes all these actions, and begins with none after `limit`. Those that Auto Scaling does not know yet stay open.
+pub(crate) async fn complete(run: Run<'_>, decided: Vec<Decided>, limit: Timestamp) -> Reports {
+    let decided = decided.iter().take_while(|_| run.now() < limit);
+    let mut completing = stream::iter(decided)
+        .map(|decided| async move { (decided, one(run, decided).await) })
+        .buffer_unordered(AT_ONCE);
+    let (mut reports, mut unclear) = (Reports::default(), Vec::new());
+    while let Some((decided, report)) = completing.next().await {
+        match report {
+            Some(report) => *reports.of(&decided.action.key()) = report,
+            None => unclear.push(decided),
+        }
     }
     if unclear.is_empty() {
-        return;
+        return reports;
     }
-    // "No active Lifecycle Action" means done or not visible yet; the instance's state tells which.
-    let groups: BTreeSet<GroupName> = unclear.iter().map(|item| item.action.group.clone()).collect();
-    let groups: Vec<GroupName> = groups.into_iter().collect();
-    match call(context, budget.calls, Service::AutoScaling, context.autoscaling.groups(&groups)).await {
-        Ok(groups) => unclear.into_iter().for_each(|item| judge(item, &groups, context.clock.now())),
-        Err(trouble) => {
-            unclear.into_iter().for_each(|item| item.set_status(Outcome::Failed, Fact::from(&trouble)));
+    // "No active Lifecycle Action" means done or not visible yet; the instance's state says which.
+    let groups: Vec<GroupName> = unique(unclear.iter().map(|decided| &decided.action.group));
+    let described = run.context.autoscaling.groups(&groups);
+    let described = call(run.context, run.budget.calls, Service::AutoScaling, described).await;
+    for decided in unclear {
+        let report = reports.of(&decided.action.key());
+        match &described {
+            Ok(groups) => judge(decided, groups, run.now(), report),
+            Err(trouble) => report.status(Outcome::Failed, Fact::from(trouble)),
         }
     }
+    reports
 }
 
-/// Answers one hook; gives the case back if Auto Scaling knows of no active action.
-async fn answer<'a>(context: &Context, item: &'a mut WorkItem, budget: Budget) -> Option<&'a mut WorkItem> {
-    let (result, reason) = item.ready.clone()?;
-    if let Some((held, _)) = &item.held
-        && !held.waits
-    {
+/// Completes one action; `None` if Auto Scaling knows of no active action.
+async fn one(run: Run<'_>, decided: &Decided) -> Option<Report> {
+    let Decided { action, verdict: Verdict { result, reason }, waits, .. } = decided;
+    let mut report = Report::default();
+    if !waits {
         let before = Fact::new(Code::CompletedBefore, "Auto Scaling had gone on before");
-        item.finish(outcome(result), reason.and(before));
-        return None;
+        report.finished = Some(Status::new(outcome(*result), reason.clone().and(before)));
+        return Some(report);
     }
-    if !context.acts() {
-        item.step(Stage::Would, Duration::ZERO, format!("complete with {}", result.as_str()));
+    if !run.context.acts() {
+        report.step(Stage::Would, Duration::ZERO, format!("complete with {}", result.as_str()));
         let observes = Fact::new(Code::ObserveMode, "observe mode: the action was not completed");
-        item.finish(Outcome::Waiting, Reason::new(observes, reason.facts().cloned().collect()));
-        return None;
+        let reason = Reason::new(observes, reason.facts().cloned().collect());
+        report.finished = Some(Status::new(Outcome::Waiting, reason));
+        return Some(report);
     }
-    let started = Instant::now();
-    let action = &item.action;
-    let action = Action { group: &action.group, hook: &action.hook, instance: &action.instance };
-    let answer = call(context, budget.calls, Service::AutoScaling, context.autoscaling.complete(action, result)).await;
-    let took = started.elapsed();
+    let started = run.now();
+    let key = Action { group: &action.group, hook: &action.hook, instance: &action.instance };
+    let completing = run.context.autoscaling.complete(key, *result);
+    let answer = call(run.context, run.budget.calls, Service::AutoScaling, completing).await;
+    let took = run.context.clock.since(started);
     match answer {
         Ok(Answer::Accepted) => {
-            item.answered = true;
-            item.step(Stage::Completed, took, format!("answered {} with {}", item.action.hook, result.as_str()));
-            item.finish(outcome(result), reason);
-            None
+            report.completed = true;
+            report.step(Stage::Completed, took, format!("completed {} with {}", action.hook, result.as_str()));
+            report.finished = Some(Status::new(outcome(*result), reason.clone()));
         }
-        Ok(Answer::NoActiveAction) => Some(item),
+        Ok(Answer::NoActiveAction) => return None,
         Err(trouble) => {
-            item.step(Stage::Failed, took, trouble.text.clone());
-            item.set_status(Outcome::Failed, Fact::from(trouble));
-            None
+            report.step(Stage::Failed, took, trouble.text.clone());
+            report.status(Outcome::Failed, Fact::from(trouble));
         }
     }
+    Some(report)
 }
 
-/// Done, or not visible yet? The state that Auto Scaling shows now has the word.
-fn judge(item: &mut WorkItem, groups: &[Group], now: Timestamp) {
-    let Some((result, reason)) = item.ready.clone() else { return };
-    let LifecycleAction { group, instance, began, .. } = &item.action;
+/// Done, or not visible yet? The state that Auto Scaling shows now decides.
+fn judge(decided: &Decided, groups: &[Group], now: Timestamp, report: &mut Report) {
+    let Decided { action, verdict: Verdict { result, reason }, other_hooks, .. } = decided;
+    let LifecycleAction { group, instance, began, .. } = action;
     let members = groups.iter().find(|described| described.name == *group).map(|described| &described.members);
     let still_held = members.and_then(|members| members.get(instance)).is_some_and(LifecycleState::may_wait);
     // A sweep does not know since when: it saw the instance waiting, which is not the first thing to be visible.
     let visible = began.time().is_none_or(|began| now >= deadline::after(began, SURELY_VISIBLE));
-    // Not held: who only passes may be shown in the state of a wait at another hook.
-    let beside_others = item.held.as_ref().is_none_or(|(held, _)| held.other_hooks);
-    let over = if !still_held {
-        "the action had been completed before"
-    } else if beside_others && visible {
+    if !still_held {
+        let before = "the action had been completed before";
+        report.step(Stage::Completed, Duration::ZERO, before);
+        let reason = reason.clone().and(Fact::new(Code::CompletedBefore, before));
+        report.finished = Some(Status::new(outcome(*result), reason));
+    } else if *other_hooks && visible {
         let before = "our action had been completed before: another hook holds the instance";
-        item.finish(Outcome::Ignored, Fact::new(Code::CompletedBefore, before));
-        return;
+        report.finished = Some(Status::new(Outcome::Ignored, Fact::new(Code::CompletedBefore, before)));
     } else {
-        let invisible = "Auto Scaling does not know the lifecycle action yet";
-        let facts = reason.facts().cloned().collect();
-        item.set_status(Outcome::Failed, Reason::new(Fact::new(Code::NotVisibleYet, invisible), facts));
-        return;
-    };
-    item.step(Stage::Completed, Duration::ZERO, over);
-    item.finish(outcome(result), reason.and(Fact::new(Code::CompletedBefore, over)));
+        let invisible = Fact::new(Code::NotVisibleYet, "Auto Scaling does not know the lifecycle action yet");
+        report.status(Outcome::Failed, Reason::new(invisible, reason.facts().cloned().collect()));
+    }
 }
 
 fn outcome(result: ActionResult) -> Outcome {

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use secrecy::SecretString;
@@ -19,6 +20,7 @@ use stagedoor_puppet::{
 };
 use tokio::sync::Mutex;
 
+use crate::budget::Budget;
 use crate::config::{Config, Mode};
 
 /// Shared context of every invocation: configuration, service clients and clock.
@@ -67,6 +69,20 @@ impl Context {
     }
 }
 
+/// One invocation: the shared context, and until when it may go on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Run<'a> {
+    pub(crate) context: &'a Context,
+    pub(crate) budget: Budget,
+}
+
+impl Run<'_> {
+    /// The time.
+    pub(crate) fn now(&self) -> Timestamp {
+        self.context.clock.now()
+    }
+}
+
 /// A future that borrows from its maker.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
@@ -101,6 +117,11 @@ impl Clock {
     #[must_use]
     pub fn now(&self) -> Timestamp {
         (self.0)()
+    }
+
+    /// How long ago that was.
+    pub(crate) fn since(&self, start: Timestamp) -> Duration {
+        Duration::try_from(self.now().duration_since(start)).unwrap_or_default()
     }
 }
 

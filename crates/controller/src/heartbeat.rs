@@ -11,10 +11,8 @@ use stagedoor_lifecycle::deadline::{self, LOOK_BACK, heartbeat_due};
 use stagedoor_lifecycle::observation::{LifecycleAction, Service};
 use stagedoor_lifecycle::{HookName, InstanceId};
 
-use crate::batch::WorkItem;
-use crate::budget::Budget;
 use crate::call::call;
-use crate::context::Context;
+use crate::context::Run;
 
 /// How often it is looked whether one is due.
 const EVERY: Duration = Duration::from_secs(1);
@@ -35,11 +33,9 @@ impl Heartbeats {
         Self { last: now, waiting: Vec::new(), due: Vec::new() }
     }
 
-    /// Which actions to keep alive from now on: those whose hook would time out before the profile's timeout.
-    pub(crate) fn watch(&mut self, items: &[WorkItem], now: Timestamp) {
-        let waiting = items.iter().filter(|item| item.is_undecided());
-        let timeout = |item: &WorkItem| item.held.as_ref().filter(|(held, _)| held.waits)?.0.heartbeat;
-        let waiting: Vec<_> = waiting.filter_map(|item| Some((item.action.clone(), timeout(item)?))).collect();
+    /// Keeps these alive from now on: actions whose hook would time out before the profile's timeout, each with the hook's
+    /// heartbeat timeout.
+    pub(crate) fn watch(&mut self, waiting: Vec<(LifecycleAction, Duration)>, now: Timestamp) {
         let before = std::mem::replace(&mut self.waiting, waiting);
         // Of new ones, it is not known when they last got a heartbeat.
         let keys = |waiting: &[(LifecycleAction, Duration)]| waiting.iter().map(|(action, _)| key(action)).collect();
@@ -52,24 +48,25 @@ impl Heartbeats {
     }
 
     /// Does this work, however long it takes, and sends heartbeats meanwhile.
-    pub(crate) async fn beside<T>(&mut self, context: &Context, budget: Budget, work: impl Future<Output = T>) -> T {
+    pub(crate) async fn beside<T>(&mut self, run: Run<'_>, work: impl Future<Output = T>) -> T {
         let beating = async {
             loop {
-                self.send(context, budget).await;
+                self.send(run).await;
                 tokio::time::sleep(EVERY).await;
             }
         };
         tokio::select! {
+            biased;
             done = work => done,
             never = beating => never,
         }
     }
 
     /// Sends those that are due. One that is lost is no trouble: two more come before the hook gives up.
-    async fn send(&mut self, context: &Context, budget: Budget) {
-        let (last, now) = (self.last, context.clock.now());
+    async fn send(&mut self, run: Run<'_>) {
+        let (last, now) = (self.last, run.now());
         self.last = now;
-        if !context.acts() {
+        if !run.context.acts() {
             return;
         }
         let due = self.waiting.iter().filter(|(action, timeout)| heartbeat_due(&action.instance, *timeout, last, now));
@@ -77,7 +74,7 @@ impl Heartbeats {
         while !self.due.is_empty() {
             // Taken off once they are sent: the work may end at any moment, and the rest goes on beside the next.
             let some = self.due.len().min(AT_ONCE);
-            join_all(self.due[..some].iter().map(|action| one(context, action, budget))).await;
+            join_all(self.due[..some].iter().map(|action| one(run, action))).await;
             self.due.drain(..some);
         }
     }
@@ -87,10 +84,10 @@ fn key(action: &LifecycleAction) -> (InstanceId, HookName) {
     (action.instance.clone(), action.hook.clone())
 }
 
-async fn one(context: &Context, action: &LifecycleAction, budget: Budget) {
+async fn one(run: Run<'_>, action: &LifecycleAction) {
     let action_key = Action { group: &action.group, hook: &action.hook, instance: &action.instance };
-    let beat = context.autoscaling.heartbeat(action_key);
-    if let Err(trouble) = call(context, budget.calls, Service::AutoScaling, beat).await {
+    let beat = run.context.autoscaling.heartbeat(action_key);
+    if let Err(trouble) = call(run.context, run.budget.calls, Service::AutoScaling, beat).await {
         tracing::warn!(instance = %action.instance, "heartbeat: {trouble}");
     }
 }

@@ -11,7 +11,7 @@ use stagedoor_lifecycle::{deadline, expiry};
 use crate::budget::Budget;
 use crate::call::call;
 use crate::config::OrphanMode;
-use crate::context::Context;
+use crate::context::{Context, Run};
 use credentials::Watch;
 use orphans::Check;
 
@@ -46,11 +46,8 @@ pub(crate) fn less_what_is_kept(budget: Budget, now: Timestamp) -> Budget {
 }
 
 /// Looks for orphans and at the credentials, side by side. `groups` are those that opted in, as far as they are known.
-pub(crate) async fn housekeep(
-    context: &Context,
-    groups: Result<Vec<Group>, Trouble>,
-    budget: Budget,
-) -> HousekeepingReport {
+pub(crate) async fn housekeep(run: Run<'_>, groups: Result<Vec<Group>, Trouble>) -> HousekeepingReport {
+    let Run { context, budget } = run;
     let config = &context.config.housekeeping;
     let now = context.clock.now();
     let every = config.every.unwrap_or_default();
@@ -61,12 +58,12 @@ pub(crate) async fn housekeep(
         }
         let turn = now.as_second() / i64::try_from(every.as_secs()).unwrap_or(i64::MAX).max(1);
         Some(match (&puppet, groups) {
-            (Ok(puppet), Ok(groups)) => Box::pin(orphans::check(context, puppet, groups, turn, budget)).await,
+            (Ok(puppet), Ok(groups)) => Box::pin(orphans::check(run, puppet, groups, turn)).await,
             (Err(trouble), _) => Err(trouble.clone()),
             (_, Err(trouble)) => Err(trouble),
         })
     };
-    let (orphans, credentials) = tokio::join!(look_for_orphans, credentials::look(context, &puppet, budget));
+    let (orphans, credentials) = tokio::join!(look_for_orphans, credentials::look(run, &puppet));
 
     // What goes on for days is told once a day; what has been done, and that the breaker is open, at once.
     let remind = expiry::reminds(every, now);

@@ -10,7 +10,7 @@ use stagedoor_lifecycle::reason::Code;
 use stagedoor_lifecycle::receipt::{Outcome, Receipt, SCHEMA};
 
 use crate::budget::Budget;
-use crate::context::Context;
+use crate::context::{Context, Run};
 use crate::reconcile::reconcile;
 use crate::sweep::{Swept, sweep};
 use crate::telemetry::{self, report};
@@ -67,15 +67,15 @@ pub async fn handle(
     event: &Value,
     platform_deadline: Option<Timestamp>,
 ) -> Answer {
-    let budget = Budget::new(context.clock.now(), context.config.budget, platform_deadline);
+    let run = Run { context, budget: Budget::new(context.clock.now(), context.config.budget, platform_deadline) };
     if function == Function::Sweep {
         // Boxed: the loop's future is large, and the function's futures nest around it.
-        let Swept { receipts, kept } = Box::pin(sweep(context, budget)).await;
-        report(context, function, &receipts, &[], budget).await;
+        let Swept { receipts, kept } = Box::pin(sweep(run)).await;
+        report(run, function, &receipts, &[]).await;
         let now = context.clock.now();
         let mut payload = json!({ "results": receipts });
         if let Some(kept) = &kept {
-            telemetry::tell(context, kept, budget).await;
+            telemetry::tell(run, kept).await;
             payload["housekeeping"] = kept.payload(now);
         }
         return Answer { payload, metrics: telemetry::metrics(context, function, &receipts, kept.as_ref(), now) };
@@ -127,8 +127,8 @@ pub async fn handle(
     }
 
     // Boxed: the loop's future is large, and the function's futures nest around it.
-    let dealt_with = if actions.is_empty() { Vec::new() } else { Box::pin(reconcile(context, actions, budget)).await };
-    report(context, function, &dealt_with, &receipts, budget).await;
+    let dealt_with = if actions.is_empty() { Vec::new() } else { Box::pin(reconcile(run, actions)).await };
+    report(run, function, &dealt_with, &receipts).await;
     let metrics = telemetry::metrics(context, function, &dealt_with, None, context.clock.now());
 
     let payload = match delivery.source {

@@ -1,7 +1,7 @@
 //! The sweep: finds every instance that waits at a hook of ours, whether its event came or not, and deals with all of
 //! them as one set.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use stagedoor_lifecycle::event::{Place, Transition};
 use stagedoor_lifecycle::observation::{Began, Group, LifecycleAction, LifecycleState, Service, Trouble, TroubleKind};
@@ -9,13 +9,12 @@ use stagedoor_lifecycle::profile::PROFILE_TAG;
 use stagedoor_lifecycle::receipt::Receipt;
 use stagedoor_lifecycle::{GroupName, HookName, deadline};
 
-use crate::batch::WorkItem;
-use crate::budget::Budget;
+use crate::batch::Batch;
 use crate::call::call;
-use crate::context::Context;
+use crate::context::Run;
 use crate::housekeeping::{self, HousekeepingReport};
 use crate::observe::hooks_of;
-use crate::reconcile::{Batch, Requeue};
+use crate::reconcile::{Requeue, Work};
 
 /// Between two looks for instances that began to wait meanwhile.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
@@ -27,28 +26,28 @@ pub(crate) struct Swept {
     pub(crate) kept: Option<HousekeepingReport>,
 }
 
-/// Deals with everybody who waits; then, every few minutes, with the house.
-pub(crate) async fn sweep(context: &Context, budget: Budget) -> Swept {
-    let now = context.clock.now();
-    let mut batch = Batch::new(now);
-    if !housekeeping::is_due(context, now) {
-        let _ = Box::pin(deal_with_the_waiting(context, &mut batch, budget)).await;
-        return Swept { receipts: receipts(batch), kept: None };
+/// Handles all waiting actions; then, every few minutes, housekeeping.
+pub(crate) async fn sweep(run: Run<'_>) -> Swept {
+    let now = run.now();
+    let mut work = Work::new(run);
+    if !housekeeping::is_due(run.context, now) {
+        let _ = Box::pin(handle_the_waiting(run, &mut work)).await;
+        return Swept { receipts: receipts(work.batch), kept: None };
     }
-    let for_the_waiting = housekeeping::less_what_is_kept(budget, now);
-    let groups = Box::pin(deal_with_the_waiting(context, &mut batch, for_the_waiting)).await;
-    let kept = Box::pin(housekeeping::housekeep(context, groups, budget));
-    let kept = Some(batch.beats.beside(context, budget, kept).await);
-    if batch.is_open() {
+    let for_the_waiting = Run { budget: housekeeping::less_what_is_kept(run.budget, now), ..run };
+    let groups = Box::pin(handle_the_waiting(for_the_waiting, &mut work)).await;
+    let kept = Box::pin(housekeeping::housekeep(run, groups));
+    let kept = Some(work.heartbeats.beside(run, kept).await);
+    if work.batch.is_open() {
         // With what housekeeping has left of the time.
-        let _ = Box::pin(deal_with_the_waiting(context, &mut batch, budget)).await;
+        let _ = Box::pin(handle_the_waiting(run, &mut work)).await;
     }
-    Swept { receipts: receipts(batch), kept }
+    Swept { receipts: receipts(work.batch), kept }
 }
 
-/// Deals with everybody who waits until nobody does or the time is up. Where nobody does, that costs one call. Also tells
-/// the groups as they were last seen.
-async fn deal_with_the_waiting(context: &Context, batch: &mut Batch, budget: Budget) -> Result<Vec<Group>, Trouble> {
+/// Handles all waiting actions until none is left or the time is up. Where none waits, that costs one call. Also returns the groups
+/// as they were last seen.
+async fn handle_the_waiting(run: Run<'_>, work: &mut Work) -> Result<Vec<Group>, Trouble> {
     let mut groups = Err(Trouble {
         kind: TroubleKind::Timeout,
         service: Service::AutoScaling,
@@ -56,10 +55,10 @@ async fn deal_with_the_waiting(context: &Context, batch: &mut Batch, budget: Bud
     });
     let mut looked = None;
     loop {
-        let now = context.clock.now();
-        if !batch.is_open() || looked.is_none_or(|looked| now >= deadline::after(looked, LOOK_EVERY)) {
+        let now = run.now();
+        if !work.batch.is_open() || looked.is_none_or(|looked| now >= deadline::after(looked, LOOK_EVERY)) {
             looked = Some(now);
-            let trouble = match who_waits(context, batch, budget).await {
+            let trouble = match add_the_waiting(run, work).await {
                 Ok((seen, trouble)) => {
                     groups = Ok(seen);
                     trouble
@@ -71,28 +70,25 @@ async fn deal_with_the_waiting(context: &Context, batch: &mut Batch, budget: Bud
             };
             match trouble {
                 Some(trouble) => tracing::error!("the sweep could not read which instances wait: {trouble}"),
-                None if !batch.is_open() => return groups,
+                None if !work.batch.is_open() => return groups,
                 None => {}
             }
         }
-        let requeue = if batch.is_open() { Box::pin(batch.pass(context, budget)).await } else { Requeue::AfterPause };
-        let time_is_up = context.clock.now() >= budget.calls;
-        // With everybody settled, one more look tells whether somebody came meanwhile.
-        if time_is_up || requeue != Requeue::Over && !batch.rest(context, requeue, budget).await {
+        let requeue = if work.batch.is_open() { Box::pin(work.pass(run)).await } else { Requeue::AfterPause };
+        let time_is_up = run.now() >= run.budget.calls;
+        // With every action finished, one more look says whether others have begun to wait meanwhile.
+        if time_is_up || requeue != Requeue::Over && !work.rest(run, requeue).await {
             return groups;
         }
     }
 }
 
-/// Has the round take on everybody who waits; the groups that opted in, and what went wrong where somebody may be missing.
-async fn who_waits(
-    context: &Context,
-    batch: &mut Batch,
-    budget: Budget,
-) -> Result<(Vec<Group>, Option<Trouble>), Trouble> {
-    let groups = call(context, budget.work, Service::AutoScaling, context.autoscaling.opted_in_groups()).await?;
-    let (actions, trouble) = waiting(context, &groups, budget).await;
-    batch.admit(actions);
+/// Adds all waiting actions to the batch; returns the groups that opted in, and what went wrong where actions may be missing.
+async fn add_the_waiting(run: Run<'_>, work: &mut Work) -> Result<(Vec<Group>, Option<Trouble>), Trouble> {
+    let opted_in = run.context.autoscaling.opted_in_groups();
+    let groups = call(run.context, run.budget.work, Service::AutoScaling, opted_in).await?;
+    let (actions, trouble) = waiting(run, &groups).await;
+    work.batch.add(actions);
     Ok((groups, trouble))
 }
 
@@ -100,17 +96,16 @@ async fn who_waits(
 fn receipts(batch: Batch) -> Vec<Receipt> {
     let is_guess =
         |action: &LifecycleAction| action.transition == Transition::Terminating && action.destination.is_some();
-    let sure = batch.into_cases().into_iter().filter(|item| item.answered || !is_guess(&item.action));
-    sure.map(WorkItem::into_receipt).collect()
+    batch.into_receipts(|item| item.is_completed() || !is_guess(item.action()))
 }
 
-/// Every instance that waits at a hook of ours; and what went wrong, where somebody may be missing.
-async fn waiting(context: &Context, groups: &[Group], budget: Budget) -> (Vec<LifecycleAction>, Option<Trouble>) {
-    let started = Instant::now();
+/// Every action that waits at a hook of ours; and what went wrong, where actions may be missing.
+async fn waiting(run: Run<'_>, groups: &[Group]) -> (Vec<LifecycleAction>, Option<Trouble>) {
+    let started = run.now();
     let waiting: Vec<&Group> =
         groups.iter().filter(|group| group.members.values().any(|state| way(state).is_some())).collect();
     let names: Vec<GroupName> = waiting.iter().map(|group| group.name.clone()).collect();
-    let hooks = hooks_of(context, &names, budget).await;
+    let hooks = hooks_of(run, &names).await;
     let (mut actions, mut trouble) = (Vec::new(), None);
     for (group, hooks) in waiting.into_iter().zip(hooks) {
         let hooks = match hooks {
@@ -122,7 +117,7 @@ async fn waiting(context: &Context, groups: &[Group], budget: Budget) -> (Vec<Li
         };
         // Without a profile nothing can be done, and that is told of each instance.
         let tag = group.tags.get(PROFILE_TAG).and_then(|tag| tag.parse().ok());
-        let profile = tag.and_then(|name| context.profile(&name));
+        let profile = tag.and_then(|name| run.context.profile(&name));
         let owns = |hook: &HookName| profile.as_ref().is_none_or(|profile| profile.owns(hook));
         for (instance, state) in &group.members {
             let Some(way) = way(state) else { continue };
@@ -143,7 +138,11 @@ async fn waiting(context: &Context, groups: &[Group], budget: Budget) -> (Vec<Li
             }));
         }
     }
-    tracing::debug!(waiting = actions.len(), took_ms = started.elapsed().as_millis(), "looked for waiting instances");
+    tracing::debug!(
+        waiting = actions.len(),
+        took_ms = run.context.clock.since(started).as_millis(),
+        "looked for waiting instances"
+    );
     (actions, trouble)
 }
 

@@ -7,9 +7,8 @@ use stagedoor_lifecycle::deadline;
 use stagedoor_lifecycle::observation::Service;
 use stagedoor_lifecycle::receipt::{Outcome, Receipt};
 
-use crate::budget::Budget;
 use crate::call::call;
-use crate::context::Context;
+use crate::context::{Context, Run};
 use crate::housekeeping::HousekeepingReport;
 use crate::invocation::Function;
 
@@ -21,28 +20,22 @@ const LONGEST_REASON: usize = 500;
 const NEAR: std::time::Duration = std::time::Duration::from_secs(300);
 
 /// Logs each receipt, once, and publishes the news.
-pub(crate) async fn report(
-    context: &Context,
-    function: Function,
-    dealt_with: &[Receipt],
-    others: &[Receipt],
-    budget: Budget,
-) {
+pub(crate) async fn report(run: Run<'_>, function: Function, dealt_with: &[Receipt], others: &[Receipt]) {
     for receipt in dealt_with.iter().chain(others) {
         log(function, receipt);
     }
-    let published = call(context, budget.calls, Service::Sns, publish(context, function, dealt_with)).await;
+    let published = call(run.context, run.budget.calls, Service::Sns, publish(run.context, function, dealt_with)).await;
     if let Err(trouble) = published {
         tracing::warn!(function = function.name(), "the outcome could not be published: {trouble}");
     }
 }
 
 /// Publishes what came of the housekeeping.
-pub(crate) async fn tell(context: &Context, kept: &HousekeepingReport, budget: Budget) {
-    let Some(topic) = &context.topic else { return };
+pub(crate) async fn tell(run: Run<'_>, kept: &HousekeepingReport) {
+    let Some(topic) = &run.context.topic else { return };
     for (subject, message) in &kept.news {
         let message = message.to_string();
-        let published = call(context, budget.calls, Service::Sns, topic.publish(subject, &message)).await;
+        let published = call(run.context, run.budget.calls, Service::Sns, topic.publish(subject, &message)).await;
         if let Err(trouble) = published {
             tracing::warn!("what came of the housekeeping could not be published: {trouble}");
         }

@@ -65,6 +65,14 @@ pub enum TroubleKind {
     Unusable,
 }
 
+impl TroubleKind {
+    /// Whether the same call may succeed later although nobody changes anything.
+    #[must_use]
+    pub fn passes(self) -> bool {
+        matches!(self, Self::Timeout | Self::Unreachable | Self::Busy)
+    }
+}
+
 /// What kind of trouble an error of a client is.
 pub trait Kind {
     /// The kind, by what a caller does next.
@@ -146,6 +154,31 @@ pub struct LifecycleAction {
     pub destination: Option<Place>,
     /// When the action began, as far as known.
     pub began: Began,
+}
+
+/// One identity of a lifecycle action everywhere: an instance at a hook of its group.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ActionKey {
+    /// The Auto Scaling group.
+    pub group: GroupName,
+    /// The hook.
+    pub hook: HookName,
+    /// The instance.
+    pub instance: InstanceId,
+}
+
+impl LifecycleAction {
+    /// Its key.
+    #[must_use]
+    pub fn key(&self) -> ActionKey {
+        ActionKey { group: self.group.clone(), hook: self.hook.clone(), instance: self.instance.clone() }
+    }
+
+    /// Whether the instance launches.
+    #[must_use]
+    pub fn is_launching(&self) -> bool {
+        self.transition == Transition::Launching
+    }
 }
 
 /// When an action began, and on whose word. An event may be old, replayed or forged, so nobody's patience ends on

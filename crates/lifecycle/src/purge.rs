@@ -57,7 +57,11 @@ pub fn decide(
                 left.extend(removal);
                 unreachable = unreachable.or(trouble);
             }
-            Whose::Nobody => story.push(Fact::new(Code::NotInPuppet, format!("{name} is not in Puppet"))),
+            Whose::Nobody => {
+                // After a removal, that nothing is there is its proof.
+                let code = if tried.is_some() { Code::Purged } else { Code::NotInPuppet };
+                story.push(Fact::new(code, format!("{name} is not in Puppet")));
+            }
             Whose::Another(owner) => story.push(Fact::new(
                 Code::OwnedByAnotherInstance,
                 format!("{name} belongs to {owner} now and was left alone"),

@@ -1,5 +1,7 @@
 //! The receipt: what was seen, done and proven for one instance, and how long each took. No I/O.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -77,6 +79,15 @@ pub struct Step {
     pub detail: String,
     /// How long it took, in milliseconds; work that is done for many instances at once counts in full for each.
     pub took_ms: u64,
+}
+
+impl Step {
+    /// A step that took so long.
+    #[must_use]
+    pub fn new(stage: Stage, took: Duration, detail: impl Into<String>) -> Self {
+        let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        Self { stage, detail: detail.into(), took_ms }
+    }
 }
 
 /// The stages of the work.

@@ -1,26 +1,34 @@
-//! Orders Puppet runs from the orchestrator: one job for all nodes that are to run. An order whose answer was lost is found
-//! again by its key.
+//! Orders of the orchestrator: one job for all nodes that are to run. An order whose answer was lost is found again by its key.
 
 use std::collections::BTreeSet;
-use std::time::Instant;
 
 use stagedoor_lifecycle::Certname;
-use stagedoor_lifecycle::observation::{Service, Trouble, TroubleKind};
+use stagedoor_lifecycle::observation::{ActionKey, Service, Trouble, TroubleKind};
 use stagedoor_lifecycle::reason::{Code, Fact};
 use stagedoor_lifecycle::receipt::{Outcome, Stage};
 
-use crate::batch::WorkItem;
-use crate::budget::Budget;
+use super::Reports;
 use crate::call::call;
-use crate::context::{Context, PuppetWriter};
+use crate::context::{PuppetWriter, Run};
 
-/// Has arriving nodes run Puppet.
+/// One job.
+struct Order<'a> {
+    /// The nodes that are to run Puppet.
+    names: &'a [Certname],
+    /// What the job is for, for people who see it in the console.
+    description: String,
+    /// What tells this job from others.
+    event: String,
+    /// What those wait for that it was ordered for.
+    code: Code,
+}
+
+/// Has launching nodes run Puppet.
 pub(super) async fn run(
-    context: &Context,
+    run: Run<'_>,
     writer: &PuppetWriter,
-    items: &mut [WorkItem],
-    runs: Vec<(usize, Certname, String)>,
-    budget: Budget,
+    runs: Vec<(ActionKey, Certname, String)>,
+    reports: &mut Reports,
 ) {
     let Some((_, first, key)) = runs.first() else { return };
     let event = match runs.len() {
@@ -29,67 +37,52 @@ pub(super) async fn run(
     };
     let names: Vec<Certname> = runs.iter().map(|(_, name, _)| name.clone()).collect();
     let description = format!("Stagedoor: first Puppet run of {first}{}", more(names.len()));
-    let which: Vec<usize> = runs.iter().map(|(index, ..)| *index).collect();
-    order(context, writer, items, &which, &names, &description, &event, Code::WaitingForRun, budget).await;
+    let keys: Vec<&ActionKey> = runs.iter().map(|(key, ..)| key).collect();
+    let order = Order { names: &names, description, event, code: Code::WaitingForRun };
+    give(run, writer, &order, &keys, reports).await;
 }
 
 /// Has refresh targets run Puppet, to learn of all these changes at once.
 pub(super) async fn refresh(
-    context: &Context,
+    run: Run<'_>,
     writer: &PuppetWriter,
-    items: &mut [WorkItem],
-    refreshes: Vec<(usize, Vec<Certname>)>,
-    budget: Budget,
+    refreshes: Vec<(ActionKey, Vec<Certname>)>,
+    reports: &mut Reports,
 ) {
-    if refreshes.is_empty() {
-        return;
-    }
     let targets: BTreeSet<Certname> = refreshes.iter().flat_map(|(_, targets)| targets.clone()).collect();
     let targets: Vec<Certname> = targets.into_iter().collect();
-    let which: Vec<usize> = refreshes.iter().map(|(index, _)| *index).collect();
-    let changed: Vec<&str> = which.iter().map(|&index| items[index].action.instance.as_str()).collect();
-    let description = format!("Stagedoor: {} changed{}", changed[0], more(changed.len()));
+    let (Some((changed, _)), Some(target)) = (refreshes.first(), targets.first()) else { return };
+    let description = format!("Stagedoor: {} changed{}", changed.instance, more(refreshes.len()));
     // With the time: an order that was over before it could prove anything must not be found in place of the next.
-    let event = format!("refresh {} at {}", targets[0], context.clock.now());
-    order(context, writer, items, &which, &targets, &description, &event, Code::WaitingForRefresh, budget).await;
+    let event = format!("refresh {target} at {}", run.now());
+    let keys: Vec<&ActionKey> = refreshes.iter().map(|(key, _)| key).collect();
+    let order = Order { names: &targets, description, event, code: Code::WaitingForRefresh };
+    give(run, writer, &order, &keys, reports).await;
 }
 
-#[expect(clippy::too_many_arguments, reason = "what one order consists of")]
-async fn order(
-    context: &Context,
-    writer: &PuppetWriter,
-    items: &mut [WorkItem],
-    which: &[usize],
-    names: &[Certname],
-    description: &str,
-    event: &str,
-    code: Code,
-    budget: Budget,
-) {
-    let Some(orchestrator) = &writer.orchestrator else { return };
-    let started = Instant::now();
-    let order = orchestrator.deploy_once(names, description, event);
-    let ordered = call(context, budget.work, Service::Orchestrator, order).await;
-    let took = started.elapsed();
+async fn give(run: Run<'_>, writer: &PuppetWriter, order: &Order<'_>, keys: &[&ActionKey], reports: &mut Reports) {
+    let (Some(orchestrator), Some(first)) = (&writer.orchestrator, order.names.first()) else { return };
+    let started = run.now();
+    let deploy = orchestrator.deploy_once(order.names, &order.description, &order.event);
+    let ordered = call(run.context, run.budget.work, Service::Orchestrator, deploy).await;
+    let took = run.context.clock.since(started);
     // The orchestrator may be restarting because Puppet runs on its host: nothing is wrong yet.
     let away = |trouble: &Trouble| matches!(trouble.kind, TroubleKind::Unreachable | TroubleKind::Busy);
-    let whom = format!("{}{}", names[0], more(names.len()));
-    for &index in which {
-        let item = &mut items[index];
+    let whom = format!("{first}{}", more(order.names.len()));
+    for key in keys {
+        let report = reports.of(key);
         match &ordered {
             Ok(job) => {
-                item.step(Stage::Done, took, format!("ordered a Puppet run of {whom} (job {job})"));
+                report.step(Stage::Done, took, format!("ordered a Puppet run of {whom} (job {job})"));
                 let waiting = format!("waiting for the Puppet run of {whom} (job {job})");
-                item.set_status(Outcome::Waiting, Fact::new(code, waiting));
+                report.status(Outcome::Waiting, Fact::new(order.code, waiting));
             }
             Err(trouble) if away(trouble) => {
                 let waiting = format!("waiting for the orchestrator: {trouble}");
-                item.set_status(Outcome::Waiting, Fact::new(Code::OrchestratorUnavailable, waiting));
+                report.status(Outcome::Waiting, Fact::new(Code::OrchestratorUnavailable, waiting));
             }
             Err(trouble) => {
-                item.step(Stage::Failed, took, trouble.text.clone());
-                item.trouble = Some(trouble.clone());
-                item.set_status(Outcome::Failed, Fact::from(trouble));
+                report.record(took, Err(trouble.clone()));
             }
         }
     }

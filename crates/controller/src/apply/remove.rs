@@ -1,23 +1,20 @@
 //! Removes what is left of instances: certificates, requests, nodes, pins. Every write may safely be repeated.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Instant;
 
 use futures_util::stream::{self, StreamExt};
 use jiff::{SignedDuration, Timestamp};
 use stagedoor_lifecycle::Certname;
 use stagedoor_lifecycle::decision::Removal;
 use stagedoor_lifecycle::identity::Purgeable;
-use stagedoor_lifecycle::observation::{Service, Trouble, TroubleKind};
+use stagedoor_lifecycle::observation::{ActionKey, Service, Trouble, TroubleKind};
 use stagedoor_lifecycle::reason::{Code, Fact, Reason};
 use stagedoor_lifecycle::receipt::{Outcome, Stage};
-use stagedoor_puppet::{Deactivated, Error, LOCK_WAIT, Outcome as CaOutcome};
+use stagedoor_puppet::{Deactivated, Error, Outcome as CaOutcome};
 
-use super::Done;
-use crate::batch::WorkItem;
-use crate::budget::Budget;
+use super::{Applied, Done};
 use crate::call::{AT_ONCE, call};
-use crate::context::{Context, PuppetWriter};
+use crate::context::{PuppetWriter, Run};
 use crate::observe::PuppetSnapshot;
 
 /// The CA serialises its writes: more at a time would only queue there.
@@ -53,106 +50,109 @@ impl Removed {
 
 /// Removes all of this, certificates, nodes and pins side by side; `puppetdb_time` is PuppetDB's clock, if it is known.
 pub(crate) async fn carry_out(
-    context: &Context,
+    run: Run<'_>,
     writer: &PuppetWriter,
     all: &[&Removal],
     puppetdb_time: Option<Timestamp>,
-    budget: Budget,
 ) -> Removed {
-    let now = context.clock.now().max(puppetdb_time.unwrap_or(Timestamp::MIN));
-    let ((files, cleaned, untried), nodes, pins) = tokio::join!(
-        remove_files(context, writer, all, budget),
-        deactivate(context, writer, all, now, budget),
-        unpin(context, writer, all, budget),
-    );
+    let now = run.now().max(puppetdb_time.unwrap_or(Timestamp::MIN));
+    let ((files, cleaned, untried), nodes, pins) =
+        tokio::join!(remove_files(run, writer, all), deactivate(run, writer, all, now), unpin(run, writer, all),);
     Removed { files, cleaned, untried, nodes, pins }
 }
 
-/// Removes what is left of these cases; says whether anything may have changed, and of which cases everything was done.
+/// What is to be removed for one action.
+#[derive(Debug)]
+pub(super) struct Task {
+    pub(super) key: ActionKey,
+    pub(super) removals: Vec<Removal>,
+    pub(super) launching: bool,
+    pub(super) began: Option<Timestamp>,
+    pub(super) tried_before: bool,
+}
+
+impl Task {
+    /// Why it is not done now, if one of its names is among these.
+    fn held_back<'a>(&self, names: &'a BTreeMap<Certname, Reason>) -> Option<&'a Reason> {
+        self.removals.iter().find_map(|removal| names.get(removal.name.certname()))
+    }
+}
+
+/// Removes what is left of these instances; says for which of them everything was done.
 pub(super) async fn remove(
-    context: &Context,
+    run: Run<'_>,
     writer: &PuppetWriter,
     snapshot: &PuppetSnapshot,
-    items: &mut [WorkItem],
-    removals: Vec<(usize, Vec<Removal>)>,
-    budget: Budget,
-) -> (bool, BTreeSet<usize>) {
+    mut tasks: Vec<Task>,
+    applied: &mut Applied,
+) -> BTreeSet<ActionKey> {
     // Those that were never tried, and those that wait longest, come first.
-    let mut removals = removals;
-    removals.sort_by_key(|(index, _)| (items[*index].tried.is_some(), items[*index].action.began.time()));
+    tasks.sort_by_key(|task| (task.tried_before, task.began));
     // Other invocations may have been there first. A certificate that an instance got meanwhile must not be cleaned in place of the
     // one that was seen.
-    let all = removals.iter().filter(|(index, _)| items[*index].is_launching()).flat_map(|(_, removals)| removals);
-    let replaced = replaced(context, writer, all, budget).await;
-    let (again, removals): (Vec<_>, Vec<_>) = removals
-        .into_iter()
-        .partition(|(_, removals)| removals.iter().any(|removal| replaced.contains_key(removal.name.certname())));
-    for (index, removals) in &again {
-        if let Some(reason) = removals.iter().find_map(|removal| replaced.get(removal.name.certname())) {
-            items[*index].set_status(Outcome::Failed, reason.clone());
-        }
-        items[*index].just_did = None;
-    }
-    let all: Vec<&Removal> = removals.iter().flat_map(|(_, removals)| removals).collect();
-    let removed = carry_out(context, writer, &all, snapshot.puppetdb_time, budget).await;
+    let of_launches = tasks.iter().filter(|task| task.launching).flat_map(|task| &task.removals);
+    let replaced = replaced(run, writer, of_launches).await;
+    applied.changed |= replaced.values().any(|reason| reason.code() == Code::NotSeenYet);
+    tasks.retain(|task| {
+        let Some(reason) = task.held_back(&replaced) else { return true };
+        let report = applied.reports.of(&task.key);
+        report.status(Outcome::Failed, reason.clone());
+        report.again = true;
+        false
+    });
+    let all: Vec<&Removal> = tasks.iter().flat_map(|task| &task.removals).collect();
+    let removed = carry_out(run, writer, &all, snapshot.puppetdb_time).await;
 
-    let new = replaced.values().any(|reason| reason.code() == Code::NotSeenYet);
-    let (mut changed, mut complete) = (new, BTreeSet::new());
-    for (index, removals) in removals {
-        let item = &mut items[index];
+    let mut complete = BTreeSet::new();
+    for task in tasks {
+        let report = applied.reports.of(&task.key);
         let mut failure = None;
-        let untried = removals.iter().any(|removal| removed.untried.contains(removal.name.certname()));
-        for removal in removals {
+        let untried = task.removals.iter().any(|removal| removed.untried.contains(removal.name.certname()));
+        for removal in task.removals {
             let name = removal.name.certname();
             for (result, took) in removed.of(name) {
                 match result {
                     Ok(what) => {
-                        changed = true;
-                        item.step(Stage::Done, *took, what.clone());
+                        applied.changed = true;
+                        report.step(Stage::Done, *took, what.clone());
                     }
                     Err(trouble) => {
-                        item.step(Stage::Failed, *took, trouble.text.clone());
-                        item.set_status(Outcome::Failed, Fact::from(trouble));
+                        report.step(Stage::Failed, *took, trouble.text.clone());
+                        report.status(Outcome::Failed, Fact::from(trouble));
                         failure = Some(Reason::from(Fact::from(trouble)));
                     }
                 }
             }
             if removed.cleaned(name) {
-                item.cleaned.insert(name.clone());
+                report.cleaned.push(name.clone());
             }
-            let certificate = item.certificates.get(name).cloned();
-            if item.is_launching() {
-                // What was seen under the name is not there any more, and is looked for anew.
-                item.certificates.remove(name);
-            }
-            item.removed.insert(name.clone(), (removal, certificate));
+            report.removed.push(removal);
         }
         if untried {
-            changed = true;
+            applied.changed = true;
             let next = "the Puppet CA took too long over others' certificates; this one is next";
-            item.set_status(Outcome::Failed, Fact::new(Code::Postponed, next));
-            item.just_did = None;
+            report.status(Outcome::Failed, Fact::new(Code::Postponed, next));
+            report.again = true;
             continue;
         }
         if failure.is_none() {
-            complete.insert(index);
+            complete.insert(task.key);
         }
-        item.tried =
-            Some(failure.unwrap_or_else(|| Fact::new(Code::StillThere, "Puppet said that it was done").into()));
+        let done = || Fact::new(Code::StillThere, "Puppet said that it was done").into();
+        report.removal = Some(failure.unwrap_or_else(done));
     }
-    (changed, complete)
+    complete
 }
 
 /// The names under which there is not the certificate any more that is to be removed, or why that cannot be seen now.
 async fn replaced(
-    context: &Context,
+    run: Run<'_>,
     writer: &PuppetWriter,
     removals: impl Iterator<Item = &Removal>,
-    budget: Budget,
 ) -> BTreeMap<Certname, Reason> {
     let wanted = removals.filter_map(|removal| Some((removal.name.certname(), removal.certificate.as_ref()?)));
     let reads = stream::iter(wanted).map(|(name, serial)| async move {
-        match call(context, budget.work, Service::Ca, writer.ca.ca().certificate(name)).await {
+        match call(run.context, run.budget.work, Service::Ca, writer.ca.ca().certificate(name)).await {
             Ok(Some(now)) if now.serial().to_string() == *serial => None,
             Ok(_) => {
                 let changed = format!("the certificate of {name} has just changed; it is looked at again");
@@ -167,10 +167,9 @@ async fn replaced(
 /// Certificates of the whole set in as few requests as can be; then the requests that `clean` leaves behind. Also tells the names
 /// whose certificates were cleaned, and those that were not tried.
 async fn remove_files(
-    context: &Context,
+    run: Run<'_>,
     writer: &PuppetWriter,
     all: &[&Removal],
-    budget: Budget,
 ) -> (BTreeMap<Certname, Vec<Done>>, BTreeSet<Certname>, BTreeSet<Certname>) {
     let mut done: BTreeMap<Certname, Vec<Done>> = BTreeMap::new();
     let (mut clean_names, mut untried) = (BTreeSet::new(), BTreeSet::new());
@@ -179,14 +178,14 @@ async fn remove_files(
     let mut stuck = false;
     for chunk in certificates.chunks(CLEANED_AT_ONCE) {
         let names: Vec<Certname> = chunk.iter().map(|name| name.certname().clone()).collect();
-        let started = Instant::now();
-        // Each of the others may take as long in vain, and nobody else be dealt with meanwhile.
+        let started = run.now();
+        // Each of the others may wait for the CA's lock as long in vain, and no other action be handled meanwhile.
         if stuck {
             untried.extend(names);
             continue;
         }
-        let cleaned = call(context, budget.work, Service::Ca, writer.ca.clean(&names)).await;
-        stuck = cleaned.is_err() && started.elapsed() >= LOCK_WAIT;
+        let cleaned = call(run.context, run.budget.work, Service::Ca, writer.ca.clean(&names)).await;
+        stuck = cleaned.as_ref().is_err_and(|trouble| trouble.kind.passes());
         if cleaned.is_ok() {
             clean_names.extend(names.iter().cloned());
         }
@@ -199,13 +198,13 @@ async fn remove_files(
                     format!("revoked and deleted the certificate of {name}, known by {}", purgeable.evidence().as_str())
                 }
             });
-            done.entry(name.clone()).or_default().push((what, started.elapsed()));
+            done.entry(name.clone()).or_default().push((what, run.context.clock.since(started)));
         }
     }
     // Where the certificate is still there, so must the request be: deleting it may delete the certificate, unrevoked.
     let bare = |removal: &&&Removal| removal.certificate.is_none() || clean_names.contains(removal.name.certname());
     let requests = all.iter().filter(|removal| removal.request).filter(bare).map(|removal| removal.name.certname());
-    for (name, what) in delete_requests(context, writer, requests, budget).await {
+    for (name, what) in delete_requests(run, writer, requests).await {
         done.entry(name).or_default().push(what);
     }
     (done, clean_names, untried)
@@ -213,19 +212,18 @@ async fn remove_files(
 
 /// Deletes the requests that are pending under these names.
 pub(super) async fn delete_requests<'a>(
-    context: &Context,
+    run: Run<'_>,
     writer: &PuppetWriter,
     names: impl Iterator<Item = &'a Certname>,
-    budget: Budget,
 ) -> BTreeMap<Certname, Done> {
     let deletions = stream::iter(names).map(|name| async move {
-        let started = Instant::now();
-        let deleted = call(context, budget.work, Service::Ca, delete_request(writer, name)).await;
+        let started = run.now();
+        let deleted = call(run.context, run.budget.work, Service::Ca, delete_request(writer, name)).await;
         let what = deleted.map(|outcome| match outcome {
             CaOutcome::Done => format!("deleted the certificate request of {name}"),
             CaOutcome::AlreadyDone => format!("the certificate request of {name} had gone already"),
         });
-        (name.clone(), (what, started.elapsed()))
+        (name.clone(), (what, run.context.clock.since(started)))
     });
     deletions.buffer_unordered(CA_WRITES_AT_ONCE).collect().await
 }
@@ -240,39 +238,32 @@ async fn delete_request(writer: &PuppetWriter, name: &Certname) -> Result<CaOutc
 }
 
 /// Deactivates every node that still counts as living.
-async fn deactivate(
-    context: &Context,
-    writer: &PuppetWriter,
-    all: &[&Removal],
-    now: Timestamp,
-    budget: Budget,
-) -> BTreeMap<Certname, Done> {
+async fn deactivate(run: Run<'_>, writer: &PuppetWriter, all: &[&Removal], now: Timestamp) -> BTreeMap<Certname, Done> {
     let nodes = all.iter().filter_map(|removal| Some((removal.name.certname(), removal.node?)));
     let commands = stream::iter(nodes).map(|(name, node)| async move {
         // PuppetDB drops a command that is older than the node's newest data, whose time may be ahead of ours.
         let after_newest = node.newest.and_then(|newest| newest.checked_add(SignedDuration::from_millis(1)).ok());
         let at = after_newest.map_or(now, |newest| newest.max(now));
-        let started = Instant::now();
-        let what =
-            call(context, budget.work, Service::PuppetDb, writer.puppetdb.deactivate(name, at)).await.map(|outcome| {
-                match outcome {
-                    Deactivated::Done => format!("deactivated {name} in PuppetDB"),
-                    Deactivated::Queued => format!("PuppetDB has the deactivation of {name} in its queue"),
-                }
+        let started = run.now();
+        let what = call(run.context, run.budget.work, Service::PuppetDb, writer.puppetdb.deactivate(name, at))
+            .await
+            .map(|outcome| match outcome {
+                Deactivated::Done => format!("deactivated {name} in PuppetDB"),
+                Deactivated::Queued => format!("PuppetDB has the deactivation of {name} in its queue"),
             });
-        (name.clone(), (what, started.elapsed()))
+        (name.clone(), (what, run.context.clock.since(started)))
     });
     commands.buffer_unordered(DEACTIVATIONS_AT_ONCE).collect().await
 }
 
 /// Unpins the whole set in one call.
-async fn unpin(context: &Context, writer: &PuppetWriter, all: &[&Removal], budget: Budget) -> BTreeMap<Certname, Done> {
+async fn unpin(run: Run<'_>, writer: &PuppetWriter, all: &[&Removal]) -> BTreeMap<Certname, Done> {
     let pinned: Vec<Certname> =
         all.iter().filter(|removal| !removal.pins.is_empty()).map(|removal| removal.name.certname().clone()).collect();
     let (false, Some(classifier)) = (pinned.is_empty(), &writer.classifier) else { return BTreeMap::new() };
-    let started = Instant::now();
-    let unpinned = call(context, budget.work, Service::Classifier, classifier.unpin_from_all(&pinned)).await;
-    let took = started.elapsed();
+    let started = run.now();
+    let unpinned = call(run.context, run.budget.work, Service::Classifier, classifier.unpin_from_all(&pinned)).await;
+    let took = run.context.clock.since(started);
     let what = |name: &Certname| {
         let unpinned = unpinned.as_ref().map_err(Clone::clone)?;
         let groups =

@@ -8,7 +8,7 @@ use stagedoor_puppet::Rbac;
 
 use crate::budget::Budget;
 use crate::call::call;
-use crate::context::{Context, Puppet};
+use crate::context::{Context, Puppet, Run};
 
 /// What is known of the credentials.
 #[derive(Debug, Default)]
@@ -19,7 +19,8 @@ pub(crate) struct Watch {
 }
 
 /// Asks for all that expires; `puppet` may hold why there are no clients to ask with.
-pub(super) async fn look(context: &Context, puppet: &Result<std::sync::Arc<Puppet>, Trouble>, budget: Budget) -> Watch {
+pub(super) async fn look(run: Run<'_>, puppet: &Result<std::sync::Arc<Puppet>, Trouble>) -> Watch {
+    let Run { context, budget } = run;
     let mut watch = Watch::default();
     match puppet {
         Ok(puppet) => look_with(context, puppet, budget, &mut watch).await,

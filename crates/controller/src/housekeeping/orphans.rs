@@ -10,10 +10,9 @@ use stagedoor_lifecycle::profile::Profile;
 use stagedoor_lifecycle::{Certname, InstanceId};
 
 use crate::apply::{Removed, carry_out};
-use crate::budget::Budget;
 use crate::call::call;
 use crate::config::OrphanMode;
-use crate::context::{Context, Puppet, PuppetWriter};
+use crate::context::{Context, Puppet, PuppetWriter, Run};
 use crate::observe::orphans::{Closely, closely, lists};
 use crate::observe::{by_id, revocation};
 
@@ -67,21 +66,15 @@ impl Outcome {
 }
 
 /// Looks for orphans among all nodes and certificates, and removes them. An error means that nothing was touched.
-pub(super) async fn check(
-    context: &Context,
-    puppet: &Puppet,
-    groups: Vec<Group>,
-    turn: i64,
-    budget: Budget,
-) -> Result<Check, Trouble> {
-    let config = &context.config.housekeeping;
-    let profiles: Vec<&Profile> = context.config.profiles.values().map(AsRef::as_ref).collect();
+pub(super) async fn check(run: Run<'_>, puppet: &Puppet, groups: Vec<Group>, turn: i64) -> Result<Check, Trouble> {
+    let config = &run.context.config.housekeeping;
+    let profiles: Vec<&Profile> = run.context.config.profiles.values().map(AsRef::as_ref).collect();
     let rules = Rules { profiles: &profiles, protected: &puppet.protected, limits: config.limits };
     if !rules.can_tell() {
         tracing::debug!("no profile has sign.require: nothing could tell its orphans from other nodes");
         return Ok(Check::default());
     }
-    let listed = lists(context, puppet, &rules, turn, budget).await?;
+    let listed = lists(run, puppet, &rules, turn).await?;
     let fleet = rules.fleet(&listed);
     if fleet.is_empty() {
         return Ok(Check::default());
@@ -89,20 +82,20 @@ pub(super) async fn check(
     let instances: BTreeSet<&InstanceId> =
         fleet.iter().map(|listed| &listed.instance).chain(Cloud::witnesses(&groups)).collect();
     let instances: Vec<InstanceId> = instances.into_iter().cloned().collect();
-    let mut cloud = Cloud { groups, machines: machines(context, &instances, budget).await? };
+    let mut cloud = Cloud { groups, machines: machines(run, &instances).await? };
     let names = rules.suspects(&fleet, &cloud);
     if names.is_empty() {
         return Ok(Check { fleet: fleet.len(), ..Check::default() });
     }
 
-    let seen = Box::pin(closely(context, puppet, &names, budget)).await;
+    let seen = Box::pin(closely(run, puppet, &names)).await;
     // A name may have come to somebody who was not asked about yet.
     let more: BTreeSet<&InstanceId> = seen.suspects.iter().flat_map(named).collect();
     let more: Vec<InstanceId> = more.into_iter().filter(|id| !instances.contains(id)).cloned().collect();
     if !more.is_empty() {
-        cloud.machines.extend(machines(context, &more, budget).await?);
+        cloud.machines.extend(machines(run, &more).await?);
     }
-    let findings = rules.judge(&seen.suspects, fleet.len(), &cloud, context.clock.now());
+    let findings = rules.judge(&seen.suspects, fleet.len(), &cloud, run.now());
     for (name, why) in &findings.spared {
         tracing::debug!(certname = %name, "no orphan: {why}");
     }
@@ -117,7 +110,7 @@ pub(super) async fn check(
             let mut orphans = findings.orphans;
             let mut fresh = true;
             while !orphans.is_empty() {
-                if context.clock.now() >= budget.passes {
+                if run.now() >= run.budget.passes {
                     let story = "there was no time left; the next housekeeping goes on";
                     let left = |orphan| Dealt { orphan, outcome: Outcome::Failed, story: story.into() };
                     results.extend(orphans.into_iter().map(left));
@@ -125,8 +118,7 @@ pub(super) async fn check(
                 }
                 let rest = orphans.split_off(orphans.len().min(REMOVED_AT_ONCE));
                 if !fresh {
-                    let confirmed =
-                        Box::pin(still(context, puppet, &rules, &orphans, fleet.len(), &cloud, budget)).await;
+                    let confirmed = Box::pin(still(run, puppet, &rules, &orphans, fleet.len(), &cloud)).await;
                     let name = |orphan: &Orphan| orphan.removal.name.certname().clone();
                     let still: BTreeSet<Certname> = confirmed.iter().map(name).collect();
                     let dropped = orphans.iter().map(name).filter(|name| !still.contains(name));
@@ -135,7 +127,7 @@ pub(super) async fn check(
                     orphans = confirmed;
                 }
                 fresh = false;
-                results.extend(Box::pin(remove(context, puppet, writer, orphans, &seen, budget)).await);
+                results.extend(Box::pin(remove(run, puppet, writer, orphans, &seen)).await);
                 orphans = rest;
             }
             results
@@ -151,27 +143,22 @@ pub(super) async fn check(
 }
 
 /// What EC2 knows of these instances.
-async fn machines(
-    context: &Context,
-    instances: &[InstanceId],
-    budget: Budget,
-) -> Result<BTreeMap<InstanceId, Machine>, Trouble> {
-    by_id(call(context, budget.work, Service::Ec2, context.machines.machines(instances)).await)
+async fn machines(run: Run<'_>, instances: &[InstanceId]) -> Result<BTreeMap<InstanceId, Machine>, Trouble> {
+    by_id(call(run.context, run.budget.work, Service::Ec2, run.context.machines.machines(instances)).await)
 }
 
 /// Those that are orphans still. Removing others takes its time, in which a name may come to a new instance.
 async fn still(
-    context: &Context,
+    run: Run<'_>,
     puppet: &Puppet,
     rules: &Rules<'_>,
     orphans: &[Orphan],
     fleet: usize,
     cloud: &Cloud,
-    budget: Budget,
 ) -> Vec<Orphan> {
     let names: Vec<Certname> = orphans.iter().map(|orphan| orphan.removal.name.certname().clone()).collect();
-    let seen = Box::pin(closely(context, puppet, &names, budget)).await;
-    let now = rules.judge(&seen.suspects, fleet, cloud, context.clock.now()).orphans;
+    let seen = Box::pin(closely(run, puppet, &names)).await;
+    let now = rules.judge(&seen.suspects, fleet, cloud, run.now()).orphans;
     let same = |orphan: &&Orphan| {
         orphans.iter().any(|before| {
             before.removal.certificate == orphan.removal.certificate && before.instance == orphan.instance
@@ -191,18 +178,17 @@ fn named(suspect: &Suspect) -> impl Iterator<Item = &InstanceId> {
 
 /// Removes one set, and looks again whether it is gone.
 async fn remove(
-    context: &Context,
+    run: Run<'_>,
     puppet: &Puppet,
     writer: &PuppetWriter,
     orphans: Vec<Orphan>,
     before: &Closely,
-    budget: Budget,
 ) -> Vec<Dealt> {
     let removals: Vec<&Removal> = orphans.iter().map(|orphan| &orphan.removal).collect();
-    let removed = carry_out(context, writer, &removals, before.puppetdb_time, budget).await;
+    let removed = carry_out(run, writer, &removals, before.puppetdb_time).await;
     let names: Vec<Certname> = removals.iter().map(|removal| removal.name.certname().clone()).collect();
-    let seen = Box::pin(closely(context, puppet, &names, budget)).await;
-    let crl = call(context, budget.work, Service::Ca, puppet.ca.crl()).await.ok();
+    let seen = Box::pin(closely(run, puppet, &names)).await;
+    let crl = call(run.context, run.budget.work, Service::Ca, puppet.ca.crl()).await.ok();
     let dealt = orphans.into_iter().zip(&seen.suspects).map(|(orphan, now)| {
         let (outcome, mut story) = judge(&orphan.removal, &removed, now);
         let name = orphan.removal.name.certname();

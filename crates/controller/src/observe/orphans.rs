@@ -9,12 +9,12 @@ use stagedoor_lifecycle::observation::{Service, Trouble};
 use stagedoor_lifecycle::orphans::{Listed, Reported, Rules, Suspect};
 use stagedoor_puppet::{Certificate, KnownIdentity, State};
 
-use super::Questions;
-use super::names::{Answers, Files, files};
+use super::ask;
+use super::puppet::files;
 use super::request::holds;
-use crate::budget::Budget;
+use super::snapshot::{Files, PuppetSnapshot};
 use crate::call::AT_ONCE;
-use crate::context::{Context, Puppet};
+use crate::context::{Puppet, Run};
 
 /// So many certificates are read for their own sake in one housekeeping; which, goes round with the time.
 const READ: usize = 100;
@@ -30,17 +30,10 @@ pub(crate) struct Closely {
 
 /// Every name with an instance: of the active nodes by one query; of the certificates without an active node by reading
 /// them, some of them each time, for the CA's list does not tell what they hold. `turn` says which.
-pub(crate) async fn lists(
-    context: &Context,
-    puppet: &Puppet,
-    rules: &Rules<'_>,
-    turn: i64,
-    budget: Budget,
-) -> Result<Vec<Listed>, Trouble> {
-    let ask = &Questions { context, budget };
+pub(crate) async fn lists(run: Run<'_>, puppet: &Puppet, rules: &Rules<'_>, turn: i64) -> Result<Vec<Listed>, Trouble> {
     let (certified, statuses) = tokio::join!(
-        ask.ask(Service::PuppetDb, puppet.puppetdb.certified()),
-        ask.ask(Service::Ca, puppet.ca.statuses(Some(State::Signed)))
+        ask(run, Service::PuppetDb, puppet.puppetdb.certified()),
+        ask(run, Service::Ca, puppet.ca.statuses(Some(State::Signed)))
     );
     let (certified, statuses) = (certified?, statuses?);
     let known: BTreeSet<&str> = certified.iter().map(|known| known.certname.as_str()).collect();
@@ -49,7 +42,7 @@ pub(crate) async fn lists(
     unread.retain(|name| rules.may_be_ours(name));
     unread.sort();
     let reading = stream::iter(in_turn(&unread, turn).to_vec()).map(|name| async move {
-        let certificate = ask.ask(Service::Ca, puppet.ca.certificate(&name)).await.ok().flatten()?;
+        let certificate = ask(run, Service::Ca, puppet.ca.certificate(&name)).await.ok().flatten()?;
         Some(Listed {
             certname: name,
             instance: certificate.instance_id()?,
@@ -73,40 +66,35 @@ fn listed(known: &KnownIdentity) -> Option<Listed> {
 }
 
 /// Everything that Puppet says of these names.
-pub(crate) async fn closely(context: &Context, puppet: &Puppet, names: &[Certname], budget: Budget) -> Closely {
-    let ask = &Questions { context, budget };
+pub(crate) async fn closely(run: Run<'_>, puppet: &Puppet, names: &[Certname]) -> Closely {
     let groups = async {
         match &puppet.classifier {
-            Some(classifier) => Some(ask.ask(Service::Classifier, classifier.groups()).await),
+            Some(classifier) => Some(ask(run, Service::Classifier, classifier.groups()).await),
             None => None,
         }
     };
     let cleared = BTreeSet::new();
-    let (files, nodes, identities, puppetdb_time, groups) = tokio::join!(
-        files(ask, puppet, names, &cleared),
-        ask.ask(Service::PuppetDb, puppet.puppetdb.nodes(names)),
-        ask.ask(Service::PuppetDb, puppet.puppetdb.identities(names)),
-        ask.ask(Service::PuppetDb, puppet.puppetdb.server_time()),
+    let (files, nodes, identities, time, groups) = tokio::join!(
+        files(run, puppet, names, &cleared),
+        ask(run, Service::PuppetDb, puppet.puppetdb.nodes(names)),
+        ask(run, Service::PuppetDb, puppet.puppetdb.identities(names)),
+        ask(run, Service::PuppetDb, puppet.puppetdb.server_time()),
         groups,
     );
-    let answers = Answers::new(files, nodes, identities, groups);
+    let snapshot = PuppetSnapshot::of_names(puppet, files, nodes, identities, groups);
     let suspect = |name: &Certname| {
-        let known = answers.identities.as_ref().ok().and_then(|known| known.get(name));
+        let known = snapshot.identities.as_ref().ok().and_then(|known| known.get(name));
         let reported = known.map(|known| Reported {
             instance: known.reported.clone(),
             account: known.account.clone(),
             region: known.region.clone(),
         });
-        Suspect {
-            view: answers.view(name, puppet.challenge.as_ref()),
-            certified: known.and_then(listed),
-            reported: reported.unwrap_or_default(),
-        }
+        Suspect { view: snapshot.view(name), certified: known.and_then(listed), reported: reported.unwrap_or_default() }
     };
     let suspects = names.iter().map(suspect).collect();
     let certificate = |(name, (certificate, _)): (Certname, Files)| Some((name, certificate.ok().flatten()?));
-    let certificates = answers.files.into_iter().filter_map(certificate).collect();
-    Closely { suspects, certificates, puppetdb_time: puppetdb_time.ok() }
+    let certificates = snapshot.files.into_iter().filter_map(certificate).collect();
+    Closely { suspects, certificates, puppetdb_time: time.ok() }
 }
 
 #[cfg(test)]

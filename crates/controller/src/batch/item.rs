@@ -1,0 +1,400 @@
+//! One action on its way through an invocation: what is known of it and what was done. No I/O.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use stagedoor_lifecycle::admission::{Admission, CloudView, PendingAction};
+use stagedoor_lifecycle::decision::{Effect, Question, Removal};
+use stagedoor_lifecycle::observation::{ActionKey, LifecycleAction, Lookup, NameView, Trouble};
+use stagedoor_lifecycle::onboard::LaunchView;
+use stagedoor_lifecycle::profile::{ActionResult, Probe};
+use stagedoor_lifecycle::purge::TerminationView;
+use stagedoor_lifecycle::reason::{Code, Fact};
+use stagedoor_lifecycle::receipt::{Outcome, Receipt, SCHEMA, Stage, Step};
+use stagedoor_lifecycle::refresh::RunView;
+use stagedoor_lifecycle::{Certname, deadline};
+use stagedoor_plan::{Seen, Situation, Status, Tried, Verdict};
+use stagedoor_puppet::Certificate;
+
+use crate::apply::{Report, Task};
+use crate::complete::Decided;
+use crate::observe::{Answer, PuppetSnapshot, Query, issued};
+
+/// What was observed, and when.
+#[derive(Debug)]
+pub(crate) struct Observed<T> {
+    pub(crate) value: T,
+    pub(crate) at: Timestamp,
+}
+
+/// How far an action is.
+#[derive(Debug)]
+enum State {
+    /// There is something to decide.
+    Open,
+    /// It is decided, and has to be completed.
+    Decided(Verdict),
+    /// It is over for this invocation.
+    Finished,
+}
+
+/// An action that an invocation works on. Only [`Batch`](super::Batch) changes one.
+#[derive(Debug)]
+pub(crate) struct WorkItem {
+    pub(super) action: LifecycleAction,
+    /// What AWS confirmed, once the action was found to be ours.
+    pub(super) pending: Option<Observed<PendingAction>>,
+    /// Why AWS cannot confirm it now, if it cannot; `pending` is then what it confirmed before.
+    unconfirmed: Option<Fact>,
+    /// Names to look at besides the expected one.
+    more_names: Vec<Certname>,
+    /// What Puppet says of a terminating instance.
+    termination: TerminationView,
+    /// What Puppet says of a launching instance.
+    launch: LaunchView,
+    /// The certificates that were seen.
+    certificates: BTreeMap<Certname, Certificate>,
+    /// Of what was removed and is not proven yet: the certificate that the CRL must hold then.
+    revoked: BTreeMap<Certname, Certificate>,
+    /// The names whose certificate the CA has said to have revoked.
+    cleaned: BTreeSet<Certname>,
+    /// What this invocation has tried.
+    pub(super) tried: Tried,
+    state: State,
+    status: Status,
+    /// Whether Auto Scaling has accepted the completion.
+    completed: bool,
+    /// What was reported as seen already.
+    reported: BTreeSet<String>,
+    steps: Vec<Step>,
+}
+
+impl WorkItem {
+    pub(super) fn new(action: LifecycleAction) -> Self {
+        let ended = Fact::new(Code::InvocationEnded, "the invocation ended before this instance was looked at");
+        Self {
+            action,
+            pending: None,
+            unconfirmed: None,
+            more_names: Vec::new(),
+            termination: TerminationView { names: Vec::new(), known_as: Lookup::Absent, targets: None },
+            launch: LaunchView::default(),
+            certificates: BTreeMap::new(),
+            revoked: BTreeMap::new(),
+            cleaned: BTreeSet::new(),
+            tried: Tried::default(),
+            state: State::Open,
+            status: Status::new(Outcome::Failed, ended),
+            completed: false,
+            reported: BTreeSet::new(),
+            steps: Vec::new(),
+        }
+    }
+
+    /// The action.
+    pub(crate) fn action(&self) -> &LifecycleAction {
+        &self.action
+    }
+
+    /// What AWS confirmed of it.
+    pub(crate) fn pending(&self) -> Option<&PendingAction> {
+        self.pending.as_ref().map(|observed| &observed.value)
+    }
+
+    /// Whether Auto Scaling has accepted the completion.
+    pub(crate) fn is_completed(&self) -> bool {
+        self.completed
+    }
+
+    pub(crate) fn is_launching(&self) -> bool {
+        self.action.is_launching()
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        !matches!(self.state, State::Finished)
+    }
+
+    /// Whether there is something to decide yet.
+    pub(super) fn is_undecided(&self) -> bool {
+        matches!(self.state, State::Open)
+    }
+
+    /// The names to look at.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &Certname> {
+        let expected = self.pending().and_then(|pending| pending.expected.as_ref().ok());
+        expected.into_iter().chain(&self.more_names)
+    }
+
+    /// Whether a certificate was removed that is not proven to be gone.
+    pub(crate) fn awaits_proof_of_revocation(&self) -> bool {
+        self.tried.removed.values().any(|removal| removal.certificate.is_some())
+    }
+
+    /// The names under which something was removed that is not proven yet.
+    pub(crate) fn unproven(&self) -> impl Iterator<Item = &Certname> {
+        self.tried.removed.keys()
+    }
+
+    /// The certificate under the expected name, if it was seen and is the instance's own.
+    fn own_certificate(&self) -> Option<&Certificate> {
+        let certificate = self.certificates.get(self.names().next()?)?;
+        (certificate.instance_id().as_ref() == Some(&self.action.instance)).then_some(certificate)
+    }
+
+    /// The same, if the instance launches and it was issued in this launch. One from before may be of a lost key, so it is read anew each time.
+    pub(crate) fn certificate_of_this_launch(&self) -> Option<&Certificate> {
+        let began = self.action.began.time().filter(|_| self.is_launching())?;
+        self.own_certificate().filter(|certificate| issued(certificate) >= began)
+    }
+
+    /// What has to be decided about it; `None` until AWS has confirmed it.
+    pub(super) fn situation(&self) -> Option<Situation<'_>> {
+        let seen = if self.is_launching() { Seen::Launch(&self.launch) } else { Seen::Termination(&self.termination) };
+        Some(Situation {
+            action: &self.action,
+            pending: self.pending()?,
+            unconfirmed: self.unconfirmed.as_ref(),
+            seen,
+            tried: &self.tried,
+        })
+    }
+
+    /// What is needed to answer a question about it.
+    pub(super) fn query(&self, question: Question) -> Option<Query> {
+        let pending = self.pending()?;
+        let probes = pending.profile.ready.iter().filter(|probe| **probe != Probe::Report);
+        Some(Query {
+            key: self.action.key(),
+            question,
+            certname: self.names().next().cloned(),
+            certificate: self.own_certificate().cloned(),
+            address: pending.address,
+            targets: pending.profile.refresh.clone(),
+            probes: probes.copied().collect(),
+        })
+    }
+
+    /// If it waits to be completed.
+    pub(super) fn decided(&self) -> Option<Decided> {
+        let State::Decided(verdict) = &self.state else { return None };
+        Some(Decided {
+            action: self.action.clone(),
+            verdict: verdict.clone(),
+            waits: self.pending().is_none_or(|pending| pending.waits),
+            other_hooks: self.pending().is_none_or(|pending| pending.other_hooks),
+        })
+    }
+
+    /// AWS says this of it.
+    pub(super) fn admit(&mut self, admission: Admission, view: &CloudView, at: Timestamp, took: Duration) {
+        let shown = view.group.known().ok().flatten().and_then(|group| group.members.get(&self.action.instance));
+        let shown = shown.map_or_else(|| "not in the group".to_owned(), ToString::to_string);
+        self.unconfirmed = None;
+        match admission {
+            Admission::Ours(mut pending) => {
+                if let (Lookup::Unavailable(_), Some(before)) = (&view.hooks, self.pending()) {
+                    pending.keep_times_of(before);
+                }
+                if self.pending.is_none() {
+                    let machine = view.machine.known().ok().flatten().map_or("unknown", |machine| &machine.state);
+                    self.step(Stage::Seen, took, format!("Auto Scaling: {shown}; EC2: {machine}"));
+                }
+                self.pending = Some(Observed { value: pending, at });
+            }
+            Admission::Pass(reason) => {
+                self.step(Stage::Seen, took, format!("Auto Scaling: {shown}"));
+                self.decide(Verdict { result: ActionResult::Continue, reason: reason.into() });
+            }
+            Admission::Ignore(reason) => self.finish(Status::new(Outcome::Ignored, reason)),
+            Admission::Refuse(reason) => self.finish(Status::new(Outcome::Refused, reason)),
+            Admission::Fail(reason) => {
+                // What AWS confirmed before still says when the timeout expires.
+                self.unconfirmed = self.pending.is_some().then(|| reason.clone());
+                self.set_status(Status::new(Outcome::Failed, reason));
+            }
+        }
+    }
+
+    /// Puppet says this of the names of a terminating instance.
+    pub(crate) fn saw_termination(
+        &mut self,
+        names: Vec<NameView>,
+        known_as: Lookup<Vec<Certname>>,
+        took: Duration,
+        describe: impl Fn(&NameView) -> String,
+    ) {
+        let new: Vec<String> = names.iter().skip(self.termination.names.len()).map(describe).collect();
+        new.into_iter().for_each(|what| self.saw(took, what));
+        self.termination = TerminationView { names, known_as, targets: None };
+    }
+
+    /// Puppet says this of a launching instance.
+    pub(crate) fn saw_launch(
+        &mut self,
+        name: Option<NameView>,
+        run: Option<Lookup<RunView>>,
+        seen: Vec<String>,
+        took: Duration,
+    ) {
+        seen.into_iter().for_each(|what| self.saw(took, what));
+        self.launch = LaunchView { name, run, ..LaunchView::default() };
+    }
+
+    /// The certificate under one of its names, which the CRL must hold later on, when it is gone itself.
+    pub(crate) fn saw_certificate(&mut self, name: Certname, certificate: Certificate) {
+        self.certificates.insert(name, certificate);
+    }
+
+    pub(super) fn puppet_is_unavailable(&mut self, trouble: &Trouble) {
+        let known_as = Lookup::Unavailable(trouble.clone());
+        self.termination = TerminationView { names: Vec::new(), known_as, targets: None };
+        let name = self.names().next().map(|name| NameView::unavailable(name.clone(), trouble));
+        self.launch = LaunchView { name, ..LaunchView::default() };
+    }
+
+    pub(super) fn answered(&mut self, answer: Answer) {
+        match answer {
+            Answer::Owner(owner, machine) => self.launch.owner = Some((owner, machine)),
+            Answer::Classification(classification) => self.launch.classification = Some(classification),
+            Answer::Connection(connection) => self.launch.connection = Some(connection),
+            Answer::Targets(targets) if self.is_launching() => self.launch.targets = Some(targets),
+            Answer::Targets(targets) => self.termination.targets = Some(targets),
+            Answer::Probes(probes) => self.launch.probes = Some(probes),
+        }
+    }
+
+    /// When it began, by Auto Scaling's record.
+    pub(super) fn started(&mut self, recorded: Option<Timestamp>, now: Timestamp) {
+        // The newest activity may not be visible yet; of a launch EC2 knows better.
+        let launched = self.pending().filter(|_| self.is_launching()).and_then(|pending| pending.launched);
+        self.action.began = self.action.began.confirm(recorded.max(launched), now);
+    }
+
+    /// An effect that is about to be applied, which counts as just applied from now on.
+    pub(super) fn task(&mut self, key: ActionKey, effect: Effect) -> Task {
+        self.tried.effect = Some(effect.key());
+        Task {
+            key,
+            launching: self.is_launching(),
+            began: self.action.began.time(),
+            tried_before: self.tried.removal.is_some(),
+            effect,
+        }
+    }
+
+    /// What was done.
+    pub(super) fn absorb(&mut self, report: Report) {
+        let Report { steps, status, finished, verdict, trouble, removal, refused, removed, cleaned, again, completed } =
+            report;
+        self.steps.extend(steps);
+        self.cleaned.extend(cleaned);
+        for removal in removed {
+            self.removed(removal);
+        }
+        self.tried.trouble = trouble.or(self.tried.trouble.take());
+        self.tried.removal = removal.or(self.tried.removal.take());
+        self.tried.refused = refused.or(self.tried.refused.take());
+        if again {
+            self.tried.effect = None;
+        }
+        self.completed |= completed;
+        status.into_iter().for_each(|status| self.set_status(status));
+        verdict.into_iter().for_each(|verdict| self.decide(verdict));
+        finished.into_iter().for_each(|status| self.finish(status));
+    }
+
+    fn removed(&mut self, removal: Removal) {
+        let name = removal.name.certname().clone();
+        if let Some(certificate) = self.certificates.get(&name) {
+            self.revoked.insert(name.clone(), certificate.clone());
+        }
+        if self.is_launching() {
+            // What was seen under the name is not there any more, and is looked for anew.
+            self.certificates.remove(&name);
+        }
+        self.tried.removed.insert(name, removal);
+    }
+
+    /// Writes down what a look proves of what was removed before it.
+    pub(super) fn prove(&mut self, snapshot: &PuppetSnapshot) {
+        for (name, removal) in std::mem::take(&mut self.tried.removed) {
+            let certificate = self.revoked.remove(&name);
+            let proofs = snapshot.proofs(&removal, certificate.as_ref(), self.cleaned.contains(&name));
+            proofs.into_iter().for_each(|proof| self.step(Stage::Proven, snapshot.took, proof));
+        }
+    }
+
+    /// Has these names looked at besides.
+    pub(super) fn look_at_too(&mut self, names: &[Certname]) {
+        let new: Vec<Certname> =
+            names.iter().filter(|name| self.names().all(|known| known != *name)).cloned().collect();
+        self.more_names.extend(new);
+    }
+
+    /// Observe mode: what would be done.
+    pub(super) fn withhold(&mut self, withheld: &[String]) {
+        for what in withheld {
+            self.step(Stage::Would, Duration::ZERO, what.clone());
+        }
+        let observes = "observe mode: nothing was changed and the action was not completed";
+        self.finish(Status::new(Outcome::Waiting, Fact::new(Code::ObserveMode, observes)));
+    }
+
+    /// It is decided.
+    pub(super) fn decide(&mut self, verdict: Verdict) {
+        if !self.is_undecided() {
+            return;
+        }
+        if self.is_launching() && verdict.reason.code() == Code::Enrolled {
+            for fact in verdict.reason.facts() {
+                self.step(Stage::Proven, Duration::ZERO, fact.text.clone());
+            }
+        }
+        self.state = State::Decided(verdict);
+    }
+
+    /// Sets the provisional status; a later pass may replace it.
+    pub(super) fn set_status(&mut self, status: Status) {
+        if self.is_open() {
+            self.status = status;
+        }
+    }
+
+    /// It is over for this invocation.
+    fn finish(&mut self, status: Status) {
+        self.set_status(status);
+        self.state = State::Finished;
+    }
+
+    fn step(&mut self, stage: Stage, took: Duration, detail: impl Into<String>) {
+        self.steps.push(Step::new(stage, took, detail));
+    }
+
+    /// Reports what was seen, unless it was reported before.
+    fn saw(&mut self, took: Duration, detail: String) {
+        if self.reported.insert(detail.clone()) {
+            self.step(Stage::Seen, took, detail);
+        }
+    }
+
+    pub(super) fn into_receipt(self) -> Receipt {
+        let certname = self.names().next().cloned();
+        let open = matches!(self.status.outcome, Outcome::Waiting | Outcome::Refused | Outcome::Failed);
+        let pending = self.pending().filter(|pending| pending.waits && open);
+        let decide_by = pending.zip(self.action.began.time());
+        let decide_by = decide_by.map(|(pending, began)| deadline::after(began, pending.allowed));
+        Receipt {
+            schema: SCHEMA,
+            instance_id: Some(self.action.instance),
+            group: Some(self.action.group),
+            hook: Some(self.action.hook),
+            certname,
+            outcome: self.status.outcome,
+            code: self.status.reason.code(),
+            reason: self.status.reason.to_string(),
+            decide_by,
+            steps: self.steps,
+        }
+    }
+}

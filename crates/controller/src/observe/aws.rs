@@ -1,0 +1,136 @@
+//! What Auto Scaling and EC2 say. Reads only, once per batch wherever one call answers for all.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use futures_util::stream::{self, StreamExt};
+use jiff::Timestamp;
+use stagedoor_aws::Error as AwsError;
+use stagedoor_lifecycle::admission::CloudView;
+use stagedoor_lifecycle::event::Transition;
+use stagedoor_lifecycle::observation::{ActionKey, Group, Hook, LifecycleAction, Lookup, Machine, Service, Trouble};
+use stagedoor_lifecycle::{GroupName, InstanceId, deadline};
+
+use crate::budget::HOOKS_RESERVE;
+use crate::call::{AT_ONCE, call, unique};
+use crate::context::{Context, Run};
+
+/// How long a group's history is read.
+const LONGEST_HISTORY: Duration = Duration::from_secs(10);
+/// More instances than one call takes ids.
+const MANY: usize = 200;
+
+/// What AWS said of a set of actions.
+pub(crate) struct AwsSnapshot {
+    /// When it was asked.
+    pub(crate) at: Timestamp,
+    /// How long that took.
+    pub(crate) took: Duration,
+    /// What it said of each.
+    pub(crate) views: BTreeMap<ActionKey, CloudView>,
+}
+
+/// Asks Auto Scaling and EC2, side by side, about all these actions.
+pub(crate) async fn aws(run: Run<'_>, actions: Vec<LifecycleAction>) -> AwsSnapshot {
+    let Run { context, budget } = run;
+    let at = context.clock.now();
+    if actions.is_empty() {
+        return AwsSnapshot { at, took: Duration::ZERO, views: BTreeMap::new() };
+    }
+    let groups: Vec<GroupName> = unique(actions.iter().map(|action| &action.group));
+    let instances: Vec<InstanceId> = unique(actions.iter().map(|action| &action.instance));
+    let started = context.clock.now();
+    let (described, hooks, machines) = tokio::join!(
+        call(context, budget.work, Service::AutoScaling, context.autoscaling.groups(&groups)),
+        hooks_of(run, &groups),
+        call(context, budget.work, Service::Ec2, machines(context, &groups, &instances)),
+    );
+    let took = context.clock.since(started);
+
+    // Shared and by name: a batch may be thousands in one group.
+    let described: Result<BTreeMap<GroupName, Arc<Group>>, Trouble> =
+        described.map(|groups| groups.into_iter().map(|group| (group.name.clone(), Arc::new(group))).collect());
+    let machines = by_id(machines);
+    let hooks: BTreeMap<_, _> = groups.iter().zip(hooks).collect();
+    let view = |action: LifecycleAction| {
+        let view = CloudView {
+            group: pick(&described, &action.group),
+            hooks: match hooks.get(&action.group) {
+                Some(Ok(hooks)) => Lookup::Found(hooks.clone()),
+                Some(Err(trouble)) => Lookup::Unavailable(trouble.clone()),
+                None => Lookup::Absent,
+            },
+            machine: pick(&machines, &action.instance),
+        };
+        (action.key(), view)
+    };
+    AwsSnapshot { at, took, views: actions.into_iter().map(view).collect() }
+}
+
+/// The hooks of each of these groups.
+pub(crate) async fn hooks_of(run: Run<'_>, groups: &[GroupName]) -> Vec<Result<Vec<Hook>, Trouble>> {
+    let Run { context, budget } = run;
+    let asked =
+        groups.iter().map(|group| call(context, budget.work, Service::AutoScaling, context.autoscaling.hooks(group)));
+    stream::iter(asked).buffered(AT_ONCE).collect().await
+}
+
+/// The one among the described that is asked for.
+fn pick<K: Ord, T: Clone>(answer: &Result<BTreeMap<K, T>, Trouble>, wanted: &K) -> Lookup<T> {
+    match answer {
+        Ok(all) => all.get(wanted).cloned().map_or(Lookup::Absent, Lookup::Found),
+        Err(trouble) => Lookup::Unavailable(trouble.clone()),
+    }
+}
+
+/// What EC2 knows, by instance.
+pub(crate) fn by_id(machines: Result<Vec<Machine>, Trouble>) -> Result<BTreeMap<InstanceId, Machine>, Trouble> {
+    Ok(machines?.into_iter().map(|machine| (machine.instance.clone(), machine)).collect())
+}
+
+/// The instances at EC2. Many are asked for by their groups; those that are not there by that are asked for by id.
+async fn machines(context: &Context, groups: &[GroupName], instances: &[InstanceId]) -> Result<Vec<Machine>, AwsError> {
+    if instances.len() <= MANY {
+        return context.machines.machines(instances).await;
+    }
+    let mut machines = context.machines.machines_of(groups).await?;
+    let found: BTreeSet<&InstanceId> = machines.iter().map(|machine| &machine.instance).collect();
+    let missing: Vec<InstanceId> = instances.iter().filter(|id| !found.contains(id)).cloned().collect();
+    machines.extend(context.machines.machines(&missing).await?);
+    Ok(machines)
+}
+
+/// What EC2 says about instances that certificates and requests name.
+pub(super) async fn owners(run: Run<'_>, instances: &[InstanceId]) -> BTreeMap<InstanceId, Lookup<Machine>> {
+    let Run { context, budget } = run;
+    let machines = by_id(call(context, budget.work, Service::Ec2, context.machines.machines(instances)).await);
+    instances.iter().map(|id| (id.clone(), pick(&machines, id))).collect()
+}
+
+/// When these actions began, by Auto Scaling's activities; `None` for those of which it has none.
+pub(crate) async fn starts(
+    run: Run<'_>,
+    actions: &[LifecycleAction],
+) -> BTreeMap<ActionKey, Result<Option<Timestamp>, Trouble>> {
+    let Run { context, budget } = run;
+    let mut by_group: BTreeMap<GroupName, BTreeSet<(InstanceId, Transition)>> = BTreeMap::new();
+    for LifecycleAction { group, instance, transition, .. } in actions {
+        by_group.entry(group.clone()).or_default().insert((instance.clone(), *transition));
+    }
+    // With half of the time that is kept for the hooks: the answer decides how the actions are completed. A long history is not
+    // read to its end while others wait.
+    let by =
+        deadline::before(budget.calls, HOOKS_RESERVE / 2).min(deadline::after(context.clock.now(), LONGEST_HISTORY));
+    let asked = by_group.iter().map(|(group, wanted)| async move {
+        (group, call(context, by, Service::AutoScaling, context.autoscaling.activities_began(group, wanted)).await)
+    });
+    let answers: BTreeMap<_, _> = join_all(asked).await.into_iter().collect();
+    let start = |action: &LifecycleAction| {
+        let answer = answers.get(&action.group)?.as_ref();
+        let recorded = answer.map(|began| began.get(&(action.instance.clone(), action.transition)).copied());
+        Some((action.key(), recorded.map_err(Clone::clone)))
+    };
+    actions.iter().filter_map(start).collect()
+}

@@ -1,0 +1,278 @@
+//! Answers to what a decision has to know beyond a look at the names. Reads only, once per batch where one call answers for all.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use futures_util::stream::{self, StreamExt};
+use jiff::Timestamp;
+use serde_json::json;
+use stagedoor_lifecycle::decision::Question;
+use stagedoor_lifecycle::observation::{ActionKey, Lookup, Machine, Service, Trouble, TroubleKind};
+use stagedoor_lifecycle::onboard::{Classified, Connection};
+use stagedoor_lifecycle::profile::Probe;
+use stagedoor_lifecycle::refresh::{Order, TargetView};
+use stagedoor_lifecycle::{Certname, InstanceId};
+use stagedoor_puppet::{Certificate, Job, ServiceState, StatusApi, trusted_facts};
+use tokio::net::TcpStream;
+
+use super::snapshot::{PuppetSnapshot, by_name, run_of};
+use super::{ask, aws};
+use crate::call::{AT_ONCE, is_unauthenticated, unique, within};
+use crate::context::{Puppet, Run};
+
+/// How many of the newest orders are looked through.
+const ORDERS: usize = 100;
+/// How long a port may take to accept a connection.
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// A question about an action, with what is needed to answer it.
+#[derive(Debug, Clone)]
+pub(crate) struct Query {
+    pub(crate) key: ActionKey,
+    pub(crate) question: Question,
+    /// The expected name.
+    pub(crate) certname: Option<Certname>,
+    /// The instance's own certificate.
+    pub(crate) certificate: Option<Certificate>,
+    /// The instance's address.
+    pub(crate) address: Option<IpAddr>,
+    /// The profile's refresh targets.
+    pub(crate) targets: Vec<Certname>,
+    /// What must answer, besides the report.
+    pub(crate) probes: Vec<Probe>,
+}
+
+/// The answer to a question. That something could not be found out is an answer as well.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    Owner(InstanceId, Lookup<Machine>),
+    Classification(Lookup<Classified>),
+    Connection(Connection),
+    Targets(Vec<TargetView>),
+    Probes(Vec<(Probe, Result<(), String>)>),
+}
+
+/// Answers, and whether Puppet refused the credentials.
+#[derive(Debug, Default)]
+pub(crate) struct Answers {
+    pub(crate) all: Vec<(ActionKey, Answer)>,
+    pub(crate) unauthenticated: bool,
+}
+
+/// Finds out what these actions need to know. Node groups and orders are kept in the snapshot: they are read once a pass.
+pub(crate) async fn lookups(
+    run: Run<'_>,
+    puppet: &Puppet,
+    snapshot: &mut PuppetSnapshot,
+    queries: &[Query],
+) -> Answers {
+    let of = |wanted: fn(&Question) -> bool| -> Vec<&Query> {
+        queries.iter().filter(|query| wanted(&query.question)).collect()
+    };
+    let classified = of(|question| matches!(question, Question::Classification));
+    let connected = of(|question| matches!(question, Question::Connection));
+    let targets = of(|question| matches!(question, Question::Targets));
+    let probed = of(|question| matches!(question, Question::Probes));
+    let mut answers = Answers { all: owners(run, queries).await, unauthenticated: false };
+    if let (Some(orchestrator), None, false) =
+        (&puppet.orchestrator, &snapshot.jobs, connected.is_empty() && targets.is_empty())
+    {
+        snapshot.jobs = Some(ask(run, Service::Orchestrator, orchestrator.jobs(ORDERS)).await);
+    }
+    if let (Some(classifier), None, false) = (&puppet.classifier, &snapshot.groups, classified.is_empty()) {
+        snapshot.groups = Some(ask(run, Service::Classifier, classifier.groups()).await);
+    }
+    answers.add(classification(run, puppet, snapshot, &classified).await);
+    answers.add(connections(run, puppet, snapshot, &connected).await);
+    answers.add(refresh_targets(run, puppet, snapshot, &targets).await);
+    answers.all.extend(probes(run, puppet, &probed).await);
+    answers
+}
+
+impl Answers {
+    fn add(&mut self, more: Self) {
+        self.all.extend(more.all);
+        self.unauthenticated |= more.unauthenticated;
+    }
+}
+
+/// What EC2 says of the instances that certificates and requests name.
+async fn owners(run: Run<'_>, queries: &[Query]) -> Vec<(ActionKey, Answer)> {
+    let owner = |query: &Query| match &query.question {
+        Question::Owner(owner) => Some((query.key.clone(), owner.clone())),
+        _ => None,
+    };
+    let owners: Vec<(ActionKey, InstanceId)> = queries.iter().filter_map(owner).collect();
+    if owners.is_empty() {
+        return Vec::new();
+    }
+    let machines = aws::owners(run, &unique(owners.iter().map(|(_, owner)| owner))).await;
+    let answer = |(key, owner): (ActionKey, InstanceId)| {
+        let machine = machines.get(&owner).cloned().unwrap_or(Lookup::Absent);
+        (key, Answer::Owner(owner, machine))
+    };
+    owners.into_iter().map(answer).collect()
+}
+
+/// Which groups the classifier puts these nodes into.
+async fn classification(run: Run<'_>, puppet: &Puppet, snapshot: &PuppetSnapshot, queries: &[&Query]) -> Answers {
+    let Some(classifier) = &puppet.classifier else {
+        let absent = |query: &&Query| (query.key.clone(), Answer::Classification(Lookup::Absent));
+        return Answers { all: queries.iter().map(absent).collect(), unauthenticated: false };
+    };
+    let certified = queries.iter().filter_map(|query| Some((query.key.clone(), query.certificate.clone()?)));
+    let asked = stream::iter(certified).map(|(key, certificate)| async move {
+        let answer = match certificate.common_name().parse::<Certname>() {
+            Ok(certname) => {
+                let (facts, trusted) = (json!({}), trusted_facts(&certificate));
+                ask(run, Service::Classifier, classifier.classified(&certname, &facts, &trusted)).await
+            }
+            Err(error) => {
+                let text = format!("the name of its certificate is no certname: {error}");
+                Err(Trouble { kind: TroubleKind::Unexpected, service: Service::Ca, text })
+            }
+        };
+        (key, answer)
+    });
+    let known: Result<BTreeSet<String>, Trouble> = match &snapshot.groups {
+        Some(Ok(groups)) => Ok(groups.iter().map(|group| group.name.clone()).collect()),
+        Some(Err(trouble)) => Err(trouble.clone()),
+        None => Ok(BTreeSet::new()),
+    };
+    let mut answers = Answers::default();
+    for (key, answer) in asked.buffer_unordered(AT_ONCE).collect::<Vec<_>>().await {
+        answers.unauthenticated |= is_unauthenticated(&answer);
+        let both = answer.and_then(|answer| Ok((answer, known.clone()?)));
+        let classification = match both {
+            Ok((answer, known)) => {
+                let groups = answer.groups.into_iter().map(|group| group.name).collect();
+                Lookup::Found(Classified { groups, known })
+            }
+            Err(trouble) => Lookup::Unavailable(trouble),
+        };
+        answers.all.push((key, Answer::Classification(classification)));
+    }
+    answers
+}
+
+/// Whether the orchestrator reaches these nodes, and what it ordered for them.
+async fn connections(run: Run<'_>, puppet: &Puppet, snapshot: &PuppetSnapshot, queries: &[&Query]) -> Answers {
+    let names: Vec<Certname> = unique(queries.iter().filter_map(|query| query.certname.as_ref()));
+    let (false, Some(orchestrator)) = (names.is_empty(), &puppet.orchestrator) else { return Answers::default() };
+    let inventory = ask(run, Service::Orchestrator, orchestrator.inventory(&names)).await;
+    let answer = |query: &&Query| {
+        let name = query.certname.as_ref()?;
+        let connected = match &inventory {
+            Ok(connected) if connected.get(name) == Some(&true) => Lookup::Found(()),
+            Ok(_) => Lookup::Absent,
+            Err(trouble) => Lookup::Unavailable(trouble.clone()),
+        };
+        let orders = orders_of(snapshot.jobs.as_ref(), name);
+        Some((query.key.clone(), Answer::Connection(Connection { connected, orders })))
+    };
+    Answers { all: queries.iter().filter_map(answer).collect(), unauthenticated: is_unauthenticated(&inventory) }
+}
+
+/// What is known of the refresh targets.
+async fn refresh_targets(run: Run<'_>, puppet: &Puppet, snapshot: &PuppetSnapshot, queries: &[&Query]) -> Answers {
+    let names: Vec<Certname> = unique(queries.iter().flat_map(|query| &query.targets));
+    if names.is_empty() {
+        return Answers::default();
+    }
+    let connected = async {
+        match &puppet.orchestrator {
+            Some(orchestrator) => Some(ask(run, Service::Orchestrator, orchestrator.inventory(&names)).await),
+            None => None,
+        }
+    };
+    let (reports, connected) =
+        tokio::join!(ask(run, Service::PuppetDb, puppet.puppetdb.latest_reports(&names)), connected);
+    let unauthenticated = is_unauthenticated(&reports) || connected.as_ref().is_some_and(is_unauthenticated);
+    let connected = connected.and_then(Result::ok);
+    let runs = by_name(reports, |report| &report.certname);
+    let view = |name: &Certname| TargetView {
+        certname: name.clone(),
+        disconnected: connected.as_ref().is_some_and(|connected| connected.get(name) == Some(&false)),
+        run: run_of(&runs, name),
+        orders: puppet.orchestrator.is_some().then(|| orders_of(snapshot.jobs.as_ref(), name)),
+    };
+    let views: BTreeMap<&Certname, TargetView> = names.iter().map(|name| (name, view(name))).collect();
+    let answer = |query: &&Query| {
+        let targets = query.targets.iter().filter_map(|name| views.get(name).cloned()).collect();
+        (query.key.clone(), Answer::Targets(targets))
+    };
+    Answers { all: queries.iter().map(answer).collect(), unauthenticated }
+}
+
+/// The orders for a node, newest first; those that change nothing are none.
+fn orders_of(jobs: Option<&Result<Vec<Job>, Trouble>>, name: &Certname) -> Lookup<Vec<Order>> {
+    match jobs {
+        None => Lookup::Absent,
+        Some(Err(trouble)) => Lookup::Unavailable(trouble.clone()),
+        Some(Ok(jobs)) => Lookup::Found(
+            jobs.iter()
+                .filter(|job| job.is_for(name) && !job.noop)
+                .map(|job| {
+                    let began = job.started.or(job.created);
+                    let ended =
+                        if job.state.is_over() { job.finished.or(began).or(Some(Timestamp::MIN)) } else { None };
+                    Order { job: job.id.to_string(), began, ended }
+                })
+                .collect(),
+        ),
+    }
+}
+
+/// What the probes of these instances say.
+async fn probes(run: Run<'_>, puppet: &Puppet, queries: &[&Query]) -> Vec<(ActionKey, Answer)> {
+    let wanted =
+        queries.iter().enumerate().flat_map(|(at, query)| query.probes.iter().map(move |probe| (at, *query, *probe)));
+    let asked = stream::iter(wanted).map(|(at, query, probe)| async move {
+        let answer = match (&query.certname, query.address) {
+            (Some(name), Some(address)) => ask_probe(run, puppet, name, address, probe).await,
+            _ => Err("EC2 shows no private address for it".to_owned()),
+        };
+        (at, probe, answer)
+    });
+    let mut said: Vec<Vec<(Probe, Result<(), String>)>> = vec![Vec::new(); queries.len()];
+    for (at, probe, answer) in asked.buffer_unordered(AT_ONCE).collect::<Vec<_>>().await {
+        if let Some(of_query) = said.get_mut(at) {
+            of_query.push((probe, answer));
+        }
+    }
+    queries.iter().zip(said).map(|(query, said)| (query.key.clone(), Answer::Probes(said))).collect()
+}
+
+/// Whether the node's service answers as it should; the text says what it did instead.
+async fn ask_probe(
+    run: Run<'_>,
+    puppet: &Puppet,
+    name: &Certname,
+    address: IpAddr,
+    probe: Probe,
+) -> Result<(), String> {
+    match probe {
+        Probe::Report => Ok(()),
+        Probe::Status(port) => {
+            let api = StatusApi::of_node(&puppet.transport, name, SocketAddr::new(address, port));
+            let api = api.map_err(|error| error.to_string())?;
+            match ask(run, Service::Node, api.simple()).await.map_err(|trouble| trouble.text)? {
+                ServiceState::Running => Ok(()),
+                ServiceState::Unreachable { reason } => Err(reason),
+                other => Err(format!("it says that it is {other}")),
+            }
+        }
+        Probe::Tcp(port) => {
+            let connecting = tokio::time::timeout(CONNECT, TcpStream::connect(SocketAddr::new(address, port)));
+            match within(run.context, run.budget.work, Service::Node, connecting)
+                .await
+                .map_err(|trouble| trouble.text)?
+            {
+                Ok(Ok(_)) => Ok(()),
+                Ok(Err(error)) => Err(error.to_string()),
+                Err(_) => Err("no answer within 5 s".to_owned()),
+            }
+        }
+    }
+}

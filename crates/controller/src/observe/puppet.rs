@@ -1,0 +1,140 @@
+//! What the CA, PuppetDB and the classifier say about names. Reads only; PuppetDB answers for the whole batch at once.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use futures_util::future::join;
+use futures_util::stream::{self, StreamExt};
+use stagedoor_lifecycle::observation::Service;
+use stagedoor_lifecycle::{Certname, InstanceId};
+use stagedoor_puppet::Error as PuppetError;
+
+use super::ask;
+use super::snapshot::{Files, Pending, PuppetSnapshot, by_name};
+use crate::batch::WorkItem;
+use crate::call::{AT_ONCE, unique};
+use crate::context::{Puppet, Run};
+
+/// From so many names on, the CA is asked for the list of pending requests instead of the request of each name.
+const LIST_REQUESTS_FROM: usize = 8;
+
+/// What Puppet has to be asked for a batch.
+#[derive(Debug, Default)]
+pub(crate) struct Wanted {
+    /// The names whose certificates, requests and nodes are looked at.
+    names: Vec<Certname>,
+    /// The names whose facts are looked at.
+    everybody: Vec<Certname>,
+    /// The names whose newest reports are looked at.
+    launching: Vec<Certname>,
+    /// The instances whose names PuppetDB is asked for.
+    terminating: Vec<InstanceId>,
+    /// The names of which nothing was left at the last look.
+    cleared: BTreeSet<Certname>,
+    /// Whether the CRL has to prove a revocation.
+    crl: bool,
+    /// Whether pins matter.
+    groups: bool,
+}
+
+impl Wanted {
+    /// What these items need.
+    pub(crate) fn of<'a>(items: impl Iterator<Item = &'a WorkItem>) -> Self {
+        let items: Vec<&WorkItem> = items.collect();
+        // What was once seen to be a launching instance's own certificate of this launch stays that for this invocation.
+        let unsure = items.iter().filter(|item| item.certificate_of_this_launch().is_none());
+        let launching = || items.iter().filter(|item| item.is_launching());
+        let pins = |item: &&WorkItem| {
+            !item.is_launching() || item.pending().is_none_or(|pending| !pending.profile.pin.is_empty())
+        };
+        Self {
+            names: unique(unsure.flat_map(|item| item.names())),
+            everybody: unique(items.iter().flat_map(|item| item.names())),
+            launching: unique(launching().flat_map(|item| item.names())),
+            terminating: unique(items.iter().filter(|item| !item.is_launching()).map(|item| &item.action().instance)),
+            cleared: items.iter().flat_map(|item| item.unproven()).cloned().collect(),
+            crl: items.iter().any(|item| item.awaits_proof_of_revocation()),
+            groups: items.iter().any(pins),
+        }
+    }
+
+    /// Whether there is nothing to ask.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.everybody.is_empty() && self.terminating.is_empty() && self.names.is_empty()
+    }
+}
+
+/// Asks the CA, PuppetDB and the classifier, side by side.
+pub(crate) async fn puppet(run: Run<'_>, puppet: &Puppet, wanted: &Wanted) -> PuppetSnapshot {
+    let started = run.now();
+    let crl = async { if wanted.crl { ask(run, Service::Ca, puppet.ca.crl()).await.ok() } else { None } };
+    let groups = async {
+        match &puppet.classifier {
+            Some(classifier) if wanted.groups => Some(ask(run, Service::Classifier, classifier.groups()).await),
+            _ => None,
+        }
+    };
+    let (files, known_as, nodes, identities, reports, time, crl, groups) = tokio::join!(
+        files(run, puppet, &wanted.names, &wanted.cleared),
+        ask(run, Service::PuppetDb, puppet.puppetdb.certnames_of(&wanted.terminating)),
+        ask(run, Service::PuppetDb, puppet.puppetdb.nodes(&wanted.names)),
+        ask(run, Service::PuppetDb, puppet.puppetdb.identities(&wanted.everybody)),
+        ask(run, Service::PuppetDb, puppet.puppetdb.latest_reports(&wanted.launching)),
+        ask(run, Service::PuppetDb, puppet.puppetdb.server_time()),
+        crl,
+        groups,
+    );
+    PuppetSnapshot {
+        took: run.context.clock.since(started),
+        known_as,
+        runs: by_name(reports, |report| &report.certname),
+        puppetdb_time: time.ok(),
+        crl,
+        ..PuppetSnapshot::of_names(puppet, files, nodes, identities, groups)
+    }
+}
+
+/// What the CA has under these names. Each certificate is read by itself: for the list of all certificates, a CA parses every
+/// file that it has, which takes a large one half a minute, and one damaged file of another name fails the list.
+///
+/// Signing writes the certificate first and deletes the request afterwards. So a certificate is looked for after its request, or
+/// once more: otherwise both could be missed. Of names that are `cleared`, nothing was left at the last look.
+pub(super) async fn files(
+    run: Run<'_>,
+    puppet: &Puppet,
+    names: &[Certname],
+    cleared: &BTreeSet<Certname>,
+) -> BTreeMap<Certname, Files> {
+    let listed = if names.len() < LIST_REQUESTS_FROM { None } else { requested(run, puppet).await };
+    let files = stream::iter(names).map(|name| {
+        let listed = listed.as_ref();
+        async move {
+            let certificate = || ask(run, Service::Ca, puppet.ca.certificate(name));
+            let request = async {
+                match listed {
+                    Some(listed) if !listed.contains(name.as_str()) => Ok(None),
+                    _ => ask(run, Service::Ca, pending(puppet, name)).await,
+                }
+            };
+            let (mut found, request) = join(certificate(), request).await;
+            if listed.is_none() && !cleared.contains(name) && matches!((&found, &request), (Ok(None), Ok(None))) {
+                found = certificate().await;
+            }
+            (name.clone(), (found, request))
+        }
+    });
+    files.buffer_unordered(AT_ONCE).collect().await
+}
+
+/// The names with pending requests. The list of requests reads no certificate. One that fails says nothing about any name.
+async fn requested(run: Run<'_>, puppet: &Puppet) -> Option<BTreeSet<String>> {
+    let listed = ask(run, Service::Ca, puppet.ca.requested()).await.ok()?;
+    Some(listed.into_iter().map(|status| status.name).collect())
+}
+
+/// The request that is pending under a name.
+async fn pending(puppet: &Puppet, name: &Certname) -> Result<Option<Pending>, PuppetError> {
+    match puppet.ca.csr(name).await {
+        Err(PuppetError::UnreadableRequest { problem, .. }) => Ok(Some(Err(problem))),
+        other => other.map(|csr| csr.map(Ok)),
+    }
+}

@@ -1,0 +1,307 @@
+//! What one look at Puppet saw, and what that says of each action. No I/O.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use secrecy::SecretString;
+use stagedoor_lifecycle::decision::Removal;
+use stagedoor_lifecycle::observation::{
+    CertificateView, Lookup, NameView, NodeView, RequestView, Service, Trouble, TroubleKind,
+};
+use stagedoor_lifecycle::refresh::RunView;
+use stagedoor_lifecycle::{Certname, InstanceId};
+use stagedoor_puppet::{Certificate, Csr, Group, Job, KnownIdentity, NodeStatus, Report, RevocationLists};
+
+use super::request::{asks, holds, unreadable};
+use crate::batch::WorkItem;
+use crate::call::is_unauthenticated;
+use crate::context::Puppet;
+
+/// A certificate and a certificate request, as far as the CA could be asked.
+pub(super) type Files = (Result<Option<Certificate>, Trouble>, Result<Option<Pending>, Trouble>);
+
+/// A pending certificate request; or why it cannot be read.
+pub(super) type Pending = Result<Csr, String>;
+
+/// What one look at Puppet saw.
+#[derive(Debug)]
+pub(crate) struct PuppetSnapshot {
+    pub(crate) took: Duration,
+    pub(super) challenge: Option<SecretString>,
+    pub(super) files: BTreeMap<Certname, Files>,
+    pub(super) known_as: Result<BTreeMap<InstanceId, BTreeSet<Certname>>, Trouble>,
+    pub(super) nodes: Result<BTreeMap<Certname, NodeStatus>, Trouble>,
+    pub(super) identities: Result<BTreeMap<Certname, KnownIdentity>, Trouble>,
+    pub(super) runs: Result<BTreeMap<Certname, Report>, Trouble>,
+    /// PuppetDB's clock, by which it compares times.
+    pub(crate) puppetdb_time: Option<Timestamp>,
+    pub(super) crl: Option<RevocationLists>,
+    /// All node groups, if they were asked for.
+    pub(crate) groups: Option<Result<Vec<Group>, Trouble>>,
+    /// The newest orders of the orchestrator, if they were asked for.
+    pub(super) jobs: Option<Result<Vec<Job>, Trouble>>,
+}
+
+impl PuppetSnapshot {
+    /// What was seen under names alone.
+    pub(super) fn of_names(
+        puppet: &Puppet,
+        files: BTreeMap<Certname, Files>,
+        nodes: Result<Vec<NodeStatus>, Trouble>,
+        identities: Result<Vec<KnownIdentity>, Trouble>,
+        groups: Option<Result<Vec<Group>, Trouble>>,
+    ) -> Self {
+        Self {
+            took: Duration::ZERO,
+            challenge: puppet.challenge.clone(),
+            files,
+            known_as: Ok(BTreeMap::new()),
+            nodes: by_name(nodes, |node| &node.certname),
+            identities: by_name(identities, |known| &known.certname),
+            runs: Ok(BTreeMap::new()),
+            puppetdb_time: None,
+            crl: None,
+            groups,
+            jobs: None,
+        }
+    }
+
+    /// What was seen where there was nothing to ask.
+    pub(crate) fn nothing(puppet: &Puppet) -> Self {
+        Self::of_names(puppet, BTreeMap::new(), Ok(Vec::new()), Ok(Vec::new()), None)
+    }
+
+    /// Whether Puppet refused the credentials.
+    pub(crate) fn is_unauthenticated(&self) -> bool {
+        let of_files = |(certificate, request): &Files| is_unauthenticated(certificate) || is_unauthenticated(request);
+        self.files.values().any(of_files)
+            || is_unauthenticated(&self.known_as)
+            || is_unauthenticated(&self.nodes)
+            || is_unauthenticated(&self.identities)
+            || is_unauthenticated(&self.runs)
+            || self.groups.as_ref().is_some_and(is_unauthenticated)
+            || self.jobs.as_ref().is_some_and(is_unauthenticated)
+    }
+
+    /// Says to this item what was seen of it.
+    pub(crate) fn show(&self, item: &mut WorkItem) {
+        if item.is_launching() {
+            self.show_launch(item)
+        } else {
+            self.show_termination(item)
+        }
+        for name in item.names().cloned().collect::<Vec<_>>() {
+            if let Some((Ok(Some(certificate)), _)) = self.files.get(&name) {
+                item.saw_certificate(name, certificate.clone());
+            }
+        }
+    }
+
+    fn show_launch(&self, item: &mut WorkItem) {
+        let name = item.names().next().cloned();
+        let own = item.certificate_of_this_launch();
+        let view = name.as_ref().map(|name| match own {
+            Some(own) => NameView {
+                certname: name.clone(),
+                certificate: Lookup::Found(certificate_view(own)),
+                request: Lookup::Absent,
+                node: Lookup::Absent,
+                fact_instance: self.fact_instance(name),
+                pins: self.pins(name),
+            },
+            None => self.view(name),
+        });
+        let report = name.as_ref().map(|name| run_of(&self.runs, name));
+        let mut seen = Vec::new();
+        match (&view, own) {
+            (Some(view), None) => seen.push(describe(view)),
+            (Some(NameView { certname, .. }), Some(own)) => {
+                seen.push(format!("{certname}: certificate {} of {}", own.serial(), item.action().instance));
+            }
+            (None, _) => {}
+        }
+        if let (Some(Lookup::Found(run)), Some(_)) = (&report, own) {
+            seen.push(format!("its Puppet run at {} ended as {}", run.start, run.status));
+        }
+        item.saw_launch(view, report, seen, self.took);
+    }
+
+    fn show_termination(&self, item: &mut WorkItem) {
+        let names: Vec<NameView> = item.names().map(|name| self.view(name)).collect();
+        let known_as = match &self.known_as {
+            Ok(names) => Lookup::Found(names.get(&item.action().instance).into_iter().flatten().cloned().collect()),
+            Err(trouble) => Lookup::Unavailable(trouble.clone()),
+        };
+        item.saw_termination(names, known_as, self.took, describe);
+    }
+
+    /// What was seen under a name that was asked for.
+    pub(super) fn view(&self, name: &Certname) -> NameView {
+        let Some((certificate, request)) = self.files.get(name) else {
+            let text = format!("the Puppet CA was not asked about {name}");
+            return NameView::unavailable(
+                name.clone(),
+                &Trouble { kind: TroubleKind::Timeout, service: Service::Ca, text },
+            );
+        };
+        NameView {
+            certname: name.clone(),
+            certificate: reachable(certificate, certificate_view),
+            request: reachable(request, |pending| request_view(pending, self.challenge.as_ref())),
+            node: of(&self.nodes, name, |node| Some(node_view(node))),
+            fact_instance: self.fact_instance(name),
+            pins: self.pins(name),
+        }
+    }
+
+    fn fact_instance(&self, name: &Certname) -> Lookup<InstanceId> {
+        of(&self.identities, name, identity)
+    }
+
+    fn pins(&self, name: &Certname) -> Lookup<Vec<String>> {
+        match &self.groups {
+            None => Lookup::Absent,
+            Some(Err(trouble)) => Lookup::Unavailable(trouble.clone()),
+            Some(Ok(groups)) => {
+                let pinning = groups.iter().filter(|group| group.pins(name));
+                Lookup::Found(pinning.map(|group| group.name.clone()).collect())
+            }
+        }
+    }
+
+    /// What this look proves of what was removed before it; `cleaned` says whether the CA has said that it revoked it.
+    pub(crate) fn proofs(&self, removal: &Removal, certificate: Option<&Certificate>, cleaned: bool) -> Vec<String> {
+        let name = removal.name.certname();
+        let mut proofs = Vec::new();
+        if let Some(serial) = &removal.certificate {
+            let revoked = revocation(self.crl.as_ref(), certificate, cleaned);
+            proofs.push(format!("certificate {serial} of {name} is gone; {revoked}"));
+        }
+        if removal.request {
+            proofs.push(format!("no certificate request of {name} is pending"));
+        }
+        if removal.node.is_some() {
+            proofs.push(format!("{name} is inactive in PuppetDB"));
+        }
+        if !removal.pins.is_empty() {
+            proofs.push(format!("{name} is pinned to no node group"));
+        }
+        proofs
+    }
+}
+
+/// What the CRL says of a certificate that is gone; `cleaned` says whether the CA has said that it revoked it.
+pub(crate) fn revocation(
+    crl: Option<&RevocationLists>,
+    certificate: Option<&Certificate>,
+    cleaned: bool,
+) -> &'static str {
+    match crl.zip(certificate).map(|(crl, certificate)| crl.revokes(certificate)) {
+        Some(true) => "its serial is in the CRL",
+        Some(false) if cleaned => {
+            "the CA has said that it is revoked, but the CRL that it gives to agents does NOT list it: look into the CA's own \
+             CRL (docs/operations.md, revocations)"
+        }
+        None if cleaned => "the CA has said that it is revoked; its CRL could not be read",
+        _ => "that it is revoked could NOT be seen: look into the CA's CRL",
+    }
+}
+
+fn request_view(pending: &Pending, challenge: Option<&SecretString>) -> RequestView {
+    match pending {
+        Ok(csr) => RequestView { instance: csr.instance_id(), asks: asks(csr, challenge) },
+        Err(problem) => RequestView { instance: None, asks: unreadable(problem) },
+    }
+}
+
+fn certificate_view(certificate: &Certificate) -> CertificateView {
+    CertificateView {
+        serial: certificate.serial().to_string(),
+        instance: certificate.instance_id(),
+        issued: issued(certificate),
+        holds: holds(certificate),
+    }
+}
+
+fn node_view(node: &NodeStatus) -> NodeView {
+    NodeView {
+        active: node.is_active(),
+        deactivated: node.deactivated,
+        facts: node.facts_timestamp,
+        newest: node.catalog_timestamp.max(node.facts_timestamp).max(node.report_timestamp),
+    }
+}
+
+/// The newest run of a node, among those that were asked for.
+pub(super) fn run_of(runs: &Result<BTreeMap<Certname, Report>, Trouble>, name: &Certname) -> Lookup<RunView> {
+    of(runs, name, |report| {
+        Some(RunView {
+            start: report.start_time,
+            end: report.end_time,
+            status: report.status.clone().unwrap_or_else(|| "unknown".to_owned()),
+            noop: report.noop == Some(true),
+            cached: report.cached_catalog_status.as_deref().is_some_and(|status| status != "not_used"),
+        })
+    })
+}
+
+fn reachable<T, V>(answer: &Result<Option<T>, Trouble>, view: impl Fn(&T) -> V) -> Lookup<V> {
+    match answer {
+        Ok(Some(value)) => Lookup::Found(view(value)),
+        Ok(None) => Lookup::Absent,
+        Err(trouble) => Lookup::Unavailable(trouble.clone()),
+    }
+}
+
+/// What was answered, to be found by name: a set may be thousands.
+pub(super) fn by_name<T>(
+    answer: Result<Vec<T>, Trouble>,
+    name: impl Fn(&T) -> &Certname,
+) -> Result<BTreeMap<Certname, T>, Trouble> {
+    Ok(answer?.into_iter().map(|one| (name(&one).clone(), one)).collect())
+}
+
+fn of<T, V>(
+    answer: &Result<BTreeMap<Certname, T>, Trouble>,
+    name: &Certname,
+    view: impl Fn(&T) -> Option<V>,
+) -> Lookup<V> {
+    match answer {
+        Ok(all) => all.get(name).and_then(view).map_or(Lookup::Absent, Lookup::Found),
+        Err(trouble) => Lookup::Unavailable(trouble.clone()),
+    }
+}
+
+/// When a certificate was issued: the CA sets its beginning back by a day, for clocks that are behind.
+pub(crate) fn issued(certificate: &Certificate) -> Timestamp {
+    certificate.not_before().checked_add(SignedDuration::from_hours(24)).unwrap_or(Timestamp::MAX)
+}
+
+/// The instance that a node's facts name, unless they name two.
+fn identity(known: &KnownIdentity) -> Option<InstanceId> {
+    known.instance_id().filter(|_| !known.is_contradictory()).cloned()
+}
+
+/// What Puppet says about a name, for a person.
+fn describe(view: &NameView) -> String {
+    let certificate = match &view.certificate {
+        Lookup::Found(certificate) => match &certificate.instance {
+            Some(owner) => format!("certificate {} of {owner}", certificate.serial),
+            None => format!("certificate {} without pp_instance_id", certificate.serial),
+        },
+        Lookup::Absent => "no certificate".to_owned(),
+        Lookup::Unavailable(trouble) => format!("certificate unknown ({trouble})"),
+    };
+    let request = match &view.request {
+        Lookup::Found(_) => ", a pending certificate request",
+        _ => "",
+    };
+    let node = match &view.node {
+        Lookup::Found(NodeView { active: true, .. }) => "active node".to_owned(),
+        Lookup::Found(_) => "inactive node".to_owned(),
+        Lookup::Absent => "no node".to_owned(),
+        Lookup::Unavailable(trouble) => format!("node unknown ({trouble})"),
+    };
+    format!("{}: {certificate}{request}; {node}", view.certname)
+}

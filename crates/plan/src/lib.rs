@@ -1,0 +1,278 @@
+//! Merges the decisions about a batch of lifecycle actions into one plan. Pure: no I/O, no clock, no SDK.
+//!
+//! `stagedoor-lifecycle` decides about one action. Here the decisions of a batch become what the controller does next: the
+//! lookups that are still needed, the effects to apply, the verdicts to complete actions with, and the status of each action.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use stagedoor_lifecycle::admission::PendingAction;
+use stagedoor_lifecycle::decision::{Decision, Effect, EffectKey, Question, Removal, expired};
+use stagedoor_lifecycle::observation::{ActionKey, Began, LifecycleAction, Lookup, Trouble};
+use stagedoor_lifecycle::onboard::{self, LaunchView};
+use stagedoor_lifecycle::profile::{ActionResult, Protected};
+use stagedoor_lifecycle::purge::{self, TerminationView};
+use stagedoor_lifecycle::reason::{Code, Fact, Reason};
+use stagedoor_lifecycle::receipt::Outcome;
+use stagedoor_lifecycle::{Certname, deadline};
+
+/// How long an order for refresh targets waits for other changes that the same run could serve.
+pub const GATHERING: Duration = Duration::from_secs(15);
+
+/// What all actions of a batch share.
+#[derive(Debug, Clone, Copy)]
+pub struct Site<'a> {
+    /// Names that are never purged.
+    pub protected: &'a Protected,
+    /// Whether there is an orchestrator.
+    pub orchestrated: bool,
+    /// Whether effects are applied, or only reported (observe mode).
+    pub acts: bool,
+    /// The time.
+    pub now: Timestamp,
+}
+
+/// What Puppet says about the instance of an action.
+#[derive(Debug, Clone, Copy)]
+pub enum Seen<'a> {
+    /// It launches.
+    Launch(&'a LaunchView),
+    /// It terminates.
+    Termination(&'a TerminationView),
+}
+
+/// One action of the batch, as it is now.
+#[derive(Debug, Clone, Copy)]
+pub struct Situation<'a> {
+    /// The action.
+    pub action: &'a LifecycleAction,
+    /// What AWS confirms of it.
+    pub pending: &'a PendingAction,
+    /// Why AWS cannot confirm it now, if it cannot: nothing is changed on the strength of what AWS said a while ago.
+    pub unconfirmed: Option<&'a Fact>,
+    /// What Puppet says.
+    pub seen: Seen<'a>,
+    /// What this invocation has tried.
+    pub tried: &'a Tried,
+}
+
+/// What an invocation has tried for an action so far.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Tried {
+    /// The effect that was applied since the last pause.
+    pub effect: Option<EffectKey>,
+    /// What went wrong with it.
+    pub trouble: Option<Trouble>,
+    /// What came of the last attempt to remove what is left.
+    pub removal: Option<Reason>,
+    /// Why the CA will not sign the request, if it has said so.
+    pub refused: Option<Fact>,
+    /// What was removed and is not proven yet, by name.
+    pub removed: BTreeMap<Certname, Removal>,
+}
+
+/// How an action is doing: the receipt's outcome and reason, until a later pass or the end replaces it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    /// The outcome.
+    pub outcome: Outcome,
+    /// Why.
+    pub reason: Reason,
+}
+
+impl Status {
+    /// A status.
+    #[must_use]
+    pub fn new(outcome: Outcome, reason: impl Into<Reason>) -> Self {
+        Self { outcome, reason: reason.into() }
+    }
+}
+
+/// How an action is to be completed, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    /// CONTINUE or ABANDON.
+    pub result: ActionResult,
+    /// Why.
+    pub reason: Reason,
+}
+
+/// What to do next for a batch.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// The status of each action that has no verdict.
+    pub statuses: BTreeMap<ActionKey, Status>,
+    /// The actions that can be completed.
+    pub verdicts: BTreeMap<ActionKey, Verdict>,
+    /// What to change at Puppet.
+    pub effects: Vec<(ActionKey, Effect)>,
+    /// What has to be looked up first.
+    pub questions: Vec<(ActionKey, Question)>,
+    /// Names to look at besides, at once.
+    pub names: Vec<(ActionKey, Vec<Certname>)>,
+    /// The actions whose start has to be confirmed by Auto Scaling.
+    pub start_times: BTreeSet<ActionKey>,
+    /// The actions of which this look proves what was removed.
+    pub proven: BTreeSet<ActionKey>,
+    /// What would be changed if the controller acted; these actions are finished.
+    pub withheld: BTreeMap<ActionKey, Vec<String>>,
+}
+
+/// Plans for all these actions.
+#[must_use]
+pub fn plan<'a>(site: Site<'_>, situations: impl IntoIterator<Item = Situation<'a>>) -> Plan {
+    let mut plan = Plan::default();
+    let mut about_to_report = false;
+    for situation in situations {
+        let decision = decide(site, &situation);
+        if let Seen::Launch(seen) = situation.seen {
+            about_to_report |= onboard::is_about_to_report(&decision, seen);
+        }
+        plan.add(site, &situation, decision);
+    }
+    plan.hold_refreshes(about_to_report, site.now);
+    plan
+}
+
+fn decide(site: Site<'_>, situation: &Situation<'_>) -> Decision {
+    let Situation { action, pending, tried, .. } = situation;
+    let Site { protected, orchestrated, now, .. } = site;
+    match situation.seen {
+        Seen::Launch(seen) => onboard::decide(action, pending, seen, protected, orchestrated, now),
+        Seen::Termination(seen) => {
+            purge::decide(action, pending, seen, protected, tried.removal.as_ref(), orchestrated, now)
+        }
+    }
+}
+
+impl Plan {
+    fn add(&mut self, site: Site<'_>, situation: &Situation<'_>, decision: Decision) {
+        let Situation { action, tried, .. } = situation;
+        let key = action.key();
+        if let Seen::Launch(seen) = situation.seen
+            && !tried.removed.is_empty()
+            && !shows_what_was_removed(seen, &tried.removed)
+        {
+            self.proven.insert(key.clone());
+        }
+        match decision {
+            Decision::Ask(Question::Names(names)) => self.names.push((key, names)),
+            Decision::Ask(Question::Began) => {
+                let unknown = "could not read the scaling activities: the action's start time and deadline are unknown";
+                self.status(key.clone(), Outcome::Failed, Fact::new(Code::StartTimeUnknown, unknown));
+                self.start_times.insert(key);
+            }
+            Decision::Ask(question) => {
+                let unanswered = format!("{} could not be found out in time", question.describe());
+                self.status(key.clone(), Outcome::Failed, Fact::new(Code::LookupUnanswered, unanswered));
+                self.questions.push((key, question));
+            }
+            Decision::Apply(effect) => self.apply(site, situation, key, effect),
+            Decision::Complete(result, reason) => {
+                self.proven.insert(key.clone());
+                self.verdicts.insert(key, Verdict { result, reason });
+            }
+            Decision::Wait(reason) => self.status(key, Outcome::Waiting, reason),
+            Decision::Refuse(reason) => self.status(key, Outcome::Refused, reason),
+            Decision::Fail(reason) => self.status(key, Outcome::Failed, reason),
+        }
+    }
+
+    /// An effect, unless something speaks against applying it now.
+    fn apply(&mut self, site: Site<'_>, situation: &Situation<'_>, key: ActionKey, effect: Effect) {
+        let Situation { action, pending, tried, .. } = situation;
+        if let Some(unconfirmed) = situation.unconfirmed {
+            let unconfirmed = Reason::from(unconfirmed.clone());
+            let confirmed = matches!(action.began, Began::Confirmed { .. });
+            if confirmed && pending.is_late(action.began, site.now) {
+                let verdict = Verdict { result: pending.on_timeout, reason: expired(&unconfirmed) };
+                self.verdicts.insert(key, verdict);
+            } else {
+                self.status(key, Outcome::Failed, unconfirmed);
+            }
+            return;
+        }
+        if !site.acts {
+            self.withheld.insert(key, withheld(&effect));
+            return;
+        }
+        // What the CA will not sign it will not sign a moment later either.
+        if let (Effect::Sign(_), Some(refused)) = (&effect, &tried.refused) {
+            self.status(key, Outcome::Refused, refused.clone());
+            return;
+        }
+        if tried.effect == Some(effect.key()) {
+            self.status(key, Outcome::Failed, not_seen_yet(&effect, tried));
+            return;
+        }
+        // So that the timeout can expire, also if this never succeeds.
+        if action.began == Began::Unknown {
+            self.start_times.insert(key.clone());
+        }
+        self.effects.push((key, effect));
+    }
+
+    fn status(&mut self, key: ActionKey, outcome: Outcome, reason: impl Into<Reason>) {
+        self.statuses.insert(key, Status::new(outcome, reason));
+    }
+
+    /// Holds orders for refresh targets back for a little while, as long as other nodes are about to make a change that the same
+    /// run could serve.
+    fn hold_refreshes(&mut self, about_to_report: bool, now: Timestamp) {
+        let change = |effect: &Effect| if let Effect::Refresh(_, change) = effect { Some(*change) } else { None };
+        let oldest = self.effects.iter().filter_map(|(_, effect)| change(effect)).min();
+        if !(about_to_report && oldest.is_some_and(|oldest| now < deadline::after(oldest, GATHERING))) {
+            return;
+        }
+        let (postponed, rest): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.effects).into_iter().partition(|(_, effect)| change(effect).is_some());
+        self.effects = rest;
+        for (key, effect) in postponed {
+            let what = format!("about to {}, for this and what else is about to change", effect.describe());
+            self.status(key, Outcome::Waiting, Fact::new(Code::WaitingForRefresh, what));
+        }
+    }
+}
+
+/// What an effect would change, for observe mode.
+fn withheld(effect: &Effect) -> Vec<String> {
+    match effect {
+        Effect::Remove(removals) => removals.iter().map(|removal| format!("remove {}", removal.describe())).collect(),
+        effect => vec![effect.describe()],
+    }
+}
+
+/// Why an effect that was just applied is not applied again at once: it is after a pause.
+fn not_seen_yet(effect: &Effect, tried: &Tried) -> Reason {
+    match effect {
+        Effect::Remove(removals) => {
+            let left: Vec<_> = removals.iter().map(Removal::describe).collect();
+            let left = Fact::new(Code::StillThere, format!("still there: {}", left.join("; ")));
+            match tried.removal.clone() {
+                Some(removal) => removal.and(left),
+                None => left.into(),
+            }
+        }
+        effect => match &tried.trouble {
+            Some(trouble) => Fact::from(trouble).into(),
+            None => {
+                let unseen = format!("it was just done, and is not seen yet: {}", effect.describe());
+                Fact::new(Code::NotSeenYet, unseen).into()
+            }
+        },
+    }
+}
+
+/// Whether a look still shows the certificate that was removed, or cannot say.
+fn shows_what_was_removed(seen: &LaunchView, removed: &BTreeMap<Certname, Removal>) -> bool {
+    let Some(view) = &seen.name else { return true };
+    removed.get(&view.certname).is_some_and(|removal| match &view.certificate {
+        Lookup::Found(now) => removal.certificate.as_ref() == Some(&now.serial),
+        Lookup::Absent => false,
+        Lookup::Unavailable(_) => true,
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,693 @@
+//! The plan, table by table. Each test changes the one thing that it is about.
+
+use std::sync::Arc;
+
+use stagedoor_lifecycle::InstanceId;
+use stagedoor_lifecycle::event::{Place, Transition};
+use stagedoor_lifecycle::observation::{CertificateView, NameView, NodeView, RequestView, Service, TroubleKind};
+use stagedoor_lifecycle::onboard::Connection;
+use stagedoor_lifecycle::profile::{Probe, Profile, Rekey, SignMode};
+use stagedoor_lifecycle::refresh::{RunView, TargetView};
+use stagedoor_lifecycle::signing::{Challenge, Key, Request, SigningRules};
+
+use super::*;
+
+const PRIMARY: &str = "puppet.example.com";
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(1_800_000_000 + second).unwrap()
+}
+
+fn trouble(service: Service) -> Trouble {
+    Trouble { kind: TroubleKind::Unreachable, service, text: format!("{service} is down") }
+}
+
+fn down<T>() -> Lookup<T> {
+    Lookup::Unavailable(trouble(Service::Ca))
+}
+
+fn profile() -> Profile {
+    Profile {
+        name: "compiler".parse().unwrap(),
+        certname: "{private_dns}".parse().unwrap(),
+        hook_prefix: "stagedoor-".into(),
+        sign: SignMode::Verify,
+        rules: SigningRules::default(),
+        pin: Vec::new(),
+        classified: Vec::new(),
+        refresh: Vec::new(),
+        await_refresh: false,
+        ready: Vec::new(),
+        rekey: Rekey::Allow,
+        launch_timeout: Duration::from_secs(1800),
+        on_launch_timeout: ActionResult::Abandon,
+        terminate_timeout: Duration::from_secs(600),
+        on_terminate_timeout: ActionResult::Continue,
+    }
+}
+
+/// A batch of actions that are numbered, and what they share.
+struct World {
+    items: Vec<Item>,
+    protected: Protected,
+    orchestrated: bool,
+    acts: bool,
+    now: Timestamp,
+}
+
+/// One action: launching instances are enrolled, terminating ones are still in Puppet, until a test changes that.
+struct Item {
+    action: LifecycleAction,
+    pending: PendingAction,
+    unconfirmed: Option<Fact>,
+    launch: LaunchView,
+    termination: TerminationView,
+    tried: Tried,
+}
+
+fn name(number: u32) -> Certname {
+    format!("ip-10-0-0-{number}.ec2.internal").parse().unwrap()
+}
+
+fn id(number: u32) -> InstanceId {
+    format!("i-{number:017x}").parse().unwrap()
+}
+
+fn says(number: u32) -> Request {
+    Request {
+        common_name: Some(name(number).to_string()),
+        signature_valid: true,
+        extensions: [("pp_instance_id".to_owned(), id(number).to_string())].into(),
+        other_extensions: Vec::new(),
+        alt_names: Vec::new(),
+        challenge: Challenge::NotRequired,
+        key: Key::Ec(256),
+        key_print: "A7:0C".into(),
+        unreadable: None,
+    }
+}
+
+fn view(number: u32) -> NameView {
+    let issued = at(60);
+    let node = NodeView { active: true, deactivated: None, facts: Some(at(110)), newest: Some(at(110)) };
+    NameView {
+        certname: name(number),
+        certificate: Lookup::Found(CertificateView {
+            serial: format!("{number:04X}"),
+            instance: Some(id(number)),
+            issued,
+            holds: says(number),
+        }),
+        request: Lookup::Absent,
+        node: Lookup::Found(node),
+        fact_instance: Lookup::Found(id(number)),
+        pins: Lookup::Found(Vec::new()),
+    }
+}
+
+fn ran(start: i64) -> RunView {
+    RunView { start: at(start), end: at(start + 10), status: "changed".into(), noop: false, cached: false }
+}
+
+impl Item {
+    fn new(number: u32, transition: Transition) -> Self {
+        let launching = transition == Transition::Launching;
+        let action = LifecycleAction {
+            instance: id(number),
+            group: "compilers".parse().unwrap(),
+            hook: if launching { "stagedoor-launch" } else { "stagedoor-terminate" }.parse().unwrap(),
+            transition,
+            origin: launching.then_some(Place::Ec2),
+            destination: Some(if launching { Place::AutoScalingGroup } else { Place::Ec2 }),
+            began: Began::Said(at(0)),
+        };
+        let profile = profile();
+        let pending = PendingAction {
+            expected: Ok(name(number)),
+            has_pool: false,
+            launched: None,
+            address: None,
+            waits: true,
+            doubt: None,
+            other_hooks: false,
+            allowed: if launching { profile.launch_timeout } else { profile.terminate_timeout },
+            heartbeat: None,
+            on_timeout: if launching { profile.on_launch_timeout } else { profile.on_terminate_timeout },
+            profile: Arc::new(profile),
+        };
+        let launch =
+            LaunchView { name: Some(view(number)), run: Some(Lookup::Found(ran(100))), ..LaunchView::default() };
+        let termination =
+            TerminationView { names: vec![view(number)], known_as: Lookup::Found(vec![name(number)]), targets: None };
+        Self { action, pending, unconfirmed: None, launch, termination, tried: Tried::default() }
+    }
+
+    fn situation(&self) -> Situation<'_> {
+        let Self { action, pending, unconfirmed, launch, termination, tried } = self;
+        let seen = if action.is_launching() { Seen::Launch(launch) } else { Seen::Termination(termination) };
+        Situation { action, pending, unconfirmed: unconfirmed.as_ref(), seen, tried }
+    }
+
+    fn profile(&mut self) -> &mut Profile {
+        Arc::make_mut(&mut self.pending.profile)
+    }
+
+    fn launch_view(&mut self) -> &mut NameView {
+        self.launch.name.as_mut().unwrap()
+    }
+
+    fn termination_view(&mut self) -> &mut NameView {
+        &mut self.termination.names[0]
+    }
+
+    /// A launching instance whose request waits.
+    fn asks(&mut self) {
+        let number = u32::from_str_radix(&self.action.instance.as_str()[2..], 16).unwrap();
+        let view = self.launch_view();
+        view.certificate = Lookup::Absent;
+        view.node = Lookup::Absent;
+        view.fact_instance = Lookup::Absent;
+        view.request = Lookup::Found(RequestView { instance: Some(id(number)), asks: says(number) });
+        self.launch.run = Some(Lookup::Absent);
+    }
+
+    /// A terminating instance of which nothing is left.
+    fn gone(&mut self) {
+        let view = self.termination_view();
+        view.certificate = Lookup::Absent;
+        let node = NodeView { active: false, deactivated: Some(at(150)), facts: None, newest: None };
+        view.node = Lookup::Found(node);
+        view.fact_instance = Lookup::Absent;
+    }
+
+    fn confirmed(&mut self) {
+        self.action.began = Began::Confirmed { recorded: Some(at(0)), said: None };
+    }
+}
+
+fn world(items: Vec<Item>) -> World {
+    World { items, protected: Protected::new([PRIMARY]).unwrap(), orchestrated: false, acts: true, now: at(200) }
+}
+
+fn launching(count: u32) -> World {
+    world((0..count).map(|number| Item::new(number, Transition::Launching)).collect())
+}
+
+fn terminating(count: u32) -> World {
+    world((0..count).map(|number| Item::new(number, Transition::Terminating)).collect())
+}
+
+impl World {
+    /// With this change of each item.
+    fn each(mut self, change: impl Fn(&mut Item)) -> Self {
+        self.items.iter_mut().for_each(change);
+        self
+    }
+
+    fn plan(&self) -> Plan {
+        let site = Site { protected: &self.protected, orchestrated: self.orchestrated, acts: self.acts, now: self.now };
+        plan(site, self.items.iter().map(Item::situation))
+    }
+
+    fn key(&self, at: usize) -> ActionKey {
+        self.items[at].action.key()
+    }
+
+    /// The code of an item's status.
+    fn code(&self, at: usize) -> (Outcome, Code) {
+        let status = self.plan().statuses.remove(&self.key(at)).expect("a status");
+        (status.outcome, status.reason.code())
+    }
+
+    fn verdict(&self, at: usize) -> (ActionResult, Code) {
+        let verdict = self.plan().verdicts.remove(&self.key(at)).expect("a verdict");
+        (verdict.result, verdict.reason.code())
+    }
+
+    fn effects(&self) -> Vec<EffectKey> {
+        self.plan().effects.iter().map(|(_, effect)| effect.key()).collect()
+    }
+}
+
+// One plan for many actions.
+
+#[test]
+fn a_batch_without_actions_needs_nothing() {
+    assert_eq!(launching(0).plan(), Plan::default());
+}
+
+#[test]
+fn each_enrolled_instance_has_its_verdict() {
+    let world = launching(3);
+    assert_eq!(world.plan().verdicts.len(), 3);
+    assert_eq!(world.verdict(1), (ActionResult::Continue, Code::Enrolled));
+    assert!(world.plan().effects.is_empty() && world.plan().statuses.is_empty());
+}
+
+#[test]
+fn each_terminating_instance_has_its_removal() {
+    assert_eq!(terminating(3).effects(), vec![EffectKey::Remove; 3]);
+}
+
+#[test]
+fn launches_and_terminations_are_planned_together() {
+    let mixed = world(vec![Item::new(0, Transition::Launching), Item::new(1, Transition::Terminating)]);
+    let plan = mixed.plan();
+    assert_eq!((plan.verdicts.len(), plan.effects.len()), (1, 1));
+    assert_eq!(plan.effects[0].0, mixed.key(1));
+}
+
+#[test]
+fn an_action_with_a_verdict_has_no_status_and_the_other_way_round() {
+    let mut world = launching(2);
+    world.items[1].asks();
+    world.items[1].launch_view().request = Lookup::Absent;
+    let plan = world.plan();
+    assert!(plan.verdicts.contains_key(&world.key(0)) && !plan.statuses.contains_key(&world.key(0)));
+    assert!(plan.statuses.contains_key(&world.key(1)) && !plan.verdicts.contains_key(&world.key(1)));
+}
+
+#[test]
+fn one_damaged_name_stops_no_other() {
+    let mut world = terminating(3);
+    world.items[1].termination_view().certificate = down();
+    world.items[1].termination_view().node = down();
+    assert_eq!(world.code(1), (Outcome::Failed, Code::CaUnavailable));
+    assert_eq!(world.effects().len(), 2);
+}
+
+#[test]
+fn the_plan_is_the_same_in_whatever_order_the_actions_come() {
+    let mut backwards = terminating(4);
+    backwards.items.reverse();
+    let sorted = |plan: Plan| {
+        let mut effects = plan.effects;
+        effects.sort_by(|one, other| one.0.cmp(&other.0));
+        (plan.statuses, plan.verdicts, effects)
+    };
+    assert_eq!(sorted(backwards.plan()), sorted(terminating(4).plan()));
+}
+
+// Effects.
+
+#[test]
+fn a_request_that_passes_is_signed() {
+    let world = launching(2).each(Item::asks);
+    assert_eq!(world.effects(), [EffectKey::Sign(name(0)), EffectKey::Sign(name(1))]);
+}
+
+#[test]
+fn a_request_that_fails_a_check_is_rejected() {
+    let world = launching(1).each(|item| {
+        item.asks();
+        let Lookup::Found(request) = &mut item.launch_view().request else { panic!() };
+        request.asks.signature_valid = false;
+    });
+    assert_eq!(world.effects(), [EffectKey::Reject(name(0))]);
+}
+
+#[test]
+fn a_missing_pin_is_set() {
+    let world = launching(1).each(|item| {
+        item.profile().pin = vec!["Canaries".into()];
+        let groups = ["Canaries".to_owned()];
+        item.launch.classification = Some(Lookup::Found(stagedoor_lifecycle::onboard::Classified {
+            groups: groups.clone().into(),
+            known: groups.into(),
+        }));
+    });
+    assert_eq!(world.effects(), [EffectKey::Pin(name(0), vec!["Canaries".into()])]);
+}
+
+#[test]
+fn a_node_that_has_not_run_is_ordered_to_where_there_is_an_orchestrator() {
+    let mut world = launching(1).each(|item| {
+        item.launch.run = Some(Lookup::Absent);
+        item.launch.connection = Some(Connection { connected: Lookup::Found(()), orders: Lookup::Found(Vec::new()) });
+    });
+    world.orchestrated = true;
+    assert_eq!(world.effects(), [EffectKey::Run(name(0))]);
+    world.orchestrated = false;
+    assert_eq!(world.effects(), []);
+}
+
+#[test]
+fn the_key_of_an_effect_leaves_out_what_may_differ_between_two_looks() {
+    let refresh = |change| Effect::Refresh(vec![PRIMARY.parse().unwrap()], at(change)).key();
+    assert_eq!(refresh(1), refresh(2));
+    let run = |order: &str| Effect::Run(name(1), order.into()).key();
+    assert_eq!(run("one"), run("two"));
+    assert_ne!(run("one"), Effect::Run(name(2), "one".into()).key());
+}
+
+// What was just done.
+
+#[test]
+fn what_was_just_done_is_not_done_again_before_a_pause() {
+    let world = launching(1).each(|item| {
+        item.asks();
+        item.tried.effect = Some(EffectKey::Sign(name(0)));
+    });
+    assert_eq!(world.effects(), []);
+    assert_eq!(world.code(0), (Outcome::Failed, Code::NotSeenYet));
+}
+
+#[test]
+fn what_went_wrong_with_it_is_the_reason() {
+    let world = launching(1).each(|item| {
+        item.asks();
+        item.tried.effect = Some(EffectKey::Sign(name(0)));
+        item.tried.trouble = Some(trouble(Service::PuppetDb));
+    });
+    assert_eq!(world.code(0), (Outcome::Failed, Code::PuppetDbUnavailable));
+}
+
+#[test]
+fn another_effect_than_the_one_just_done_is_applied() {
+    let world = launching(1).each(|item| {
+        item.asks();
+        item.tried.effect = Some(EffectKey::Remove);
+    });
+    assert_eq!(world.effects(), [EffectKey::Sign(name(0))]);
+}
+
+#[test]
+fn a_removal_that_still_shows_something_says_what_and_why() {
+    let world = terminating(1).each(|item| {
+        item.tried.effect = Some(EffectKey::Remove);
+        item.tried.removal = Some(Fact::from(trouble(Service::Ca)).into());
+    });
+    assert_eq!(world.code(0), (Outcome::Failed, Code::CaUnavailable));
+    let status = &world.plan().statuses[&world.key(0)];
+    let codes: Vec<Code> = status.reason.facts().map(|fact| fact.code).collect();
+    assert_eq!(codes, [Code::CaUnavailable, Code::StillThere]);
+}
+
+#[test]
+fn a_removal_is_recognised_although_less_is_left() {
+    let world = terminating(1).each(|item| {
+        item.tried.effect = Some(EffectKey::Remove);
+        item.termination_view().certificate = Lookup::Absent;
+    });
+    assert_eq!((world.effects(), world.code(0)), (vec![], (Outcome::Failed, Code::StillThere)));
+}
+
+#[test]
+fn what_the_ca_refuses_to_sign_is_not_tried_again() {
+    let world = launching(1).each(|item| {
+        item.asks();
+        item.tried.refused = Some(Fact::new(Code::SignatureRefused, "allow-subject-alt-names"));
+    });
+    assert_eq!((world.effects(), world.code(0)), (vec![], (Outcome::Refused, Code::SignatureRefused)));
+}
+
+#[test]
+fn the_cas_refusal_outlives_a_pause_and_comes_before_what_was_just_done() {
+    let world = launching(1).each(|item| {
+        item.asks();
+        item.tried.effect = Some(EffectKey::Sign(name(0)));
+        item.tried.refused = Some(Fact::new(Code::SignatureRefused, "allow-subject-alt-names"));
+    });
+    assert_eq!(world.code(0), (Outcome::Refused, Code::SignatureRefused));
+}
+
+// Unconfirmed by AWS.
+
+#[test]
+fn nothing_is_changed_on_the_strength_of_what_aws_said_a_while_ago() {
+    let unconfirmed = || Some(Fact::new(Code::AutoScalingUnavailable, "throttled"));
+    let world = terminating(2).each(|item| item.unconfirmed = unconfirmed());
+    assert_eq!(world.effects(), []);
+    assert_eq!(world.code(0), (Outcome::Failed, Code::AutoScalingUnavailable));
+}
+
+#[test]
+fn an_unconfirmed_action_ends_when_its_timeout_has_expired() {
+    let mut world = terminating(1).each(|item| {
+        item.confirmed();
+        item.unconfirmed = Some(Fact::new(Code::AutoScalingUnavailable, "throttled"));
+    });
+    world.now = at(601);
+    assert_eq!(world.verdict(0), (ActionResult::Continue, Code::TimeoutExpired));
+}
+
+#[test]
+fn an_unconfirmed_action_without_a_confirmed_start_does_not_end() {
+    let mut world = terminating(1).each(|item| {
+        item.unconfirmed = Some(Fact::new(Code::AutoScalingUnavailable, "throttled"));
+    });
+    world.now = at(601);
+    assert!(world.plan().verdicts.is_empty());
+}
+
+#[test]
+fn an_unconfirmed_action_that_needs_no_change_is_completed_all_the_same() {
+    let world = launching(1).each(|item| {
+        item.unconfirmed = Some(Fact::new(Code::AutoScalingUnavailable, "throttled"));
+    });
+    assert_eq!(world.verdict(0), (ActionResult::Continue, Code::Enrolled));
+}
+
+// Observe mode.
+
+#[test]
+fn observe_mode_has_no_effects_and_says_what_they_would_be() {
+    let mut world = terminating(2);
+    world.acts = false;
+    let plan = world.plan();
+    assert!(plan.effects.is_empty());
+    assert!(plan.withheld[&world.key(0)][0].starts_with("remove certificate 0000"), "{plan:#?}");
+    assert_eq!(plan.withheld.len(), 2);
+}
+
+#[test]
+fn observe_mode_withholds_every_kind_of_effect() {
+    let mut asking = launching(1).each(Item::asks);
+    asking.acts = false;
+    let plan = asking.plan();
+    assert_eq!(plan.withheld[&asking.key(0)], [format!("sign the certificate request of {}", name(0))]);
+}
+
+#[test]
+fn observe_mode_still_asks_and_still_decides() {
+    let mut world = launching(1);
+    world.acts = false;
+    assert_eq!(world.verdict(0), (ActionResult::Continue, Code::Enrolled));
+    world.items[0].profile().ready = vec![Probe::Tcp(8140)];
+    assert_eq!(world.plan().questions, [(world.key(0), Question::Probes)]);
+}
+
+// Questions.
+
+#[test]
+fn each_action_asks_its_own_questions() {
+    let world = launching(2).each(|item| item.profile().ready = vec![Probe::Tcp(8140)]);
+    let plan = world.plan();
+    assert_eq!(plan.questions, [(world.key(0), Question::Probes), (world.key(1), Question::Probes)]);
+    assert_eq!(world.code(0), (Outcome::Failed, Code::LookupUnanswered), "as long as there is no answer");
+}
+
+#[test]
+fn another_name_of_an_instance_is_looked_at() {
+    let world = terminating(1).each(|item| {
+        item.gone();
+        item.termination.known_as = Lookup::Found(vec![name(0), name(9)]);
+    });
+    assert_eq!(world.plan().names, [(world.key(0), vec![name(9)])]);
+}
+
+#[test]
+fn when_an_action_began_is_asked_for_before_its_timeout_counts() {
+    let mut world = launching(1).each(|item| item.launch.run = Some(Lookup::Absent));
+    world.now = at(1801);
+    assert!(world.plan().start_times.contains(&world.key(0)));
+    assert_eq!(world.code(0), (Outcome::Failed, Code::StartTimeUnknown));
+}
+
+#[test]
+fn an_effect_of_an_action_whose_start_is_unknown_asks_for_that_as_well() {
+    let world = terminating(1).each(|item| item.action.began = Began::Unknown);
+    let plan = world.plan();
+    assert_eq!(plan.effects.len(), 1);
+    assert!(plan.start_times.contains(&world.key(0)));
+}
+
+#[test]
+fn an_effect_of_an_action_whose_start_is_known_asks_for_nothing() {
+    assert!(terminating(1).plan().start_times.is_empty());
+}
+
+// Timeouts.
+
+#[test]
+fn a_launch_whose_timeout_has_expired_is_abandoned_with_what_was_missing() {
+    let mut world = launching(1).each(|item| {
+        item.confirmed();
+        item.launch.run = Some(Lookup::Absent);
+    });
+    world.now = at(1801);
+    assert_eq!(world.verdict(0), (ActionResult::Abandon, Code::TimeoutExpired));
+    let reason = &world.plan().verdicts[&world.key(0)].reason;
+    let codes: Vec<Code> = reason.facts().map(|fact| fact.code).collect();
+    assert_eq!(codes, [Code::TimeoutExpired, Code::WaitingForRun]);
+}
+
+#[test]
+fn a_termination_whose_timeout_has_expired_is_still_removed_if_it_can_be() {
+    let mut world = terminating(1).each(Item::confirmed);
+    world.now = at(601);
+    assert_eq!(world.effects(), [EffectKey::Remove]);
+}
+
+#[test]
+fn a_removal_that_failed_ends_with_the_timeout() {
+    let mut world = terminating(1).each(|item| {
+        item.confirmed();
+        item.tried.removal = Some(Fact::from(trouble(Service::Ca)).into());
+    });
+    world.now = at(601);
+    assert_eq!(world.verdict(0), (ActionResult::Continue, Code::TimeoutExpired));
+}
+
+// Proofs.
+
+#[test]
+fn a_completed_removal_is_proven_by_the_look_that_completes_it() {
+    let mut world = terminating(1).each(Item::gone);
+    assert!(world.plan().proven.contains(&world.key(0)));
+    assert_eq!(world.verdict(0), (ActionResult::Continue, Code::NotInPuppet), "nothing was removed");
+    world.items[0].tried.removal = Some(Fact::new(Code::StillThere, "Puppet said that it was done").into());
+    assert_eq!(world.verdict(0), (ActionResult::Continue, Code::Purged));
+}
+
+#[test]
+fn what_is_still_there_is_not_proven() {
+    assert!(terminating(1).plan().proven.is_empty());
+}
+
+fn removal_of(number: u32) -> Removal {
+    let mut plan = terminating(number + 1).plan();
+    let (_, Effect::Remove(mut removals)) = plan.effects.remove(number as usize) else { panic!() };
+    removals.remove(0)
+}
+
+#[test]
+fn the_removal_of_a_dead_owners_certificate_is_proven_when_it_shows_no_more() {
+    let mut world = launching(1).each(|item| {
+        item.asks();
+        item.tried.removed.insert(name(0), removal_of(0));
+    });
+    assert!(world.plan().proven.contains(&world.key(0)));
+    world.items[0].launch_view().certificate = view(0).certificate;
+    assert!(world.plan().verdicts.is_empty() || world.plan().proven.contains(&world.key(0)));
+}
+
+#[test]
+fn while_the_ca_is_unavailable_nothing_is_proven() {
+    let world = launching(1).each(|item| {
+        item.asks();
+        item.launch_view().certificate = down();
+        item.tried.removed.insert(name(0), removal_of(0));
+    });
+    assert!(world.plan().proven.is_empty());
+}
+
+#[test]
+fn another_certificate_under_the_name_proves_that_the_first_is_gone() {
+    let world = launching(1).each(|item| {
+        let Lookup::Found(certificate) = &mut item.launch_view().certificate else { panic!() };
+        certificate.serial = "FFFF".into();
+        item.launch.run = Some(Lookup::Absent);
+        item.tried.removed.insert(name(0), removal_of(0));
+    });
+    assert!(world.plan().proven.contains(&world.key(0)));
+}
+
+// Refresh targets.
+
+/// Launching instances of which the first has reported at second 100, and all need the primary to learn of them.
+fn refreshing(count: u32) -> World {
+    let mut world = launching(count).each(|item| {
+        item.profile().refresh = vec![PRIMARY.parse().unwrap()];
+        item.launch.targets = Some(vec![TargetView {
+            certname: PRIMARY.parse().unwrap(),
+            disconnected: false,
+            run: Lookup::Absent,
+            orders: Some(Lookup::Found(Vec::new())),
+        }]);
+    });
+    world.orchestrated = true;
+    world
+}
+
+fn refresh() -> EffectKey {
+    EffectKey::Refresh(vec![PRIMARY.parse().unwrap()])
+}
+
+#[test]
+fn a_refresh_is_ordered_for_each_change_and_merged_where_it_is_applied() {
+    assert_eq!(refreshing(2).effects(), vec![refresh(); 2]);
+}
+
+/// The second one has its certificate, and has not reported.
+fn gathering() -> World {
+    let mut world = refreshing(2);
+    world.items[1].launch.run = Some(Lookup::Absent);
+    world.items[1].launch.connection =
+        Some(Connection { connected: Lookup::Absent, orders: Lookup::Found(Vec::new()) });
+    world.now = at(112);
+    world
+}
+
+#[test]
+fn a_refresh_waits_a_little_for_others_that_are_about_to_report() {
+    let world = gathering();
+    assert_eq!(world.effects(), []);
+    assert_eq!(world.code(0), (Outcome::Waiting, Code::WaitingForRefresh));
+}
+
+#[test]
+fn a_refresh_waits_no_longer_than_that() {
+    let mut world = gathering();
+    world.now = at(110 + 15);
+    assert_eq!(world.effects(), [refresh()]);
+}
+
+#[test]
+fn a_refresh_does_not_wait_for_instances_without_a_certificate() {
+    let mut world = gathering();
+    world.items[1].asks();
+    world.items[1].launch_view().request = Lookup::Absent;
+    assert_eq!(world.effects(), [refresh()]);
+}
+
+#[test]
+fn other_effects_do_not_wait_with_a_refresh() {
+    let mut world = gathering();
+    world.items.push(Item::new(7, Transition::Terminating));
+    assert_eq!(world.effects(), [EffectKey::Remove]);
+}
+
+#[test]
+fn a_protected_name_is_refused_and_others_go_on() {
+    let mut world = launching(2);
+    world.protected = Protected::new([name(0).as_str()]).unwrap();
+    assert_eq!(world.code(0), (Outcome::Refused, Code::ProtectedName));
+    assert_eq!(world.verdict(1), (ActionResult::Continue, Code::Enrolled));
+}
+
+#[test]
+fn every_action_of_a_batch_is_answered_for() {
+    let mut world = launching(6);
+    world.items[0].asks();
+    world.items[1].launch.run = Some(Lookup::Absent);
+    world.items[2].launch_view().certificate = down();
+    world.items[3].profile().ready = vec![Probe::Tcp(1)];
+    world.items.push(Item::new(8, Transition::Terminating));
+    let plan = world.plan();
+    for item in &world.items {
+        let key = item.action.key();
+        let has_effect = plan.effects.iter().any(|(of, _)| *of == key);
+        assert!(has_effect || plan.verdicts.contains_key(&key) || plan.statuses.contains_key(&key), "{key:?}");
+    }
+}
