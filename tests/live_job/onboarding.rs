@@ -203,7 +203,7 @@ async fn it_is_held_until_its_refresh_target_has_run_by_itself() {
 
     let agent = compiler(&job, &arriving);
     let event = job.launch(&arriving);
-    let held = format!("{} has not run Puppet since", target.certname);
+    let held = format!("a Puppet run of {} since", target.certname);
     tokio::join!(agent.first_run_well(), job.onboard_until_it_says(&event, &held));
     assert_eq!(job.completions(), []);
     assert_eq!(job.state_of(&arriving).as_deref(), Some("Pending:Wait"));

@@ -99,7 +99,7 @@ async fn an_agent_that_repeats_its_request_keeps_its_certificate() {
     primary.run_well().await;
     let agent = compiler(&job, &repeating);
     let event = job.launch(&repeating);
-    let held = format!("{} has not run Puppet since", target.certname);
+    let held = format!("a Puppet run of {} since", target.certname);
     tokio::join!(agent.first_run_well(), job.onboard_until_it_says(&event, &held));
     let certificate = job.ca().certificate(&repeating.certname).await.unwrap().expect("its certificate");
 
@@ -129,7 +129,7 @@ async fn a_request_with_another_key_does_not_cost_an_instance_the_certificate_th
     primary.run_well().await;
     let agent = compiler(&job, &using);
     let event = job.launch(&using);
-    let held = format!("{} has not run Puppet since", target.certname);
+    let held = format!("a Puppet run of {} since", target.certname);
     tokio::join!(agent.first_run_well(), job.onboard_until_it_says(&event, &held));
     let certificate = job.ca().certificate(&using.certname).await.unwrap().expect("its certificate");
 

@@ -65,7 +65,7 @@ async fn a_certificate_of_nobody_knows_whom_waits_for_a_person() {
     stage.start(Stage::compiler(&instance));
     let receipt = stage.rehearsal.onboard(&event).await;
     assert_eq!(receipt["outcome"], "refused", "{receipt:#}");
-    assert!(receipt["reason"].as_str().unwrap().contains("by hand"), "{receipt:#}");
+    assert!(receipt["reason"].as_str().unwrap().contains("manually"), "{receipt:#}");
 }
 
 #[tokio::test]

@@ -118,7 +118,7 @@ async fn a_node_whose_owner_nobody_can_tell_waits_for_a_person() {
     let mut stage = Rehearsal::of(scene).await;
     let receipt = stage.receipt("eventbridge-terminate").await;
     assert_eq!(receipt["outcome"], "waiting", "{receipt:#}");
-    assert!(receipt["reason"].as_str().unwrap().contains("by hand"), "{receipt:#}");
+    assert!(receipt["reason"].as_str().unwrap().contains("manually"), "{receipt:#}");
     assert_eq!(stage.puppet_has(NAME), (true, true));
     assert_eq!(stage.state_of(LEAVING).as_deref(), Some("Terminating:Wait"));
 }

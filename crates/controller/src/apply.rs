@@ -4,107 +4,19 @@ mod enrol;
 mod orders;
 mod remove;
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
-use jiff::Timestamp;
-use stagedoor_lifecycle::Certname;
 use stagedoor_lifecycle::decision::{Effect, Rejection, Removal};
 use stagedoor_lifecycle::observation::{ActionKey, Trouble};
-use stagedoor_lifecycle::profile::ActionResult;
-use stagedoor_lifecycle::reason::{Fact, Reason};
-use stagedoor_lifecycle::receipt::{Outcome, Stage, Step};
-use stagedoor_plan::{Status, Verdict};
 
 pub(crate) use remove::{Removed, carry_out};
 
+use crate::batch::{Reports, Task};
 use crate::context::{PuppetWriter, Run};
-use crate::observe::PuppetSnapshot;
+use crate::snapshot::PuppetSnapshot;
 
 /// What became of one write: what was done or what went wrong, and how long it took.
 pub(crate) type Done = (Result<String, Trouble>, Duration);
-
-/// An effect to apply, with what is needed for it.
-#[derive(Debug)]
-pub(crate) struct Task {
-    pub(crate) key: ActionKey,
-    pub(crate) effect: Effect,
-    /// Whether the instance launches.
-    pub(crate) launching: bool,
-    /// When the action began, as far as known.
-    pub(crate) began: Option<Timestamp>,
-    /// Whether a removal was tried in this invocation.
-    pub(crate) tried_before: bool,
-}
-
-/// What came of what was done for an action: changes of its work item.
-#[derive(Debug, Default)]
-pub(crate) struct Report {
-    pub(crate) steps: Vec<Step>,
-    /// The provisional status.
-    pub(crate) status: Option<Status>,
-    /// The status with which the action is over for this invocation.
-    pub(crate) finished: Option<Status>,
-    pub(crate) verdict: Option<Verdict>,
-    /// What went wrong.
-    pub(crate) trouble: Option<Trouble>,
-    /// What came of a removal.
-    pub(crate) removal: Option<Reason>,
-    /// Why the CA will not sign the request.
-    pub(crate) refused: Option<Fact>,
-    /// What was removed, and waits for its proof.
-    pub(crate) removed: Vec<Removal>,
-    /// The names whose certificate the CA has said to have revoked.
-    pub(crate) cleaned: Vec<Certname>,
-    /// Whether the effect may be applied again at once.
-    pub(crate) again: bool,
-    /// Whether Auto Scaling has accepted the completion.
-    pub(crate) completed: bool,
-}
-
-impl Report {
-    pub(crate) fn step(&mut self, stage: Stage, took: Duration, detail: impl Into<String>) {
-        self.steps.push(Step::new(stage, took, detail));
-    }
-
-    pub(crate) fn status(&mut self, outcome: Outcome, reason: impl Into<Reason>) {
-        self.status = Some(Status::new(outcome, reason));
-    }
-
-    fn abandon(&mut self, reason: Fact) {
-        self.verdict = Some(Verdict { result: ActionResult::Abandon, reason: reason.into() });
-    }
-
-    /// Writes down what became of one write; whether it succeeded.
-    fn record(&mut self, took: Duration, result: Result<String, Trouble>) -> bool {
-        match result {
-            Ok(what) => {
-                self.step(Stage::Done, took, what);
-                true
-            }
-            Err(trouble) => {
-                self.step(Stage::Failed, took, trouble.text.clone());
-                self.status(Outcome::Failed, Fact::from(&trouble));
-                self.trouble = Some(trouble);
-                false
-            }
-        }
-    }
-}
-
-/// A report for each action.
-#[derive(Debug, Default)]
-pub(crate) struct Reports(BTreeMap<ActionKey, Report>);
-
-impl Reports {
-    pub(crate) fn of(&mut self, key: &ActionKey) -> &mut Report {
-        self.0.entry(key.clone()).or_default()
-    }
-
-    pub(crate) fn into_inner(self) -> BTreeMap<ActionKey, Report> {
-        self.0
-    }
-}
 
 /// What came of a set of effects.
 #[derive(Debug, Default)]

@@ -1,6 +1,8 @@
 //! The set of actions that an invocation works on. The only place that changes a work item. No I/O.
 
 mod item;
+mod report;
+mod request;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -14,11 +16,11 @@ use stagedoor_lifecycle::receipt::{Outcome, Receipt};
 use stagedoor_plan::{Plan, Situation, Status};
 
 pub(crate) use item::WorkItem;
+pub(crate) use report::{Report, Reports};
+pub(crate) use request::{Answer, Decided, Query, Task, Wanted};
 
-use crate::apply::{Report, Task};
-use crate::complete::Decided;
 use crate::context::Context;
-use crate::observe::{Answer, AwsSnapshot, PuppetSnapshot, Query, Wanted};
+use crate::snapshot::{AwsSnapshot, PuppetSnapshot};
 
 /// How long what AWS said is good enough; the proof of a removal falls within it.
 const AWS_KEPT: SignedDuration = SignedDuration::from_secs(30);
@@ -95,7 +97,7 @@ impl Batch {
     pub(crate) fn observe(&mut self, puppet: Result<&PuppetSnapshot, &Trouble>) {
         for item in self.ours_mut() {
             match puppet {
-                Ok(snapshot) => snapshot.show(item),
+                Ok(snapshot) => item.look(snapshot),
                 Err(trouble) => item.puppet_is_unavailable(trouble),
             }
         }

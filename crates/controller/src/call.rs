@@ -19,7 +19,8 @@ pub(crate) async fn within<T>(
     work: impl Future<Output = T>,
 ) -> Result<T, Trouble> {
     let left = Duration::try_from(until.duration_since(context.clock.now())).unwrap_or_default();
-    tokio::time::timeout(left, work).await.map_err(|_| Trouble {
+    // Boxed: the SDKs' futures are large, and would be copied through every step that awaits this one.
+    tokio::time::timeout(left, Box::pin(work)).await.map_err(|_| Trouble {
         kind: TroubleKind::Timeout,
         service,
         text: format!("{service} did not answer before the end of the invocation"),

@@ -13,7 +13,7 @@ use stagedoor_lifecycle::receipt::{Outcome, Stage};
 use stagedoor_lifecycle::{GroupName, deadline};
 use stagedoor_plan::{Status, Verdict};
 
-use crate::apply::{Report, Reports};
+use crate::batch::{Decided, Report, Reports};
 use crate::call::{call, unique};
 use crate::context::Run;
 
@@ -21,17 +21,6 @@ use crate::context::Run;
 const AT_ONCE: usize = 8;
 /// How long after its beginning an action is surely visible: the propagation takes seconds.
 const SURELY_VISIBLE: Duration = Duration::from_secs(120);
-
-/// An action that waits to be completed.
-#[derive(Debug, Clone)]
-pub(crate) struct Decided {
-    pub(crate) action: LifecycleAction,
-    pub(crate) verdict: Verdict,
-    /// Whether the hook may still hold the instance.
-    pub(crate) waits: bool,
-    /// Whether another tool's hook may hold it as well.
-    pub(crate) other_hooks: bool,
-}
 
 /// Completes all these actions, and begins with none after `limit`. Those that Auto Scaling does not know yet stay open.
 pub(crate) async fn complete(run: Run<'_>, decided: Vec<Decided>, limit: Timestamp) -> Reports {

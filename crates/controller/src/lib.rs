@@ -21,6 +21,8 @@ mod housekeeping;
 mod invocation;
 mod observe;
 mod reconcile;
+mod resolve;
+mod snapshot;
 mod sweep;
 mod telemetry;
 

@@ -5,13 +5,10 @@ mod aws;
 mod lookups;
 pub(crate) mod orphans;
 mod puppet;
-mod request;
-mod snapshot;
 
-pub(crate) use aws::{AwsSnapshot, aws, by_id, hooks_of, starts};
-pub(crate) use lookups::{Answer, Query, lookups};
-pub(crate) use puppet::{Wanted, puppet};
-pub(crate) use snapshot::{PuppetSnapshot, issued, revocation};
+pub(crate) use aws::{aws, by_id, hooks_of, starts};
+pub(crate) use lookups::lookups;
+pub(crate) use puppet::puppet;
 
 use stagedoor_lifecycle::observation::{Service, Trouble};
 use stagedoor_puppet::Error as PuppetError;

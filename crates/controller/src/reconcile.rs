@@ -5,7 +5,6 @@ use std::time::Duration;
 use stagedoor_lifecycle::deadline;
 use stagedoor_lifecycle::observation::{LifecycleAction, Service, Trouble};
 use stagedoor_lifecycle::receipt::Receipt;
-use stagedoor_plan::{Plan, Site, plan};
 
 use crate::apply::apply;
 use crate::batch::Batch;
@@ -13,10 +12,10 @@ use crate::call::call;
 use crate::complete::complete;
 use crate::context::{Puppet, Run};
 use crate::heartbeat::Heartbeats;
-use crate::observe::{self, PuppetSnapshot};
+use crate::observe;
+use crate::resolve::resolve;
+use crate::snapshot::PuppetSnapshot;
 
-/// More questions than there are, so that a question without an answer ends.
-const QUESTIONS_IN_A_ROW: usize = 8;
 /// How long actions are completed before effects are applied.
 const BEFORE_EFFECTS: Duration = Duration::from_secs(3);
 
@@ -51,9 +50,6 @@ pub(crate) struct Work {
     renewed: bool,
 }
 
-/// What Puppet is in a pass: its clients with what they saw, or why there are none.
-type Look<'a> = Result<(&'a Puppet, PuppetSnapshot), Trouble>;
-
 impl Work {
     pub(crate) fn new(run: Run<'_>) -> Self {
         Self { batch: Batch::new(), heartbeats: Heartbeats::new(run.now()), renewed: false }
@@ -70,12 +66,10 @@ impl Work {
         heartbeats.watch(batch.waiting(), run.now());
         let opened = opened.as_deref().map_err(Clone::clone);
         let again = heartbeats.beside(run, Box::pin(act(run, batch, opened, renewed))).await;
-        if !batch.is_open() || run.now() >= run.budget.calls {
-            Requeue::Over
-        } else if again {
-            Requeue::AtOnce
-        } else {
-            Requeue::AfterPause
+        match again {
+            _ if !batch.is_open() || run.now() >= run.budget.calls => Requeue::Over,
+            true => Requeue::AtOnce,
+            false => Requeue::AfterPause,
         }
     }
 
@@ -126,33 +120,4 @@ async fn act(run: Run<'_>, batch: &mut Batch, opened: Result<&Puppet, Trouble>, 
     }
     batch.absorb(complete(run, batch.decided(), run.budget.calls).await.into_inner());
     again
-}
-
-/// Plans, looks up what the plan asks for, and plans again, until no question is new. Also says whether Puppet refused the credentials.
-async fn resolve(run: Run<'_>, batch: &mut Batch, look: &mut Look<'_>) -> (Plan, bool) {
-    let mut next = planned(run, batch, look);
-    let mut refused = look.as_ref().is_ok_and(|(_, snapshot)| snapshot.is_unauthenticated());
-    for _ in 0..QUESTIONS_IN_A_ROW {
-        let Ok((puppet, snapshot)) = look else { break };
-        if next.questions.is_empty() {
-            break;
-        }
-        let answers = observe::lookups(run, puppet, snapshot, &batch.queries(&next.questions)).await;
-        refused |= answers.unauthenticated || snapshot.is_unauthenticated();
-        batch.answered(answers.all);
-        let before = std::mem::replace(&mut next, planned(run, batch, look));
-        next.names.extend(before.names);
-        next.start_times.extend(before.start_times);
-    }
-    (next, refused)
-}
-
-/// The plan for the batch as it is, taken in by the batch.
-fn planned(run: Run<'_>, batch: &mut Batch, look: &Look<'_>) -> Plan {
-    let protected = look.as_ref().map_or(&run.context.config.protected, |(puppet, _)| &puppet.protected);
-    let orchestrated = run.context.config.orchestrator.is_some();
-    let site = Site { protected, orchestrated, acts: run.context.acts(), now: run.now() };
-    let plan = plan(site, batch.situations());
-    batch.record(&plan, look.as_ref().ok().map(|(_, snapshot)| snapshot));
-    plan
 }

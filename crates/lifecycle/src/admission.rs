@@ -13,7 +13,7 @@ use crate::profile::{ActionResult, PROFILE_TAG, Profile};
 use crate::reason::{Code, Fact};
 use crate::{Certname, GroupName, HookName, ProfileName};
 
-/// What AWS says about the subject.
+/// What AWS says about the instance of an action.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CloudView {
     /// The Auto Scaling group.
@@ -42,7 +42,7 @@ pub enum Admission {
 /// An action that AWS confirms and that is ours.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PendingAction {
-    /// What its group wants.
+    /// The profile of its group.
     pub profile: Arc<Profile>,
     /// The certname that its profile gives it.
     pub expected: Result<Certname, Nameless>,
@@ -52,7 +52,7 @@ pub struct PendingAction {
     pub launched: Option<Timestamp>,
     /// Its private address, if EC2 shows one.
     pub address: Option<IpAddr>,
-    /// Whether the hook may still hold it. If not, Auto Scaling went on without us, and Puppet is still to be cleared.
+    /// Whether the hook may still hold it. If not, Auto Scaling has ended the action itself, and Puppet is still to be purged.
     pub waits: bool,
     /// Why it is not known whether it terminates. Then Puppet keeps it, and the timeout decides.
     pub doubt: Option<Fact>,
@@ -62,7 +62,7 @@ pub struct PendingAction {
     pub allowed: Duration,
     /// The hook's heartbeat timeout, where that is shorter than the profile's timeout.
     pub heartbeat: Option<Duration>,
-    /// What to answer when the timeout has expired.
+    /// The result to complete the action with when the timeout has expired.
     pub on_timeout: ActionResult,
 }
 
@@ -76,7 +76,7 @@ pub enum Nameless {
 }
 
 impl PendingAction {
-    /// With how much time there is, and whose hooks hold it, as they were seen before: hooks cannot be asked now.
+    /// Keeps the times and the other tools' hooks as they were observed before: the hooks are unavailable now.
     pub fn keep_times_of(&mut self, before: &Self) {
         self.allowed = before.allowed;
         self.heartbeat = before.heartbeat;
@@ -127,7 +127,7 @@ pub fn admit(
     }
 }
 
-/// What to say of a group whose tag names a profile that the configuration does not have.
+/// The reason for a group whose tag names a profile that the configuration does not have.
 fn no_such_profile(group: &GroupName, tag: &str) -> String {
     format!(
         "the tag {PROFILE_TAG} of group {group} names the profile {tag:?}, which the configuration does not have: add \
@@ -137,7 +137,7 @@ fn no_such_profile(group: &GroupName, tag: &str) -> String {
 
 /// How an instance is held.
 struct Hold {
-    /// Or Auto Scaling went on without us.
+    /// Or Auto Scaling has ended the action itself.
     waits: bool,
     /// Why it may return.
     doubt: Option<Fact>,
@@ -148,13 +148,13 @@ impl Hold {
     const GONE: Self = Self { waits: false, doubt: None };
 }
 
-/// How the leaving instance is held; or why it is not dealt with as one.
+/// How the terminating instance is held; or why it is not handled as one.
 fn terminating(action: &LifecycleAction, group: &Group, cloud: &CloudView) -> Result<Hold, Box<Admission>> {
     let LifecycleAction { instance, group: group_name, .. } = action;
     let doubt = || {
         let unknown = format!(
-            "group {group_name} returns instances to its warm pool, and nothing says whether {instance} goes there or leaves for \
-             good: its event would have"
+            "group {group_name} returns instances to its warm pool, and nothing says whether {instance} goes there or \
+             terminates: the action's event would"
         );
         Fact::new(Code::DestinationUnknown, unknown)
     };
@@ -162,15 +162,12 @@ fn terminating(action: &LifecycleAction, group: &Group, cloud: &CloudView) -> Re
     let gone = || matches!(cloud.machine.known(), Ok(Some(machine)) if machine.is_gone_from(group_name));
     let to_the_pool = action.destination == Some(Place::WarmPool) && group.reuses;
     Err(Box::new(match group.members.get(instance) {
-        Some(LifecycleState::TerminatingWait | LifecycleState::WarmedPendingWait) if to_the_pool => {
-            Admission::Pass(Fact::new(
-                Code::ReturnsToWarmPool,
-                format!("{instance} goes to the warm pool, to be used again: it stays known to Puppet"),
-            ))
-        }
+        Some(LifecycleState::TerminatingWait | LifecycleState::WarmedPendingWait) if to_the_pool => Admission::Pass(
+            Fact::new(Code::ReturnsToWarmPool, format!("{instance} goes to the warm pool and stays known to Puppet")),
+        ),
         Some(LifecycleState::ReplacingRootVolumeWait) => Admission::Pass(Fact::new(
             Code::RootVolumeReplaced,
-            format!("{instance} gets a new root volume: it stays, and Puppet goes on knowing it"),
+            format!("{instance} gets a new root volume and stays known to Puppet"),
         )),
         Some(LifecycleState::TerminatingWait | LifecycleState::Terminating) if in_doubt => {
             return Ok(Hold { waits: true, doubt: Some(doubt()) });
@@ -196,14 +193,14 @@ fn terminating(action: &LifecycleAction, group: &Group, cloud: &CloudView) -> Re
             Ok(_) => Admission::Refuse(Fact::new(
                 Code::NotTerminating,
                 format!(
-                    "Auto Scaling shows no {instance} in group {group_name}, and EC2 does not say that it is gone from there"
+                    "Auto Scaling shows no {instance} in group {group_name}, and EC2 does not show it as terminated there"
                 ),
             )),
         },
     }))
 }
 
-/// How the arriving instance is held; or why it is not dealt with as one.
+/// How the launching instance is held; or why it is not handled as one.
 fn launching(action: &LifecycleAction, group: &Group) -> Result<Hold, Box<Admission>> {
     let LifecycleAction { instance, group: group_name, .. } = action;
     Err(Box::new(match group.members.get(instance) {
@@ -225,7 +222,7 @@ fn launching(action: &LifecycleAction, group: &Group) -> Result<Hold, Box<Admiss
             Code::RootVolumeReplaced,
             format!("{instance} is about to get a new root volume; its launch comes after that"),
         )),
-        // An event that comes late or twice is nothing special: the launch is over.
+        // An event may come late or twice: the launch is over.
         Some(LifecycleState::Other(state)) => Admission::Ignore(Fact::new(
             Code::NotLaunching,
             format!("Auto Scaling shows {instance} as {state}: no launch hook holds it"),

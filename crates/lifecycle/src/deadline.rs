@@ -1,4 +1,4 @@
-//! Until when: patience, the hook's own clock, and the invocation's. Pure; the time is passed in.
+//! Deadlines: the profile's timeout, the hook's own timeouts, and the invocation's budget. Pure; the time is passed in.
 
 use std::time::Duration;
 
@@ -7,8 +7,8 @@ use jiff::{SignedDuration, Timestamp};
 use crate::InstanceId;
 use crate::observation::Hook;
 
-/// Kept between our own decision and the moment at which Auto Scaling would decide by itself. So long may nobody look: one
-/// sweep may have its last pass held up by a slow CA, and the next one comes within a minute of its end.
+/// Reserve between our own decision and the moment at which Auto Scaling would decide by itself. For so long there may be no
+/// pass: a slow CA may hold up the last pass of one sweep, and the next sweep begins within a minute of its end.
 pub const HOOK_RESERVE: Duration = Duration::from_secs(150);
 
 /// How much time an action has.
@@ -20,7 +20,7 @@ pub struct Allowance {
     pub heartbeat: Option<Duration>,
 }
 
-/// The shorter of the profile's patience and the hook's global timeout, less a reserve. A hook whose whole timeout is
+/// The shorter of the profile's timeout and the hook's global timeout, less a reserve. A hook whose whole timeout is
 /// shorter than twice the reserve keeps half of its time instead.
 #[must_use]
 pub fn allowance(patience: Duration, hook: Option<&Hook>) -> Allowance {
@@ -31,13 +31,13 @@ pub fn allowance(patience: Duration, hook: Option<&Hook>) -> Allowance {
     Allowance { allowed, heartbeat }
 }
 
-/// How far back an invocation takes its predecessor to have looked after heartbeats: sweeps come every minute. An instance
-/// whose moment has come twice by that has two heartbeats, which is better than none.
+/// How far back an invocation assumes that its predecessor sent heartbeats: sweeps run every minute. An instance that is due
+/// twice because of that gets two heartbeats, which is better than none.
 pub const LOOK_BACK: Duration = Duration::from_secs(75);
 
-/// Whether a heartbeat is due, given when it was last thought of.
+/// Whether a heartbeat is due, given when that was last checked.
 ///
-/// Nobody remembers the last one, and need not: each instance has its own moments, a third of the timeout apart and
+/// The last one is not stored, and need not be: each instance has its own moments, a third of the timeout apart and
 /// spread by its id, and one is due whenever such a moment has passed. So two may be lost, and a fleet that was
 /// launched together does not send them together.
 #[must_use]
@@ -56,7 +56,7 @@ pub fn slot_begun(period: Duration, last: Timestamp, now: Timestamp) -> bool {
 }
 
 /// Whether the slot of `period` that `now` is in is the first of a slot of the longer period `long`. So what is done
-/// once in each short slot can tell, without remembering, what it does once in each long one.
+/// once in each short slot knows, without state, what to do once in each long one.
 #[must_use]
 pub fn is_first_of(long: Duration, period: Duration, now: Timestamp) -> bool {
     let begun = Timestamp::from_second(slot(period, now).saturating_mul(seconds(period))).unwrap_or(now);
@@ -71,7 +71,7 @@ fn seconds(period: Duration) -> i64 {
     i64::try_from(period.as_secs()).unwrap_or(i64::MAX).max(1)
 }
 
-/// The moment at which this invocation stops looking again: its budget, or the platform's deadline less a
+/// The moment after which this invocation begins no further pass: its budget, or the platform's deadline less a
 /// reserve, whichever comes first.
 #[must_use]
 pub fn invocation_ends(
@@ -157,7 +157,7 @@ mod tests {
 
     #[test]
     fn no_hook_gives_up_whatever_the_sweeps_leave_out() {
-        // A day of sweeps, each late by up to 5 s; every fifth looks after the house and ends early.
+        // A day of sweeps, each late by up to 5 s; every fifth does housekeeping and ends early.
         let sweeps: Vec<(i64, i64)> = (0..1440)
             .map(|minute| {
                 let start = minute * 60 + minute % 6;

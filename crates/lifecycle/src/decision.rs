@@ -1,4 +1,4 @@
-//! What a decision can be, for arriving and leaving instances alike. Pure.
+//! What a decision can be, for launching and terminating instances alike. Pure.
 
 use jiff::Timestamp;
 
@@ -15,13 +15,13 @@ use crate::{Certname, InstanceId};
 pub enum Decision {
     /// This must be known before anything is decided.
     Ask(Question),
-    /// Do this, then look again.
+    /// Apply this, then observe again.
     Apply(Effect),
     /// Complete the lifecycle action.
     Complete(ActionResult, Reason),
-    /// Nothing can be done yet; look again later. Holds what is waited for.
+    /// Nothing can be done yet; observe again later. Holds what is missing.
     Wait(Reason),
-    /// A person has to change something, or another instance has to end; look again later.
+    /// An operator has to change something, or another instance has to terminate; observe again later.
     Refuse(Reason),
     /// A service is unavailable; try again.
     Fail(Reason),
@@ -30,7 +30,7 @@ pub enum Decision {
 /// What has to be found out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Question {
-    /// PuppetDB knows the instance by these names too: look at them.
+    /// PuppetDB knows the instance by these names too: observe them.
     Names(Vec<Certname>),
     /// When did the action really begin? Ask Auto Scaling.
     Began,
@@ -46,10 +46,10 @@ pub enum Question {
     Probes,
 }
 
-/// What changes something.
+/// One change at Puppet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
-    /// Remove what is left of an instance that leaves, or of a dead one whose name is used again.
+    /// Remove what is left of an instance that terminates, or of a terminated one whose name is reused.
     Remove(Vec<Removal>),
     /// Sign this request.
     Sign(Signable),
@@ -57,13 +57,14 @@ pub enum Effect {
     Reject(Rejection),
     /// Pin the node to these groups.
     Pin(Certname, Vec<String>),
-    /// Have the node run Puppet; the text tells one such order from the next.
+    /// Have the node run Puppet; the text distinguishes one such order from the next.
     Run(Certname, String),
     /// Have these targets run Puppet, to learn of a change at this time.
     Refresh(Vec<Certname>, Timestamp),
 }
 
-/// Which effect it is, without what may differ between two looks at the same need: so it is recognised as just applied.
+/// Which effect it is, without what may differ between two observations of the same need, so that an effect is recognised as
+/// just applied.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum EffectKey {
     /// [`Effect::Remove`], whatever is left.
@@ -97,13 +98,13 @@ impl Effect {
 }
 
 impl Question {
-    /// What is asked, for a person.
+    /// What is looked up, for a person.
     #[must_use]
     pub fn describe(&self) -> String {
         match self {
             Self::Names(_) => "what there is under its other names".to_owned(),
-            Self::Began => "since when it waits".to_owned(),
-            Self::Owner(owner) => format!("what has become of {owner}"),
+            Self::Began => "when the action began".to_owned(),
+            Self::Owner(owner) => format!("whether {owner} still exists"),
             Self::Classification => "how it is classified".to_owned(),
             Self::Connection => "whether the orchestrator reaches it".to_owned(),
             Self::Targets => "whether the refresh targets have run Puppet".to_owned(),
@@ -144,7 +145,7 @@ pub struct Removal {
     pub certificate: Option<String>,
     /// Whether its own certificate request is pending.
     pub request: bool,
-    /// Its node, if PuppetDB counts it among the living.
+    /// Its node, if it is active in PuppetDB.
     pub node: Option<NodeView>,
     /// The node groups that it is pinned to.
     pub pins: Vec<String>,
@@ -192,7 +193,7 @@ pub enum Rejection {
     Certificate(Removal, Fact),
 }
 
-/// Why an instance is not done yet.
+/// Why an action cannot be completed yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Missing {
     /// A service is unavailable.
@@ -203,8 +204,8 @@ pub(crate) enum Missing {
     Wrong(Reason),
 }
 
-/// What to do while something is missing: wait until the timeout expires, then complete the action all the same. That the
-/// timeout has expired is never believed on the word of an event alone.
+/// What to do while something is missing: wait until the timeout expires, then complete the action all the same. An event
+/// alone never shows that the timeout has expired.
 pub(crate) fn not_yet(action: &LifecycleAction, pending: &PendingAction, missing: Missing, now: Timestamp) -> Decision {
     let late = pending.is_late(action.began, now);
     if !matches!(action.began, Began::Confirmed { .. }) && (late || action.began == Began::Unknown) {

@@ -1,4 +1,4 @@
-//! What arrived: lifecycle actions in every shape in which AWS delivers them. No I/O.
+//! Events: lifecycle actions in every shape in which AWS delivers them. No I/O.
 //!
 //! An event is only a hint that an instance needs attention. So nothing here can fail: whatever
 //! the payload, [`decode`] answers with messages, each of which is an action to look into, something
@@ -6,7 +6,7 @@
 //! deserialization would never reach the handler and be retried for nothing.)
 //!
 //! The token of an action is not kept: an action is completed by its instance id, which works for an
-//! event that was replayed, merged or never arrived.
+//! event that was replayed, merged or lost.
 
 use serde_json::Value;
 
@@ -15,7 +15,7 @@ use crate::observation::{Began, LifecycleAction};
 /// Wrappings deeper than this (SNS in SQS is two) are refused.
 const MAX_DEPTH: usize = 4;
 
-/// Everything that one invocation brought.
+/// Everything that one invocation delivered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Delivery {
     /// How it came, which decides how to answer.
@@ -36,7 +36,7 @@ pub enum Source {
 /// One record of a delivery.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
-    /// The SQS message id, by which the message is given back when it could not be dealt with.
+    /// The SQS message id, by which the message is reported as failed when it could not be handled.
     pub id: Option<String>,
     /// What it says.
     pub content: Content,
@@ -49,11 +49,11 @@ pub enum Content {
     Action(LifecycleAction),
     /// Well-formed and of no concern: a test notification, another event type. Holds the reason.
     Ignored(String),
-    /// Not to be understood. Holds the reason.
+    /// Cannot be understood. Holds the reason.
     Unusable(String),
 }
 
-/// The two ways through the door.
+/// The two lifecycle transitions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Transition {
     /// `autoscaling:EC2_INSTANCE_LAUNCHING`
@@ -63,7 +63,7 @@ pub enum Transition {
 }
 
 impl Transition {
-    /// Reads the API's word for it.
+    /// Reads the API's value.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         match text {
@@ -77,13 +77,13 @@ impl Transition {
 /// Where an instance comes from, or goes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
-    /// Out of (or into) existence.
+    /// EC2: a new instance, or one that terminates.
     Ec2,
-    /// Into service.
+    /// The group, where it is in service.
     AutoScalingGroup,
-    /// Into the warm pool, to be used again.
+    /// The group's warm pool.
     WarmPool,
-    /// A word that is not known yet.
+    /// A value that is not known yet.
     Other,
 }
 
@@ -98,7 +98,7 @@ impl Place {
     }
 }
 
-/// Reads whatever a function was invoked with. Never fails and never panics.
+/// Reads the payload that a function was invoked with. Never fails and never panics.
 #[must_use]
 pub fn decode(event: &Value) -> Delivery {
     let Some(records) = event.get("Records").and_then(Value::as_array) else {

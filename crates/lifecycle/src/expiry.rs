@@ -1,4 +1,4 @@
-//! How long the credentials are good for that everything depends on. Pure; the time is passed in.
+//! When the credentials expire that everything depends on. Pure; the time is passed in.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use crate::deadline;
 
-/// How often at the most a person is told of the same credential.
+/// How often the same credential is reported at the most.
 const REMINDER: Duration = Duration::from_secs(86_400);
 const DAY_S: i64 = 86_400;
 
@@ -15,7 +15,7 @@ const DAY_S: i64 = 86_400;
 pub struct Credential {
     /// What it is, as a person would call it ("the controller's certificate").
     pub name: String,
-    /// When it stops being good.
+    /// When it expires.
     pub expires: Timestamp,
 }
 
@@ -26,7 +26,7 @@ impl Credential {
         (self.expires.as_second() - now.as_second()).div_euclid(DAY_S)
     }
 
-    /// What to tell of it.
+    /// The text of its alert.
     #[must_use]
     pub fn describe(&self, now: Timestamp) -> String {
         let Self { name, expires } = self;
@@ -55,7 +55,7 @@ pub fn expiring(credentials: &[Credential], warn_days: i64, now: Timestamp) -> V
     soon
 }
 
-/// Whether whoever looks once in each `every` is to tell a person this time: once a day, with nothing to remember.
+/// Whether a check that runs once in each `every` sends an alert this time: once a day, without state.
 #[must_use]
 pub fn reminds(every: Duration, now: Timestamp) -> bool {
     deadline::is_first_of(REMINDER, every, now)

@@ -21,7 +21,7 @@ impl Purgeable {
         &self.certname
     }
 
-    /// How it is known to belong to the leaving instance.
+    /// How it is known to belong to the terminating instance.
     #[must_use]
     pub fn evidence(&self) -> Evidence {
         self.evidence
@@ -39,7 +39,7 @@ pub enum Evidence {
     Request,
     /// The name holds the instance id.
     Name,
-    /// It is the name that the instance's profile gives it, and nobody else has it now.
+    /// It is the name that the instance's profile gives it, and no other instance has it now.
     Nobody,
 }
 
@@ -52,7 +52,7 @@ impl Evidence {
             Self::Facts => "instance id in its facts",
             Self::Request => "pp_instance_id in its certificate request",
             Self::Name => "instance id in its name",
-            Self::Nobody => "name, which nobody else has now",
+            Self::Nobody => "name, which no other instance has now",
         }
     }
 }
@@ -60,7 +60,7 @@ impl Evidence {
 /// The answer to the question whose a name is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Whose {
-    /// It belongs to the leaving instance.
+    /// It belongs to the terminating instance.
     Ours(Purgeable),
     /// It belongs to another instance now; nothing under it may be touched.
     Another(String),
@@ -68,13 +68,13 @@ pub enum Whose {
     Nobody,
     /// It is protected by this pattern, no matter which instance it belongs to.
     Protected(String),
-    /// Something is there, and nothing tells whose it is.
+    /// Something is there, and nothing says whose it is.
     Unknown,
     /// The service that could say is unavailable.
     Unavailable(Trouble),
 }
 
-/// Decides whose the name is that `view` describes, for the leaving `instance`.
+/// Decides whose the name is that `view` describes, for the terminating `instance`.
 #[must_use]
 pub fn whose(view: &NameView, instance: &InstanceId, protected: &Protected) -> Whose {
     if let Some(pattern) = protected.protects(&view.certname) {
@@ -102,8 +102,8 @@ pub fn whose(view: &NameView, instance: &InstanceId, protected: &Protected) -> W
             Ok(_) => return whose_request(view, instance, ours(Evidence::Request), ours(Evidence::Nobody)),
         },
     }
-    // A certificate without the extension that has been used, or a living node without a certificate: the facts have
-    // the word.
+    // A certificate without the extension that has been used, or an active node without a certificate: the facts
+    // decide.
     match &view.fact_instance {
         Lookup::Unavailable(trouble) => Whose::Unavailable(trouble.clone()),
         Lookup::Found(owner) if owner == instance => ours(Evidence::Facts),
@@ -113,12 +113,12 @@ pub fn whose(view: &NameView, instance: &InstanceId, protected: &Protected) -> W
     }
 }
 
-/// With neither certificate nor living node, a pending request is all there can be, or a pin.
+/// With neither certificate nor active node, a pending request is all there can be, or a pin.
 fn whose_request(view: &NameView, instance: &InstanceId, ours: Whose, pinned: Whose) -> Whose {
     match view.request.known() {
         Err(trouble) => Whose::Unavailable(trouble.clone()),
         Ok(Some(request)) if request.instance.as_ref() == Some(instance) => ours,
-        // Somebody else's request, or nobody's: a successor may be waiting for its certificate.
+        // The request of another instance, or of an unknown one: a successor may be waiting for its certificate.
         Ok(Some(_)) => Whose::Nobody,
         Ok(None) => match view.pins.known() {
             Err(trouble) => Whose::Unavailable(trouble.clone()),

@@ -1,10 +1,10 @@
-//! What to do about an instance that enters or leaves an Auto Scaling group.
+//! Decides what to do about an instance that an Auto Scaling group launches or terminates.
 //!
 //! Events in, decisions out. This crate does no I/O, reads no clock and draws no random numbers: a
 //! decision is a function of what was observed, the group's profile and the time it is given.
 //!
-//! * [`event`] reads what arrived,
-//! * [`observation`] and [`profile`] hold what is known and what is wanted,
+//! * [`event`] reads events,
+//! * [`observation`] and [`profile`] hold what is known and what is required,
 //! * [`admission`] says what AWS knows of an instance, [`identity`] whose a name is, [`signing`] what may be signed,
 //! * [`onboard`] and [`purge`] decide, [`refresh`] says who is to run Puppet, [`deadline`] until when,
 //! * [`orphans`] says which nodes outlived their instances, [`expiry`] which credentials are about to expire,

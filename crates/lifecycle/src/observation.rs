@@ -16,7 +16,7 @@ pub enum Lookup<T> {
     Found(T),
     /// The service that knows says that it is not there.
     Absent,
-    /// The service could not be asked, or its answer was not understood.
+    /// The service is unavailable, or its answer was not understood.
     Unavailable(Trouble),
 }
 
@@ -47,7 +47,7 @@ pub struct Trouble {
 /// The kinds of trouble, by what a caller does next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum TroubleKind {
-    /// No answer before the time for it was over.
+    /// No answer before the deadline of the call.
     Timeout,
     /// No connection, or none that lasted until the answer.
     Unreachable,
@@ -66,7 +66,7 @@ pub enum TroubleKind {
 }
 
 impl TroubleKind {
-    /// Whether the same call may succeed later although nobody changes anything.
+    /// Whether the same call may succeed later without any change by an operator.
     #[must_use]
     pub fn passes(self) -> bool {
         matches!(self, Self::Timeout | Self::Unreachable | Self::Busy)
@@ -134,7 +134,7 @@ impl std::fmt::Display for Service {
     }
 }
 
-/// An instance that needs attention: what an event or a sweep pointed at.
+/// A lifecycle action, as an event or a sweep reports it.
 ///
 /// Shapes of events: [EventBridge](https://docs.aws.amazon.com/autoscaling/ec2/userguide/ec2-auto-scaling-event-reference.html)
 /// and [SNS or SQS](https://docs.aws.amazon.com/autoscaling/ec2/userguide/prepare-for-lifecycle-notifications.html).
@@ -146,7 +146,7 @@ pub struct LifecycleAction {
     pub group: GroupName,
     /// The hook it is said to wait at.
     pub hook: HookName,
-    /// Which way it is said to go.
+    /// The transition that it is said to be in.
     pub transition: Transition,
     /// Where it is said to come from, if that was said.
     pub origin: Option<Place>,
@@ -181,19 +181,19 @@ impl LifecycleAction {
     }
 }
 
-/// When an action began, and on whose word. An event may be old, replayed or forged, so nobody's patience ends on
-/// its word alone.
+/// When an action began, and from which source. An event may be old, replayed or forged, so that no timeout expires by an event
+/// alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Began {
-    /// Nobody has said yet.
+    /// Not known yet.
     Unknown,
-    /// An event said.
+    /// As an event says.
     Said(Timestamp),
-    /// Auto Scaling's own record of its activities was asked.
+    /// As Auto Scaling's scaling activities say.
     Confirmed {
         /// When the newest activity with the instance began, if there is one.
         recorded: Option<Timestamp>,
-        /// What an event said, if one did; never later than when the record was asked.
+        /// What an event said, if one did; never later than when the activities were read.
         said: Option<Timestamp>,
     },
 }
@@ -209,7 +209,7 @@ impl Began {
         Self::Confirmed { recorded, said }
     }
 
-    /// The time, on whoever's word. The activity begins before the hook is reached, so a later time from the event is
+    /// The time, from either source. The activity begins before the hook is reached, so a later time from the event is
     /// the better one, and an earlier one cannot be true.
     #[must_use]
     pub fn time(self) -> Option<Timestamp> {
@@ -266,7 +266,7 @@ impl Location {
 pub struct Hook {
     /// Its name, unique within the group.
     pub name: HookName,
-    /// Which way through the door it guards; `None` for a word that is not known yet.
+    /// The transition that it is for; `None` for a value that is not known yet.
     pub transition: Option<Transition>,
     /// How long an action lives without a heartbeat.
     pub heartbeat_timeout: std::time::Duration,
@@ -278,19 +278,19 @@ pub struct Hook {
 /// See [instance lifecycle](https://docs.aws.amazon.com/autoscaling/ec2/userguide/ec2-auto-scaling-lifecycle.html).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LifecycleState {
-    /// `Terminating`: on its way out; its hooks are about to hold it, if this is not just an old view.
+    /// `Terminating`: its hooks are about to hold it, if this is not just an old view.
     Terminating,
-    /// `Terminating:Wait`: held on its way out, or back into the warm pool.
+    /// `Terminating:Wait`: held while it terminates, or returns to the warm pool.
     TerminatingWait,
-    /// `Warmed:Terminating:Wait`: held on its way out of the warm pool, for good.
+    /// `Warmed:Terminating:Wait`: held while it terminates from the warm pool.
     WarmedTerminatingWait,
-    /// On its way out and past every hook: `…:Proceed`, `…:Retained`, `Terminated`.
+    /// Terminating and past every hook: `…:Proceed`, `…:Retained`, `Terminated`.
     Past,
-    /// `Pending`, `Warmed:Pending`: on its way in; its hooks are about to hold it, if this is not just an old view.
+    /// `Pending`, `Warmed:Pending`: launching; its hooks are about to hold it, if this is not just an old view.
     Pending,
-    /// `Pending:Wait`: held on its way in.
+    /// `Pending:Wait`: held while it launches.
     PendingWait,
-    /// `Warmed:Pending:Wait`: held on its way into the warm pool.
+    /// `Warmed:Pending:Wait`: held while it launches into the warm pool.
     WarmedPendingWait,
     /// `ReplacingRootVolume:Wait`: held before it gets a new root volume. It stays the same instance.
     ReplacingRootVolumeWait,
@@ -304,7 +304,7 @@ impl std::fmt::Display for LifecycleState {
             Self::Terminating => "Terminating",
             Self::TerminatingWait => "Terminating:Wait",
             Self::WarmedTerminatingWait => "Warmed:Terminating:Wait",
-            Self::Past => "leaving, past every hook",
+            Self::Past => "terminating, past every hook",
             Self::Pending => "Pending",
             Self::PendingWait => "Pending:Wait",
             Self::WarmedPendingWait => "Warmed:Pending:Wait",
@@ -315,7 +315,7 @@ impl std::fmt::Display for LifecycleState {
 }
 
 impl LifecycleState {
-    /// Reads the API's word for it.
+    /// Reads the API's value.
     #[must_use]
     pub fn parse(text: &str) -> Self {
         match text {
@@ -346,7 +346,7 @@ impl LifecycleState {
 pub struct Machine {
     /// Its id.
     pub instance: InstanceId,
-    /// EC2's word for its state (`running`, `shutting-down`, `terminated` …).
+    /// EC2's name of its state (`running`, `shutting-down`, `terminated` …).
     pub state: String,
     /// Its private DNS name. Empty at EC2 once it is terminated, `None` here.
     pub private_dns: Option<String>,
@@ -359,13 +359,13 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Whether EC2 itself says that it is gone, or going, and never comes back.
+    /// Whether EC2 itself says that it is terminated, or about to be.
     #[must_use]
     pub fn is_gone(&self) -> bool {
         matches!(self.state.as_str(), "shutting-down" | "terminated")
     }
 
-    /// Whether EC2 itself says that it is gone, or going, and that it was of this group.
+    /// Whether EC2 itself says that it is terminated, or about to be, and that it was of this group.
     #[must_use]
     pub fn is_gone_from(&self, group: &GroupName) -> bool {
         self.is_gone() && self.tags.get("aws:autoscaling:groupName").is_some_and(|name| name == group.as_str())
@@ -432,7 +432,7 @@ pub struct RequestView {
 /// A node in PuppetDB.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NodeView {
-    /// Whether PuppetDB counts it among the living: neither deactivated nor expired.
+    /// Whether it is active in PuppetDB: neither deactivated nor expired.
     pub active: bool,
     /// When it was deactivated, if it was.
     pub deactivated: Option<Timestamp>,

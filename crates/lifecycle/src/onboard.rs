@@ -1,4 +1,4 @@
-//! The onboarding decision: an instance arrives; may it have its certificate, and is it fit to serve? Pure.
+//! The onboarding decision: an instance launches; may it have its certificate, and is it fit to serve? Pure.
 //!
 //! One rule after another, from the top: the first that does not hold says what to ask, to do or to wait for. When all
 //! hold, the instance has earned its CONTINUE.
@@ -21,10 +21,10 @@ use crate::reason::{Code, Fact, Reason};
 use crate::refresh::{self, Order, RunView, SETTLING, TargetView};
 use crate::{InstanceId, deadline};
 
-/// What Puppet says about an arriving instance, as far as it was asked.
+/// What Puppet says about a launching instance, as far as it was asked.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LaunchView {
-    /// What is under its name; none as long as nobody can tell the name.
+    /// What is under its name; none as long as the name is unknown.
     pub name: Option<NameView>,
     /// The instance that the certificate or request under its name is of, at EC2.
     pub owner: Option<(InstanceId, Lookup<Machine>)>,
@@ -34,11 +34,14 @@ pub struct LaunchView {
     pub run: Option<Lookup<RunView>>,
     /// The node at the orchestrator.
     pub connection: Option<Connection>,
-    /// How it stands with the profile's refresh targets.
+    /// The profile's refresh targets.
     pub targets: Option<Vec<TargetView>>,
     /// What each probe of the profile said; the text is what is wrong.
-    pub probes: Option<Vec<(Probe, Result<(), String>)>>,
+    pub probes: Option<Vec<(Probe, ProbeResult)>>,
 }
+
+/// What a probe said: nothing is wrong, or what is.
+pub type ProbeResult = Result<(), String>;
 
 /// What the classifier says about a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,13 +55,13 @@ pub struct Classified {
 /// A node at the orchestrator.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Connection {
-    /// Whether it can be told to run.
+    /// Whether it is connected, so that a run can be ordered.
     pub connected: Lookup<()>,
     /// Orders for it, old and new.
     pub orders: Lookup<Vec<Order>>,
 }
 
-/// A certificate of a dead instance that EC2 has forgotten is only taken for stale after this time without news.
+/// The certificate of an instance that EC2 does not know any more is only taken for stale after this time without news.
 pub const SILENCE: Duration = Duration::from_secs(2 * 3600);
 /// A certificate is older than the launch only if it is by more than this: clocks differ.
 const CLOCKS_DIFFER: Duration = Duration::from_secs(60);
@@ -78,7 +81,7 @@ pub fn decide(
         Ok(story) => Decision::Complete(ActionResult::Continue, story),
         Err(NotYet::Missing(missing)) => not_yet(action, launching, missing, now),
         Err(NotYet::Decided(decision)) => match *decision {
-            // What must not be is removed at any time; everything else is only worth doing while there is time to finish.
+            // What is refused is removed at any time; everything else is only worth doing while there is time to finish.
             Decision::Apply(effect) if launching.is_late(action.began, now) && !matches!(effect, Effect::Reject(_)) => {
                 not_yet(
                     action,
@@ -146,17 +149,17 @@ impl Rules<'_> {
         let told = self.refreshed(run)?;
         self.ready()?;
         let has = format!("{} has its certificate {}", name.certname, certificate.serial);
-        let ran = format!("its Puppet run at {} was good ({})", run.start, run.status);
+        let ran = format!("its Puppet run at {} was successful ({})", run.start, run.status);
         let facts = [Fact::new(Code::Enrolled, ran)].into_iter().chain(told).collect();
         Ok(Reason::new(Fact::new(Code::Enrolled, has), facts))
     }
 
-    /// Its name can be told, and may be given away.
+    /// Its name is known, and not protected.
     fn named(&self) -> Result<&NameView, NotYet> {
         match (&self.launching.expected, &self.seen.name) {
             (Err(Nameless::Unavailable(why)), _) => Err(trouble(why)),
             (Err(Nameless::Untellable(why)), _) => {
-                Err(news(Code::CertnameUnknown, format!("its certname cannot be told: {why}")))
+                Err(news(Code::CertnameUnknown, format!("its certname is unknown: {why}")))
             }
             (Ok(certname), _) if self.protected.protects(certname).is_some() => {
                 Err(wrong(Code::ProtectedName, format!("{certname} is a protected name, which no instance may have")))
@@ -228,8 +231,8 @@ impl Rules<'_> {
         ))
     }
 
-    /// Its newest run of Puppet since it has its certificate, and in this launch, was good. One from before a rest in the
-    /// warm pool will do: the pool is there to be quick.
+    /// Its newest run of Puppet since it has its certificate, and in this launch, was successful. Where it comes from the warm
+    /// pool, a run from before counts: the pool is there to save time.
     fn first_run(&self, name: &NameView, certificate: &CertificateView) -> Result<&RunView, NotYet> {
         let run = match &self.seen.run {
             None => return Err(trouble(&unanswered(Service::PuppetDb, &name.certname))),
@@ -246,7 +249,7 @@ impl Rules<'_> {
         let rested = *origin == Some(Place::WarmPool) && self.launching.has_pool && of_this_launch;
         let since =
             if rested { certificate.issued } else { began.time().unwrap_or(Timestamp::MIN).max(certificate.issued) };
-        // So whose run it was is for the facts that came with it to say, where they do.
+        // So the facts that came with a run decide whose it was, where they say.
         let by_another = name.fact_instance.known().map_err(trouble)?.is_some_and(|ran| *ran != self.action.instance);
         let own = run.filter(|run| !by_another && deadline::after(run.end, CLOCKS_DIFFER) >= since);
         if let Some(good) = own.filter(|run| run.is_good()) {
@@ -263,11 +266,11 @@ impl Rules<'_> {
             ),
             Some(run) => {
                 let why = if run.noop {
-                    "was told to change nothing; waiting for a real one".to_owned()
+                    "was a noop run; waiting for one that applies its catalog".to_owned()
                 } else if run.cached {
-                    "applied a catalog from before; waiting for one with its own".to_owned()
+                    "applied a cached catalog; waiting for one with a new catalog".to_owned()
                 } else {
-                    format!("ended as {}; waiting for a good one", run.status)
+                    format!("ended as {}; waiting for a successful one", run.status)
                 };
                 let run = format!("the Puppet run of {} at {} {why}", name.certname, run.start);
                 Fact::new(Code::RunNotSuccessful, run)
@@ -279,7 +282,7 @@ impl Rules<'_> {
         Err(NotYet::Missing(Missing::News(awaited.into())))
     }
 
-    /// Where the node can be told to run Puppet, and nobody has, it is told.
+    /// Orders a Puppet run of the node where it is connected to the orchestrator and no run is under way.
     fn order_a_run(&self, name: &NameView, own: Option<&RunView>, certificate: &CertificateView) -> Result<(), NotYet> {
         let Some(connection) = &self.seen.connection else { return ask(Question::Connection) };
         // A service that is unavailable does not stop the agent from running by itself.
@@ -324,8 +327,8 @@ impl Rules<'_> {
     }
 }
 
-/// Whether an arriving instance has a certificate and no good run yet, so that it will soon change what the refresh targets
-/// have to learn.
+/// Whether a launching instance has a certificate and no successful run yet, so that it will soon change what the refresh
+/// targets have to learn.
 #[must_use]
 pub fn is_about_to_report(decision: &Decision, seen: &LaunchView) -> bool {
     matches!(decision, Decision::Wait(_))

@@ -1,7 +1,7 @@
-//! Orphans: what Puppet still holds of instances that are gone, though no hook ever told. Pure.
+//! Orphans: what Puppet still holds of instances that are gone although no lifecycle action reported it. Pure.
 //!
-//! Nothing holds an orphan for us, so nothing but evidence says that it is one. All of it must be there: the name was
-//! one of ours, its instance is gone for good, and the answers that say so can be believed. One doubt spares it.
+//! No hook confirms an orphan, so only evidence does. All of it must be there: the name was one of ours, its instance is
+//! terminated, and the answers that say so are reliable. In doubt, a name is left alone.
 
 mod cloud;
 
@@ -19,13 +19,13 @@ use crate::profile::{Profile, Protected};
 use crate::purge::removal;
 use crate::{Certname, InstanceId, deadline};
 
-/// So many may go at once however small the fleet is.
+/// So many may be removed at once however small the fleet is.
 pub const ALWAYS_ALLOWED: usize = 5;
 
-/// How orphans are dealt with.
+/// How orphans are handled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// How much of the fleet may go at once, in percent.
+    /// How much of the fleet may be removed at once, in percent.
     pub max_share: u8,
     /// How long nothing must have been heard of an instance that EC2 does not know.
     pub grace: Duration,
@@ -42,18 +42,18 @@ pub struct Listed {
     pub extensions: BTreeMap<String, String>,
 }
 
-/// A name that may be an orphan's, looked at closely.
+/// A name that may be an orphan's, examined closely.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Suspect {
     /// What the CA and PuppetDB say of it.
     pub view: NameView,
-    /// What Puppet Server wrote down of the certificate at the node's newest run (the fact `trusted`).
+    /// What Puppet Server recorded of the certificate at the node's newest run (the fact `trusted`).
     pub certified: Option<Listed>,
     /// What the instance said of itself at its newest run (the fact `ec2_metadata`).
     pub reported: Reported,
 }
 
-/// Where an instance said that it was. It is believed against a removal, and for one only beside all other evidence.
+/// Where an instance said that it was. It always counts against a removal, and for one only beside all other evidence.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Reported {
     /// The instance that said it.
@@ -84,11 +84,11 @@ pub struct Findings {
     pub spared: Vec<(Certname, String)>,
     /// The suspects of which too little could be found out, and why. They may be orphans.
     pub unclear: Vec<(Certname, String)>,
-    /// Why nothing may be removed: too much would go at once.
+    /// Why nothing may be removed: too much would be removed at once.
     pub breaker: Option<String>,
 }
 
-/// The rules, and who is never touched.
+/// The rules, and the names that are never touched.
 #[derive(Debug, Clone, Copy)]
 pub struct Rules<'a> {
     /// The profiles that groups may name.
@@ -100,7 +100,7 @@ pub struct Rules<'a> {
 }
 
 impl Rules<'_> {
-    /// Whether a profile could call anything its own: one that requires no extension could not tell its own from others.
+    /// Whether any profile can identify its nodes: one that requires no extension cannot distinguish them from others.
     #[must_use]
     pub fn can_tell(&self) -> bool {
         self.profiles.iter().any(|profile| !profile.rules.require.is_empty())
@@ -113,7 +113,7 @@ impl Rules<'_> {
         self.protected.protects(certname).is_none() && telling().any(|profile| profile.certname.could_be(certname))
     }
 
-    /// The names that are ours: the fleet, the living and the dead.
+    /// The names that are ours: the fleet, with live and with terminated instances.
     #[must_use]
     pub fn fleet<'l>(&self, listed: &'l [Listed]) -> Vec<&'l Listed> {
         let mut seen = BTreeSet::new();
@@ -121,7 +121,7 @@ impl Rules<'_> {
         listed.iter().filter(ours).filter(|listed| seen.insert(&listed.certname)).collect()
     }
 
-    /// Those of the fleet that have to be looked at closely: whose instance AWS does not show alive.
+    /// Those of the fleet that have to be examined closely: whose instance AWS does not show alive.
     #[must_use]
     pub fn suspects(&self, fleet: &[&Listed], cloud: &Cloud) -> Vec<Certname> {
         let suspect = |listed: &&&Listed| {
@@ -157,7 +157,7 @@ impl Rules<'_> {
         let fact_instance = view.fact_instance.known().map_err(unclear)?;
         let active = node.is_some_and(|node| node.active);
 
-        // The certificate has the word; where there is none, what Puppet Server wrote down of it.
+        // The certificate decides; where there is none, what Puppet Server recorded of it.
         let certified = suspect.certified.as_ref().filter(|_| active);
         let (instance, extensions) = match (certificate, certified) {
             (Some(certificate), _) => (certificate.instance.as_ref(), &certificate.holds.extensions),
@@ -173,7 +173,7 @@ impl Rules<'_> {
             Whose::Protected(pattern) => return Err(spared(format!("it is protected by {pattern}"))),
             Whose::Unavailable(trouble) => return Err(unclear(trouble)),
             Whose::Another(owner) => return Err(spared(format!("it belongs to {owner}"))),
-            Whose::Nobody | Whose::Unknown => return Err(spared("nothing tells surely whose it is")),
+            Whose::Nobody | Whose::Unknown => return Err(spared("nothing says for certain whose it is")),
         };
 
         for named in [Some(instance), fact_instance, suspect.reported.instance.as_ref()].into_iter().flatten() {
@@ -198,7 +198,7 @@ impl Rules<'_> {
                     _ => {
                         return Err(spared(format!(
                             "EC2 does not know {instance}, and no fact ec2_metadata says that it was in account {} and \
-                             Region {}; it may be somebody else's",
+                             Region {}; it may be of another account or Region",
                             home.account, home.region
                         )));
                     }
@@ -206,7 +206,7 @@ impl Rules<'_> {
                 let issued = certificate.map(|certificate| certificate.issued);
                 let Some(heard) = node.and_then(|node| node.newest).max(issued) else {
                     return Err(spared(format!(
-                        "EC2 does not know {instance}, and nothing tells when it was last heard of"
+                        "EC2 does not know {instance}, and nothing says when it was last heard of"
                     )));
                 };
                 if now < deadline::after(heard, self.limits.grace) {
@@ -233,7 +233,7 @@ impl Rules<'_> {
 }
 
 impl Limits {
-    /// Why so many of the fleet may not go at once, if they may not.
+    /// Why so many of the fleet may not be removed at once, if they may not.
     #[must_use]
     pub fn breaker(&self, going: usize, fleet: usize) -> Option<String> {
         let share = usize::from(self.max_share);
@@ -241,7 +241,7 @@ impl Limits {
         open.then(|| {
             format!(
                 "{going} of {fleet} nodes would be removed as orphans at once, more than {share} %: nothing was removed. If \
-                 they are really gone, raise orphans.max_share until they are removed, or clean them by hand"
+                 they are really gone, raise orphans.max_share until they are removed, or clean them manually"
             )
         })
     }

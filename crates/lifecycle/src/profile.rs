@@ -1,4 +1,4 @@
-//! What an operator wants for the instances of a group, as checked values. No I/O.
+//! What an operator configures for the instances of a group, as checked values. No I/O.
 
 mod template;
 
@@ -14,7 +14,7 @@ use crate::{Certname, HookName, ProfileName};
 /// The Auto Scaling group tag by which a group opts in; its value names the profile.
 pub const PROFILE_TAG: &str = "stagedoor:profile";
 
-/// How the instances of a group are dealt with.
+/// How the instances of a group are handled.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Profile {
     /// Its name, as the group's tag gives it.
@@ -25,27 +25,27 @@ pub struct Profile {
     pub hook_prefix: String,
     /// Who signs certificate requests.
     pub sign: SignMode,
-    /// What a request must be like to be signed, and a certificate that somebody else signed to be accepted.
+    /// What a request must be like to be signed, and a certificate that was signed by other means to be accepted.
     pub rules: SigningRules,
-    /// Node groups to pin an arriving node to.
+    /// Node groups to pin a launching node to.
     pub pin: Vec<String>,
-    /// Node groups that an arriving node must be in before it may serve.
+    /// Node groups that a launching node must be in before it may serve.
     pub classified: Vec<String>,
     /// Nodes that must run Puppet after a change.
     pub refresh: Vec<Certname>,
     /// Whether to wait for those runs where there is no orchestrator to order them.
     pub await_refresh: bool,
-    /// What else must answer before an arriving node may serve. Its first good report always must.
+    /// What else must answer before a launching node may serve. A first successful run is always required.
     pub ready: Vec<Probe>,
     /// Whether an instance may get a new certificate in place of its own old one.
     pub rekey: Rekey,
-    /// How long an arriving instance is held at the most.
+    /// How long a launching instance is held at the most.
     pub launch_timeout: Duration,
-    /// How the action of an arriving instance ends when patience does.
+    /// The result that a launch is completed with when its timeout expires.
     pub on_launch_timeout: ActionResult,
-    /// How long a leaving instance is held at the most.
+    /// How long a terminating instance is held at the most.
     pub terminate_timeout: Duration,
-    /// How the action of a leaving instance ends when patience does.
+    /// The result that a termination is completed with when its timeout expires.
     pub on_terminate_timeout: ActionResult,
 }
 
@@ -72,7 +72,7 @@ impl Profile {
         }
     }
 
-    /// Whether this hook is ours to answer.
+    /// Whether actions of this hook are ours to complete.
     #[must_use]
     pub fn owns(&self, hook: &HookName) -> bool {
         hook.as_str().starts_with(&self.hook_prefix)
@@ -84,7 +84,7 @@ impl Profile {
 pub enum SignMode {
     /// The controller, after its checks.
     Verify,
-    /// Somebody else; the controller checks the certificate.
+    /// Another signer; the controller checks the certificate.
     External,
 }
 
@@ -94,14 +94,14 @@ pub enum SignMode {
 pub enum Rekey {
     /// Clean the old certificate, so that it may have a new one, while a hook holds it.
     Allow,
-    /// Leave it to a person.
+    /// Leave it to an operator.
     Refuse,
 }
 
 /// What must answer before a node may serve.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Probe {
-    /// `report`: its newest Puppet run was good. Always required.
+    /// `report`: its newest Puppet run was successful. Always required.
     Report,
     /// `status:8140`: the Status API on this port says `running`, under the node's own certificate.
     Status(u16),
@@ -143,14 +143,14 @@ impl std::fmt::Display for Probe {
 /// See [`CompleteLifecycleAction`](https://docs.aws.amazon.com/autoscaling/ec2/APIReference/API_CompleteLifecycleAction.html).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ActionResult {
-    /// `CONTINUE`: into service, or on to the end.
+    /// `CONTINUE`: a launching instance goes into service, a terminating one terminates.
     Continue,
     /// `ABANDON`: a launching instance is terminated; a terminating one skips the other hooks.
     Abandon,
 }
 
 impl ActionResult {
-    /// The API's word for it.
+    /// The API's value.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {

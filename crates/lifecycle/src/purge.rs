@@ -1,7 +1,7 @@
-//! The purge decision: an instance leaves; what is left of it in Puppet, and has it been forgotten? Pure.
+//! The purge decision: an instance terminates; what does Puppet still hold of it, and have others learnt of it? Pure.
 //!
-//! It reads like the operator's checklist. Carrying a decision out and asking again is the proof: an instance is done
-//! when there is nothing left to decide.
+//! It reads like the operator's checklist. Applying an effect and observing again is the proof: an action is completed when
+//! there is nothing left to remove.
 
 use jiff::Timestamp;
 
@@ -14,22 +14,22 @@ use crate::reason::{Code, Fact, Reason};
 use crate::refresh::{self, TargetView};
 use crate::{Certname, InstanceId};
 
-/// What Puppet says about a leaving instance.
+/// What Puppet says about a terminating instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TerminationView {
-    /// Every name that was looked at.
+    /// Every name that was observed.
     pub names: Vec<NameView>,
     /// The names of the nodes, living or not, whose facts name this instance.
     pub known_as: Lookup<Vec<Certname>>,
-    /// How it stands with the profile's refresh targets, once that was asked.
+    /// The profile's refresh targets, once they were looked up.
     pub targets: Option<Vec<TargetView>>,
 }
 
-/// Rules about Puppet, top to bottom: is something left that is ours to remove, of an instance that leaves for good; is
-/// everything known; do those who must know of it know?
+/// Rules about Puppet, top to bottom: is something left that is ours to remove, of an instance that terminates; is everything
+/// known; have the refresh targets learnt of it?
 ///
-/// `tried` says what came of it when it was last tried to remove what is left, if it was; `orchestrated` whether there
-/// is an orchestrator.
+/// `tried` is the result of the last attempt to remove what is left, if there was one; `orchestrated` says whether there is
+/// an orchestrator.
 #[must_use]
 pub fn decide(
     action: &LifecycleAction,
@@ -71,8 +71,8 @@ pub fn decide(
             Whose::Unavailable(trouble) => unreachable = Some(trouble),
             Whose::Unknown => {
                 let question = format!(
-                    "nothing tells whose {name} is: its certificate has no pp_instance_id and PuppetDB no ec2_metadata for it; \
-                     if it was {instance}, clean it by hand"
+                    "nothing says whose {name} is: its certificate has no pp_instance_id and PuppetDB no ec2_metadata for it; \
+                     if it was {instance}, clean it manually"
                 );
                 unknown = Some(Fact::new(Code::OwnerUnknown, question));
             }
@@ -103,9 +103,9 @@ pub fn decide(
     let (unnamed, nameless) = match &terminating.expected {
         Err(Nameless::Unavailable(trouble)) => (Some(trouble.clone()), None),
         Err(Nameless::Untellable(why)) if seen.names.is_empty() && terminating.waits => {
-            (None, Some(Fact::new(Code::CertnameUnknown, format!("its certname cannot be told: {why}"))))
+            (None, Some(Fact::new(Code::CertnameUnknown, format!("its certname is unknown: {why}"))))
         }
-        // Nothing holds it any more, and no later look could find what this one did not.
+        // Nothing holds it any more, and no later observation could find what this one did not.
         Err(Nameless::Untellable(_)) if seen.names.is_empty() => {
             story.push(Fact::new(Code::NotInPuppet, format!("{instance} is gone, and PuppetDB knows no node of it")));
             (None, None)

@@ -297,6 +297,7 @@ impl fmt::Display for Reason {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+    use std::fmt::Write as _;
 
     use super::*;
 
@@ -307,7 +308,7 @@ mod tests {
                         source and checked by a\ntest.\n\n| code | meaning | what to do |\n| --- | --- | --- |\n"
             .to_owned();
         for code in Code::ALL {
-            text += &format!("| `{code}` | {} | {} |\n", code.meaning(), code.remedy());
+            writeln!(text, "| `{code}` | {} | {} |", code.meaning(), code.remedy()).unwrap();
         }
         text
     }

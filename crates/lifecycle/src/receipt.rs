@@ -16,13 +16,13 @@ pub enum Outcome {
     Continued,
     /// The lifecycle action was completed with ABANDON.
     Abandoned,
-    /// Not there yet; the hook holds the instance, and somebody will look again.
+    /// Something is missing; the hook holds the instance, and a later pass observes it again.
     Waiting,
-    /// None of our business; nothing was done.
+    /// Not ours; nothing was done.
     Ignored,
-    /// Asked for something that must not be done; nothing was done.
+    /// Must not be done as long as nothing changes; nothing was done.
     Refused,
-    /// Could not be dealt with; nothing is lost, and it should be tried again.
+    /// Could not be handled; nothing is lost, and it should be tried again.
     Failed,
 }
 
@@ -55,7 +55,7 @@ pub struct Receipt {
     pub group: Option<GroupName>,
     /// The hook.
     pub hook: Option<HookName>,
-    /// Its certname, where it could be told.
+    /// Its certname, where it is known.
     pub certname: Option<Certname>,
     /// How it ended.
     pub outcome: Outcome,
@@ -94,16 +94,16 @@ impl Step {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Stage {
-    /// Looked, without touching anything.
+    /// Observed, without changing anything.
     Seen,
     /// Changed something.
     Done,
     /// Would have changed something, but the controller only observes.
     Would,
-    /// Looked again, and it is so.
+    /// Observed again after a change, which shows it.
     Proven,
     /// Tried, and could not.
     Failed,
-    /// Answered the hook.
+    /// Completed the lifecycle action.
     Completed,
 }

@@ -1,8 +1,8 @@
-//! Who has to run Puppet after a change, so that it is known everywhere? Pure.
+//! Which nodes have to run Puppet after a change, so that it is known everywhere? Pure.
 //!
-//! A target has learnt of a change when it ran Puppet from after the change on, whoever had it run. That it did is told by its
-//! newest report; that it is about to, by the orchestrator's jobs. Nothing else is remembered, so any number of
-//! invocations agree about it.
+//! A target has learnt of a change when it ran Puppet from after the change on, whatever started the run. Its newest report
+//! shows that it did; the orchestrator's jobs show that it is about to. Nothing else is stored, so any number of invocations
+//! agree about it.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::observation::{LifecycleAction, Lookup, Trouble};
 use crate::reason::{Code, Fact};
 use crate::{Certname, deadline};
 
-/// A run of Puppet that is over, as its report tells it.
+/// A run of Puppet that is over, as its report describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunView {
     /// When it began, by the node's clock.
@@ -23,14 +23,14 @@ pub struct RunView {
     pub end: Timestamp,
     /// `changed`, `unchanged` or `failed`.
     pub status: String,
-    /// Whether it was told to change nothing.
+    /// Whether it was a noop run, which changes nothing.
     pub noop: bool,
-    /// Whether it applied a catalog from before, not one that was made for it.
+    /// Whether it applied a cached catalog, not one that was compiled for it.
     pub cached: bool,
 }
 
 impl RunView {
-    /// Whether it did what it should.
+    /// Whether it was successful.
     #[must_use]
     pub fn is_good(&self) -> bool {
         matches!(self.status.as_str(), "changed" | "unchanged") && !self.noop && !self.cached
@@ -50,7 +50,7 @@ pub struct Order {
 
 impl Order {
     /// Whether it is still under way. One that has been for too long is lost, as orders are when the orchestrator's own
-    /// services restart: nobody ever ends it.
+    /// services restart: it never ends.
     pub(crate) fn is_open(&self, now: Timestamp) -> bool {
         self.ended.is_none() && self.began.is_none_or(|began| now < deadline::after(began, LOST))
     }
@@ -71,7 +71,7 @@ pub(crate) fn newest(orders: &[Order]) -> Option<&Order> {
 pub struct TargetView {
     /// Its name.
     pub certname: Certname,
-    /// Whether the orchestrator says that it has lost its connection, so that an order could not reach it.
+    /// Whether the orchestrator says that it is not connected, so that an order could not reach it.
     pub disconnected: bool,
     /// Its newest run.
     pub run: Lookup<RunView>,
@@ -100,7 +100,7 @@ pub const SETTLING: Duration = Duration::from_secs(60);
 /// run to end before it begins; see [`pxp-agent`](https://github.com/puppetlabs/pxp-agent).
 pub const LOST: Duration = Duration::from_secs(20 * 60);
 
-/// How it stands with this target and a change at this time.
+/// Whether this target has learnt of a change at this time.
 #[must_use]
 pub fn standing(target: &TargetView, change: Timestamp, now: Timestamp) -> Standing {
     let TargetView { certname, disconnected, run, orders } = target;
@@ -126,8 +126,8 @@ pub fn standing(target: &TargetView, change: Timestamp, now: Timestamp) -> Stand
             Some(failed) if now < deadline::after(failed.end, SETTLING) => {
                 Standing::Underway(format!("another try after the Puppet run of {certname} at {} failed", failed.start))
             }
-            Some(failed) => Standing::Needed(format!("the Puppet run of {certname} at {} failed", failed.start)),
-            None => Standing::Needed(format!("{certname} has not run Puppet since {change}")),
+            Some(failed) => Standing::Needed(format!("another Puppet run of {certname}: the one at {} failed", failed.start)),
+            None => Standing::Needed(format!("a Puppet run of {certname} since {change}")),
         },
     }
 }
@@ -141,7 +141,7 @@ fn under_way(target: &TargetView, change: Timestamp, now: Timestamp) -> Option<&
 }
 
 /// Whether all targets of the profile have learnt of the change; else what is to be done about it. Without an
-/// orchestrator nobody can be told, and the profile says whether to wait for runs that happen by themselves.
+/// orchestrator no run can be ordered, and the profile says whether to wait for the targets' own runs.
 pub(crate) fn all(
     action: &LifecycleAction,
     pending: &PendingAction,
@@ -161,7 +161,7 @@ pub(crate) fn all(
     }
     // Otherwise every run would seem to have begun too early, and another be ordered at once.
     if change > now {
-        let ahead = format!("waiting for {change}, when it changed by a clock that is ahead of ours");
+        let ahead = format!("waiting for {change}, the time of the change by a clock that is ahead of the controller's");
         return Err(Box::new(not_yet(action, pending, Missing::News(Fact::new(Code::ClockAhead, ahead).into()), now)));
     }
     let targets = targets.ok_or_else(|| Box::new(Decision::Ask(Question::Targets)))?;
@@ -209,7 +209,7 @@ mod tests {
         Order { job: "7".into(), began: Some(at(began)), ended: ended.map(at) }
     }
 
-    /// How it stands at second 100 with a change at second 0.
+    /// What is known at second 100 of a change at second 0.
     fn standing_of(run: Lookup<RunView>, orders: Vec<Order>) -> Standing {
         let certname = "puppet.example.com".parse().unwrap();
         let orders = Some(Lookup::Found(orders));

@@ -24,7 +24,7 @@ pub struct SigningRules {
     pub alt_names: Vec<String>,
 }
 
-/// What a certificate request asks for, or what a certificate that somebody else signed holds.
+/// What a certificate request asks for, or what a certificate holds that was signed by other means.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
     /// The common name, if the subject consists of that alone.
@@ -90,7 +90,7 @@ impl Signable {
     }
 }
 
-/// Lets a request be signed if nothing speaks against it; else says all that does.
+/// Approves a request if it passes every check; else returns all objections.
 pub fn approve(
     request: &Request,
     certname: &Certname,
@@ -108,8 +108,8 @@ pub fn approve(
     }
 }
 
-/// Everything that speaks against a certificate, or against signing this request but extensions that the profile does not list:
-/// see [`approve`]. A certificate may hold further ones, unless they grant rights: it may have been signed by somebody else, or under
+/// All objections to a certificate, or to signing this request except for extensions that the profile does not list: see
+/// [`approve`]. A certificate may hold further ones, unless they grant rights: it may have been signed by other means, or under
 /// an older configuration, and revoking it would cost a node its certificate for something that does no harm.
 #[must_use]
 pub fn objections(request: &Request, certname: &Certname, instance: &InstanceId, rules: &SigningRules) -> Vec<String> {

@@ -19,7 +19,7 @@ use crate::profile::{PROFILE_TAG, Profile};
 use crate::refresh::{Order, RunView, TargetView};
 use crate::signing::{Challenge, Key, Request};
 
-/// The instance that enters or leaves.
+/// The instance that launches or terminates.
 pub(crate) const OURS: &str = "i-0a1b2c3d4e5f60718";
 /// Another one.
 pub(crate) const OTHER: &str = "i-0b2c3d4e5f6071829";
@@ -42,12 +42,12 @@ pub(crate) struct Aws {
 }
 
 impl Aws {
-    /// Auto Scaling holds it on its way out.
+    /// Auto Scaling holds it while it terminates.
     pub(crate) fn terminating() -> Self {
         Self::held(Transition::Terminating, "stagedoor-terminate", "Terminating:Wait")
     }
 
-    /// Auto Scaling holds it on its way in.
+    /// Auto Scaling holds it while it launches.
     pub(crate) fn launching() -> Self {
         Self::held(Transition::Launching, "stagedoor-launch", "Pending:Wait")
     }
@@ -87,7 +87,7 @@ impl Aws {
         admit(&self.action, &self.cloud, &|name| (*name == profile.name).then(|| profile.clone()))
     }
 
-    /// It is dealt with, like this.
+    /// It is handled, like this.
     pub(crate) fn admitted(&self) -> PendingAction {
         match self.admit() {
             Admission::Ours(held) => held,
@@ -148,7 +148,7 @@ pub(crate) fn machine(instance: &str, state: &str) -> Machine {
     }
 }
 
-/// What a flawless certificate or request of this instance, or of nobody, says.
+/// What a flawless certificate or request of this instance, or of none, says.
 pub(crate) fn says(owner: Option<&str>) -> Request {
     Request {
         common_name: Some(NAME.into()),
@@ -205,7 +205,7 @@ pub(crate) fn trouble() -> Trouble {
     Trouble { kind: TroubleKind::Unreachable, service: Service::Ca, text: "connection refused".into() }
 }
 
-/// There, not there, or nobody to ask.
+/// Found, absent or unavailable.
 pub(crate) fn reachable<T: Clone + std::fmt::Debug + 'static>(
     value: impl Strategy<Value = T> + 'static,
 ) -> BoxedStrategy<Lookup<T>> {

@@ -245,23 +245,19 @@ fn withheld(effect: &Effect) -> Vec<String> {
 
 /// Why an effect that was just applied is not applied again at once: it is after a pause.
 fn not_seen_yet(effect: &Effect, tried: &Tried) -> Reason {
-    match effect {
-        Effect::Remove(removals) => {
-            let left: Vec<_> = removals.iter().map(Removal::describe).collect();
-            let left = Fact::new(Code::StillThere, format!("still there: {}", left.join("; ")));
-            match tried.removal.clone() {
-                Some(removal) => removal.and(left),
-                None => left.into(),
-            }
-        }
-        effect => match &tried.trouble {
-            Some(trouble) => Fact::from(trouble).into(),
-            None => {
-                let unseen = format!("it was just done, and is not seen yet: {}", effect.describe());
-                Fact::new(Code::NotSeenYet, unseen).into()
-            }
-        },
+    if let Effect::Remove(removals) = effect {
+        let left: Vec<_> = removals.iter().map(Removal::describe).collect();
+        let left = Fact::new(Code::StillThere, format!("still there: {}", left.join("; ")));
+        return match tried.removal.clone() {
+            Some(removal) => removal.and(left),
+            None => left.into(),
+        };
     }
+    if let Some(trouble) = &tried.trouble {
+        return Fact::from(trouble).into();
+    }
+    let unseen = format!("it was just done, and is not seen yet: {}", effect.describe());
+    Fact::new(Code::NotSeenYet, unseen).into()
 }
 
 /// Whether a look still shows the certificate that was removed, or cannot say.

@@ -14,7 +14,7 @@ use super::Applied;
 use super::remove::delete_requests;
 use crate::call::{AT_ONCE, call, within};
 use crate::context::{PuppetWriter, Run};
-use crate::observe::PuppetSnapshot;
+use crate::snapshot::PuppetSnapshot;
 
 /// Signs the requests of the whole batch, in one call where the CA has it.
 pub(super) async fn sign(
@@ -37,9 +37,8 @@ pub(super) async fn sign(
     for (key, signable) in signs {
         let (report, name) = (applied.reports.of(&key), signable.certname());
         let recorded = match signed.as_ref().map(|signed| signed.get(name)) {
-            Ok(Some(Ok(Signed::NoRequest))) => true,
-            // Signed by another invocation, perhaps from another request: what is there now is looked at again.
-            Ok(Some(Ok(Signed::AlreadySigned(_)))) => true,
+            // Gone, or signed by another invocation, perhaps from another request: what is there now is looked at again.
+            Ok(Some(Ok(Signed::NoRequest | Signed::AlreadySigned(_)))) => true,
             // Between the look and the signing, another request took the place of the one that was checked.
             Ok(Some(Ok(Signed::Done))) if made.get(name).is_some_and(|print| print != signable.key_print()) => {
                 let cleaned = writer.ca.clean(std::slice::from_ref(name));

@@ -7,7 +7,7 @@ use stagedoor_lifecycle::observation::{ActionKey, Service, Trouble, TroubleKind}
 use stagedoor_lifecycle::reason::{Code, Fact};
 use stagedoor_lifecycle::receipt::{Outcome, Stage};
 
-use super::Reports;
+use crate::batch::Reports;
 use crate::call::call;
 use crate::context::{PuppetWriter, Run};
 

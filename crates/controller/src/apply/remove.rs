@@ -15,7 +15,7 @@ use stagedoor_puppet::{Deactivated, Error, Outcome as CaOutcome};
 use super::{Applied, Done};
 use crate::call::{AT_ONCE, call};
 use crate::context::{PuppetWriter, Run};
-use crate::observe::PuppetSnapshot;
+use crate::snapshot::PuppetSnapshot;
 
 /// The CA serialises its writes: more at a time would only queue there.
 const CA_WRITES_AT_ONCE: usize = 2;

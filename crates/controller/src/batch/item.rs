@@ -12,14 +12,12 @@ use stagedoor_lifecycle::profile::{ActionResult, Probe};
 use stagedoor_lifecycle::purge::TerminationView;
 use stagedoor_lifecycle::reason::{Code, Fact};
 use stagedoor_lifecycle::receipt::{Outcome, Receipt, SCHEMA, Stage, Step};
-use stagedoor_lifecycle::refresh::RunView;
 use stagedoor_lifecycle::{Certname, deadline};
 use stagedoor_plan::{Seen, Situation, Status, Tried, Verdict};
 use stagedoor_puppet::Certificate;
 
-use crate::apply::{Report, Task};
-use crate::complete::Decided;
-use crate::observe::{Answer, PuppetSnapshot, Query, issued};
+use super::{Answer, Decided, Query, Report, Task};
+use crate::snapshot::{PuppetSnapshot, describe, issued};
 
 /// What was observed, and when.
 #[derive(Debug)]
@@ -216,34 +214,52 @@ impl WorkItem {
         }
     }
 
-    /// Puppet says this of the names of a terminating instance.
-    pub(crate) fn saw_termination(
-        &mut self,
-        names: Vec<NameView>,
-        known_as: Lookup<Vec<Certname>>,
-        took: Duration,
-        describe: impl Fn(&NameView) -> String,
-    ) {
-        let new: Vec<String> = names.iter().skip(self.termination.names.len()).map(describe).collect();
-        new.into_iter().for_each(|what| self.saw(took, what));
+    /// Puppet says this of it.
+    pub(super) fn look(&mut self, snapshot: &PuppetSnapshot) {
+        if self.is_launching() {
+            self.look_at_launch(snapshot);
+        } else {
+            self.look_at_termination(snapshot);
+        }
+        // The certificates, which the CRL must hold later on, when they are gone themselves.
+        let seen = self.names().filter_map(|name| Some((name.clone(), snapshot.certificate(name)?.clone())));
+        let seen: Vec<_> = seen.collect();
+        self.certificates.extend(seen);
+    }
+
+    fn look_at_launch(&mut self, snapshot: &PuppetSnapshot) {
+        let name = self.names().next().cloned();
+        let own = self.certificate_of_this_launch();
+        let run = name.as_ref().map(|name| snapshot.run(name));
+        let mut seen = Vec::new();
+        let view = match (&name, own) {
+            (Some(name), Some(own)) => {
+                seen.push(format!("{name}: certificate {} of {}", own.serial(), self.action.instance));
+                if let Some(Lookup::Found(run)) = &run {
+                    seen.push(format!("its Puppet run at {} ended as {}", run.start, run.status));
+                }
+                Some(snapshot.view_with(name, own))
+            }
+            (Some(name), None) => {
+                let view = snapshot.view(name);
+                seen.push(describe(&view));
+                Some(view)
+            }
+            (None, _) => None,
+        };
+        for what in seen {
+            self.saw(snapshot.took, what);
+        }
+        self.launch = LaunchView { name: view, run, ..LaunchView::default() };
+    }
+
+    fn look_at_termination(&mut self, snapshot: &PuppetSnapshot) {
+        let names: Vec<NameView> = self.names().map(|name| snapshot.view(name)).collect();
+        for view in names.iter().skip(self.termination.names.len()) {
+            self.saw(snapshot.took, describe(view));
+        }
+        let known_as = snapshot.known_as(&self.action.instance);
         self.termination = TerminationView { names, known_as, targets: None };
-    }
-
-    /// Puppet says this of a launching instance.
-    pub(crate) fn saw_launch(
-        &mut self,
-        name: Option<NameView>,
-        run: Option<Lookup<RunView>>,
-        seen: Vec<String>,
-        took: Duration,
-    ) {
-        seen.into_iter().for_each(|what| self.saw(took, what));
-        self.launch = LaunchView { name, run, ..LaunchView::default() };
-    }
-
-    /// The certificate under one of its names, which the CRL must hold later on, when it is gone itself.
-    pub(crate) fn saw_certificate(&mut self, name: Certname, certificate: Certificate) {
-        self.certificates.insert(name, certificate);
     }
 
     pub(super) fn puppet_is_unavailable(&mut self, trouble: &Trouble) {
@@ -299,9 +315,15 @@ impl WorkItem {
             self.tried.effect = None;
         }
         self.completed |= completed;
-        status.into_iter().for_each(|status| self.set_status(status));
-        verdict.into_iter().for_each(|verdict| self.decide(verdict));
-        finished.into_iter().for_each(|status| self.finish(status));
+        if let Some(status) = status {
+            self.set_status(status);
+        }
+        if let Some(verdict) = verdict {
+            self.decide(verdict);
+        }
+        if let Some(status) = finished {
+            self.finish(status);
+        }
     }
 
     fn removed(&mut self, removal: Removal) {
@@ -321,7 +343,9 @@ impl WorkItem {
         for (name, removal) in std::mem::take(&mut self.tried.removed) {
             let certificate = self.revoked.remove(&name);
             let proofs = snapshot.proofs(&removal, certificate.as_ref(), self.cleaned.contains(&name));
-            proofs.into_iter().for_each(|proof| self.step(Stage::Proven, snapshot.took, proof));
+            for proof in proofs {
+                self.step(Stage::Proven, snapshot.took, proof);
+            }
         }
     }
 

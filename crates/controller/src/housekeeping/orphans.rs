@@ -13,8 +13,9 @@ use crate::apply::{Removed, carry_out};
 use crate::call::call;
 use crate::config::OrphanMode;
 use crate::context::{Context, Puppet, PuppetWriter, Run};
+use crate::observe::by_id;
 use crate::observe::orphans::{Closely, closely, lists};
-use crate::observe::{by_id, revocation};
+use crate::snapshot::revocation;
 
 /// So many names go at a time; the CA takes a list of them at the price of one.
 const REMOVED_AT_ONCE: usize = 100;

@@ -16,21 +16,12 @@ use stagedoor_lifecycle::{GroupName, InstanceId, deadline};
 use crate::budget::HOOKS_RESERVE;
 use crate::call::{AT_ONCE, call, unique};
 use crate::context::{Context, Run};
+use crate::snapshot::AwsSnapshot;
 
 /// How long a group's history is read.
 const LONGEST_HISTORY: Duration = Duration::from_secs(10);
 /// More instances than one call takes ids.
 const MANY: usize = 200;
-
-/// What AWS said of a set of actions.
-pub(crate) struct AwsSnapshot {
-    /// When it was asked.
-    pub(crate) at: Timestamp,
-    /// How long that took.
-    pub(crate) took: Duration,
-    /// What it said of each.
-    pub(crate) views: BTreeMap<ActionKey, CloudView>,
-}
 
 /// Asks Auto Scaling and EC2, side by side, about all these actions.
 pub(crate) async fn aws(run: Run<'_>, actions: Vec<LifecycleAction>) -> AwsSnapshot {

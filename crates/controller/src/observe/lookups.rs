@@ -8,50 +8,24 @@ use futures_util::stream::{self, StreamExt};
 use jiff::Timestamp;
 use serde_json::json;
 use stagedoor_lifecycle::decision::Question;
-use stagedoor_lifecycle::observation::{ActionKey, Lookup, Machine, Service, Trouble, TroubleKind};
-use stagedoor_lifecycle::onboard::{Classified, Connection};
+use stagedoor_lifecycle::observation::{ActionKey, Lookup, Service, Trouble, TroubleKind};
+use stagedoor_lifecycle::onboard::{Classified, Connection, ProbeResult};
 use stagedoor_lifecycle::profile::Probe;
 use stagedoor_lifecycle::refresh::{Order, TargetView};
 use stagedoor_lifecycle::{Certname, InstanceId};
-use stagedoor_puppet::{Certificate, Job, ServiceState, StatusApi, trusted_facts};
+use stagedoor_puppet::{Job, ServiceState, StatusApi, trusted_facts};
 use tokio::net::TcpStream;
 
-use super::snapshot::{PuppetSnapshot, by_name, run_of};
 use super::{ask, aws};
+use crate::batch::{Answer, Query};
 use crate::call::{AT_ONCE, is_unauthenticated, unique, within};
 use crate::context::{Puppet, Run};
+use crate::snapshot::{PuppetSnapshot, by_name, run_of};
 
 /// How many of the newest orders are looked through.
 const ORDERS: usize = 100;
 /// How long a port may take to accept a connection.
 const CONNECT: Duration = Duration::from_secs(5);
-
-/// A question about an action, with what is needed to answer it.
-#[derive(Debug, Clone)]
-pub(crate) struct Query {
-    pub(crate) key: ActionKey,
-    pub(crate) question: Question,
-    /// The expected name.
-    pub(crate) certname: Option<Certname>,
-    /// The instance's own certificate.
-    pub(crate) certificate: Option<Certificate>,
-    /// The instance's address.
-    pub(crate) address: Option<IpAddr>,
-    /// The profile's refresh targets.
-    pub(crate) targets: Vec<Certname>,
-    /// What must answer, besides the report.
-    pub(crate) probes: Vec<Probe>,
-}
-
-/// The answer to a question. That something could not be found out is an answer as well.
-#[derive(Debug)]
-pub(crate) enum Answer {
-    Owner(InstanceId, Lookup<Machine>),
-    Classification(Lookup<Classified>),
-    Connection(Connection),
-    Targets(Vec<TargetView>),
-    Probes(Vec<(Probe, Result<(), String>)>),
-}
 
 /// Answers, and whether Puppet refused the credentials.
 #[derive(Debug, Default)]
@@ -235,7 +209,7 @@ async fn probes(run: Run<'_>, puppet: &Puppet, queries: &[&Query]) -> Vec<(Actio
         };
         (at, probe, answer)
     });
-    let mut said: Vec<Vec<(Probe, Result<(), String>)>> = vec![Vec::new(); queries.len()];
+    let mut said: Vec<Vec<(Probe, ProbeResult)>> = vec![Vec::new(); queries.len()];
     for (at, probe, answer) in asked.buffer_unordered(AT_ONCE).collect::<Vec<_>>().await {
         if let Some(of_query) = said.get_mut(at) {
             of_query.push((probe, answer));
@@ -245,13 +219,7 @@ async fn probes(run: Run<'_>, puppet: &Puppet, queries: &[&Query]) -> Vec<(Actio
 }
 
 /// Whether the node's service answers as it should; the text says what it did instead.
-async fn ask_probe(
-    run: Run<'_>,
-    puppet: &Puppet,
-    name: &Certname,
-    address: IpAddr,
-    probe: Probe,
-) -> Result<(), String> {
+async fn ask_probe(run: Run<'_>, puppet: &Puppet, name: &Certname, address: IpAddr, probe: Probe) -> ProbeResult {
     match probe {
         Probe::Report => Ok(()),
         Probe::Status(port) => {

@@ -11,10 +11,9 @@ use stagedoor_puppet::{Certificate, KnownIdentity, State};
 
 use super::ask;
 use super::puppet::files;
-use super::request::holds;
-use super::snapshot::{Files, PuppetSnapshot};
 use crate::call::AT_ONCE;
 use crate::context::{Puppet, Run};
+use crate::snapshot::{Files, PuppetSnapshot, holds};
 
 /// So many certificates are read for their own sake in one housekeeping; which, goes round with the time.
 const READ: usize = 100;

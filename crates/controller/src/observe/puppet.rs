@@ -4,64 +4,18 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::future::join;
 use futures_util::stream::{self, StreamExt};
+use stagedoor_lifecycle::Certname;
 use stagedoor_lifecycle::observation::Service;
-use stagedoor_lifecycle::{Certname, InstanceId};
 use stagedoor_puppet::Error as PuppetError;
 
 use super::ask;
-use super::snapshot::{Files, Pending, PuppetSnapshot, by_name};
-use crate::batch::WorkItem;
-use crate::call::{AT_ONCE, unique};
+use crate::batch::Wanted;
+use crate::call::AT_ONCE;
 use crate::context::{Puppet, Run};
+use crate::snapshot::{Files, Pending, PuppetSnapshot, by_name};
 
 /// From so many names on, the CA is asked for the list of pending requests instead of the request of each name.
 const LIST_REQUESTS_FROM: usize = 8;
-
-/// What Puppet has to be asked for a batch.
-#[derive(Debug, Default)]
-pub(crate) struct Wanted {
-    /// The names whose certificates, requests and nodes are looked at.
-    names: Vec<Certname>,
-    /// The names whose facts are looked at.
-    everybody: Vec<Certname>,
-    /// The names whose newest reports are looked at.
-    launching: Vec<Certname>,
-    /// The instances whose names PuppetDB is asked for.
-    terminating: Vec<InstanceId>,
-    /// The names of which nothing was left at the last look.
-    cleared: BTreeSet<Certname>,
-    /// Whether the CRL has to prove a revocation.
-    crl: bool,
-    /// Whether pins matter.
-    groups: bool,
-}
-
-impl Wanted {
-    /// What these items need.
-    pub(crate) fn of<'a>(items: impl Iterator<Item = &'a WorkItem>) -> Self {
-        let items: Vec<&WorkItem> = items.collect();
-        // What was once seen to be a launching instance's own certificate of this launch stays that for this invocation.
-        let unsure = items.iter().filter(|item| item.certificate_of_this_launch().is_none());
-        let launching = || items.iter().filter(|item| item.is_launching());
-        let pins = |item: &&WorkItem| {
-            !item.is_launching() || item.pending().is_none_or(|pending| !pending.profile.pin.is_empty())
-        };
-        Self {
-            names: unique(unsure.flat_map(|item| item.names())),
-            everybody: unique(items.iter().flat_map(|item| item.names())),
-            launching: unique(launching().flat_map(|item| item.names())),
-            terminating: unique(items.iter().filter(|item| !item.is_launching()).map(|item| &item.action().instance)),
-            cleared: items.iter().flat_map(|item| item.unproven()).cloned().collect(),
-            crl: items.iter().any(|item| item.awaits_proof_of_revocation()),
-            groups: items.iter().any(pins),
-        }
-    }
-
-    /// Whether there is nothing to ask.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.everybody.is_empty() && self.terminating.is_empty() && self.names.is_empty()
-    }
-}
 
 /// Asks the CA, PuppetDB and the classifier, side by side.
 pub(crate) async fn puppet(run: Run<'_>, puppet: &Puppet, wanted: &Wanted) -> PuppetSnapshot {
@@ -134,7 +88,7 @@ async fn requested(run: Run<'_>, puppet: &Puppet) -> Option<BTreeSet<String>> {
 /// The request that is pending under a name.
 async fn pending(puppet: &Puppet, name: &Certname) -> Result<Option<Pending>, PuppetError> {
     match puppet.ca.csr(name).await {
-        Err(PuppetError::UnreadableRequest { problem, .. }) => Ok(Some(Err(problem))),
-        other => other.map(|csr| csr.map(Ok)),
+        Err(PuppetError::UnreadableRequest { problem, .. }) => Ok(Some(Pending::Unreadable(problem))),
+        other => other.map(|csr| csr.map(|csr| Pending::Readable(Box::new(csr)))),
     }
 }

@@ -1,10 +1,10 @@
-//! What AWS says about arriving and leaving instances, rule by rule.
+//! What AWS says about launching and terminating instances, rule by rule.
 
 use super::*;
 use crate::reason::Code;
 use crate::world::{Aws, NAME, down, hook};
 
-// Both ways.
+// Both transitions.
 
 #[test]
 fn a_group_that_auto_scaling_does_not_have_is_refused() {
@@ -94,7 +94,7 @@ fn the_hooks_global_timeout_ends_patience_early() {
     aws.hooks()[0].global_timeout = Duration::from_secs(600);
     assert_eq!(aws.admitted().allowed, Duration::from_secs(450));
     aws.cloud.hooks = down();
-    assert_eq!(aws.admitted().allowed, Duration::from_secs(1800), "patience alone, when hooks cannot be asked");
+    assert_eq!(aws.admitted().allowed, Duration::from_secs(1800), "the profile's timeout alone, while hooks are unavailable");
 }
 
 #[test]
@@ -114,7 +114,7 @@ fn another_hook_of_the_same_transition_is_noticed() {
     }
 }
 
-// On the way in.
+// Launches.
 
 #[test]
 fn an_instance_that_a_launch_hook_holds_is_arriving() {
@@ -187,7 +187,7 @@ fn an_arriving_instance_is_reached_at_the_address_that_ec2_shows() {
     assert_eq!(aws.admitted().address, None);
 }
 
-// On the way out.
+// Terminations.
 
 #[test]
 fn a_waiting_instance_of_an_opted_in_group_is_leaving() {
@@ -220,7 +220,7 @@ fn an_instance_that_auto_scaling_does_not_show_is_refused() {
     aws.cloud.machine = Lookup::Absent;
     assert!(matches!(aws.admit(), Admission::Refuse(_)));
     aws.cloud.machine = down();
-    assert!(matches!(aws.admit(), Admission::Fail(_)), "EC2 could not be asked");
+    assert!(matches!(aws.admit(), Admission::Fail(_)), "EC2 is unavailable");
 }
 
 #[test]

@@ -33,7 +33,8 @@ impl Rules<'_> {
                 return Err(wrong(
                     Code::RekeyRefused,
                     format!(
-                        "{certname} needs a new certificate in place of {}, and the profile allows none; clean the old one by hand",
+                        "{certname} needs a new certificate in place of {}, and the profile allows none; clean the old one \
+                         manually",
                         certificate.serial
                     ),
                 ));
@@ -42,7 +43,7 @@ impl Rules<'_> {
         }
         if !objections.is_empty() {
             let reason =
-                format!("the certificate {} of {certname} must not be: {}", certificate.serial, objections.join("; "));
+                format!("the certificate {} of {certname} is refused: {}", certificate.serial, objections.join("; "));
             let reason = Fact::new(Code::CertificateRefused, reason);
             return Err(Decision::Apply(Effect::Reject(Rejection::Certificate(removal(), reason))).into());
         }
@@ -53,14 +54,14 @@ impl Rules<'_> {
     /// no run has used it since, and the instance does not come from a warm pool.
     ///
     /// A request that is pending beside the certificate is no evidence of that. A CA with `allow-duplicate-certs` accepts one
-    /// from anybody, and an agent that waits for its certificate sends its request again and again. A request with the
+    /// from any client, and an agent that waits for its certificate sends its request again and again. A request with the
     /// certificate's own key shows that the key is not lost.
     ///
-    /// When the launch began is Auto Scaling's word alone; and what an event says about the origin only counts for the
-    /// launch that it announced. Otherwise a replayed event could cost an instance its certificate.
+    /// Only Auto Scaling says when the launch began; and what an event says about the origin only counts for the launch that
+    /// it announced. Otherwise a replayed event could cost an instance its certificate.
     fn is_rekeyed(&self, name: &NameView, certificate: &CertificateView) -> Result<bool, NotYet> {
         let old = |began: Timestamp| deadline::after(certificate.issued, CLOCKS_DIFFER) < began;
-        // What has run Puppet with it since has its key.
+        // An instance that has run Puppet with it since has its key.
         let run = match &self.seen.run {
             Some(run) => run.known().map_err(trouble)?,
             None => None,
@@ -82,7 +83,7 @@ impl Rules<'_> {
             (Began::Confirmed { recorded: Some(began), said }, origin) if old(began) && !in_use(began) => {
                 match (origin, said) {
                     (Some(Place::Ec2 | Place::AutoScalingGroup), Some(said)) => said >= began,
-                    // Found by the sweep: without a warm pool there is nowhere that it could have rested.
+                    // Found by the sweep: without a warm pool it cannot come from one.
                     (None, _) => !self.launching.has_pool,
                     _ => false,
                 }
@@ -96,7 +97,7 @@ impl Rules<'_> {
         Ok(request.is_none_or(|request| request.asks.key_print != certificate.holds.key_print))
     }
 
-    /// What to do about a certificate of somebody else: a dead instance's is cleaned, a live one's is left alone.
+    /// What to do about the certificate of another instance: a terminated one's is cleaned, a live one's is left alone.
     fn of_another(&self, name: &NameView, certificate: &CertificateView) -> NotYet {
         let certname = &name.certname;
         let owner = match self.owner_of(name, certificate) {
@@ -106,8 +107,8 @@ impl Rules<'_> {
                 return wrong(
                     Code::OwnerUnknown,
                     format!(
-                        "nothing tells whose the certificate {} of {certname} is: it has no pp_instance_id and PuppetDB no \
-                     ec2_metadata for it; if it is stale, clean it by hand",
+                        "nothing says whose the certificate {} of {certname} is: it has no pp_instance_id and PuppetDB no \
+                     ec2_metadata for it; if it is stale, clean it manually",
                         certificate.serial
                     ),
                 );
@@ -128,7 +129,7 @@ impl Rules<'_> {
                 }
                 _ => wrong(
                     Code::OwnerUnknown,
-                    format!("nothing tells surely whose {certname} is; if it is stale, clean it by hand"),
+                    format!("nothing says for certain whose {certname} is; if it is stale, clean it manually"),
                 ),
             },
         }
@@ -142,9 +143,9 @@ impl Rules<'_> {
         Ok(owner.filter(|owner| **owner != self.action.instance).cloned())
     }
 
-    /// Whether the former owner of the name is surely gone: EC2 says so; or EC2 has forgotten it, its certificate has
-    /// the extensions that this profile requires, and PuppetDB has not heard of it for long. (An instance that EC2 does
-    /// not know may live in another account. So where the profile requires none, nothing tells that it was one of ours.)
+    /// Whether the former owner of the name is known to be gone: EC2 says so; or EC2 does not know it any more, its certificate
+    /// has the extensions that this profile requires, and PuppetDB has had no news of it for long. (An instance that EC2 does
+    /// not know may live in another account. So where the profile requires none, nothing shows that it was one of ours.)
     fn dead(&self, owner: &InstanceId, name: &NameView, certificate: &CertificateView) -> Result<bool, NotYet> {
         let Some((_, machine)) = self.seen.owner.as_ref().filter(|(asked, _)| asked == owner) else {
             return ask(Question::Owner(owner.clone()));
@@ -153,7 +154,7 @@ impl Rules<'_> {
             Err(why) => Err(trouble(why)),
             Ok(Some(machine)) => Ok(machine.is_gone()),
             Ok(None) => {
-                // News are news, also of a node that somebody has deactivated since.
+                // News counts even of a node that has been deactivated since.
                 let newest = name.node.known().map_err(trouble)?.and_then(|node| node.newest);
                 let required = &self.launching.profile.rules.require;
                 let holds = |(key, value)| certificate.holds.extensions.get(key) == Some(value);
@@ -186,7 +187,7 @@ impl Rules<'_> {
             Ok(signable) => return Decision::Apply(Effect::Sign(signable)).into(),
             Err(objections) => objections,
         };
-        // What a dead predecessor left behind speaks against nobody.
+        // A request that a terminated predecessor left behind is no objection to this instance: it is removed.
         if let Some(owner) = request.instance.as_ref().filter(|owner| **owner != self.action.instance) {
             match self.seen.owner.as_ref().filter(|(asked, _)| asked == owner) {
                 None => return Decision::Ask(Question::Owner(owner.clone())).into(),

@@ -17,7 +17,7 @@ use crate::world::{
 /// When its certificate was issued. The launch begins at 0.
 const ISSUED: i64 = 60;
 
-/// An arriving instance in its world; each test changes the one thing that it is about.
+/// A launching instance in its world; each test changes the one thing that it is about.
 #[derive(Debug, Clone)]
 struct World {
     aws: Aws,
@@ -27,7 +27,7 @@ struct World {
     now: Timestamp,
 }
 
-/// It has its own certificate and a good run, and nothing more is asked of it.
+/// It has its own certificate and a successful run, and nothing more is asked of it.
 fn world() -> World {
     let name = NameView {
         certname: NAME.parse().unwrap(),
@@ -194,7 +194,7 @@ fn a_name_that_cannot_be_told_is_waited_for() {
     let mut world = world();
     world.puppet.name = None;
     world.aws.machine().private_dns = None;
-    assert!(waits(world.decide()).contains("certname cannot be told"));
+    assert!(waits(world.decide()).contains("certname is unknown"));
 }
 
 #[test]
@@ -219,9 +219,9 @@ fn a_puppet_that_was_not_asked_is_a_failure() {
     assert!(failed(world.decide()).contains("not asked"));
 }
 
-// What could not be asked.
+// What is unavailable.
 
-/// What cannot be asked for, and how that comes about.
+/// What is unavailable, and how that comes about.
 type Outage = (&'static str, fn(&mut World));
 
 #[test]
@@ -263,7 +263,7 @@ fn unreachable_is_never_read_as_absent() {
             w.puppet.classification = Some(down());
         }),
         ("run", |w| w.puppet.run = Some(down())),
-        ("facts of whoever ran", |w| w.view().fact_instance = down()),
+        ("facts of the instance that ran", |w| w.view().fact_instance = down()),
     ];
     for (what, spoil) in outages {
         let mut world = world();
@@ -319,7 +319,7 @@ fn what_is_missing_when_patience_is_over_is_said_with_the_profiles_answer() {
 
 #[test]
 fn an_instance_that_is_fit_may_serve_however_late_it_is() {
-    assert!(completed(world().late().decide()).contains("was good"));
+    assert!(completed(world().late().decide()).contains("was successful"));
 }
 
 #[test]
@@ -344,7 +344,7 @@ fn what_must_not_be_is_removed_however_late_it_is() {
     rejected_certificate(world.decide());
 }
 
-// Those who will soon change what the targets must learn.
+// Instances that will soon change what the targets must learn.
 
 #[test]
 fn an_instance_that_has_a_certificate_and_no_good_run_is_about_to_report() {

@@ -27,7 +27,7 @@ pub enum Fate {
 }
 
 impl Cloud {
-    /// The instances that EC2 must know: those that Auto Scaling has, unless they are on their way out.
+    /// The instances that EC2 must know: those that Auto Scaling has, unless they are terminating.
     pub fn witnesses(groups: &[Group]) -> impl Iterator<Item = &InstanceId> {
         let members = groups.iter().flat_map(|group| &group.members);
         let observe_termination = |state: &LifecycleState| {
@@ -37,7 +37,7 @@ impl Cloud {
         members.filter(move |(_, state)| !observe_termination(state)).map(|(instance, _)| instance)
     }
 
-    /// What has become of an instance. One that is in a group is left to the group's hooks.
+    /// The state of an instance. One that is in a group is left to the group's hooks.
     #[must_use]
     pub fn fate(&self, instance: &InstanceId) -> Fate {
         if let Some(group) = self.groups.iter().find(|group| group.members.contains_key(instance)) {
@@ -55,7 +55,7 @@ impl Cloud {
     pub fn believed(&self) -> Result<&Location, String> {
         let mut homes = self.groups.iter().filter_map(|group| group.location.as_ref());
         let Some(home) = homes.next() else {
-            return Err("no Auto Scaling group has opted in here, so that nothing tells whether this is the fleet's account and Region".into());
+            return Err("no Auto Scaling group has opted in here: the fleet's account and Region are unknown".into());
         };
         if let Some(other) = homes.find(|other| *other != home) {
             return Err(format!("Auto Scaling shows groups of {} and {}", home.region, other.region));

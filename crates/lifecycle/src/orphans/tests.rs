@@ -302,7 +302,7 @@ fn a_forgotten_instance_must_have_said_that_it_was_here() {
     for reported in silent {
         let mut scene = Scene::forgotten();
         scene.suspect.reported = reported.clone();
-        assert!(scene.spared().contains("somebody else's"), "{reported:?}");
+        assert!(scene.spared().contains("another account or Region"), "{reported:?}");
         // EC2's own word needs no such witness.
         scene.ec2_knows(OURS, "terminated");
         scene.orphan();

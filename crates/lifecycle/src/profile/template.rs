@@ -85,13 +85,13 @@ impl CertnameTemplate {
         fits(&self.0, certname.as_str(), Some(instance))
     }
 
-    /// The same, for whatever instance.
+    /// The same, for any instance.
     #[must_use]
     pub fn could_be(&self, certname: &Certname) -> bool {
         fits(&self.0, certname.as_str(), None)
     }
 
-    /// The certname of an instance, in lower case as Puppet makes it; or why it cannot be told.
+    /// The certname of an instance, in lower case as Puppet makes it; or why it is unknown.
     pub fn certname(&self, instance: &InstanceId, machine: Option<&Machine>) -> Result<Certname, String> {
         let known = || machine.ok_or_else(|| format!("EC2 does not know {instance}"));
         let mut name = String::new();

@@ -13,7 +13,7 @@ fn certificate(owner: Option<&str>) -> crate::observation::CertificateView {
     world::certificate(owner, at(-1000))
 }
 
-/// A leaving instance in its world; each test changes the one thing that it is about.
+/// A terminating instance in its world; each test changes the one thing that it is about.
 #[derive(Debug, Clone)]
 struct World {
     aws: Aws,
@@ -104,7 +104,7 @@ fn while_it_may_return_puppet_goes_on_knowing_it_and_patience_decides() {
     world.aws = world.aws.with_warm_pool();
     world.aws.action.destination = None;
     world.aws.action.began = Began::Unknown;
-    assert_eq!(world.decide(), Decision::Ask(Question::Began), "for patience to have a beginning");
+    assert_eq!(world.decide(), Decision::Ask(Question::Began), "the timeout counts from there");
     world.aws.action.began = Began::Confirmed { recorded: Some(at(0)), said: None };
     assert!(matches!(world.decide(), Decision::Fail(why) if why.to_string().contains("warm pool")));
     assert!(
@@ -194,7 +194,7 @@ fn a_name_that_holds_the_instance_id_needs_no_other_evidence() {
 #[test]
 fn what_nobody_can_tell_the_owner_of_waits_for_a_person() {
     let Decision::Wait(reason) = world().owned_by(None, None).decide() else { panic!() };
-    assert!(reason.to_string().contains("by hand"), "{reason}");
+    assert!(reason.to_string().contains("manually"), "{reason}");
 }
 
 #[test]
@@ -239,7 +239,7 @@ fn an_instance_whose_name_cannot_be_told_is_not_let_go_as_clean() {
     world.puppet = TerminationView { names: vec![], known_as: Lookup::Found(vec![]), targets: None };
     assert!(matches!(world.decide(), Decision::Wait(reason) if reason.code() == Code::CertnameUnknown));
     world.aws = world.aws.in_state("Terminating:Proceed");
-    assert!(completed(world.decide()).contains("PuppetDB knows no node of it"), "nobody waits for it");
+    assert!(completed(world.decide()).contains("PuppetDB knows no node of it"), "no hook holds it");
 }
 
 #[test]

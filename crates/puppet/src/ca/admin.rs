@@ -18,7 +18,7 @@ use crate::http::{Answer, Ask};
 /// Writes queue for the CA's locks, for up to 60 s each.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(80);
 /// A write that has failed after so long was waiting for the CA's lock, and so would the next.
-pub const LOCK_WAIT: Duration = Duration::from_secs(30);
+pub(crate) const LOCK_WAIT: Duration = Duration::from_secs(30);
 const _: () = assert!(WRITE_TIMEOUT.as_secs() > 60, "a lock time-out must be heard");
 
 /// Whether there was anything left to do.

@@ -112,7 +112,7 @@ fn a_certificate_that_nothing_tells_the_owner_of_is_left_to_a_person() {
     world.certificate().instance = None;
     world.view().fact_instance = Lookup::Absent;
     let reason = refused(world.decide());
-    assert!(reason.contains("01A1") && reason.contains("by hand"), "{reason}");
+    assert!(reason.contains("01A1") && reason.contains("manually"), "{reason}");
 }
 
 // A certificate of another.
@@ -192,7 +192,7 @@ fn facts_that_are_older_than_a_certificate_do_not_condemn_it() {
     world.certificate().instance = None;
     assert!(removal(world.decide()).certificate.is_some());
     world.certificate().issued = at(1);
-    assert!(refused(world.decide()).contains("by hand"));
+    assert!(refused(world.decide()).contains("manually"));
 }
 
 #[test]
@@ -226,7 +226,7 @@ fn an_instance_that_has_lost_its_key_may_have_a_new_certificate() {
 fn a_profile_that_refuses_new_keys_leaves_it_to_a_person() {
     let mut world = relaunched();
     world.aws.profile.rekey = Rekey::Refuse;
-    assert!(refused(world.decide()).contains("by hand"));
+    assert!(refused(world.decide()).contains("manually"));
 }
 
 #[test]
@@ -239,7 +239,7 @@ fn an_events_word_alone_costs_no_certificate() {
     assert_eq!(world.decide(), Decision::Ask(Question::Began));
     for recorded in [Some(at(0)), None] {
         world.aws.action.began = Began::Said(at(199)).confirm(recorded, world.now);
-        assert!(waits(world.decide()).contains("first Puppet run"), "it was issued in this launch, or nobody knows");
+        assert!(waits(world.decide()).contains("first Puppet run"), "it was issued in this launch, or that is unknown");
     }
 }
 
@@ -357,7 +357,7 @@ fn a_lost_key_is_replaced_whether_the_new_request_is_there_already_or_not() {
     let removal = removal(world.decide());
     assert!(removal.certificate.is_some() && !removal.request, "its request is still to be signed");
     world.aws.profile.rekey = Rekey::Refuse;
-    assert!(refused(world.decide()).contains("by hand"));
+    assert!(refused(world.decide()).contains("manually"));
 }
 
 #[test]

@@ -96,9 +96,9 @@ fn a_run_that_failed_or_changed_nothing_on_purpose_or_had_an_old_catalog_is_show
     world.puppet.run = Some(Lookup::Found(run(at(100), "failed")));
     assert!(waits(world.decide()).contains("ended as failed"));
     world.puppet.run = Some(Lookup::Found(RunView { noop: true, ..run(at(100), "unchanged") }));
-    assert!(waits(world.decide()).contains("change nothing"));
+    assert!(waits(world.decide()).contains("noop"));
     world.puppet.run = Some(Lookup::Found(RunView { cached: true, ..run(at(100), "unchanged") }));
-    assert!(waits(world.decide()).contains("a catalog from before"));
+    assert!(waits(world.decide()).contains("a cached catalog"));
 }
 
 #[test]
@@ -297,7 +297,7 @@ fn without_an_orchestrator_the_profile_says_whether_to_wait_for_the_targets() {
     world.aws.profile.await_refresh = true;
     assert_eq!(world.decide(), Decision::Ask(Question::Targets));
     world.puppet.targets = Some(vec![target(None, None)]);
-    assert!(waits(world.decide()).contains("has not run Puppet since"));
+    assert!(waits(world.decide()).contains("a Puppet run of puppet.example.com since"));
     world.puppet.targets = Some(vec![target(Some(run(at(120), "changed")), None)]);
     completed(world.decide());
 }

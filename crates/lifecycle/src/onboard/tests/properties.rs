@@ -214,7 +214,7 @@ proptest! {
                 prop_assert!(removal.node.is_none() && removal.pins.is_empty());
                 if let Lookup::Found(its) = &seen.certificate {
                     let facts = || seen.fact_instance.known().ok().flatten();
-                    let owner = its.instance.as_ref().or_else(facts).expect("somebody's");
+                    let owner = its.instance.as_ref().or_else(facts).expect("an owner");
                     let may = if owner.as_str() == OURS { world.may_lose_its_own(its) } else { world.other_is_gone(its) };
                     prop_assert!(may, "{removal:?}");
                 } else {

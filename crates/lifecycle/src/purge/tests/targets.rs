@@ -1,4 +1,4 @@
-//! Those who must learn that an instance is gone.
+//! The refresh targets, which must learn that an instance is gone.
 
 use super::*;
 use crate::world::{order, run, target};
@@ -56,7 +56,7 @@ fn without_an_orchestrator_the_profile_says_whether_to_wait_for_the_targets() {
     assert_eq!(world.decide(), Decision::Ask(Question::Targets));
     world.puppet.targets = Some(vec![target(None, None)]);
     assert!(
-        matches!(world.decide(), Decision::Wait(reason) if reason.to_string().contains("has not run Puppet since"))
+        matches!(world.decide(), Decision::Wait(reason) if reason.to_string().contains("a Puppet run of puppet.example.com since"))
     );
 }
 

@@ -1,51 +1,72 @@
-//! What one look at Puppet saw, and what that says of each action. No I/O.
+//! What one observation saw of AWS and of Puppet, as values. No I/O.
+
+mod request;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use secrecy::SecretString;
+use stagedoor_lifecycle::admission::CloudView;
 use stagedoor_lifecycle::decision::Removal;
 use stagedoor_lifecycle::observation::{
-    CertificateView, Lookup, NameView, NodeView, RequestView, Service, Trouble, TroubleKind,
+    ActionKey, CertificateView, Lookup, NameView, NodeView, RequestView, Service, Trouble, TroubleKind,
 };
 use stagedoor_lifecycle::refresh::RunView;
 use stagedoor_lifecycle::{Certname, InstanceId};
 use stagedoor_puppet::{Certificate, Csr, Group, Job, KnownIdentity, NodeStatus, Report, RevocationLists};
 
-use super::request::{asks, holds, unreadable};
-use crate::batch::WorkItem;
+use request::{asks, unreadable};
+
+pub(crate) use request::holds;
+
 use crate::call::is_unauthenticated;
 use crate::context::Puppet;
 
-/// A certificate and a certificate request, as far as the CA could be asked.
-pub(super) type Files = (Result<Option<Certificate>, Trouble>, Result<Option<Pending>, Trouble>);
+/// What AWS said of a set of actions.
+pub(crate) struct AwsSnapshot {
+    /// When it was asked.
+    pub(crate) at: Timestamp,
+    /// How long that took.
+    pub(crate) took: Duration,
+    /// What it said of each.
+    pub(crate) views: BTreeMap<ActionKey, CloudView>,
+}
 
-/// A pending certificate request; or why it cannot be read.
-pub(super) type Pending = Result<Csr, String>;
+/// A certificate and a certificate request, as far as the CA could be asked.
+pub(crate) type Files = (Result<Option<Certificate>, Trouble>, Result<Option<Pending>, Trouble>);
+
+/// A pending certificate request.
+#[derive(Debug)]
+pub(crate) enum Pending {
+    /// It can be read.
+    Readable(Box<Csr>),
+    /// Why it cannot be read.
+    Unreadable(String),
+}
 
 /// What one look at Puppet saw.
 #[derive(Debug)]
 pub(crate) struct PuppetSnapshot {
     pub(crate) took: Duration,
-    pub(super) challenge: Option<SecretString>,
-    pub(super) files: BTreeMap<Certname, Files>,
-    pub(super) known_as: Result<BTreeMap<InstanceId, BTreeSet<Certname>>, Trouble>,
-    pub(super) nodes: Result<BTreeMap<Certname, NodeStatus>, Trouble>,
-    pub(super) identities: Result<BTreeMap<Certname, KnownIdentity>, Trouble>,
-    pub(super) runs: Result<BTreeMap<Certname, Report>, Trouble>,
+    pub(crate) challenge: Option<SecretString>,
+    pub(crate) files: BTreeMap<Certname, Files>,
+    pub(crate) known_as: Result<BTreeMap<InstanceId, BTreeSet<Certname>>, Trouble>,
+    pub(crate) nodes: Result<BTreeMap<Certname, NodeStatus>, Trouble>,
+    pub(crate) identities: Result<BTreeMap<Certname, KnownIdentity>, Trouble>,
+    pub(crate) runs: Result<BTreeMap<Certname, Report>, Trouble>,
     /// PuppetDB's clock, by which it compares times.
     pub(crate) puppetdb_time: Option<Timestamp>,
-    pub(super) crl: Option<RevocationLists>,
+    pub(crate) crl: Option<RevocationLists>,
     /// All node groups, if they were asked for.
     pub(crate) groups: Option<Result<Vec<Group>, Trouble>>,
     /// The newest orders of the orchestrator, if they were asked for.
-    pub(super) jobs: Option<Result<Vec<Job>, Trouble>>,
+    pub(crate) jobs: Option<Result<Vec<Job>, Trouble>>,
 }
 
 impl PuppetSnapshot {
     /// What was seen under names alone.
-    pub(super) fn of_names(
+    pub(crate) fn of_names(
         puppet: &Puppet,
         files: BTreeMap<Certname, Files>,
         nodes: Result<Vec<NodeStatus>, Trouble>,
@@ -84,60 +105,38 @@ impl PuppetSnapshot {
             || self.jobs.as_ref().is_some_and(is_unauthenticated)
     }
 
-    /// Says to this item what was seen of it.
-    pub(crate) fn show(&self, item: &mut WorkItem) {
-        if item.is_launching() {
-            self.show_launch(item)
-        } else {
-            self.show_termination(item)
-        }
-        for name in item.names().cloned().collect::<Vec<_>>() {
-            if let Some((Ok(Some(certificate)), _)) = self.files.get(&name) {
-                item.saw_certificate(name, certificate.clone());
-            }
-        }
-    }
-
-    fn show_launch(&self, item: &mut WorkItem) {
-        let name = item.names().next().cloned();
-        let own = item.certificate_of_this_launch();
-        let view = name.as_ref().map(|name| match own {
-            Some(own) => NameView {
-                certname: name.clone(),
-                certificate: Lookup::Found(certificate_view(own)),
-                request: Lookup::Absent,
-                node: Lookup::Absent,
-                fact_instance: self.fact_instance(name),
-                pins: self.pins(name),
-            },
-            None => self.view(name),
-        });
-        let report = name.as_ref().map(|name| run_of(&self.runs, name));
-        let mut seen = Vec::new();
-        match (&view, own) {
-            (Some(view), None) => seen.push(describe(view)),
-            (Some(NameView { certname, .. }), Some(own)) => {
-                seen.push(format!("{certname}: certificate {} of {}", own.serial(), item.action().instance));
-            }
-            (None, _) => {}
-        }
-        if let (Some(Lookup::Found(run)), Some(_)) = (&report, own) {
-            seen.push(format!("its Puppet run at {} ended as {}", run.start, run.status));
-        }
-        item.saw_launch(view, report, seen, self.took);
-    }
-
-    fn show_termination(&self, item: &mut WorkItem) {
-        let names: Vec<NameView> = item.names().map(|name| self.view(name)).collect();
-        let known_as = match &self.known_as {
-            Ok(names) => Lookup::Found(names.get(&item.action().instance).into_iter().flatten().cloned().collect()),
+    /// The names of the nodes whose facts name this instance.
+    pub(crate) fn known_as(&self, instance: &InstanceId) -> Lookup<Vec<Certname>> {
+        match &self.known_as {
+            Ok(names) => Lookup::Found(names.get(instance).into_iter().flatten().cloned().collect()),
             Err(trouble) => Lookup::Unavailable(trouble.clone()),
-        };
-        item.saw_termination(names, known_as, self.took, describe);
+        }
+    }
+
+    /// The newest run of a node.
+    pub(crate) fn run(&self, name: &Certname) -> Lookup<RunView> {
+        run_of(&self.runs, name)
+    }
+
+    /// The certificate under a name, if it was seen.
+    pub(crate) fn certificate(&self, name: &Certname) -> Option<&Certificate> {
+        self.files.get(name)?.0.as_ref().ok()?.as_ref()
+    }
+
+    /// A name whose certificate is known, and was not asked for again.
+    pub(crate) fn view_with(&self, name: &Certname, own: &Certificate) -> NameView {
+        NameView {
+            certname: name.clone(),
+            certificate: Lookup::Found(certificate_view(own)),
+            request: Lookup::Absent,
+            node: Lookup::Absent,
+            fact_instance: self.fact_instance(name),
+            pins: self.pins(name),
+        }
     }
 
     /// What was seen under a name that was asked for.
-    pub(super) fn view(&self, name: &Certname) -> NameView {
+    pub(crate) fn view(&self, name: &Certname) -> NameView {
         let Some((certificate, request)) = self.files.get(name) else {
             let text = format!("the Puppet CA was not asked about {name}");
             return NameView::unavailable(
@@ -210,8 +209,8 @@ pub(crate) fn revocation(
 
 fn request_view(pending: &Pending, challenge: Option<&SecretString>) -> RequestView {
     match pending {
-        Ok(csr) => RequestView { instance: csr.instance_id(), asks: asks(csr, challenge) },
-        Err(problem) => RequestView { instance: None, asks: unreadable(problem) },
+        Pending::Readable(csr) => RequestView { instance: csr.instance_id(), asks: asks(csr, challenge) },
+        Pending::Unreadable(problem) => RequestView { instance: None, asks: unreadable(problem) },
     }
 }
 
@@ -234,7 +233,7 @@ fn node_view(node: &NodeStatus) -> NodeView {
 }
 
 /// The newest run of a node, among those that were asked for.
-pub(super) fn run_of(runs: &Result<BTreeMap<Certname, Report>, Trouble>, name: &Certname) -> Lookup<RunView> {
+pub(crate) fn run_of(runs: &Result<BTreeMap<Certname, Report>, Trouble>, name: &Certname) -> Lookup<RunView> {
     of(runs, name, |report| {
         Some(RunView {
             start: report.start_time,
@@ -255,7 +254,7 @@ fn reachable<T, V>(answer: &Result<Option<T>, Trouble>, view: impl Fn(&T) -> V) 
 }
 
 /// What was answered, to be found by name: a set may be thousands.
-pub(super) fn by_name<T>(
+pub(crate) fn by_name<T>(
     answer: Result<Vec<T>, Trouble>,
     name: impl Fn(&T) -> &Certname,
 ) -> Result<BTreeMap<Certname, T>, Trouble> {
@@ -284,7 +283,7 @@ fn identity(known: &KnownIdentity) -> Option<InstanceId> {
 }
 
 /// What Puppet says about a name, for a person.
-fn describe(view: &NameView) -> String {
+pub(crate) fn describe(view: &NameView) -> String {
     let certificate = match &view.certificate {
         Lookup::Found(certificate) => match &certificate.instance {
             Some(owner) => format!("certificate {} of {owner}", certificate.serial),

@@ -26,7 +26,7 @@ pub(super) fn asks(csr: &Csr, challenge: Option<&SecretString>) -> Request {
 
 /// What a certificate holds. It is signed by the CA, which adds extensions of its own (basic constraints, key usage …),
 /// and no certificate can hold a challenge.
-pub(super) fn holds(certificate: &Certificate) -> Request {
+pub(crate) fn holds(certificate: &Certificate) -> Request {
     let mut request = described(certificate.extensions(), certificate.alt_names(), certificate.key());
     request.common_name = Some(certificate.common_name().to_owned());
     request.other_extensions.retain(|oid| oid.starts_with(PUPPET_ARC));

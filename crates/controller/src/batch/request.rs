@@ -1,0 +1,114 @@
+//! What a batch asks of the steps, as values. No I/O.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use jiff::Timestamp;
+use stagedoor_lifecycle::decision::{Effect, Question};
+use stagedoor_lifecycle::observation::{ActionKey, LifecycleAction, Lookup, Machine};
+use stagedoor_lifecycle::onboard::{Classified, Connection, ProbeResult};
+use stagedoor_lifecycle::profile::Probe;
+use stagedoor_lifecycle::refresh::TargetView;
+use stagedoor_lifecycle::{Certname, InstanceId};
+use stagedoor_plan::Verdict;
+use stagedoor_puppet::Certificate;
+
+use super::WorkItem;
+use crate::call::unique;
+
+/// What Puppet has to be asked for a batch.
+#[derive(Debug, Default)]
+pub(crate) struct Wanted {
+    /// The names whose certificates, requests and nodes are looked at.
+    pub(crate) names: Vec<Certname>,
+    /// The names whose facts are looked at.
+    pub(crate) everybody: Vec<Certname>,
+    /// The names whose newest reports are looked at.
+    pub(crate) launching: Vec<Certname>,
+    /// The instances whose names PuppetDB is asked for.
+    pub(crate) terminating: Vec<InstanceId>,
+    /// The names of which nothing was left at the last look.
+    pub(crate) cleared: BTreeSet<Certname>,
+    /// Whether the CRL has to prove a revocation.
+    pub(crate) crl: bool,
+    /// Whether pins matter.
+    pub(crate) groups: bool,
+}
+
+impl Wanted {
+    /// What these items need.
+    pub(crate) fn of<'a>(items: impl Iterator<Item = &'a WorkItem>) -> Self {
+        let items: Vec<&WorkItem> = items.collect();
+        // What was once seen to be a launching instance's own certificate of this launch stays that for this invocation.
+        let unsure = items.iter().filter(|item| item.certificate_of_this_launch().is_none());
+        let launching = || items.iter().filter(|item| item.is_launching());
+        let pins = |item: &&WorkItem| {
+            !item.is_launching() || item.pending().is_none_or(|pending| !pending.profile.pin.is_empty())
+        };
+        Self {
+            names: unique(unsure.flat_map(|item| item.names())),
+            everybody: unique(items.iter().flat_map(|item| item.names())),
+            launching: unique(launching().flat_map(|item| item.names())),
+            terminating: unique(items.iter().filter(|item| !item.is_launching()).map(|item| &item.action().instance)),
+            cleared: items.iter().flat_map(|item| item.unproven()).cloned().collect(),
+            crl: items.iter().any(|item| item.awaits_proof_of_revocation()),
+            groups: items.iter().any(pins),
+        }
+    }
+
+    /// Whether there is nothing to ask.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.everybody.is_empty() && self.terminating.is_empty() && self.names.is_empty()
+    }
+}
+
+/// A question about an action, with what is needed to answer it.
+#[derive(Debug, Clone)]
+pub(crate) struct Query {
+    pub(crate) key: ActionKey,
+    pub(crate) question: Question,
+    /// The expected name.
+    pub(crate) certname: Option<Certname>,
+    /// The instance's own certificate.
+    pub(crate) certificate: Option<Certificate>,
+    /// The instance's address.
+    pub(crate) address: Option<IpAddr>,
+    /// The profile's refresh targets.
+    pub(crate) targets: Vec<Certname>,
+    /// What must answer, besides the report.
+    pub(crate) probes: Vec<Probe>,
+}
+
+/// The answer to a question. That something could not be found out is an answer as well.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    Owner(InstanceId, Lookup<Machine>),
+    Classification(Lookup<Classified>),
+    Connection(Connection),
+    Targets(Vec<TargetView>),
+    Probes(Vec<(Probe, ProbeResult)>),
+}
+
+/// An effect to apply, with what is needed for it.
+#[derive(Debug)]
+pub(crate) struct Task {
+    pub(crate) key: ActionKey,
+    pub(crate) effect: Effect,
+    /// Whether the instance launches.
+    pub(crate) launching: bool,
+    /// When the action began, as far as known.
+    pub(crate) began: Option<Timestamp>,
+    /// Whether a removal was tried in this invocation.
+    pub(crate) tried_before: bool,
+}
+
+/// An action that waits to be completed.
+#[derive(Debug, Clone)]
+pub(crate) struct Decided {
+    pub(crate) action: LifecycleAction,
+    pub(crate) verdict: Verdict,
+    /// Whether the hook may still hold the instance.
+    pub(crate) waits: bool,
+    /// Whether another tool's hook may hold it as well.
+    pub(crate) other_hooks: bool,
+}
