@@ -82,6 +82,7 @@ boto3: ## Hold the lab's AWS side against boto3
 lint: tools ## Check formatting, lints, dependencies and scripts
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets --all-features -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps
 	$(TOOLS)/bin/cargo-deny --locked --all-features check bans licenses sources
 	$(TOOLS)/bin/cargo-machete
 	tools/same-features

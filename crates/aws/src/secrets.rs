@@ -1,8 +1,9 @@
 //! Secrets Manager: one secret's text, kept for a while.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use aws_sdk_secretsmanager::Client;
+use jiff::Timestamp;
 use secrecy::SecretString;
 use tokio::sync::Mutex;
 
@@ -31,7 +32,7 @@ pub struct Reading {
 #[derive(Debug)]
 struct Kept {
     reading: Reading,
-    read_at: Instant,
+    read_at: Timestamp,
 }
 
 impl Secret {
@@ -41,14 +42,14 @@ impl Secret {
         Self { client: Client::new(config), name: name.into(), kept: Mutex::new(None) }
     }
 
-    /// Its current text, at most [`KEPT`] old.
+    /// Its current text, at most [`KEPT`] old; `now` is the time.
     /// See [`GetSecretValue`](https://docs.aws.amazon.com/secretsmanager/latest/apireference/API_GetSecretValue.html).
-    pub async fn read(&self) -> Result<Reading, Error> {
+    pub async fn read(&self, now: Timestamp) -> Result<Reading, Error> {
         let mut kept = self.kept.lock().await;
-        if let Some(kept) = kept.as_ref().filter(|kept| kept.read_at.elapsed() < KEPT) {
+        if let Some(kept) = kept.as_ref().filter(|kept| now.duration_since(kept.read_at).unsigned_abs() < KEPT) {
             return Ok(kept.reading.clone());
         }
-        let fetched = self.fetch(&mut kept).await;
+        let fetched = self.fetch(&mut kept, now).await;
         // Secrets Manager may be down: what it said before is better than nothing.
         match (fetched, kept.as_ref()) {
             (Err(Error::Unreachable { .. } | Error::Throttled { .. }), Some(kept)) => Ok(kept.reading.clone()),
@@ -58,15 +59,15 @@ impl Secret {
 
     /// Its current text, read anew because the reading with this number was refused by its user. Callers that were
     /// refused at the same time share one new reading.
-    pub async fn read_again(&self, refused: u64) -> Result<Reading, Error> {
+    pub async fn read_again(&self, refused: u64, now: Timestamp) -> Result<Reading, Error> {
         let mut kept = self.kept.lock().await;
         if let Some(kept) = kept.as_ref().filter(|kept| kept.reading.number != refused) {
             return Ok(kept.reading.clone());
         }
-        self.fetch(&mut kept).await
+        self.fetch(&mut kept, now).await
     }
 
-    async fn fetch(&self, kept: &mut Option<Kept>) -> Result<Reading, Error> {
+    async fn fetch(&self, kept: &mut Option<Kept>, now: Timestamp) -> Result<Reading, Error> {
         const CALL: &str = "GetSecretValue";
         let answer = self.client.get_secret_value().secret_id(&self.name).send().await;
         let answer = answer.map_err(|error| classify(CALL, &self.name, &error))?;
@@ -80,7 +81,7 @@ impl Secret {
         };
         let number = kept.as_ref().map_or(1, |kept| kept.reading.number + 1);
         let reading = Reading { text: text.into(), number };
-        *kept = Some(Kept { reading: reading.clone(), read_at: Instant::now() });
+        *kept = Some(Kept { reading: reading.clone(), read_at: now });
         Ok(reading)
     }
 }

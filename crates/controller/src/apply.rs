@@ -15,14 +15,14 @@ use crate::batch::{Reports, Task};
 use crate::context::{PuppetWriter, Run};
 use crate::snapshot::PuppetSnapshot;
 
-/// What became of one write: what was done or what went wrong, and how long it took.
+/// The result of one write: what was done or what went wrong, and how long it took.
 pub(crate) type Done = (Result<String, Trouble>, Duration);
 
-/// What came of a set of effects.
+/// The result of a set of effects.
 #[derive(Debug, Default)]
 pub(crate) struct Applied {
     pub(crate) reports: Reports,
-    /// Whether anything may have changed, and so is to be looked at again.
+    /// Whether anything may have changed, and so is to be observed again.
     pub(crate) changed: bool,
 }
 
@@ -56,7 +56,7 @@ pub(crate) async fn apply(run: Run<'_>, writer: &PuppetWriter, snapshot: &Puppet
     enrol::reject(run, writer, requests, &mut applied).await;
     enrol::sign(run, writer, signs, &mut applied).await;
     enrol::pin(run, writer, snapshot, pins, &mut applied).await;
-    // What was ordered takes its time; looking at once would see nothing new.
+    // A run that was ordered takes its time; observing at once would show nothing new.
     orders::run(run, writer, runs, &mut applied.reports).await;
     orders::refresh(run, writer, refreshes, &mut applied.reports).await;
     applied

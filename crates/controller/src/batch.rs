@@ -22,9 +22,9 @@ pub(crate) use request::{Answer, Decided, Query, Task, Wanted};
 use crate::context::Context;
 use crate::snapshot::{AwsSnapshot, PuppetSnapshot};
 
-/// How long what AWS said is good enough; the proof of a removal falls within it.
+/// How long what AWS said counts as fresh; the proof of a removal falls within it.
 const AWS_KEPT: SignedDuration = SignedDuration::from_secs(30);
-/// Between two looks at first; it doubles up to [`LONGEST_PAUSE`].
+/// The first pause between two passes; it doubles up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 

@@ -10,17 +10,17 @@ use stagedoor_lifecycle::deadline;
 pub(crate) struct Budget {
     /// After a pause, no new pass begins after this.
     pub(crate) passes: Timestamp,
-    /// Every look and every change at Puppet has ended by this, so that there is time to complete the actions.
+    /// Every call to Puppet has ended by this, so that there is time to complete the actions.
     pub(crate) work: Timestamp,
     /// Every call has ended by this.
     pub(crate) calls: Timestamp,
 }
 
-/// Kept from the platform's deadline for writing the answer.
+/// Reserve before the platform's deadline for writing the answer.
 const ANSWER_RESERVE: Duration = Duration::from_secs(2);
-/// Kept for completing the actions when all work has ended: a CA that takes a minute for a write must not leave them waiting.
+/// Reserve for completing the actions when all work has ended: a CA that takes a minute for a write must not leave them waiting.
 pub(crate) const HOOKS_RESERVE: Duration = Duration::from_secs(6);
-/// Kept for the calls of a pass that has begun.
+/// Reserve for the calls of a pass that has begun.
 const PASS_RESERVE: Duration = Duration::from_secs(15);
 
 impl Budget {

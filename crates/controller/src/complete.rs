@@ -19,7 +19,7 @@ use crate::context::Run;
 
 /// How many completions are under way at a time: all calls of an account and Region share one bucket.
 const AT_ONCE: usize = 8;
-/// How long after its beginning an action is surely visible: the propagation takes seconds.
+/// How long after its beginning an action is visible for certain: the propagation takes seconds.
 const SURELY_VISIBLE: Duration = Duration::from_secs(120);
 
 /// Completes all these actions, and begins with none after `limit`. Those that Auto Scaling does not know yet stay open.
@@ -57,7 +57,7 @@ async fn one(run: Run<'_>, decided: &Decided) -> Option<Report> {
     let Decided { action, verdict: Verdict { result, reason }, waits, .. } = decided;
     let mut report = Report::default();
     if !waits {
-        let before = Fact::new(Code::CompletedBefore, "Auto Scaling had gone on before");
+        let before = Fact::new(Code::CompletedBefore, "Auto Scaling had ended the action before");
         report.finished = Some(Status::new(outcome(*result), reason.clone().and(before)));
         return Some(report);
     }
@@ -94,7 +94,7 @@ fn judge(decided: &Decided, groups: &[Group], now: Timestamp, report: &mut Repor
     let LifecycleAction { group, instance, began, .. } = action;
     let members = groups.iter().find(|described| described.name == *group).map(|described| &described.members);
     let still_held = members.and_then(|members| members.get(instance)).is_some_and(LifecycleState::may_wait);
-    // A sweep does not know since when: it saw the instance waiting, which is not the first thing to be visible.
+    // A sweep does not know when the action began: it saw the instance waiting, which is not the first thing to be visible.
     let visible = began.time().is_none_or(|began| now >= deadline::after(began, SURELY_VISIBLE));
     if !still_held {
         let before = "the action had been completed before";

@@ -1,6 +1,6 @@
 //! The configuration: one TOML text, checked as a whole. Reads no file and no environment by itself.
 //!
-//! Every error is found at once and named by its key, so that a deployment is mended in one go.
+//! All errors are reported at once, each with its key, so that a configuration can be corrected in one go.
 
 mod housekeeping;
 mod profile;
@@ -21,12 +21,12 @@ use housekeeping::housekeeping;
 use profile::profile;
 use reader::{Problems, Reader};
 
-/// What the controller is to do, and with whom.
+/// What the controller is to do, and with which services.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Whether it acts or only observes.
     pub mode: Mode,
-    /// How long one invocation looks again at instances that are not done.
+    /// How long one invocation begins further passes for actions that are not finished.
     pub budget: Duration,
     /// Name or ARN of the Secrets Manager secret with the Puppet credentials.
     pub secret: String,
@@ -42,7 +42,7 @@ pub struct Config {
     pub protected: Protected,
     /// ARN of the SNS topic that outcomes are published to.
     pub topic: Option<String>,
-    /// What the sweep does beside dealing with those who wait.
+    /// What the sweep does besides handling waiting actions.
     pub housekeeping: Housekeeping,
     /// The profiles that groups may name in their tag.
     pub profiles: BTreeMap<ProfileName, Arc<Profile>>,
@@ -51,9 +51,9 @@ pub struct Config {
 /// Whether anything is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// Carry decisions out.
+    /// Apply effects and complete actions.
     Act,
-    /// Write nothing anywhere; say what would be done.
+    /// Write nothing anywhere; report what would be done.
     Observe,
 }
 

@@ -1,4 +1,4 @@
-//! Everything the controller reaches the world through, and the time. The clients do the I/O.
+//! The shared context of every invocation: configuration, service clients and clock. The clients do the I/O.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -34,7 +34,7 @@ pub struct Context {
     pub(crate) machines: Arc<dyn Instances>,
     /// The Puppet services.
     pub(crate) puppet: PuppetSite,
-    /// Where outcomes are told, if anywhere; a controller that only observes tells nobody.
+    /// The topic that outcomes are published to, if there is one; none in observe mode.
     pub(crate) topic: Option<Topic>,
     /// The name that the function was deployed under, which its metrics bear.
     pub deployed_as: Option<String>,
@@ -43,7 +43,7 @@ pub struct Context {
 }
 
 impl Context {
-    /// A door with the clients that this configuration asks for. Talks to nobody yet.
+    /// A context with the clients that this configuration names. Makes no call yet.
     #[must_use]
     pub fn new(config: Config, aws: &SdkConfig, machines: Arc<dyn Instances>, clock: Clock) -> Self {
         let config = Arc::new(config);
@@ -58,7 +58,7 @@ impl Context {
         }
     }
 
-    /// Whether decisions are carried out.
+    /// Whether effects are applied and actions completed.
     pub(crate) fn acts(&self) -> bool {
         self.config.mode == Mode::Act
     }
@@ -181,23 +181,23 @@ impl PuppetSite {
     }
 
     /// The clients, made of the secret as it was at most five minutes ago; or why there are none.
-    pub(crate) async fn open(&self) -> Result<Arc<Puppet>, Trouble> {
-        let reading = self.secret.read().await.map_err(|error| Trouble::of(Service::SecretsManager, &error))?;
+    pub(crate) async fn open(&self, now: Timestamp) -> Result<Arc<Puppet>, Trouble> {
+        let reading = self.secret.read(now).await.map_err(|error| Trouble::of(Service::SecretsManager, &error))?;
         let number = reading.number;
         if let Ok(puppet) = self.make(reading).await {
             return Ok(puppet);
         }
         // It may have been corrected since it was read.
-        self.read_again(number).await
+        self.read_again(number, now).await
     }
 
     /// The clients made of a new reading of the secret, after those of `refused` were refused by Puppet.
-    pub(crate) async fn reopen(&self, refused: &Puppet) -> Result<Arc<Puppet>, Trouble> {
-        self.read_again(refused.reading).await
+    pub(crate) async fn reopen(&self, refused: &Puppet, now: Timestamp) -> Result<Arc<Puppet>, Trouble> {
+        self.read_again(refused.reading, now).await
     }
 
-    async fn read_again(&self, number: u64) -> Result<Arc<Puppet>, Trouble> {
-        let reading = self.secret.read_again(number).await;
+    async fn read_again(&self, number: u64, now: Timestamp) -> Result<Arc<Puppet>, Trouble> {
+        let reading = self.secret.read_again(number, now).await;
         self.make(reading.map_err(|error| Trouble::of(Service::SecretsManager, &error))?).await
     }
 

@@ -14,7 +14,7 @@ use stagedoor_lifecycle::{HookName, InstanceId};
 use crate::call::call;
 use crate::context::Run;
 
-/// How often it is looked whether one is due.
+/// How often it is checked whether one is due.
 const EVERY: Duration = Duration::from_secs(1);
 /// All calls of an account and Region share one bucket.
 const AT_ONCE: usize = 2;
@@ -22,9 +22,9 @@ const AT_ONCE: usize = 2;
 /// The heartbeats of one invocation.
 pub(crate) struct Heartbeats {
     last: Timestamp,
-    /// Whom to keep alive, each with the hook's timeout.
+    /// The actions to keep alive, each with the hook's timeout.
     waiting: Vec<(LifecycleAction, Duration)>,
-    /// Whose heartbeat is due and not sent yet.
+    /// The actions whose heartbeat is due and not sent yet.
     due: Vec<LifecycleAction>,
 }
 
@@ -47,7 +47,7 @@ impl Heartbeats {
         self.due.retain(|due| awaited.contains(&key(due)));
     }
 
-    /// Does this work, however long it takes, and sends heartbeats meanwhile.
+    /// Runs this work to its end, and sends heartbeats meanwhile.
     pub(crate) async fn beside<T>(&mut self, run: Run<'_>, work: impl Future<Output = T>) -> T {
         let beating = async {
             loop {
@@ -62,7 +62,7 @@ impl Heartbeats {
         }
     }
 
-    /// Sends those that are due. One that is lost is no trouble: two more come before the hook gives up.
+    /// Sends those that are due. One may be lost: two more come before the hook times out.
     async fn send(&mut self, run: Run<'_>) {
         let (last, now) = (self.last, run.now());
         self.last = now;

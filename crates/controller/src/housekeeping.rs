@@ -1,4 +1,4 @@
-//! Housekeeping: what the sweep does every few minutes beside dealing with those who wait. Its parts do the I/O.
+//! Housekeeping: what the sweep does every few minutes besides handling waiting actions. Its parts do the I/O.
 
 mod credentials;
 mod orphans;
@@ -15,18 +15,18 @@ use crate::context::{Context, Run};
 use credentials::Watch;
 use orphans::Check;
 
-/// The schedule of the sweep: of those who run once in it, one finds that housekeeping is due.
+/// The interval of the sweeps: one of those that run once in it finds that housekeeping is due.
 const SWEEPS: std::time::Duration = std::time::Duration::from_secs(60);
-/// Kept for housekeeping where it is due, that those who wait for long do not put it off for ever.
+/// Reserve for housekeeping where it is due, so that actions that wait for long do not postpone it for ever.
 const KEPT: std::time::Duration = std::time::Duration::from_secs(20);
 
-/// What came of it.
+/// The result of a housekeeping.
 pub(crate) struct HousekeepingReport {
-    /// What was found of orphans, or why nobody could look for them; `None` where nobody is to.
+    /// The orphans that were found, or why they could not be looked for; `None` where they are not to be.
     pub(crate) orphans: Option<Result<Check, Trouble>>,
-    /// How long the credentials are good for.
+    /// When the credentials expire.
     pub(crate) credentials: Watch,
-    /// What a person is to be told, each with its subject.
+    /// The messages to publish, each with its subject.
     pub(crate) news: Vec<(String, Value)>,
 }
 
@@ -39,19 +39,19 @@ pub(crate) fn is_due(context: &Context, now: Timestamp) -> bool {
         .is_some_and(|every| deadline::slot_begun(every, deadline::before(now, SWEEPS), now))
 }
 
-/// Until when those who wait may take, where housekeeping is due afterwards: it gets at most half of the time.
+/// Until when waiting actions are handled, where housekeeping is due afterwards: it gets at most half of the time.
 pub(crate) fn less_what_is_kept(budget: Budget, now: Timestamp) -> Budget {
     let half = std::time::Duration::try_from(budget.passes.duration_since(now)).unwrap_or_default() / 2;
     Budget { passes: deadline::before(budget.passes, KEPT.min(half)), ..budget }
 }
 
-/// Looks for orphans and at the credentials, side by side. `groups` are those that opted in, as far as they are known.
+/// Looks for orphans and checks the credentials, side by side. `groups` are those that opted in, as far as they are known.
 pub(crate) async fn housekeep(run: Run<'_>, groups: Result<Vec<Group>, Trouble>) -> HousekeepingReport {
     let Run { context, budget } = run;
     let config = &context.config.housekeeping;
     let now = context.clock.now();
     let every = config.every.unwrap_or_default();
-    let puppet = call(context, budget.work, Service::SecretsManager, context.puppet.open()).await;
+    let puppet = call(context, budget.work, Service::SecretsManager, context.puppet.open(context.clock.now())).await;
     let look_for_orphans = async {
         if config.orphans == OrphanMode::Off {
             return None;
@@ -65,7 +65,7 @@ pub(crate) async fn housekeep(run: Run<'_>, groups: Result<Vec<Group>, Trouble>)
     };
     let (orphans, credentials) = tokio::join!(look_for_orphans, credentials::look(run, &puppet));
 
-    // What goes on for days is told once a day; what has been done, and that the breaker is open, at once.
+    // What lasts for days is reported once a day; what has been done, and that the breaker is open, at once.
     let remind = expiry::reminds(every, now);
     let mut news = Vec::new();
     match &orphans {

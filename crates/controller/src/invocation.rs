@@ -1,6 +1,6 @@
 //! One invocation of a function: from the payload to the answer.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -18,11 +18,11 @@ use crate::telemetry::{self, report};
 /// Which function was invoked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Function {
-    /// Deals with arriving instances.
+    /// Handles launching instances.
     Onboard,
-    /// Deals with leaving instances.
+    /// Handles terminating instances.
     Purge,
-    /// Deals with every instance that waits, whether an event came or not.
+    /// Handles every instance that waits, whether an event came or not.
     Sweep,
 }
 
@@ -55,12 +55,12 @@ impl Function {
     }
 }
 
-/// Deals with whatever the function was invoked with; `platform_deadline` is when the platform ends the invocation.
+/// Handles the payload that the function was invoked with; `platform_deadline` is when the platform ends the invocation.
 ///
 /// For SQS the answer is `{"batchItemFailures": […]}` with the messages that should come again; for every other source
-/// `{"results": […]}` with a receipt for each instance. A message that can never be dealt with is not asked for again.
+/// `{"results": […]}` with a receipt for each instance. A message that can never be handled is not asked for again.
 ///
-/// A sweep needs no event: it looks for itself who waits.
+/// A sweep needs no event: it finds the waiting actions itself.
 pub async fn handle(
     context: &Context,
     function: Function,
@@ -82,9 +82,9 @@ pub async fn handle(
     }
     let delivery = decode(event);
     let mut actions: Vec<LifecycleAction> = Vec::new();
-    let mut known = HashMap::new();
+    let mut known = BTreeMap::new();
     let mut receipts = Vec::new();
-    // For each message: the place of its receipt, among the subjects' or among the others.
+    // For each message: the place of its receipt, among the actions' or among the others.
     let mut places = Vec::new();
     for message in &delivery.messages {
         let other = |outcome, code, reason: String| Receipt {
@@ -102,8 +102,7 @@ pub async fn handle(
         match message.content.clone() {
             Content::Action(action) if Some(action.transition) == function.deals_with() => {
                 // Duplicates within a batch collapse.
-                let key = (action.instance.clone(), action.group.clone(), action.hook.clone());
-                let place = *known.entry(key).or_insert(actions.len());
+                let place = *known.entry(action.key()).or_insert(actions.len());
                 if place == actions.len() {
                     actions.push(action);
                 }

@@ -28,3 +28,51 @@ mod telemetry;
 
 pub use context::{BoxFuture, Clock, Context, Instances};
 pub use invocation::{Answer, Function, handle};
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    /// From the bottom up: a module may import those that stand before it, and those of its own line.
+    const ORDER: [&[&str]; 9] = [
+        &["config", "budget"],
+        &["context"],
+        &["call"],
+        &["snapshot"],
+        &["batch"],
+        &["observe", "apply", "complete", "heartbeat"],
+        &["resolve"],
+        &["reconcile", "housekeeping"],
+        &["sweep", "telemetry", "invocation"],
+    ];
+
+    fn rank(module: &str) -> usize {
+        let known = ORDER.iter().position(|line| line.contains(&module));
+        known.unwrap_or_else(|| panic!("give the module {module} its place in ORDER"))
+    }
+
+    fn files(directory: &Path) -> Vec<std::path::PathBuf> {
+        let entries = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+        entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
+    }
+
+    #[test]
+    fn modules_import_only_what_stands_below_them() {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+        for file in files(&source) {
+            let relative = file.strip_prefix(&source).unwrap();
+            let module = relative.iter().next().unwrap().to_str().unwrap().trim_end_matches(".rs");
+            if module == "lib" {
+                continue;
+            }
+            let text = std::fs::read_to_string(&file).unwrap();
+            let imported = text.split("crate::").skip(1).map(|rest| {
+                let end = rest.find(|c: char| !c.is_ascii_lowercase() && c != '_').unwrap_or(rest.len());
+                &rest[..end]
+            });
+            for imported in imported.filter(|imported| *imported != module && !imported.is_empty()) {
+                assert!(rank(imported) <= rank(module), "{module} imports {imported}: {}", relative.display());
+            }
+        }
+    }
+}

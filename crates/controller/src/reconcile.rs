@@ -34,7 +34,7 @@ pub(crate) async fn reconcile(run: Run<'_>, actions: Vec<LifecycleAction>) -> Ve
 /// How to go on after a pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Requeue {
-    /// It found out or changed something: look again at once, that look is the proof.
+    /// It found out or changed something: observe again at once, which is the proof.
     AtOnce,
     /// Something has to happen elsewhere first.
     AfterPause,
@@ -58,7 +58,7 @@ impl Work {
     /// One pass: observe, plan, complete, apply.
     pub(crate) async fn pass(&mut self, run: Run<'_>) -> Requeue {
         let Self { batch, heartbeats, renewed } = self;
-        let opening = call(run.context, run.budget.work, Service::SecretsManager, run.context.puppet.open());
+        let opening = call(run.context, run.budget.work, Service::SecretsManager, run.context.puppet.open(run.now()));
         // Boxed, as below: futures of this size are copied about otherwise.
         let (opened, aws) =
             Box::pin(async { tokio::join!(opening, observe::aws(run, batch.to_look_at(run.now()))) }).await;
@@ -73,7 +73,7 @@ impl Work {
         }
     }
 
-    /// Waits until the next pass; whether there is time for one.
+    /// Waits until the next pass; returns whether there is time for one.
     pub(crate) async fn rest(&mut self, run: Run<'_>, requeue: Requeue) -> bool {
         if requeue == Requeue::AtOnce {
             return true;
@@ -87,7 +87,7 @@ impl Work {
     }
 }
 
-/// What a pass does once AWS was asked; whether to look again at once.
+/// What a pass does once AWS was asked; returns whether to observe again at once.
 async fn act(run: Run<'_>, batch: &mut Batch, opened: Result<&Puppet, Trouble>, renewed: &mut bool) -> bool {
     let wanted = batch.wanted();
     let mut look = match opened {
@@ -115,7 +115,7 @@ async fn act(run: Run<'_>, batch: &mut Batch, opened: Result<&Puppet, Trouble>, 
     }
     if let (Ok((puppet, _)), true, false) = (&look, refused, *renewed) {
         *renewed = true;
-        let reopening = run.context.puppet.reopen(puppet);
+        let reopening = run.context.puppet.reopen(puppet, run.now());
         again |= call(run.context, run.budget.work, Service::SecretsManager, reopening).await.is_ok();
     }
     batch.absorb(complete(run, batch.decided(), run.budget.calls).await.into_inner());

@@ -11,7 +11,7 @@ use crate::snapshot::PuppetSnapshot;
 /// More questions than there are, so that a question without an answer ends.
 const QUESTIONS_IN_A_ROW: usize = 8;
 
-/// What Puppet is in a pass: its clients with what they saw, or why there are none.
+/// Puppet in a pass: its clients with the snapshot, or why there are none.
 pub(crate) type Look<'a> = Result<(&'a Puppet, PuppetSnapshot), Trouble>;
 
 /// Plans, looks up what the plan asks for, and plans again, until no question is new. Also says whether Puppet refused the credentials.

@@ -33,7 +33,7 @@ pub(crate) struct AwsSnapshot {
     pub(crate) views: BTreeMap<ActionKey, CloudView>,
 }
 
-/// A certificate and a certificate request, as far as the CA could be asked.
+/// A certificate and a certificate request, as far as the CA is available.
 pub(crate) type Files = (Result<Option<Certificate>, Trouble>, Result<Option<Pending>, Trouble>);
 
 /// A pending certificate request.
@@ -45,7 +45,7 @@ pub(crate) enum Pending {
     Unreadable(String),
 }
 
-/// What one look at Puppet saw.
+/// What one observation saw of Puppet.
 #[derive(Debug)]
 pub(crate) struct PuppetSnapshot {
     pub(crate) took: Duration,
@@ -169,7 +169,7 @@ impl PuppetSnapshot {
         }
     }
 
-    /// What this look proves of what was removed before it; `cleaned` says whether the CA has said that it revoked it.
+    /// What this snapshot proves of what was removed before it; `cleaned` says whether the CA has said that it revoked it.
     pub(crate) fn proofs(&self, removal: &Removal, certificate: Option<&Certificate>, cleaned: bool) -> Vec<String> {
         let name = removal.name.certname();
         let mut proofs = Vec::new();

@@ -1,5 +1,5 @@
-//! The sweep: finds every instance that waits at a hook of ours, whether its event came or not, and deals with all of
-//! them as one set.
+//! The sweep: finds every instance that waits at a hook of ours, whether its event came or not, and handles all of them as one
+//! batch.
 
 use std::time::Duration;
 
@@ -16,13 +16,13 @@ use crate::housekeeping::{self, HousekeepingReport};
 use crate::observe::hooks_of;
 use crate::reconcile::{Requeue, Work};
 
-/// Between two looks for instances that began to wait meanwhile.
+/// Between two searches for instances that began to wait meanwhile.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 
 /// What a sweep ended with.
 pub(crate) struct Swept {
     pub(crate) receipts: Vec<Receipt>,
-    /// What came of the housekeeping, where it was due.
+    /// The result of the housekeeping, where it was due.
     pub(crate) kept: Option<HousekeepingReport>,
 }
 
@@ -76,7 +76,7 @@ async fn handle_the_waiting(run: Run<'_>, work: &mut Work) -> Result<Vec<Group>,
         }
         let requeue = if work.batch.is_open() { Box::pin(work.pass(run)).await } else { Requeue::AfterPause };
         let time_is_up = run.now() >= run.budget.calls;
-        // With every action finished, one more look says whether others have begun to wait meanwhile.
+        // With every action finished, one more search says whether others have begun to wait meanwhile.
         if time_is_up || requeue != Requeue::Over && !work.rest(run, requeue).await {
             return groups;
         }
@@ -115,7 +115,7 @@ async fn waiting(run: Run<'_>, groups: &[Group]) -> (Vec<LifecycleAction>, Optio
                 continue;
             }
         };
-        // Without a profile nothing can be done, and that is told of each instance.
+        // Without a profile nothing can be done, and that is reported for each instance.
         let tag = group.tags.get(PROFILE_TAG).and_then(|tag| tag.parse().ok());
         let profile = tag.and_then(|name| run.context.profile(&name));
         let owns = |hook: &HookName| profile.as_ref().is_none_or(|profile| profile.owns(hook));
@@ -146,7 +146,7 @@ async fn waiting(run: Run<'_>, groups: &[Group]) -> (Vec<LifecycleAction>, Optio
     (actions, trouble)
 }
 
-/// Which way an instance in this state waits to go, if it waits.
+/// The transition that an instance in this state waits in, if it waits.
 fn way(state: &LifecycleState) -> Option<Transition> {
     match state {
         LifecycleState::PendingWait | LifecycleState::WarmedPendingWait => Some(Transition::Launching),

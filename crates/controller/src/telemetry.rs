@@ -1,4 +1,4 @@
-//! What the world is told of an invocation: a log line for each receipt, a message to the topic, metrics.
+//! What an invocation reports: a log line for each receipt, a message to the topic, metrics.
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -30,14 +30,14 @@ pub(crate) async fn report(run: Run<'_>, function: Function, dealt_with: &[Recei
     }
 }
 
-/// Publishes what came of the housekeeping.
+/// Publishes the result of the housekeeping.
 pub(crate) async fn tell(run: Run<'_>, kept: &HousekeepingReport) {
     let Some(topic) = &run.context.topic else { return };
     for (subject, message) in &kept.news {
         let message = message.to_string();
         let published = call(run.context, run.budget.calls, Service::Sns, topic.publish(subject, &message)).await;
         if let Err(trouble) = published {
-            tracing::warn!("what came of the housekeeping could not be published: {trouble}");
+            tracing::warn!("the result of the housekeeping could not be published: {trouble}");
         }
     }
 }
@@ -92,8 +92,8 @@ fn log(function: Function, receipt: &Receipt) {
     }
 }
 
-/// Tells the topic, if there is one, what was decided and what a person should look at. Waiting is no news, and that
-/// something is still refused is none either when the sweep finds it so every minute: that is what the metric is for.
+/// Publishes to the topic, if there is one, what was decided and what an operator should look at. Waiting is no news, and that
+/// an action is still refused is none either when the sweep finds it so every minute: that is what the metric is for.
 async fn publish(context: &Context, function: Function, receipts: &[Receipt]) -> Result<(), AwsError> {
     let Some(topic) = &context.topic else { return Ok(()) };
     let news: Vec<Value> = receipts

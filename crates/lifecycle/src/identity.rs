@@ -7,7 +7,12 @@ use crate::observation::{Lookup, NameView, Trouble};
 use crate::profile::Protected;
 use crate::{Certname, InstanceId};
 
-/// A certname that may be purged. Only [`whose`] makes one, so that code that forgets the check does not compile.
+/// A certname that may be purged. Only [`whose`] makes one, so that code that forgets the check does not compile:
+///
+/// ```compile_fail,E0451
+/// use stagedoor_lifecycle::identity::{Evidence, Purgeable};
+/// let forged = Purgeable { certname: "node.example.com".parse().unwrap(), evidence: Evidence::Name };
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Purgeable {
     certname: Certname,

@@ -55,13 +55,13 @@ pub enum TroubleKind {
     Busy,
     /// The service does not accept the credentials, which may have been rotated: read them again.
     Unauthenticated,
-    /// The service does not permit the call: a person has to change something.
+    /// The service does not permit the call: an operator has to change something.
     NotPermitted,
     /// The service refuses what was asked for, and will refuse it again.
     Refused,
     /// An answer that was not understood.
     Unexpected,
-    /// The configuration or the secret cannot be used: a person has to change something.
+    /// The configuration or the secret cannot be used: an operator has to change something.
     Unusable,
 }
 

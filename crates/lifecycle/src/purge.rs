@@ -19,7 +19,7 @@ use crate::{Certname, InstanceId};
 pub struct TerminationView {
     /// Every name that was observed.
     pub names: Vec<NameView>,
-    /// The names of the nodes, living or not, whose facts name this instance.
+    /// The names of the nodes, active or not, whose facts name this instance.
     pub known_as: Lookup<Vec<Certname>>,
     /// The profile's refresh targets, once they were looked up.
     pub targets: Option<Vec<TargetView>>,

@@ -126,7 +126,9 @@ pub fn standing(target: &TargetView, change: Timestamp, now: Timestamp) -> Stand
             Some(failed) if now < deadline::after(failed.end, SETTLING) => {
                 Standing::Underway(format!("another try after the Puppet run of {certname} at {} failed", failed.start))
             }
-            Some(failed) => Standing::Needed(format!("another Puppet run of {certname}: the one at {} failed", failed.start)),
+            Some(failed) => {
+                Standing::Needed(format!("another Puppet run of {certname}: the one at {} failed", failed.start))
+            }
             None => Standing::Needed(format!("a Puppet run of {certname} since {change}")),
         },
     }
@@ -161,7 +163,7 @@ pub(crate) fn all(
     }
     // Otherwise every run would seem to have begun too early, and another be ordered at once.
     if change > now {
-        let ahead = format!("waiting for {change}, the time of the change by a clock that is ahead of the controller's");
+        let ahead = format!("waiting for {change}, the time of the change by a clock that is ahead of ours");
         return Err(Box::new(not_yet(action, pending, Missing::News(Fact::new(Code::ClockAhead, ahead).into()), now)));
     }
     let targets = targets.ok_or_else(|| Box::new(Decision::Ask(Question::Targets)))?;

@@ -69,7 +69,12 @@ pub enum Key {
     Other(String),
 }
 
-/// A request that may be signed. Only [`approve`] makes one, so that code that forgets the checks does not compile.
+/// A request that may be signed. Only [`approve`] makes one, so that code that forgets the checks does not compile:
+///
+/// ```compile_fail,E0451
+/// use stagedoor_lifecycle::signing::Signable;
+/// let forged = Signable { certname: "node.example.com".parse().unwrap(), key_print: String::new() };
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Signable {
     certname: Certname,

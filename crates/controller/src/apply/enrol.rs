@@ -37,9 +37,9 @@ pub(super) async fn sign(
     for (key, signable) in signs {
         let (report, name) = (applied.reports.of(&key), signable.certname());
         let recorded = match signed.as_ref().map(|signed| signed.get(name)) {
-            // Gone, or signed by another invocation, perhaps from another request: what is there now is looked at again.
+            // Gone, or signed by another invocation, perhaps from another request: what is there now is observed again.
             Ok(Some(Ok(Signed::NoRequest | Signed::AlreadySigned(_)))) => true,
-            // Between the look and the signing, another request took the place of the one that was checked.
+            // Between the snapshot and the signing, another request took the place of the one that was checked.
             Ok(Some(Ok(Signed::Done))) if made.get(name).is_some_and(|print| print != signable.key_print()) => {
                 let cleaned = writer.ca.clean(std::slice::from_ref(name));
                 let cleaned = call(run.context, run.budget.work, Service::Ca, cleaned).await;
@@ -64,7 +64,7 @@ pub(super) async fn sign(
             }
             Ok(Some(Err(error))) => report.record(took, Err(Trouble::of(Service::Ca, error))),
             Ok(None) => {
-                let text = format!("the CA did not say what became of {name}");
+                let text = format!("the CA did not say whether it signed {name}");
                 report.record(took, Err(Trouble { kind: TroubleKind::Unexpected, service: Service::Ca, text }))
             }
             Err(late) => report.record(took, Err(late.clone())),
@@ -108,8 +108,8 @@ pub(super) async fn reject(
     }
 }
 
-/// Pins nodes to groups, all nodes of a group in one call, group by group: what becomes of two changes of one group at the same
-/// time is not documented.
+/// Pins nodes to groups, all nodes of a group in one call, group by group: the effect of two concurrent changes of one group is
+/// not documented.
 pub(super) async fn pin(
     run: Run<'_>,
     writer: &PuppetWriter,

@@ -17,9 +17,9 @@ struct Order<'a> {
     names: &'a [Certname],
     /// What the job is for, for people who see it in the console.
     description: String,
-    /// What tells this job from others.
+    /// What distinguishes this job from others.
     event: String,
-    /// What those wait for that it was ordered for.
+    /// What the actions wait for that it was ordered for.
     code: Code,
 }
 

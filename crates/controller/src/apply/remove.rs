@@ -25,7 +25,7 @@ const CLEANED_AT_ONCE: usize = 200;
 /// PuppetDB takes commands in a queue.
 const DEACTIVATIONS_AT_ONCE: usize = 8;
 
-/// What became of a set of removals.
+/// The result of a set of removals.
 pub(crate) struct Removed {
     files: BTreeMap<Certname, Vec<Done>>,
     /// The names whose certificates the CA has said to have revoked.
@@ -42,7 +42,7 @@ impl Removed {
         self.cleaned.contains(name)
     }
 
-    /// What became of each part under this name.
+    /// The result of each part under this name.
     pub(crate) fn of(&self, name: &Certname) -> impl Iterator<Item = &Done> {
         self.files.get(name).into_iter().flatten().chain(self.nodes.get(name)).chain(self.pins.get(name))
     }
@@ -88,7 +88,7 @@ pub(super) async fn remove(
 ) -> BTreeSet<ActionKey> {
     // Those that were never tried, and those that wait longest, come first.
     tasks.sort_by_key(|task| (task.tried_before, task.began));
-    // Other invocations may have been there first. A certificate that an instance got meanwhile must not be cleaned in place of the
+    // Another invocation may have been faster. A certificate that an instance got meanwhile must not be cleaned in place of the
     // one that was seen.
     let of_launches = tasks.iter().filter(|task| task.launching).flat_map(|task| &task.removals);
     let replaced = replaced(run, writer, of_launches).await;
@@ -155,7 +155,7 @@ async fn replaced(
         match call(run.context, run.budget.work, Service::Ca, writer.ca.ca().certificate(name)).await {
             Ok(Some(now)) if now.serial().to_string() == *serial => None,
             Ok(_) => {
-                let changed = format!("the certificate of {name} has just changed; it is looked at again");
+                let changed = format!("the certificate of {name} has just changed; it is observed again");
                 Some((name.clone(), Fact::new(Code::NotSeenYet, changed).into()))
             }
             Err(trouble) => Some((name.clone(), Fact::from(trouble).into())),
@@ -164,7 +164,7 @@ async fn replaced(
     reads.buffer_unordered(AT_ONCE).filter_map(std::future::ready).collect().await
 }
 
-/// Certificates of the whole set in as few requests as can be; then the requests that `clean` leaves behind. Also tells the names
+/// Certificates of the whole set in as few requests as can be; then the requests that `clean` leaves behind. Also returns the names
 /// whose certificates were cleaned, and those that were not tried.
 async fn remove_files(
     run: Run<'_>,
@@ -174,7 +174,7 @@ async fn remove_files(
     let mut done: BTreeMap<Certname, Vec<Done>> = BTreeMap::new();
     let (mut clean_names, mut untried) = (BTreeSet::new(), BTreeSet::new());
     let certificates: Vec<&Purgeable> = all.iter().filter(|r| r.certificate.is_some()).map(|r| &r.name).collect();
-    // One after the other: where the CA takes no lock for it, two at a time may lose a revocation.
+    // One after the other: where the CA takes no lock for it, one of two concurrent revocations may be lost.
     let mut stuck = false;
     for chunk in certificates.chunks(CLEANED_AT_ONCE) {
         let names: Vec<Certname> = chunk.iter().map(|name| name.certname().clone()).collect();
@@ -237,7 +237,7 @@ async fn delete_request(writer: &PuppetWriter, name: &Certname) -> Result<CaOutc
     }
 }
 
-/// Deactivates every node that still counts as living.
+/// Deactivates every node that is still active.
 async fn deactivate(run: Run<'_>, writer: &PuppetWriter, all: &[&Removal], now: Timestamp) -> BTreeMap<Certname, Done> {
     let nodes = all.iter().filter_map(|removal| Some((removal.name.certname(), removal.node?)));
     let commands = stream::iter(nodes).map(|(name, node)| async move {

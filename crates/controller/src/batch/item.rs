@@ -45,7 +45,7 @@ pub(crate) struct WorkItem {
     pub(super) pending: Option<Observed<PendingAction>>,
     /// Why AWS cannot confirm it now, if it cannot; `pending` is then what it confirmed before.
     unconfirmed: Option<Fact>,
-    /// Names to look at besides the expected one.
+    /// Names to observe besides the expected one.
     more_names: Vec<Certname>,
     /// What Puppet says of a terminating instance.
     termination: TerminationView,
@@ -118,7 +118,7 @@ impl WorkItem {
         matches!(self.state, State::Open)
     }
 
-    /// The names to look at.
+    /// The names to observe.
     pub(crate) fn names(&self) -> impl Iterator<Item = &Certname> {
         let expected = self.pending().and_then(|pending| pending.expected.as_ref().ok());
         expected.into_iter().chain(&self.more_names)
@@ -140,7 +140,8 @@ impl WorkItem {
         (certificate.instance_id().as_ref() == Some(&self.action.instance)).then_some(certificate)
     }
 
-    /// The same, if the instance launches and it was issued in this launch. One from before may be of a lost key, so it is read anew each time.
+    /// The same, if the instance launches and it was issued in this launch. One from before may be of a lost key, so it is read
+    /// anew each time.
     pub(crate) fn certificate_of_this_launch(&self) -> Option<&Certificate> {
         let began = self.action.began.time().filter(|_| self.is_launching())?;
         self.own_certificate().filter(|certificate| issued(certificate) >= began)
@@ -332,13 +333,13 @@ impl WorkItem {
             self.revoked.insert(name.clone(), certificate.clone());
         }
         if self.is_launching() {
-            // What was seen under the name is not there any more, and is looked for anew.
+            // What was seen under the name is not there any more, and is read again.
             self.certificates.remove(&name);
         }
         self.tried.removed.insert(name, removal);
     }
 
-    /// Writes down what a look proves of what was removed before it.
+    /// Records what a snapshot proves of what was removed before it.
     pub(super) fn prove(&mut self, snapshot: &PuppetSnapshot) {
         for (name, removal) in std::mem::take(&mut self.tried.removed) {
             let certificate = self.revoked.remove(&name);
@@ -349,7 +350,7 @@ impl WorkItem {
         }
     }
 
-    /// Has these names looked at besides.
+    /// Adds names to observe.
     pub(super) fn look_at_too(&mut self, names: &[Certname]) {
         let new: Vec<Certname> =
             names.iter().filter(|name| self.names().all(|known| known != *name)).cloned().collect();

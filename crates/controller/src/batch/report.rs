@@ -11,7 +11,7 @@ use stagedoor_lifecycle::reason::{Fact, Reason};
 use stagedoor_lifecycle::receipt::{Outcome, Stage, Step};
 use stagedoor_plan::{Status, Verdict};
 
-/// What came of what was done for an action: changes of its work item.
+/// What the steps did for an action: changes of its work item.
 #[derive(Debug, Default)]
 pub(crate) struct Report {
     pub(crate) steps: Vec<Step>,
@@ -22,7 +22,7 @@ pub(crate) struct Report {
     pub(crate) verdict: Option<Verdict>,
     /// What went wrong.
     pub(crate) trouble: Option<Trouble>,
-    /// What came of a removal.
+    /// The result of a removal.
     pub(crate) removal: Option<Reason>,
     /// Why the CA will not sign the request.
     pub(crate) refused: Option<Fact>,
@@ -49,7 +49,7 @@ impl Report {
         self.verdict = Some(Verdict { result: ActionResult::Abandon, reason: reason.into() });
     }
 
-    /// Writes down what became of one write; whether it succeeded.
+    /// Records the result of one write; returns whether it succeeded.
     pub(crate) fn record(&mut self, took: Duration, result: Result<String, Trouble>) -> bool {
         match result {
             Ok(what) => {

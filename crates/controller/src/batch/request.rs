@@ -19,15 +19,15 @@ use crate::call::unique;
 /// What Puppet has to be asked for a batch.
 #[derive(Debug, Default)]
 pub(crate) struct Wanted {
-    /// The names whose certificates, requests and nodes are looked at.
+    /// The names whose certificates, requests and nodes are observed.
     pub(crate) names: Vec<Certname>,
-    /// The names whose facts are looked at.
+    /// The names whose facts are observed.
     pub(crate) everybody: Vec<Certname>,
-    /// The names whose newest reports are looked at.
+    /// The names whose newest reports are observed.
     pub(crate) launching: Vec<Certname>,
     /// The instances whose names PuppetDB is asked for.
     pub(crate) terminating: Vec<InstanceId>,
-    /// The names of which nothing was left at the last look.
+    /// The names of which nothing was left in the last snapshot.
     pub(crate) cleared: BTreeSet<Certname>,
     /// Whether the CRL has to prove a revocation.
     pub(crate) crl: bool,

@@ -14,7 +14,7 @@ const MAX_SHARE: u16 = 20;
 const GRACE: Duration = Duration::from_secs(7200);
 const LONGEST_GRACE: Duration = Duration::from_secs(30 * 86_400);
 
-/// What the sweep does beside dealing with those who wait.
+/// What the sweep does besides handling waiting actions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Housekeeping {
     /// How often; `None` for never.
@@ -23,7 +23,7 @@ pub struct Housekeeping {
     pub warn_days: u16,
     /// What is done about orphans.
     pub orphans: OrphanMode,
-    /// How much of the fleet may go at once, and how soon.
+    /// How much of the fleet may be removed at once, and how soon.
     pub limits: Limits,
 }
 
@@ -32,9 +32,9 @@ pub struct Housekeeping {
 pub enum OrphanMode {
     /// They are removed.
     Purge,
-    /// They are told.
+    /// They are reported.
     Report,
-    /// Nobody looks for any.
+    /// They are not looked for.
     Off,
 }
 

@@ -240,7 +240,7 @@ impl<'a> Reader<'a> {
         names.into_iter().filter_map(|name| Some((name.clone(), parent.optional_section(&name)?))).collect()
     }
 
-    /// Names every key that nobody asked for.
+    /// Reports every key that was not read.
     pub(super) fn finish(self) {
         for key in self.table.into_iter().flat_map(Table::keys).filter(|key| !self.known.contains(*key)) {
             self.problem(key, "is not a key of the configuration");

@@ -1,4 +1,4 @@
-//! How long the credentials are good for that everything depends on. Reads only.
+//! When the credentials expire that everything depends on. Reads only.
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -14,11 +14,11 @@ use crate::context::{Context, Puppet, Run};
 #[derive(Debug, Default)]
 pub(crate) struct Watch {
     pub(crate) known: Vec<Credential>,
-    /// What could not be asked, and why.
+    /// What is unknown, and why.
     unknown: Vec<Trouble>,
 }
 
-/// Asks for all that expires; `puppet` may hold why there are no clients to ask with.
+/// Reads when each credential expires; `puppet` may hold why there are no clients.
 pub(super) async fn look(run: Run<'_>, puppet: &Result<std::sync::Arc<Puppet>, Trouble>) -> Watch {
     let Run { context, budget } = run;
     let mut watch = Watch::default();
@@ -31,7 +31,7 @@ pub(super) async fn look(run: Run<'_>, puppet: &Result<std::sync::Arc<Puppet>, T
         tracing::info!(days_left = credential.days_left(now), "{}", credential.describe(now));
     }
     for trouble in &watch.unknown {
-        tracing::warn!("when a credential expires could not be asked: {trouble}");
+        tracing::warn!("could not read when a credential expires: {trouble}");
     }
     watch
 }
@@ -72,7 +72,7 @@ async fn look_with(context: &Context, puppet: &Puppet, budget: Budget, watch: &m
             let credential = |expires| Credential { name: "the RBAC token".into(), expires };
             watch.known.extend(token.expiration.map(credential));
         }
-        // Asked and refused: it is over already, whenever that was to be.
+        // It is refused: it has expired already, whatever its date.
         Some(Err(Trouble { kind: TroubleKind::Unauthenticated, .. })) => {
             let name = "the RBAC token, which is refused,".into();
             watch.known.push(Credential { name, expires: context.clock.now() });
@@ -82,7 +82,7 @@ async fn look_with(context: &Context, puppet: &Puppet, budget: Budget, watch: &m
 }
 
 impl Watch {
-    /// What a person is to be told, if it is time to.
+    /// The alert to publish, if it is due.
     pub(super) fn tell(&self, warn_days: i64, remind: bool, now: Timestamp) -> Option<(String, Value)> {
         let soon: Vec<String> =
             expiring(&self.known, warn_days, now).into_iter().map(|credential| credential.describe(now)).collect();

@@ -17,15 +17,15 @@ use crate::observe::by_id;
 use crate::observe::orphans::{Closely, closely, lists};
 use crate::snapshot::revocation;
 
-/// So many names go at a time; the CA takes a list of them at the price of one.
+/// How many names are removed at a time; the CA takes a list of them at the price of one.
 const REMOVED_AT_ONCE: usize = 100;
 /// The most names in one published message, which may have 256 KiB, or in an answer.
 const RESULTS_PER_MESSAGE: usize = 100;
 
-/// What came of a look for orphans.
+/// The result of looking for orphans.
 #[derive(Debug, Default)]
 pub(crate) struct Check {
-    /// How many names are ours, the living and the dead.
+    /// How many names are ours, of live and of terminated instances.
     fleet: usize,
     results: Vec<Dealt>,
     /// Those whose instance AWS does not show alive and that are no orphans all the same, or may not be; and why.
@@ -34,7 +34,7 @@ pub(crate) struct Check {
     pub(crate) breaker: Option<String>,
 }
 
-/// An orphan, and what became of it.
+/// An orphan, and the result of its removal.
 #[derive(Debug)]
 struct Dealt {
     orphan: Orphan,
@@ -49,7 +49,7 @@ enum Outcome {
     Removed,
     /// Not, or not seen to be.
     Failed,
-    /// Told, as the mode says.
+    /// Only reported, as the mode says.
     Found,
     /// The breaker is open.
     PendingAction,
@@ -72,7 +72,7 @@ pub(super) async fn check(run: Run<'_>, puppet: &Puppet, groups: Vec<Group>, tur
     let profiles: Vec<&Profile> = run.context.config.profiles.values().map(AsRef::as_ref).collect();
     let rules = Rules { profiles: &profiles, protected: &puppet.protected, limits: config.limits };
     if !rules.can_tell() {
-        tracing::debug!("no profile has sign.require: nothing could tell its orphans from other nodes");
+        tracing::debug!("no profile has sign.require: nothing could distinguish its orphans from other nodes");
         return Ok(Check::default());
     }
     let listed = lists(run, puppet, &rules, turn).await?;
@@ -90,7 +90,7 @@ pub(super) async fn check(run: Run<'_>, puppet: &Puppet, groups: Vec<Group>, tur
     }
 
     let seen = Box::pin(closely(run, puppet, &names)).await;
-    // A name may have come to somebody who was not asked about yet.
+    // A name may belong to an instance that EC2 was not asked about yet.
     let more: BTreeSet<&InstanceId> = seen.suspects.iter().flat_map(named).collect();
     let more: Vec<InstanceId> = more.into_iter().filter(|id| !instances.contains(id)).cloned().collect();
     if !more.is_empty() {
@@ -101,7 +101,7 @@ pub(super) async fn check(run: Run<'_>, puppet: &Puppet, groups: Vec<Group>, tur
         tracing::debug!(certname = %name, "no orphan: {why}");
     }
     if let Some((name, why)) = findings.unclear.first() {
-        tracing::warn!(unclear = findings.unclear.len(), certname = %name, "whether it is an orphan could not be told: {why}");
+        tracing::warn!(unclear = findings.unclear.len(), certname = %name, "could not determine whether it is an orphan: {why}");
     }
     let mut left_alone: Vec<_> = findings.unclear.into_iter().chain(findings.spared).collect();
     let may_go = findings.breaker.is_none() && config.orphans == OrphanMode::Purge;
@@ -123,7 +123,7 @@ pub(super) async fn check(run: Run<'_>, puppet: &Puppet, groups: Vec<Group>, tur
                     let name = |orphan: &Orphan| orphan.removal.name.certname().clone();
                     let still: BTreeSet<Certname> = confirmed.iter().map(name).collect();
                     let dropped = orphans.iter().map(name).filter(|name| !still.contains(name));
-                    let why = "it was an orphan at first, and a second look did not confirm it";
+                    let why = "it was an orphan at first, and a second check did not confirm it";
                     left_alone.extend(dropped.map(|name| (name, why.to_owned())));
                     orphans = confirmed;
                 }
@@ -177,7 +177,7 @@ fn named(suspect: &Suspect) -> impl Iterator<Item = &InstanceId> {
     [certificate, facts, certified, suspect.reported.instance.as_ref()].into_iter().flatten()
 }
 
-/// Removes one set, and looks again whether it is gone.
+/// Removes one set, and checks whether it is gone.
 async fn remove(
     run: Run<'_>,
     puppet: &Puppet,
@@ -202,7 +202,7 @@ async fn remove(
     dealt.collect()
 }
 
-/// Gone is what a look does not show any more.
+/// What the new observation does not show any more is gone.
 fn judge(removal: &Removal, removed: &Removed, now: &Suspect) -> (Outcome, String) {
     let done: Vec<_> = removed.of(removal.name.certname()).collect();
     if let Some(trouble) = done.iter().find_map(|(result, _)| result.as_ref().err()) {
@@ -234,8 +234,8 @@ impl Check {
         self.results.iter().filter(|dealt| dealt.outcome == Outcome::Removed).count()
     }
 
-    /// Logs it, and says what a person is to be told: what was done and that the breaker is open, at once; what the mode
-    /// only reports, when it is time to remind.
+    /// Logs it, and returns the messages to publish: what was done and that the breaker is open, at once; what the mode only
+    /// reports, when a reminder is due.
     pub(super) fn tell(&self, context: &Context, remind: bool) -> Vec<(String, Value)> {
         for Dealt { orphan: Orphan { instance, removal, why }, outcome, story } in &self.results {
             let (certname, removal) = (removal.name.certname(), removal.describe());

@@ -110,8 +110,8 @@ pub(crate) async fn starts(
     for LifecycleAction { group, instance, transition, .. } in actions {
         by_group.entry(group.clone()).or_default().insert((instance.clone(), *transition));
     }
-    // With half of the time that is kept for the hooks: the answer decides how the actions are completed. A long history is not
-    // read to its end while others wait.
+    // With half of the time that is reserved for completing actions: the answer decides how they are completed. A long history
+    // is not read to its end while others wait.
     let by =
         deadline::before(budget.calls, HOOKS_RESERVE / 2).min(deadline::after(context.clock.now(), LONGEST_HISTORY));
     let asked = by_group.iter().map(|(group, wanted)| async move {

@@ -1,4 +1,5 @@
-//! Answers to what a decision has to know beyond a look at the names. Reads only, once per batch where one call answers for all.
+//! Answers to questions: what a decision needs to know besides the snapshot. Reads only, once per batch where one call answers
+//! for all.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -22,7 +23,7 @@ use crate::call::{AT_ONCE, is_unauthenticated, unique, within};
 use crate::context::{Puppet, Run};
 use crate::snapshot::{PuppetSnapshot, by_name, run_of};
 
-/// How many of the newest orders are looked through.
+/// How many of the newest orders are read.
 const ORDERS: usize = 100;
 /// How long a port may take to accept a connection.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -34,7 +35,7 @@ pub(crate) struct Answers {
     pub(crate) unauthenticated: bool,
 }
 
-/// Finds out what these actions need to know. Node groups and orders are kept in the snapshot: they are read once a pass.
+/// Looks up what the decisions need to know. Node groups and orders are kept in the snapshot: they are read once a pass.
 pub(crate) async fn lookups(
     run: Run<'_>,
     puppet: &Puppet,

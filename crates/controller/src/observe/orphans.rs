@@ -15,10 +15,10 @@ use crate::call::AT_ONCE;
 use crate::context::{Puppet, Run};
 use crate::snapshot::{Files, PuppetSnapshot, holds};
 
-/// So many certificates are read for their own sake in one housekeeping; which, goes round with the time.
+/// How many certificates without an active node are read in one housekeeping; the selection rotates with the time.
 const READ: usize = 100;
 
-/// What a close look at suspects brought.
+/// What was observed of the suspects.
 pub(crate) struct Closely {
     pub(crate) suspects: Vec<Suspect>,
     /// Their certificates, as far as they have any.
@@ -28,7 +28,7 @@ pub(crate) struct Closely {
 }
 
 /// Every name with an instance: of the active nodes by one query; of the certificates without an active node by reading
-/// them, some of them each time, for the CA's list does not tell what they hold. `turn` says which.
+/// them, some of them each time, for the CA's list does not say what they hold. `turn` says which.
 pub(crate) async fn lists(run: Run<'_>, puppet: &Puppet, rules: &Rules<'_>, turn: i64) -> Result<Vec<Listed>, Trouble> {
     let (certified, statuses) = tokio::join!(
         ask(run, Service::PuppetDb, puppet.puppetdb.certified()),

@@ -51,7 +51,7 @@ pub(crate) async fn puppet(run: Run<'_>, puppet: &Puppet, wanted: &Wanted) -> Pu
 /// file that it has, which takes a large one half a minute, and one damaged file of another name fails the list.
 ///
 /// Signing writes the certificate first and deletes the request afterwards. So a certificate is looked for after its request, or
-/// once more: otherwise both could be missed. Of names that are `cleared`, nothing was left at the last look.
+/// once more: otherwise both could be missed. Of names that are `cleared`, nothing was left in the last snapshot.
 pub(super) async fn files(
     run: Run<'_>,
     puppet: &Puppet,

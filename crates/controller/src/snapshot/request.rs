@@ -79,7 +79,7 @@ fn sole_name(subject: &str, common_name: &str) -> Option<String> {
     (subject == format!("CN={common_name}")).then(|| common_name.to_owned())
 }
 
-/// Compares in a time that tells nothing but whether the lengths differ.
+/// Compares in a time that reveals nothing but whether the lengths differ.
 fn equal(one: &SecretString, other: &SecretString) -> bool {
     one.expose_secret().as_bytes().ct_eq(other.expose_secret().as_bytes()).into()
 }

@@ -249,7 +249,7 @@ fn unreachable_is_never_read_as_absent() {
             w.view().node = Lookup::Found(node(true, at(0)));
             w.view().fact_instance = down();
         }),
-        ("node beside a dead predecessor's request", |w| {
+        ("node beside a terminated predecessor's request", |w| {
             let gone = Lookup::Found(machine(OTHER, "terminated"));
             *w = w.clone().asking(|asks| name(asks, OTHER)).other_is(gone);
             w.view().node = down();
