@@ -1,4 +1,5 @@
-//! Apply: changes Puppet. The only module that writes to it. Every write may safely be repeated. Returns a report for each action.
+//! Apply: changes Puppet. The only module that writes to it. Every write may safely be repeated. Returns a report for each
+//! action.
 
 mod enrol;
 mod orders;

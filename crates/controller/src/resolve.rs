@@ -14,7 +14,8 @@ const QUESTIONS_IN_A_ROW: usize = 8;
 /// Puppet in a pass: its clients with the snapshot, or why there are none.
 pub(crate) type Look<'a> = Result<(&'a Puppet, PuppetSnapshot), Trouble>;
 
-/// Plans, looks up what the plan asks for, and plans again, until no question is new. Also says whether Puppet refused the credentials.
+/// Plans, looks up what the plan asks for, and plans again, until no question is new. Also says whether Puppet refused the
+/// credentials.
 pub(crate) async fn resolve(run: Run<'_>, batch: &mut Batch, look: &mut Look<'_>) -> (Plan, bool) {
     let mut next = planned(run, batch, look);
     let mut refused = look.as_ref().is_ok_and(|(_, snapshot)| snapshot.is_unauthenticated());

@@ -45,8 +45,8 @@ pub(crate) async fn sweep(run: Run<'_>) -> Swept {
     Swept { receipts: receipts(work.batch), kept }
 }
 
-/// Handles all waiting actions until none is left or the time is up. Where none waits, that costs one call. Also returns the groups
-/// as they were last seen.
+/// Handles all waiting actions until none is left or the time is up. Where none waits, that costs one call. Also returns the
+/// groups as they were last seen.
 async fn handle_the_waiting(run: Run<'_>, work: &mut Work) -> Result<Vec<Group>, Trouble> {
     let mut groups = Err(Trouble {
         kind: TroubleKind::Timeout,

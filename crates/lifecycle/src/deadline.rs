@@ -23,10 +23,10 @@ pub struct Allowance {
 /// The shorter of the profile's timeout and the hook's global timeout, less a reserve. A hook whose whole timeout is
 /// shorter than twice the reserve keeps half of its time instead.
 #[must_use]
-pub fn allowance(patience: Duration, hook: Option<&Hook>) -> Allowance {
-    let Some(hook) = hook else { return Allowance { allowed: patience, heartbeat: None } };
+pub fn allowance(timeout: Duration, hook: Option<&Hook>) -> Allowance {
+    let Some(hook) = hook else { return Allowance { allowed: timeout, heartbeat: None } };
     let less_reserve = |lives: Duration| lives.saturating_sub(HOOK_RESERVE.min(lives / 2));
-    let allowed = patience.min(less_reserve(hook.global_timeout));
+    let allowed = timeout.min(less_reserve(hook.global_timeout));
     let heartbeat = (allowed > less_reserve(hook.heartbeat_timeout)).then_some(hook.heartbeat_timeout);
     Allowance { allowed, heartbeat }
 }
@@ -117,8 +117,8 @@ mod tests {
         }
     }
 
-    fn allowed(patience: u64, hook: Option<&Hook>) -> (u64, Option<u64>) {
-        let Allowance { allowed, heartbeat } = allowance(Duration::from_secs(patience), hook);
+    fn allowed(timeout: u64, hook: Option<&Hook>) -> (u64, Option<u64>) {
+        let Allowance { allowed, heartbeat } = allowance(Duration::from_secs(timeout), hook);
         (allowed.as_secs(), heartbeat.map(|heartbeat| heartbeat.as_secs()))
     }
 

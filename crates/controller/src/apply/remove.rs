@@ -164,8 +164,8 @@ async fn replaced(
     reads.buffer_unordered(AT_ONCE).filter_map(std::future::ready).collect().await
 }
 
-/// Certificates of the whole set in as few requests as can be; then the requests that `clean` leaves behind. Also returns the names
-/// whose certificates were cleaned, and those that were not tried.
+/// Certificates of the whole set in as few requests as can be; then the requests that `clean` leaves behind. Also returns the
+/// names whose certificates were cleaned, and those that were not tried.
 async fn remove_files(
     run: Run<'_>,
     writer: &PuppetWriter,

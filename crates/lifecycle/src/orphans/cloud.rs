@@ -15,7 +15,7 @@ pub struct Cloud {
     pub machines: BTreeMap<InstanceId, Machine>,
 }
 
-/// What has become of an instance.
+/// The state of an instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fate {
     /// It is there, or may come back; holds in which state.
