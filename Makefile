@@ -36,7 +36,7 @@ bench: ## Measure mass events: calls and wall time for 1 to 5,000 terminations i
 	"$(TARGET)/release/examples/mass"
 
 # Most of what the tests do is to wait, for budgets that end and for agents that try again: more of them than cores run at once.
-THREADS ?= 8
+THREADS ?= 4
 .PHONY: test
 test: infra-check ## Run every test that needs nothing but the workspace
 	@echo "Building everything (the EC2 SDK alone takes minutes the first time) …"
