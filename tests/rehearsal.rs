@@ -6,10 +6,12 @@ use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 
 use secrecy::ExposeSecret;
+use serde::Deserialize;
 use serde_json::{Value, json};
 use stagedoor_lab::faults::{Fault, FaultKind};
 use stagedoor_lab::scene::Scene;
 use stagedoor_lab::{Lab, Options};
+use stagedoor_lifecycle::receipt::{Outcome, Receipt};
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
 
@@ -26,6 +28,28 @@ pub(crate) fn event(name: &str) -> Value {
     let path = repository().join("events").join(format!("{name}.json"));
     let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     serde_json::from_str(&text).expect("a sample event is JSON")
+}
+
+/// The receipts in an answer that is not one for SQS.
+pub(crate) fn receipts(answer: &Value) -> Vec<Receipt> {
+    Vec::deserialize(&answer["results"]).unwrap_or_else(|error| panic!("{error}: {answer:#}"))
+}
+
+/// The receipt in an answer about one instance.
+pub(crate) fn only(answer: &Value) -> Receipt {
+    let receipts = receipts(answer);
+    let [receipt] = <[Receipt; 1]>::try_from(receipts).unwrap_or_else(|_| panic!("not one receipt: {answer:#}"));
+    receipt
+}
+
+/// What a receipt's steps say, in their order.
+pub(crate) fn said(receipt: &Receipt) -> String {
+    receipt.steps.iter().map(|step| format!("{:?}: {}\n", step.stage, step.detail)).collect()
+}
+
+/// How many receipts have this outcome.
+pub(crate) fn count(receipts: &[Receipt], outcome: Outcome) -> usize {
+    receipts.iter().filter(|receipt| receipt.outcome == outcome).count()
 }
 
 pub(crate) fn repository() -> PathBuf {
@@ -208,11 +232,8 @@ impl Rehearsal {
     }
 
     /// Invokes `onboard` with the event of one instance that is not delivered by SQS: its receipt.
-    pub(crate) async fn onboard(&mut self, event: &Value) -> Value {
-        let answer = self.invoke("onboard", event).await;
-        let results = answer["results"].as_array().unwrap_or_else(|| panic!("no results in {answer}"));
-        assert_eq!(results.len(), 1, "{answer}");
-        results[0].clone()
+    pub(crate) async fn onboard(&mut self, event: &Value) -> Receipt {
+        only(&self.invoke("onboard", event).await)
     }
 
     /// Keeps the AWS actions that were called, where the check of the roles in `infra/` looks for them. A rehearsal of
@@ -229,11 +250,8 @@ impl Rehearsal {
     }
 
     /// The same, for an event of one instance that is not delivered by SQS: its receipt.
-    pub(crate) async fn receipt(&mut self, name: &str) -> Value {
-        let answer = self.purge(&event(name)).await;
-        let results = answer["results"].as_array().unwrap_or_else(|| panic!("no results in {answer}"));
-        assert_eq!(results.len(), 1, "{answer}");
-        results[0].clone()
+    pub(crate) async fn receipt(&mut self, name: &str) -> Receipt {
+        only(&self.purge(&event(name)).await)
     }
 
     pub(crate) fn assert_no_secret_in(&self, what: &str, text: &str) {

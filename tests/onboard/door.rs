@@ -6,6 +6,8 @@ use stagedoor_lab::agent::Agent;
 use stagedoor_lab::faults::FaultKind;
 use stagedoor_lab::puppet::RunScript;
 use stagedoor_lab::scene::Scene;
+use stagedoor_lifecycle::reason::Code;
+use stagedoor_lifecycle::receipt::Outcome;
 
 use super::stage::{PRIMARY, Stage};
 
@@ -15,29 +17,29 @@ async fn each_wait_names_what_it_waits_for() {
     stage.budget("1s");
     let (instance, event) = stage.launch();
     let receipt = stage.rehearsal.onboard(&event).await;
-    assert_eq!(receipt["outcome"], "waiting", "{receipt:#}");
-    assert!(receipt["reason"].as_str().unwrap().contains("certificate request"), "{receipt:#}");
-    assert!(receipt["decide_by"].is_string(), "{receipt:#}");
+    assert_eq!(receipt.outcome, Outcome::Waiting, "{receipt:#?}");
+    assert_eq!(receipt.code, Code::RequestPending, "{receipt:#?}");
+    assert!(receipt.decide_by.is_some(), "{receipt:#?}");
 
     let agent =
         stage.start(Agent { first_run: false, tcp_ports: vec![8142], listening: false, ..Stage::compiler(&instance) });
     agent.waits_for_certificate().await.unwrap();
     let receipt = stage.rehearsal.onboard(&event).await;
-    assert!(receipt["reason"].as_str().unwrap().contains("first Puppet run"), "{receipt:#}");
+    assert_eq!(receipt.code, Code::WaitingForRun, "{receipt:#?}");
 
     agent.run("failed").await.unwrap();
     let receipt = stage.rehearsal.onboard(&event).await;
-    assert_eq!(receipt["outcome"], "waiting", "{receipt:#}");
-    assert!(receipt["reason"].as_str().unwrap().contains("ended as failed"), "{receipt:#}");
+    assert_eq!(receipt.outcome, Outcome::Waiting, "{receipt:#?}");
+    assert_eq!(receipt.code, Code::RunNotSuccessful, "{receipt:#?}");
 
     agent.run("unchanged").await.unwrap();
     let receipt = stage.rehearsal.onboard(&event).await;
-    assert!(receipt["reason"].as_str().unwrap().contains("tcp:8142"), "{receipt:#}");
+    assert_eq!(receipt.code, Code::WaitingForReadiness, "{receipt:#?}");
     assert_eq!(stage.state_of(&instance).as_deref(), Some("Pending:Wait"));
 
     agent.set_listening(true);
     agent.serves().await.unwrap();
-    assert_eq!(stage.rehearsal.onboard(&event).await["outcome"], "continued");
+    assert_eq!(stage.rehearsal.onboard(&event).await.outcome, Outcome::Continued);
 }
 
 #[tokio::test]
@@ -48,8 +50,8 @@ async fn when_patience_is_over_the_launch_is_abandoned() {
     stage.rehearsal.lab.clock.advance(SignedDuration::from_secs(-601));
     let (instance, event) = stage.launch();
     let receipt = stage.rehearsal.onboard(&event).await;
-    assert_eq!(receipt["outcome"], "abandoned", "{receipt:#}");
-    assert!(receipt["reason"].as_str().unwrap().contains("the timeout has expired"), "{receipt:#}");
+    assert_eq!(receipt.outcome, Outcome::Abandoned, "{receipt:#?}");
+    assert_eq!(receipt.code, Code::TimeoutExpired, "{receipt:#?}");
     assert_ne!(stage.state_of(&instance).as_deref(), Some("Pending:Wait"));
 }
 
@@ -61,10 +63,10 @@ async fn a_puppetdb_that_does_not_answer_lets_nobody_in() {
     let (instance, event) = stage.launch();
     stage.start(Stage::compiler(&instance));
     let receipt = stage.rehearsal.onboard(&event).await;
-    assert_eq!(receipt["outcome"], "failed", "{receipt:#}");
+    assert_eq!(receipt.outcome, Outcome::Failed, "{receipt:#?}");
     assert_eq!(stage.state_of(&instance).as_deref(), Some("Pending:Wait"));
     stage.rehearsal.lab.faults.clear();
-    assert_eq!(stage.rehearsal.onboard(&event).await["outcome"], "continued");
+    assert_eq!(stage.rehearsal.onboard(&event).await.outcome, Outcome::Continued);
 }
 
 #[tokio::test]
@@ -73,7 +75,7 @@ async fn a_primary_that_restarts_its_services_during_its_run_is_waited_for() {
     stage.rehearsal.lab.puppet.connect(PRIMARY);
     stage.rehearsal.lab.puppet.script(PRIMARY, RunScript::Restart { down_ms: 1500 });
     let (instance, _, receipt) = stage.enrol().await;
-    assert_eq!(stage.rehearsal.lab.puppet.times_ordered(PRIMARY), 1, "{receipt:#}");
+    assert_eq!(stage.rehearsal.lab.puppet.times_ordered(PRIMARY), 1, "{receipt:#?}");
     assert_eq!(stage.state_of(&instance).as_deref(), Some("InService"));
 }
 
@@ -83,14 +85,14 @@ async fn an_order_whose_answer_was_lost_is_not_given_twice() {
     stage.rehearsal.lab.puppet.connect(PRIMARY);
     stage.rehearsal.fault("orchestrator", "POST /orchestrator/v1/command/deploy", Some(1), FaultKind::Cut);
     let (_, _, receipt) = stage.enrol().await;
-    assert_eq!(stage.rehearsal.lab.puppet.times_ordered(PRIMARY), 1, "{receipt:#}");
+    assert_eq!(stage.rehearsal.lab.puppet.times_ordered(PRIMARY), 1, "{receipt:#?}");
 }
 
 #[tokio::test]
 async fn without_an_orchestrator_it_says_that_nobody_was_told() {
     let mut stage = Stage::open_source(&format!("refresh = [\"{PRIMARY}\"]")).await;
     let (_, _, receipt) = stage.enrol().await;
-    let reason = receipt["reason"].as_str().unwrap();
+    let reason = receipt.reason;
     assert!(reason.contains(&format!("{PRIMARY} will learn of it at the next run")), "{reason}");
 }
 
@@ -101,12 +103,12 @@ async fn without_an_orchestrator_it_waits_for_the_targets_own_run_if_the_profile
     let (instance, event) = stage.launch();
     let agent = stage.start(Stage::compiler(&instance));
     let receipt = stage.rehearsal.onboard(&event).await;
-    assert_eq!(receipt["outcome"], "waiting", "{receipt:#}");
-    assert!(receipt["reason"].as_str().unwrap().contains(PRIMARY), "{receipt:#}");
+    assert_eq!(receipt.outcome, Outcome::Waiting, "{receipt:#?}");
+    assert!(receipt.reason.contains(PRIMARY), "{receipt:#?}");
     agent.reported().await.unwrap();
     let now = stage.rehearsal.lab.clock.now();
     stage.rehearsal.lab.puppet.report(PRIMARY, "changed", now);
-    assert_eq!(stage.rehearsal.onboard(&event).await["outcome"], "continued");
+    assert_eq!(stage.rehearsal.onboard(&event).await.outcome, Outcome::Continued);
 }
 
 #[tokio::test]
@@ -118,7 +120,7 @@ async fn while_patience_is_longer_than_the_hooks_timeout_heartbeats_keep_it_aliv
     scene["secrets"] = json!({"stagedoor/puppet": stage.rehearsal.puppet_secret()});
     stage.rehearsal.lab.set_scene(&Scene::from_json(scene).unwrap()).unwrap();
     let (_, event) = stage.launch();
-    assert_eq!(stage.rehearsal.onboard(&event).await["outcome"], "waiting");
+    assert_eq!(stage.rehearsal.onboard(&event).await.outcome, Outcome::Waiting);
     let beats = stage.rehearsal.lab.journal.count("autoscaling", "RecordLifecycleActionHeartbeat");
     assert!((1..=2).contains(&beats), "{beats}: one in every ten seconds");
 }

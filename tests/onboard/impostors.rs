@@ -1,15 +1,16 @@
 //! Who must not get a certificate.
 
 use secrecy::SecretString;
-use serde_json::Value;
 use stagedoor_lab::agent::Agent;
 use stagedoor_lab::puppet::PuppetOptions;
+use stagedoor_lifecycle::reason::Code;
+use stagedoor_lifecycle::receipt::{Outcome, Receipt};
 
 use super::stage::Stage;
-use crate::rehearsal::{OTHER, TOPIC};
+use crate::rehearsal::{OTHER, TOPIC, only, said};
 
 /// Launches an instance, under whose name an agent asks with these changes; the receipt.
-async fn refused(profile: &str, change: impl FnOnce(&mut Agent)) -> (Stage, String, Value) {
+async fn refused(profile: &str, change: impl FnOnce(&mut Agent)) -> (Stage, String, Receipt) {
     let mut stage = Stage::open_source(profile).await;
     let (instance, event) = stage.launch();
     let name = stage.name_of(&instance);
@@ -42,8 +43,12 @@ async fn each_false_statement_has_the_request_deleted_and_the_launch_abandoned()
     ];
     for (objection, lie) in lies {
         let (stage, name, receipt) = refused("", lie).await;
-        assert_eq!(receipt["outcome"], "abandoned", "{objection}: {receipt:#}");
-        let reason = receipt["reason"].as_str().unwrap();
+        assert_eq!(
+            (receipt.outcome, receipt.code),
+            (Outcome::Abandoned, Code::RequestRefused),
+            "{objection}: {receipt:#?}"
+        );
+        let reason = receipt.reason;
         assert!(reason.contains(objection) && !reason.contains("guessed"), "{objection}: {reason}");
         let puppet = stage.rehearsal.lab.puppet.snapshot();
         assert_eq!(puppet["requests"].as_array().map(Vec::len), Some(0), "{puppet:#}");
@@ -63,20 +68,22 @@ async fn an_authorization_extension_that_the_profile_requires_is_signed() {
     let mut agent = Stage::compiler(&instance);
     agent.extensions.insert("pp_auth_role".to_owned(), "pe_compiler".to_owned());
     stage.start(agent);
-    assert_eq!(stage.rehearsal.onboard(&event).await["outcome"], "continued");
+    assert_eq!(stage.rehearsal.onboard(&event).await.outcome, Outcome::Continued);
 }
 
 #[tokio::test]
 async fn an_extension_that_the_profile_allows_is_signed_with_one_of_its_values_and_no_other() {
     let allow = "sign.allow = { pp_environment = [\"production\", \"staging\"] }";
     let mut stage = Stage::open_source(allow).await;
-    for (environment, outcome) in [("staging", "continued"), ("production", "continued"), ("test", "abandoned")] {
+    for (environment, outcome) in
+        [("staging", Outcome::Continued), ("production", Outcome::Continued), ("test", Outcome::Abandoned)]
+    {
         let (instance, event) = stage.launch();
         let mut agent = Stage::compiler(&instance);
         agent.extensions.insert("pp_environment".to_owned(), environment.to_owned());
         stage.start(agent);
         let receipt = stage.rehearsal.onboard(&event).await;
-        assert_eq!(receipt["outcome"], outcome, "{environment}: {receipt:#}");
+        assert_eq!(receipt.outcome, outcome, "{environment}: {receipt:#?}");
     }
 }
 
@@ -88,8 +95,8 @@ async fn what_the_ca_will_not_sign_is_refused_with_the_remedy_and_the_hook_keeps
     let (instance, event) = stage.launch();
     stage.start(Stage::compiler(&instance)).waits_for_certificate().await.unwrap();
     let receipt = stage.rehearsal.onboard(&event).await;
-    assert_eq!(receipt["outcome"], "refused", "{receipt:#}");
-    assert!(receipt["reason"].as_str().unwrap().contains("allow-subject-alt-names"), "{receipt:#}");
+    assert_eq!(receipt.outcome, Outcome::Refused, "{receipt:#?}");
+    assert_eq!(receipt.code, Code::SignatureRefused, "{receipt:#?}");
     assert_eq!(stage.state_of(&instance).as_deref(), Some("Pending:Wait"));
 }
 
@@ -101,7 +108,7 @@ async fn where_somebody_else_signs_a_good_certificate_is_accepted() {
     )
     .await;
     let (_, _, receipt) = stage.enrol().await;
-    assert!(!receipt["steps"].to_string().contains("signed the certificate request"), "{receipt:#}");
+    assert!(!said(&receipt).contains("signed the certificate request"), "{receipt:#?}");
 }
 
 #[tokio::test]
@@ -116,10 +123,10 @@ async fn where_somebody_else_signs_a_bad_certificate_is_revoked_and_the_launch_a
     agent.extensions.insert("pp_role".to_owned(), "primary".to_owned());
     stage.start(agent).certified().await.unwrap();
     let receipt = stage.rehearsal.onboard(&event).await;
-    assert_eq!(receipt["outcome"], "abandoned", "{receipt:#}");
-    assert!(receipt["reason"].as_str().unwrap().contains("pp_role is"), "{receipt:#}");
+    assert_eq!(receipt.outcome, Outcome::Abandoned, "{receipt:#?}");
+    assert_eq!(receipt.code, Code::CertificateRefused, "{receipt:#?}");
     assert!(!stage.rehearsal.puppet_has(&stage.name_of(&instance)).0);
-    assert!(receipt["steps"].to_string().contains("revoked and deleted"), "{receipt:#}");
+    assert!(said(&receipt).contains("revoked and deleted"), "{receipt:#?}");
 }
 
 #[tokio::test]
@@ -152,8 +159,8 @@ async fn a_request_that_took_the_place_of_the_one_that_was_checked_gets_no_certi
         lab.puppet.submit_csr(&name, &replaced).unwrap();
     };
     let (answer, ()) = tokio::join!(lab.invoke("onboard", &event), replace);
-    let receipt = answer.unwrap()["results"][0].clone();
-    assert_eq!(receipt["outcome"], "abandoned", "{receipt:#}");
-    assert!(receipt["reason"].as_str().unwrap().contains("took the place"), "{receipt:#}");
-    assert!(!stage.rehearsal.puppet_has(&name).0, "{receipt:#}");
+    let receipt = only(&answer.unwrap());
+    assert_eq!(receipt.outcome, Outcome::Abandoned, "{receipt:#?}");
+    assert_eq!(receipt.code, Code::RequestReplaced, "{receipt:#?}");
+    assert!(!stage.rehearsal.puppet_has(&name).0, "{receipt:#?}");
 }

@@ -2,30 +2,26 @@
 
 use serde_json::{Value, json};
 use stagedoor_lab::agent::Agent;
+use stagedoor_lifecycle::Certname;
+use stagedoor_lifecycle::receipt::{self, Outcome};
 
 use super::stage::{PRIMARY, Stage};
-use crate::rehearsal::TOPIC;
-
-fn stages(receipt: &Value) -> Vec<String> {
-    let steps = receipt["steps"].as_array().expect("steps").iter();
-    steps.map(|step| step["stage"].as_str().expect("a stage").to_owned()).collect()
-}
+use crate::rehearsal::{TOPIC, said};
 
 #[tokio::test]
 async fn an_arriving_instance_gets_its_certificate_runs_puppet_and_is_let_in() {
     let mut stage = Stage::open_source("").await;
     let (instance, agent, receipt) = stage.enrol().await;
     let name = stage.name_of(&instance);
-    assert_eq!(receipt["certname"], name.as_str());
+    assert_eq!(receipt.certname.as_ref().map(Certname::as_str), Some(name.as_str()));
     assert_eq!(agent.reported().await.unwrap().reports, 1);
     assert_eq!(stage.rehearsal.puppet_has(&name), (true, true));
     assert_eq!(stage.state_of(&instance).as_deref(), Some("InService"));
-    let steps = receipt["steps"].to_string();
-    assert!(steps.contains("signed the certificate request"), "{receipt:#}");
-    assert!(steps.contains("its Puppet run at"), "{receipt:#}");
-    assert!(
-        stages(&receipt).contains(&"proven".to_owned()) && steps.contains("completed stagedoor-launch with CONTINUE")
-    );
+    let steps = said(&receipt);
+    assert!(steps.contains("signed the certificate request"), "{receipt:#?}");
+    assert!(steps.contains("its Puppet run at"), "{receipt:#?}");
+    assert!(receipt.steps.iter().any(|step| step.stage == receipt::Stage::Proven), "{receipt:#?}");
+    assert!(steps.contains("completed stagedoor-launch with CONTINUE"), "{receipt:#?}");
     let published = format!("{:?}", stage.rehearsal.lab.aws.published(TOPIC));
     assert!(published.contains("continued") && published.contains(&instance), "{published}");
 }
@@ -43,11 +39,11 @@ async fn in_puppet_enterprise_it_is_pinned_classified_and_made_known_to_the_prim
         Agent { status_ports: vec![8140], tcp_ports: vec![8142], starting_answers: 2, ..Stage::compiler(&instance) };
     stage.start(agent);
     let receipt = stage.rehearsal.onboard(&event).await;
-    assert_eq!(receipt["outcome"], "continued", "{receipt:#}");
+    assert_eq!(receipt.outcome, Outcome::Continued, "{receipt:#?}");
     let puppet = &stage.rehearsal.lab.puppet;
     assert!(puppet.is_pinned("PE Infrastructure Agent", &stage.name_of(&instance)));
     assert_eq!(puppet.times_ordered(PRIMARY), 1);
-    let reason = receipt["reason"].as_str().unwrap();
+    let reason = receipt.reason;
     assert!(reason.contains(&format!("{PRIMARY} ran Puppet at")), "{reason}");
     assert_eq!(stage.state_of(&instance).as_deref(), Some("InService"));
 }
@@ -58,8 +54,8 @@ async fn it_is_told_to_run_puppet_if_it_does_not_by_itself() {
     let (instance, event) = stage.launch();
     stage.start(Agent { first_run: false, ..Stage::compiler(&instance) });
     let receipt = stage.rehearsal.onboard(&event).await;
-    assert_eq!(receipt["outcome"], "continued", "{receipt:#}");
-    assert_eq!(stage.rehearsal.lab.puppet.times_ordered(&stage.name_of(&instance)), 1, "{receipt:#}");
+    assert_eq!(receipt.outcome, Outcome::Continued, "{receipt:#?}");
+    assert_eq!(stage.rehearsal.lab.puppet.times_ordered(&stage.name_of(&instance)), 1, "{receipt:#?}");
 }
 
 #[tokio::test]
@@ -125,10 +121,10 @@ async fn the_event_of_an_instance_that_has_been_let_in_is_ignored() {
     let mut stage = Stage::open_source("").await;
     let (instance, event) = stage.launch();
     stage.start(Stage::compiler(&instance));
-    assert_eq!(stage.rehearsal.onboard(&event).await["outcome"], "continued");
+    assert_eq!(stage.rehearsal.onboard(&event).await.outcome, Outcome::Continued);
     let writes = stage.rehearsal.writes();
     let receipt = stage.rehearsal.onboard(&event).await;
-    assert_eq!(receipt["outcome"], "ignored", "{receipt:#}");
+    assert_eq!(receipt.outcome, Outcome::Ignored, "{receipt:#?}");
     assert_eq!(stage.rehearsal.writes(), writes);
 }
 
@@ -140,8 +136,8 @@ async fn observe_mode_says_what_it_would_sign_and_signs_nothing() {
     let agent = stage.start(Stage::compiler(&instance));
     agent.waits_for_certificate().await.unwrap();
     let receipt = stage.rehearsal.onboard(&event).await;
-    assert_eq!(receipt["outcome"], "waiting", "{receipt:#}");
-    assert!(receipt["steps"].to_string().contains("sign the certificate request"), "{receipt:#}");
+    assert_eq!(receipt.outcome, Outcome::Waiting, "{receipt:#?}");
+    assert!(said(&receipt).contains("sign the certificate request"), "{receipt:#?}");
     assert_eq!(stage.state_of(&instance).as_deref(), Some("Pending:Wait"));
     assert!(!stage.rehearsal.puppet_has(&stage.name_of(&instance)).0);
 }

@@ -7,8 +7,11 @@ use stagedoor_lab::aws::{Launch, Terminate};
 use stagedoor_lab::faults::FaultKind;
 use stagedoor_lab::puppet::{CsrAttributes, PuppetOptions};
 use stagedoor_lab::scene::Place;
+use stagedoor_lifecycle::reason::Code;
+use stagedoor_lifecycle::receipt::Outcome;
 
 use super::stage::{CHALLENGE, PRIMARY, Stage};
+use crate::rehearsal::{only, said};
 
 const ADDRESS: &str = "127.9.8.7";
 const NAME: &str = "ip-127-9-8-7.ec2.internal";
@@ -22,7 +25,7 @@ async fn a_recycled_name_enrols_after_the_certificate_of_its_dead_owner_is_clean
     let mut stage = Stage::open_source("").await;
     let (old, event) = stage.launch_as(&launch());
     let agent = stage.start(Stage::compiler(&old));
-    assert_eq!(stage.rehearsal.onboard(&event).await["outcome"], "continued");
+    assert_eq!(stage.rehearsal.onboard(&event).await.outcome, Outcome::Continued);
     agent.stop().await;
     // It terminates at once, without its hooks, and is not purged.
     stage.rehearsal.lab.aws.terminate(&old, &Terminate { force: true, ..Terminate::default() }).unwrap();
@@ -30,10 +33,10 @@ async fn a_recycled_name_enrols_after_the_certificate_of_its_dead_owner_is_clean
     let (new, event) = stage.launch_as(&launch());
     let agent = stage.start(Agent { name: Some("new".to_owned()), ..Stage::compiler(&new) });
     let receipt = stage.rehearsal.onboard(&event).await;
-    assert_eq!(receipt["outcome"], "continued", "{receipt:#}");
+    assert_eq!(receipt.outcome, Outcome::Continued, "{receipt:#?}");
     assert_eq!(agent.state().reports, 1, "the run that its dead owner ended just before is not taken for its own");
-    let steps = receipt["steps"].to_string();
-    assert!(steps.contains("revoked and deleted") && steps.contains("its serial is in the CRL"), "{receipt:#}");
+    let steps = said(&receipt);
+    assert!(steps.contains("revoked and deleted") && steps.contains("its serial is in the CRL"), "{receipt:#?}");
     assert_eq!(stage.rehearsal.puppet_has(NAME), (true, true));
 }
 
@@ -44,14 +47,14 @@ async fn a_name_whose_owner_lives_is_not_given_away() {
     let (_, event) = stage.launch_as(&launch());
     let owner = event["detail"]["EC2InstanceId"].as_str().unwrap().to_owned();
     stage.start(Stage::compiler(&owner));
-    assert_eq!(stage.rehearsal.onboard(&event).await["outcome"], "continued");
+    assert_eq!(stage.rehearsal.onboard(&event).await.outcome, Outcome::Continued);
     let before = stage.rehearsal.lab.puppet.snapshot()["certificates"].clone();
 
     let (second, event) = stage.launch_as(&launch());
     stage.start(Agent { name: Some("second".to_owned()), ..Stage::compiler(&second) });
     let receipt = stage.rehearsal.onboard(&event).await;
-    assert_eq!(receipt["outcome"], "refused", "{receipt:#}");
-    assert!(receipt["reason"].as_str().unwrap().contains(&owner), "{receipt:#}");
+    assert_eq!(receipt.outcome, Outcome::Refused, "{receipt:#?}");
+    assert!(receipt.reason.contains(&owner), "{receipt:#?}");
     assert_eq!(stage.rehearsal.lab.puppet.snapshot()["certificates"], before);
     assert_eq!(stage.state_of(&second).as_deref(), Some("Pending:Wait"));
 }
@@ -64,8 +67,8 @@ async fn a_certificate_of_nobody_knows_whom_waits_for_a_person() {
     let (instance, event) = stage.launch_as(&launch());
     stage.start(Stage::compiler(&instance));
     let receipt = stage.rehearsal.onboard(&event).await;
-    assert_eq!(receipt["outcome"], "refused", "{receipt:#}");
-    assert!(receipt["reason"].as_str().unwrap().contains("manually"), "{receipt:#}");
+    assert_eq!(receipt.outcome, Outcome::Refused, "{receipt:#?}");
+    assert_eq!(receipt.code, Code::OwnerUnknown, "{receipt:#?}");
 }
 
 #[tokio::test]
@@ -78,13 +81,13 @@ async fn an_instance_from_the_warm_pool_keeps_the_certificate_that_it_got_on_its
     let (instance, event) = stage.launch_as(&Launch { to: Some(Place::WarmPool), ..launch() });
     stage.start(Stage::compiler(&instance));
     let receipt = stage.rehearsal.onboard(&event).await;
-    assert_eq!(receipt["outcome"], "continued", "{receipt:#}");
+    assert_eq!(receipt.outcome, Outcome::Continued, "{receipt:#?}");
     let before = stage.rehearsal.lab.puppet.snapshot()["certificates"].clone();
 
     let (same, event) = stage.launch_as(&Launch { id: Some(instance.clone()), ..Launch::default() });
     assert_eq!(same, instance);
     let receipt = stage.rehearsal.onboard(&event).await;
-    assert_eq!(receipt["outcome"], "continued", "{receipt:#}");
+    assert_eq!(receipt.outcome, Outcome::Continued, "{receipt:#?}");
     assert_eq!(stage.rehearsal.lab.puppet.snapshot()["certificates"], before);
     assert_eq!(stage.state_of(&instance).as_deref(), Some("InService"));
 }
@@ -102,7 +105,7 @@ async fn replaced_at(puppet: PuppetOptions, profile: &str) -> (Stage, String, se
     stage.rehearsal.lab.clock.advance(SignedDuration::from_secs(-1000));
     let (instance, event) = stage.launch_as(&launch());
     stage.start(Stage::compiler(&instance));
-    assert_eq!(stage.rehearsal.onboard(&event).await["outcome"], "continued");
+    assert_eq!(stage.rehearsal.onboard(&event).await.outcome, Outcome::Continued);
     stage.rehearsal.lab.clock.advance(SignedDuration::from_secs(1000));
 
     let begun = stage.rehearsal.lab.aws.replace_root_volume(&instance).unwrap();
@@ -110,7 +113,7 @@ async fn replaced_at(puppet: PuppetOptions, profile: &str) -> (Stage, String, se
         begun.events.iter().find(|event| event.eventbridge["detail-type"].as_str().unwrap().contains("terminate"));
     let leaving = leaving.expect("the event of the terminate hook comes first").eventbridge.clone();
     let answer = stage.rehearsal.purge(&leaving).await;
-    assert_eq!(answer["results"][0]["outcome"], "continued", "{answer:#}");
+    assert_eq!(only(&answer).outcome, Outcome::Continued, "{answer:#}");
     assert!(stage.rehearsal.puppet_has(NAME).0, "purge ignores an instance that only gets another disk");
     let events = stage.rehearsal.lab.aws.events();
     let arriving = events.last().expect("the event of the launch hook comes next").eventbridge.clone();
@@ -122,8 +125,8 @@ async fn replaced_at(puppet: PuppetOptions, profile: &str) -> (Stage, String, se
 async fn an_instance_whose_root_volume_was_replaced_gets_a_new_certificate() {
     let (mut stage, instance, event) = replaced("").await;
     let receipt = stage.rehearsal.onboard(&event).await;
-    assert_eq!(receipt["outcome"], "continued", "{receipt:#}");
-    assert!(receipt["steps"].to_string().contains("revoked and deleted"), "{receipt:#}");
+    assert_eq!(receipt.outcome, Outcome::Continued, "{receipt:#?}");
+    assert!(said(&receipt).contains("revoked and deleted"), "{receipt:#?}");
     assert_eq!(stage.state_of(&instance).as_deref(), Some("InService"));
 }
 
@@ -131,7 +134,7 @@ async fn an_instance_whose_root_volume_was_replaced_gets_a_new_certificate() {
 async fn a_profile_that_allows_no_new_key_leaves_the_old_certificate_to_a_person() {
     let (mut stage, instance, event) = replaced("rekey = \"refuse\"").await;
     let receipt = stage.rehearsal.onboard(&event).await;
-    assert_eq!(receipt["outcome"], "refused", "{receipt:#}");
+    assert_eq!(receipt.outcome, Outcome::Refused, "{receipt:#?}");
     assert_eq!(stage.state_of(&instance).as_deref(), Some("Pending:Wait"));
 }
 
@@ -143,8 +146,8 @@ async fn a_certificate_whose_request_cannot_be_read_is_not_taken_for_lost() {
     let broken = FaultKind::Status { status: 500, body: "broken".into(), content_type: None };
     stage.rehearsal.fault("ca", "GET /puppet-ca/v1/certificate_request/*", None, broken);
     let receipt = stage.rehearsal.onboard(&event).await;
-    assert_eq!(receipt["outcome"], "failed", "{receipt:#}");
-    assert_eq!(stage.rehearsal.lab.puppet.snapshot()["revoked_serials"], before, "{receipt:#}");
+    assert_eq!(receipt.outcome, Outcome::Failed, "{receipt:#?}");
+    assert_eq!(stage.rehearsal.lab.puppet.snapshot()["revoked_serials"], before, "{receipt:#?}");
 }
 
 /// On a CA that takes requests for names that have a certificate.
@@ -162,7 +165,7 @@ async fn a_request_that_an_agent_sends_again_does_not_cost_it_its_certificate() 
     let name = stage.name_of(&instance);
     let agent = stage.start(Stage::compiler(&instance));
     let receipt = stage.rehearsal.onboard(&event).await;
-    assert_eq!(receipt["outcome"], "waiting", "{receipt:#}");
+    assert_eq!(receipt.outcome, Outcome::Waiting, "{receipt:#?}");
     agent.reported().await.unwrap();
     let certificates = stage.rehearsal.lab.puppet.snapshot()["certificates"].clone();
 

@@ -5,6 +5,7 @@ use stagedoor_lab::Options;
 use stagedoor_lab::agent::{Agent, RunningAgent};
 use stagedoor_lab::aws::Launch;
 use stagedoor_lab::puppet::PuppetOptions;
+use stagedoor_lifecycle::receipt::{Outcome, Receipt};
 
 use crate::rehearsal::{Rehearsal, TOPIC};
 
@@ -83,11 +84,11 @@ impl Stage {
     }
 
     /// Launches an instance with its agent, and onboards it: id, agent, receipt.
-    pub(crate) async fn enrol(&mut self) -> (String, RunningAgent, Value) {
+    pub(crate) async fn enrol(&mut self) -> (String, RunningAgent, Receipt) {
         let (instance, event) = self.launch();
         let agent = self.start(Self::compiler(&instance));
         let receipt = self.rehearsal.onboard(&event).await;
-        assert_eq!(receipt["outcome"], "continued", "{receipt:#}");
+        assert_eq!(receipt.outcome, Outcome::Continued, "{receipt:#?}");
         (instance, agent, receipt)
     }
 

@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use stagedoor_lab::faults::FaultKind;
+use stagedoor_lifecycle::reason::Code;
+use stagedoor_lifecycle::receipt::Outcome;
 
-use crate::rehearsal::{LEAVING, NAME, Rehearsal, compilers, event};
+use crate::rehearsal::{LEAVING, NAME, Rehearsal, compilers, event, only};
 
 #[tokio::test]
 async fn an_unusable_event_is_refused_and_nothing_is_called() {
@@ -13,8 +15,9 @@ async fn an_unusable_event_is_refused_and_nothing_is_called() {
     for payload in [event("unknown-shape"), Value::Null, json!([1, 2]), json!({"Records": [{"Sns": {"Message": "?"}}]})]
     {
         let answer = stage.purge(&payload).await;
-        assert_eq!(answer["results"][0]["outcome"], "refused", "{payload}: {answer}");
-        assert!(!answer["results"][0]["reason"].as_str().unwrap().is_empty());
+        let receipt = only(&answer);
+        assert_eq!((receipt.outcome, receipt.code), (Outcome::Refused, Code::NotUnderstood), "{payload}: {answer}");
+        assert!(!receipt.reason.is_empty());
     }
     assert!(stage.lab.journal.entries().is_empty(), "{:#?}", stage.lab.journal.entries());
 }
@@ -22,7 +25,7 @@ async fn an_unusable_event_is_refused_and_nothing_is_called() {
 #[tokio::test]
 async fn a_test_notification_is_acknowledged_and_nothing_is_called() {
     let mut stage = Rehearsal::of(compilers("Terminating:Wait")).await;
-    assert_eq!(stage.purge(&event("sns-test-notification")).await["results"][0]["outcome"], "ignored");
+    assert_eq!(stage.receipt("sns-test-notification").await.code, Code::NothingToDo);
     assert_eq!(stage.purge(&event("sqs-test-notification")).await, json!({"batchItemFailures": []}));
     assert!(stage.lab.journal.entries().is_empty());
 }
@@ -72,8 +75,8 @@ async fn a_malformed_secret_names_the_field_and_never_its_value() {
             let mut stage = Rehearsal::of(scene).await;
             stage.keep_secret("hunter2-hunter2");
             let receipt = stage.receipt("eventbridge-terminate").await;
-            assert_eq!(receipt["outcome"], "failed", "{receipt:#}");
-            let reason = receipt["reason"].as_str().unwrap();
+            assert_eq!((receipt.outcome, receipt.code), (Outcome::Failed, Code::SecretUnusable), "{receipt:#?}");
+            let reason = receipt.reason;
             assert!(reason.contains(field) && reason.contains("stagedoor/puppet"), "{field}: {reason}");
         }
     }
@@ -86,7 +89,7 @@ async fn an_answer_of_secrets_manager_that_is_cut_short_never_shows_the_key() {
     let body = whole[..whole.len() - 40].to_owned();
     let content_type = Some("application/x-amz-json-1.1".to_owned());
     stage.fault("secretsmanager", "GetSecretValue", None, FaultKind::Status { status: 200, body, content_type });
-    assert_eq!(stage.receipt("eventbridge-terminate").await["outcome"], "failed");
+    assert_eq!(stage.receipt("eventbridge-terminate").await.outcome, Outcome::Failed);
 }
 
 #[tokio::test]
@@ -94,8 +97,8 @@ async fn a_missing_secret_is_named_and_the_hook_stays_untouched() {
     let mut stage = Rehearsal::of(compilers("Terminating:Wait")).await;
     stage.configure(|config| config.replace("stagedoor/puppet", "stagedoor/nowhere"));
     let receipt = stage.receipt("eventbridge-terminate").await;
-    assert_eq!(receipt["outcome"], "failed", "{receipt:#}");
-    assert!(receipt["reason"].as_str().unwrap().contains("stagedoor/nowhere"), "{receipt:#}");
+    assert_eq!(receipt.outcome, Outcome::Failed, "{receipt:#?}");
+    assert!(receipt.reason.contains("stagedoor/nowhere"), "{receipt:#?}");
     assert_eq!(stage.state_of(LEAVING).as_deref(), Some("Terminating:Wait"));
     assert_eq!(stage.puppet_has(NAME), (true, true));
 }

@@ -2,8 +2,10 @@
 
 use stagedoor_lab::aws::Terminate;
 use stagedoor_lab::faults::FaultKind;
+use stagedoor_lifecycle::receipt::Outcome;
 
 use crate::onboard::stage::{PRIMARY, Stage};
+use crate::rehearsal::{only, said};
 
 const GROUP: &str = "PE Infrastructure Agent";
 
@@ -22,13 +24,13 @@ async fn it_is_unpinned_and_the_primary_runs_once_to_learn_of_it() {
     assert!(stage.rehearsal.lab.puppet.is_pinned(GROUP, &name));
     let begun = stage.rehearsal.lab.aws.terminate(&instance, &Terminate::default()).unwrap();
     let answer = stage.rehearsal.purge(&begun.events[0].eventbridge).await;
-    let receipt = &answer["results"][0];
-    assert_eq!(receipt["outcome"], "continued", "{receipt:#}");
+    let receipt = only(&answer);
+    assert_eq!(receipt.outcome, Outcome::Continued, "{receipt:#?}");
     let lab = &stage.rehearsal.lab;
     assert!(!lab.puppet.is_pinned(GROUP, &name));
     assert_eq!(lab.puppet.times_ordered(PRIMARY) - before, 1);
-    assert!(receipt["reason"].as_str().unwrap().contains(&format!("{PRIMARY} ran Puppet at")), "{receipt:#}");
-    assert!(receipt["steps"].to_string().contains("is pinned to no node group"), "{receipt:#}");
+    assert!(receipt.reason.contains(&format!("{PRIMARY} ran Puppet at")), "{receipt:#?}");
+    assert!(said(&receipt).contains("is pinned to no node group"), "{receipt:#?}");
 }
 
 #[tokio::test]
@@ -38,7 +40,7 @@ async fn while_the_classifier_does_not_answer_the_hook_waits() {
     stage.rehearsal.fault("classifier", "*", None, FaultKind::Reset);
     let begun = stage.rehearsal.lab.aws.terminate(&instance, &Terminate::default()).unwrap();
     let answer = stage.rehearsal.purge(&begun.events[0].eventbridge).await;
-    assert_eq!(answer["results"][0]["outcome"], "failed", "{answer:#}");
+    assert_eq!(only(&answer).outcome, Outcome::Failed, "{answer:#}");
     assert_eq!(stage.state_of(&instance).as_deref(), Some("Terminating:Wait"));
 }
 

@@ -2,8 +2,10 @@
 
 use serde_json::{Value, json};
 use stagedoor_lab::faults::FaultKind;
+use stagedoor_lifecycle::reason::Code;
+use stagedoor_lifecycle::receipt::{Outcome, Stage};
 
-use crate::rehearsal::{LEAVING, NAME, OTHER, Rehearsal, TOPIC, compilers, event};
+use crate::rehearsal::{LEAVING, NAME, OTHER, Rehearsal, TOPIC, compilers, count, event, only, receipts, said};
 
 const CLEAN: &str = "PUT /puppet-ca/v1/clean";
 
@@ -12,14 +14,16 @@ async fn a_leaving_instance_is_forgotten_by_puppet_and_then_let_go() {
     let mut stage = Rehearsal::of(compilers("Terminating:Wait")).await;
     let receipt = stage.receipt("eventbridge-terminate").await;
 
-    assert_eq!(receipt["outcome"], "continued", "{receipt:#}");
-    assert_eq!(receipt["instance_id"], LEAVING);
-    assert_eq!(receipt["group"], "compilers");
-    assert_eq!(receipt["hook"], "stagedoor-terminate");
-    assert_eq!(receipt["certname"], NAME);
-    let stages: Vec<&Value> = receipt["steps"].as_array().unwrap().iter().map(|step| &step["stage"]).collect();
-    assert_eq!(stages, ["seen", "seen", "done", "done", "proven", "proven", "completed"], "{receipt:#}");
-    assert!(receipt["steps"].to_string().contains("its serial is in the CRL"), "{receipt:#}");
+    assert_eq!(receipt.outcome, Outcome::Continued, "{receipt:#?}");
+    assert_eq!(receipt.code, Code::Purged);
+    assert_eq!(receipt.instance_id, LEAVING.parse().ok());
+    assert_eq!(receipt.group, "compilers".parse().ok());
+    assert_eq!(receipt.hook, "stagedoor-terminate".parse().ok());
+    assert_eq!(receipt.certname, NAME.parse().ok());
+    let stages: Vec<Stage> = receipt.steps.iter().map(|step| step.stage).collect();
+    let expected = [Stage::Seen, Stage::Seen, Stage::Done, Stage::Done, Stage::Proven, Stage::Proven, Stage::Completed];
+    assert_eq!(stages, expected, "{receipt:#?}");
+    assert!(said(&receipt).contains("its serial is in the CRL"), "{receipt:#?}");
 
     assert_eq!(stage.puppet_has(NAME), (false, false));
     assert_eq!(stage.puppet_has("ip-10-0-3-8.ec2.internal"), (true, true), "the neighbour is untouched");
@@ -38,7 +42,7 @@ async fn a_warm_purge_takes_at_most_five_round_trips() {
     stage.fault("*", "*", None, FaultKind::Delay { ms: 150 });
 
     let receipt = stage.receipt("eventbridge-terminate").await;
-    assert_eq!(receipt["outcome"], "continued", "{receipt:#}");
+    assert_eq!(receipt.outcome, Outcome::Continued, "{receipt:#?}");
     let until_completed: Vec<_> = stage.lab.journal.entries();
     let publishing = stage.lab.journal.count("sns", "Publish");
     assert_eq!(publishing, 1, "the outcome is published after the action was completed");
@@ -49,7 +53,7 @@ async fn a_warm_purge_takes_at_most_five_round_trips() {
 async fn every_shape_of_the_event_does_the_same() {
     for name in ["eventbridge-terminate", "hook-terminate", "sns-terminate"] {
         let mut stage = Rehearsal::of(compilers("Terminating:Wait")).await;
-        assert_eq!(stage.receipt(name).await["outcome"], "continued", "{name}");
+        assert_eq!(stage.receipt(name).await.outcome, Outcome::Continued, "{name}");
         assert_eq!(stage.puppet_has(NAME), (false, false), "{name}");
     }
     for name in ["sqs-eventbridge-terminate", "sqs-hook-terminate", "sqs-sns-terminate"] {
@@ -95,9 +99,8 @@ async fn nine_terminations_pass_although_an_empty_file_fails_the_list_of_certifi
     let mut stage = Rehearsal::of(nine()).await;
     stage.lab.puppet.empty_certificate_file("ip-10-0-4-9.ec2.internal");
     let answer = stage.invoke("sweep", &json!({})).await;
-    let results = answer["results"].as_array().unwrap();
-    assert_eq!(results.len(), 9, "{answer:#}");
-    assert!(results.iter().all(|receipt| receipt["outcome"] == "continued"), "{answer:#}");
+    let receipts = receipts(&answer);
+    assert_eq!((receipts.len(), count(&receipts, Outcome::Continued)), (9, 9), "{answer:#}");
     for number in 0..9 {
         assert_eq!(stage.puppet_has(&format!("ip-10-0-4-{number}.ec2.internal")), (false, false));
     }
@@ -109,10 +112,8 @@ async fn an_instance_whose_own_certificate_file_is_empty_is_the_only_one_that_wa
     let mut stage = Rehearsal::of(nine()).await;
     stage.lab.puppet.empty_certificate_file("ip-10-0-4-3.ec2.internal");
     let answer = stage.invoke("sweep", &json!({})).await;
-    let outcomes = |outcome: &str| {
-        answer["results"].as_array().unwrap().iter().filter(|receipt| receipt["outcome"] == outcome).count()
-    };
-    assert_eq!((outcomes("continued"), outcomes("failed")), (8, 1), "{answer:#}");
+    let receipts = receipts(&answer);
+    assert_eq!((count(&receipts, Outcome::Continued), count(&receipts, Outcome::Failed)), (8, 1), "{answer:#}");
 }
 
 #[tokio::test]
@@ -123,8 +124,7 @@ async fn a_list_of_requests_that_fails_is_no_answer_about_any_name() {
     let broken = FaultKind::Status { status: 500, body: "broken".into(), content_type: None };
     stage.fault("ca", "GET /puppet-ca/v1/certificate_statuses*", None, broken);
     let answer = stage.invoke("sweep", &json!({})).await;
-    let results = answer["results"].as_array().unwrap();
-    assert!(results.iter().all(|receipt| receipt["outcome"] == "continued"), "{answer:#}");
+    assert_eq!(count(&receipts(&answer), Outcome::Continued), 9, "{answer:#}");
     assert!(!stage.lab.puppet.has_request("ip-10-0-4-4.ec2.internal"), "it was found by its name, and deleted");
 }
 
@@ -151,8 +151,8 @@ async fn observe_mode_writes_nothing_anywhere() {
     let mut stage = Rehearsal::of(compilers("Terminating:Wait")).await;
     stage.configure(|config| format!("mode = \"observe\"\n{config}"));
     let receipt = stage.receipt("eventbridge-terminate").await;
-    assert_eq!(receipt["outcome"], "waiting", "{receipt:#}");
-    assert!(receipt["steps"].to_string().contains("would"), "{receipt:#}");
+    assert_eq!(receipt.outcome, Outcome::Waiting, "{receipt:#?}");
+    assert!(receipt.steps.iter().any(|step| step.stage == Stage::Would), "{receipt:#?}");
     assert_eq!(stage.writes(), Vec::<String>::new());
     assert_eq!(stage.state_of(LEAVING).as_deref(), Some("Terminating:Wait"));
 }
@@ -166,7 +166,7 @@ async fn an_instance_that_goes_to_the_warm_pool_is_let_go_and_stays_known() {
     let how = stagedoor_lab::aws::Terminate { to: Some(stagedoor_lab::scene::Place::WarmPool), ..Default::default() };
     let begun = stage.lab.aws.terminate(LEAVING, &how).unwrap();
     let answer = stage.purge(&begun.events[0].eventbridge).await;
-    assert_eq!(answer["results"][0]["outcome"], "continued", "{answer:#}");
+    assert_eq!(only(&answer).outcome, Outcome::Continued, "{answer:#}");
     assert_eq!(stage.puppet_has(NAME), (true, true));
     assert_eq!(stage.writes().iter().filter(|write| !write.starts_with("sns")).count(), 1);
 }
@@ -177,7 +177,7 @@ async fn an_instance_that_leaves_the_warm_pool_is_purged() {
     scene["groups"][0]["warm_pool"] = "Stopped".into();
     scene["groups"][0]["instances"][0]["state"] = "Warmed:Terminating:Wait".into();
     let mut stage = Rehearsal::of(scene).await;
-    assert_eq!(stage.receipt("eventbridge-terminate-from-warm-pool").await["outcome"], "continued");
+    assert_eq!(stage.receipt("eventbridge-terminate-from-warm-pool").await.outcome, Outcome::Continued);
     assert_eq!(stage.puppet_has(NAME), (false, false));
     assert_eq!(stage.puppet_has("ip-10-0-3-8.ec2.internal"), (true, true), "{OTHER} stays");
 }

@@ -2,8 +2,10 @@
 
 use serde_json::json;
 use stagedoor_lab::faults::FaultKind;
+use stagedoor_lifecycle::reason::Code;
+use stagedoor_lifecycle::receipt::Outcome;
 
-use crate::rehearsal::{LEAVING, NAME, OTHER, Rehearsal, compilers, event};
+use crate::rehearsal::{LEAVING, NAME, OTHER, Rehearsal, compilers, event, only};
 
 #[tokio::test]
 async fn a_node_that_carries_the_name_with_another_instance_id_is_untouched() {
@@ -11,8 +13,8 @@ async fn a_node_that_carries_the_name_with_another_instance_id_is_untouched() {
     scene["nodes"][0]["instance_id"] = OTHER.into();
     let mut stage = Rehearsal::of(scene).await;
     let receipt = stage.receipt("eventbridge-terminate").await;
-    assert_eq!(receipt["outcome"], "continued", "{receipt:#}");
-    assert!(receipt["reason"].as_str().unwrap().contains(OTHER), "{receipt:#}");
+    assert_eq!(receipt.outcome, Outcome::Continued, "{receipt:#?}");
+    assert!(receipt.reason.contains(OTHER), "{receipt:#?}");
     assert_eq!(stage.puppet_has(NAME), (true, true));
     let writes = stage.writes();
     assert!(
@@ -25,7 +27,7 @@ async fn a_node_that_carries_the_name_with_another_instance_id_is_untouched() {
 async fn a_replayed_event_for_an_instance_in_service_is_refused_and_nothing_is_written() {
     let mut stage = Rehearsal::of(compilers("InService")).await;
     let receipt = stage.receipt("eventbridge-terminate").await;
-    assert_eq!(receipt["outcome"], "refused", "{receipt:#}");
+    assert_eq!(receipt.outcome, Outcome::Refused, "{receipt:#?}");
     assert_eq!(stage.lab.journal.calls("ca").len() + stage.lab.journal.calls("puppetdb").len(), 0);
     let writes = stage.writes();
     assert!(writes.iter().all(|write| write.starts_with("sns")), "{writes:?}");
@@ -37,7 +39,7 @@ async fn protected_names_are_never_purged() {
     let mut stage = Rehearsal::of(compilers("Terminating:Wait")).await;
     stage.configure(|config| config.replace("[puppet]", "[puppet]\nprotected = [\"*.ec2.internal\"]"));
     let receipt = stage.receipt("eventbridge-terminate").await;
-    assert!(receipt["reason"].as_str().unwrap().contains("protected"), "{receipt:#}");
+    assert_eq!(receipt.code, Code::ProtectedName, "{receipt:#?}");
     assert_eq!(stage.puppet_has(NAME), (true, true));
 }
 
@@ -49,7 +51,7 @@ async fn the_controllers_own_certificate_is_protected_without_being_named() {
     scene["nodes"] = json!([{"certname": own, "instance_id": LEAVING}]);
     let mut stage = Rehearsal::of(scene).await;
     let receipt = stage.receipt("eventbridge-terminate").await;
-    assert!(receipt["reason"].as_str().unwrap().contains("protected"), "{receipt:#}");
+    assert_eq!(receipt.code, Code::ProtectedName, "{receipt:#?}");
     assert_eq!(stage.puppet_has(&own), (true, true));
 }
 
@@ -58,7 +60,7 @@ async fn a_group_that_has_not_opted_in_is_left_alone() {
     let mut scene = compilers("Terminating:Wait");
     scene["groups"][0]["tags"] = json!({});
     let mut stage = Rehearsal::of(scene).await;
-    assert_eq!(stage.receipt("eventbridge-terminate").await["outcome"], "ignored");
+    assert_eq!(stage.receipt("eventbridge-terminate").await.outcome, Outcome::Ignored);
     assert_eq!(stage.writes(), Vec::<String>::new());
     assert_eq!(stage.state_of(LEAVING).as_deref(), Some("Terminating:Wait"));
 }
@@ -68,7 +70,7 @@ async fn the_request_of_a_successor_that_waits_for_the_name_stays() {
     let mut scene = compilers("Terminating:Wait");
     scene["nodes"][0]["pending_csr"] = json!({"instance_id": OTHER});
     let mut stage = Rehearsal::of(scene).await;
-    assert_eq!(stage.receipt("eventbridge-terminate").await["outcome"], "continued");
+    assert_eq!(stage.receipt("eventbridge-terminate").await.outcome, Outcome::Continued);
     let requests = stage.lab.puppet.snapshot()["requests"].to_string();
     assert!(requests.contains(NAME), "{requests}");
 }
@@ -79,7 +81,7 @@ async fn its_own_pending_request_goes_too() {
     scene["nodes"][0]["pending_csr"] = json!({"instance_id": LEAVING});
     let mut stage = Rehearsal::of(scene).await;
     let receipt = stage.receipt("eventbridge-terminate").await;
-    assert_eq!(receipt["outcome"], "continued", "{receipt:#}");
+    assert_eq!(receipt.outcome, Outcome::Continued, "{receipt:#?}");
     let requests = stage.lab.puppet.snapshot()["requests"].to_string();
     assert!(!requests.contains(NAME), "{requests}");
 }
@@ -92,7 +94,7 @@ async fn its_request_stays_while_its_certificate_could_not_be_revoked() {
     let busy = FaultKind::Status { status: 503, body: "busy".into(), content_type: Some("text/plain".into()) };
     stage.fault("ca", "PUT *", None, busy);
     let receipt = stage.receipt("eventbridge-terminate").await;
-    assert_eq!(receipt["outcome"], "failed", "{receipt:#}");
+    assert_eq!(receipt.outcome, Outcome::Failed, "{receipt:#?}");
     // The route that is allowed for requests deletes the certificate as well, and revokes nothing.
     assert!(stage.puppet_has(NAME).0, "the certificate must not be deleted unrevoked");
 }
@@ -107,7 +109,7 @@ async fn facts_that_are_older_than_a_certificate_do_not_speak_for_it() {
     });
     let mut stage = Rehearsal::of(scene).await;
     let receipt = stage.receipt("eventbridge-terminate").await;
-    assert_eq!(receipt["outcome"], "waiting", "{receipt:#}");
+    assert_eq!(receipt.outcome, Outcome::Waiting, "{receipt:#?}");
     assert_eq!(stage.puppet_has(NAME), (true, true));
 }
 
@@ -117,8 +119,8 @@ async fn a_node_whose_owner_nobody_can_tell_waits_for_a_person() {
     scene["nodes"][0] = json!({"certname": NAME, "puppetdb": {"facts": {}}});
     let mut stage = Rehearsal::of(scene).await;
     let receipt = stage.receipt("eventbridge-terminate").await;
-    assert_eq!(receipt["outcome"], "waiting", "{receipt:#}");
-    assert!(receipt["reason"].as_str().unwrap().contains("manually"), "{receipt:#}");
+    assert_eq!(receipt.outcome, Outcome::Waiting, "{receipt:#?}");
+    assert_eq!(receipt.code, Code::OwnerUnknown, "{receipt:#?}");
     assert_eq!(stage.puppet_has(NAME), (true, true));
     assert_eq!(stage.state_of(LEAVING).as_deref(), Some("Terminating:Wait"));
 }
@@ -129,7 +131,7 @@ async fn a_name_that_the_profile_did_not_foresee_is_found_by_the_instance_id() {
     scene["nodes"][0]["certname"] = "renamed.example.net".into();
     let mut stage = Rehearsal::of(scene).await;
     let receipt = stage.receipt("eventbridge-terminate").await;
-    assert_eq!(receipt["outcome"], "continued", "{receipt:#}");
+    assert_eq!(receipt.outcome, Outcome::Continued, "{receipt:#?}");
     assert_eq!(stage.puppet_has("renamed.example.net"), (false, false));
 }
 
@@ -137,6 +139,6 @@ async fn a_name_that_the_profile_did_not_foresee_is_found_by_the_instance_id() {
 async fn a_launch_event_is_not_purges_business() {
     let mut stage = Rehearsal::of(compilers("Terminating:Wait")).await;
     let answer = stage.purge(&event("eventbridge-launch")).await;
-    assert_eq!(answer["results"][0]["outcome"], "ignored");
+    assert_eq!(only(&answer).outcome, Outcome::Ignored);
     assert!(stage.lab.journal.entries().is_empty());
 }

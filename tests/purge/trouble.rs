@@ -5,8 +5,10 @@ use stagedoor_lab::Options;
 use stagedoor_lab::aws::Terminate;
 use stagedoor_lab::faults::FaultKind;
 use stagedoor_lab::puppet::{CsrAttributes, PuppetOptions, QueueDelay};
+use stagedoor_lifecycle::reason::Code;
+use stagedoor_lifecycle::receipt::{Outcome, Receipt};
 
-use crate::rehearsal::{LEAVING, NAME, OTHER, Rehearsal, compilers, event};
+use crate::rehearsal::{LEAVING, NAME, OTHER, Rehearsal, compilers, event, only};
 
 const WAITS: Option<&str> = Some("Terminating:Wait");
 
@@ -25,20 +27,20 @@ async fn leaving_with(options: Options) -> (Rehearsal, Value) {
     (stage, event)
 }
 
-async fn outcome(stage: &mut Rehearsal, event: &Value) -> Value {
-    stage.purge(event).await["results"][0].clone()
+async fn purge(stage: &mut Rehearsal, event: &Value) -> Receipt {
+    only(&stage.purge(event).await)
 }
 
 #[tokio::test]
 async fn an_unreachable_ca_is_a_failure_and_the_hook_stays_untouched() {
     let (mut stage, event) = leaving_now().await;
     stage.fault("ca", "*", None, FaultKind::Reset);
-    let receipt = outcome(&mut stage, &event).await;
-    assert_eq!(receipt["outcome"], "failed", "{receipt:#}");
-    assert!(receipt["reason"].as_str().unwrap().contains("could not ask"), "{receipt:#}");
+    let receipt = purge(&mut stage, &event).await;
+    assert_eq!(receipt.outcome, Outcome::Failed, "{receipt:#?}");
+    assert_eq!(receipt.code, Code::CaUnavailable, "{receipt:#?}");
     assert_eq!(stage.state_of(LEAVING).as_deref(), WAITS);
     stage.lab.faults.clear();
-    assert_eq!(outcome(&mut stage, &event).await["outcome"], "continued", "nothing was lost");
+    assert_eq!(purge(&mut stage, &event).await.outcome, Outcome::Continued, "nothing was lost");
 }
 
 #[tokio::test]
@@ -57,7 +59,7 @@ async fn from_sqs_a_failure_comes_again_and_only_that() {
 async fn while_puppetdb_is_down_the_certificate_goes_and_the_hook_waits() {
     let (mut stage, event) = leaving_now().await;
     stage.fault("puppetdb", "*", None, unavailable());
-    assert_eq!(outcome(&mut stage, &event).await["outcome"], "failed");
+    assert_eq!(purge(&mut stage, &event).await.outcome, Outcome::Failed);
     assert_eq!(stage.puppet_has(NAME), (false, true));
     assert_eq!(stage.state_of(LEAVING).as_deref(), WAITS);
 }
@@ -67,9 +69,9 @@ async fn when_patience_is_over_the_hook_is_answered_as_the_profile_says() {
     let (mut stage, event) = leaving_now().await;
     stage.configure(|config| format!("{config}timeout.terminate = \"1ms\"\n"));
     stage.fault("ca", "*", None, FaultKind::Reset);
-    let receipt = outcome(&mut stage, &event).await;
-    assert_eq!(receipt["outcome"], "continued", "{receipt:#}");
-    assert!(receipt["reason"].as_str().unwrap().contains("the timeout has expired"), "{receipt:#}");
+    let receipt = purge(&mut stage, &event).await;
+    assert_eq!(receipt.outcome, Outcome::Continued, "{receipt:#?}");
+    assert_eq!(receipt.code, Code::TimeoutExpired, "{receipt:#?}");
     assert_eq!(stage.lab.journal.count("autoscaling", "DescribeScalingActivities"), 1);
 }
 
@@ -78,7 +80,7 @@ async fn an_old_event_does_not_end_the_patience_of_a_new_action() {
     let (mut stage, mut event) = leaving_now().await;
     event["time"] = "2020-01-01T00:00:00Z".into();
     stage.fault("ca", "*", None, FaultKind::Reset);
-    assert_eq!(outcome(&mut stage, &event).await["outcome"], "failed");
+    assert_eq!(purge(&mut stage, &event).await.outcome, Outcome::Failed);
     assert_eq!(stage.state_of(LEAVING).as_deref(), WAITS);
 }
 
@@ -97,7 +99,7 @@ async fn throttling_is_waited_out() {
         stage.fault("autoscaling", "DescribeAutoScalingGroups", Some(nth), throttled());
         stage.fault("autoscaling", "CompleteLifecycleAction", Some(nth), throttled());
     }
-    assert_eq!(outcome(&mut stage, &event).await["outcome"], "continued");
+    assert_eq!(purge(&mut stage, &event).await.outcome, Outcome::Continued);
     assert_eq!(stage.lab.journal.count("autoscaling", "CompleteLifecycleAction"), 3);
 }
 
@@ -108,7 +110,7 @@ async fn an_action_that_is_not_visible_yet_is_asked_for_again() {
     let mut stage = Rehearsal::of(scene).await;
     let event = stage.lab.aws.terminate(LEAVING, &Terminate::default()).unwrap().events[0].eventbridge.clone();
     stage.configure(|config| config.replace("budget = \"2s\"", "budget = \"20s\""));
-    assert_eq!(outcome(&mut stage, &event).await["outcome"], "continued");
+    assert_eq!(purge(&mut stage, &event).await.outcome, Outcome::Continued);
     assert_eq!(stage.lab.journal.count("autoscaling", "CompleteLifecycleAction"), 3);
     assert_ne!(stage.state_of(LEAVING).as_deref(), WAITS);
 }
@@ -117,7 +119,7 @@ async fn an_action_that_is_not_visible_yet_is_asked_for_again() {
 async fn a_completion_whose_answer_was_lost_is_taken_for_what_it_is() {
     let (mut stage, event) = leaving_now().await;
     stage.fault("autoscaling", "CompleteLifecycleAction", Some(1), FaultKind::Cut);
-    assert_eq!(outcome(&mut stage, &event).await["outcome"], "continued");
+    assert_eq!(purge(&mut stage, &event).await.outcome, Outcome::Continued);
     assert_ne!(stage.state_of(LEAVING).as_deref(), WAITS);
 }
 
@@ -126,7 +128,7 @@ async fn a_clean_whose_answer_was_lost_is_proven_by_looking_again() {
     let (mut stage, event) = leaving_now().await;
     stage.configure(|config| config.replace("budget = \"2s\"", "budget = \"20s\""));
     stage.fault("ca", "PUT /puppet-ca/v1/clean", None, FaultKind::Cut);
-    assert_eq!(outcome(&mut stage, &event).await["outcome"], "continued");
+    assert_eq!(purge(&mut stage, &event).await.outcome, Outcome::Continued);
     assert_eq!(stage.puppet_has(NAME), (false, false));
 }
 
@@ -138,7 +140,7 @@ async fn a_lock_time_out_of_the_ca_is_tried_again() {
                 seconds {:kind :lock-acquisition-timeout}";
     let fault = FaultKind::Status { status: 500, body: body.into(), content_type: Some("text/plain".into()) };
     stage.fault("ca", "PUT /puppet-ca/v1/clean", Some(1), fault);
-    assert_eq!(outcome(&mut stage, &event).await["outcome"], "continued");
+    assert_eq!(purge(&mut stage, &event).await.outcome, Outcome::Continued);
     assert_eq!(stage.puppet_has(NAME), (false, false));
 }
 
@@ -146,8 +148,8 @@ async fn a_lock_time_out_of_the_ca_is_tried_again() {
 async fn a_server_without_clean_is_served_by_revoke_and_delete() {
     let puppet = PuppetOptions { server_version: "5.3.14".parse().unwrap(), ..PuppetOptions::default() };
     let (mut stage, event) = leaving_with(Options { puppet, ..Options::default() }).await;
-    let receipt = outcome(&mut stage, &event).await;
-    assert_eq!(receipt["outcome"], "continued", "{receipt:#}");
+    let receipt = purge(&mut stage, &event).await;
+    assert_eq!(receipt.outcome, Outcome::Continued, "{receipt:#?}");
     assert_eq!(stage.puppet_has(NAME), (false, false));
 }
 
@@ -155,9 +157,9 @@ async fn a_server_without_clean_is_served_by_revoke_and_delete() {
 async fn what_the_ca_does_not_permit_fails_with_the_remedy() {
     let puppet = PuppetOptions { controller_by_certname: false, ..PuppetOptions::default() };
     let (mut stage, event) = leaving_with(Options { puppet, ..Options::default() }).await;
-    let receipt = outcome(&mut stage, &event).await;
-    assert_eq!(receipt["outcome"], "failed", "{receipt:#}");
-    assert!(receipt["reason"].as_str().unwrap().contains("auth.conf"), "{receipt:#}");
+    let receipt = purge(&mut stage, &event).await;
+    assert_eq!(receipt.outcome, Outcome::Failed, "{receipt:#?}");
+    assert_eq!(receipt.code, Code::NotPermitted, "{receipt:#?}");
     assert_eq!(stage.state_of(LEAVING).as_deref(), WAITS);
 }
 
@@ -176,8 +178,8 @@ async fn a_rotated_secret_is_read_again_when_the_old_credentials_are_refused() {
     secret["client_key"] = fresh.key_pem.as_str().into();
     stage.lab.aws.put_secret("stagedoor/puppet", secret.to_string().into());
 
-    let receipt = outcome(&mut stage, &event).await;
-    assert_eq!(receipt["outcome"], "continued", "{receipt:#}");
+    let receipt = purge(&mut stage, &event).await;
+    assert_eq!(receipt.outcome, Outcome::Continued, "{receipt:#?}");
     assert_eq!(stage.lab.journal.count("secretsmanager", "GetSecretValue"), first + 1);
 }
 
@@ -188,25 +190,24 @@ async fn beside_another_tools_hook_ours_is_answered_and_the_other_left_alone() {
     scene["groups"][0]["hooks"].as_array_mut().unwrap().push(drain);
     let mut stage = Rehearsal::of(scene).await;
     let begun = stage.lab.aws.terminate(LEAVING, &Terminate::default()).unwrap();
-    let outcomes = [
-        outcome(&mut stage, &begun.events[0].eventbridge).await,
-        outcome(&mut stage, &begun.events[1].eventbridge).await,
-    ];
-    let of = |hook: &str| outcomes.iter().find(|receipt| receipt["hook"] == hook).unwrap()["outcome"].clone();
-    assert_eq!((of("stagedoor-terminate"), of("drain-logs")), (json!("continued"), json!("ignored")));
+    let receipts =
+        [purge(&mut stage, &begun.events[0].eventbridge).await, purge(&mut stage, &begun.events[1].eventbridge).await];
+    let of = |hook: &str| receipts.iter().find(|receipt| receipt.hook == hook.parse().ok()).unwrap();
+    assert_eq!(of("stagedoor-terminate").outcome, Outcome::Continued);
+    assert_eq!((of("drain-logs").outcome, of("drain-logs").code), (Outcome::Ignored, Code::OtherHook));
     assert_eq!(stage.state_of(LEAVING).as_deref(), WAITS, "the other hook still holds it");
     // Completed, and still waiting at the other hook: too new to distinguish from an action that is not visible yet.
-    assert_eq!(outcome(&mut stage, &begun.events[0].eventbridge).await["outcome"], "failed");
+    assert_eq!(purge(&mut stage, &begun.events[0].eventbridge).await.outcome, Outcome::Failed);
     let mut old = begun.events[0].eventbridge.clone();
     old["time"] = "2026-03-04T05:06:07Z".into();
-    assert_eq!(outcome(&mut stage, &old).await["outcome"], "ignored");
+    assert_eq!(purge(&mut stage, &old).await.outcome, Outcome::Ignored);
 }
 
 #[tokio::test]
 async fn an_instance_that_went_on_without_us_is_still_purged() {
     let mut stage = Rehearsal::of(compilers("Terminating:Proceed")).await;
-    let receipt = outcome(&mut stage, &event("eventbridge-terminate")).await;
-    assert_eq!(receipt["outcome"], "continued", "{receipt:#}");
+    let receipt = purge(&mut stage, &event("eventbridge-terminate")).await;
+    assert_eq!(receipt.outcome, Outcome::Continued, "{receipt:#?}");
     assert_eq!(stage.puppet_has(NAME), (false, false));
     assert_eq!(stage.lab.journal.count("autoscaling", "CompleteLifecycleAction"), 0);
 }
@@ -217,8 +218,8 @@ async fn an_instance_that_is_gone_from_its_group_is_still_purged_if_ec2_says_so(
     let force = Terminate { force: true, ..Terminate::default() };
     stage.lab.aws.terminate(OTHER, &force).unwrap();
     let gone = event.to_string().replace(LEAVING, OTHER);
-    let receipt = outcome(&mut stage, &serde_json::from_str(&gone).unwrap()).await;
-    assert_eq!(receipt["outcome"], "continued", "{receipt:#}");
+    let receipt = purge(&mut stage, &serde_json::from_str(&gone).unwrap()).await;
+    assert_eq!(receipt.outcome, Outcome::Continued, "{receipt:#?}");
     assert_eq!(stage.puppet_has("ip-10-0-3-8.ec2.internal"), (false, false), "found by its instance id");
 }
 
@@ -226,9 +227,9 @@ async fn an_instance_that_is_gone_from_its_group_is_still_purged_if_ec2_says_so(
 async fn a_deactivation_that_stays_in_the_queue_is_not_taken_for_done() {
     let puppet = PuppetOptions { puppetdb_queue: QueueDelay::Ms(3_600_000), ..PuppetOptions::default() };
     let (mut stage, event) = leaving_with(Options { puppet, ..Options::default() }).await;
-    let receipt = outcome(&mut stage, &event).await;
-    assert_eq!(receipt["outcome"], "failed", "{receipt:#}");
-    assert!(receipt["reason"].as_str().unwrap().contains("still there"), "{receipt:#}");
+    let receipt = purge(&mut stage, &event).await;
+    assert_eq!(receipt.outcome, Outcome::Failed, "{receipt:#?}");
+    assert_eq!(receipt.code, Code::StillThere, "{receipt:#?}");
     assert_eq!(stage.state_of(LEAVING).as_deref(), WAITS);
 }
 
@@ -237,14 +238,14 @@ async fn a_topic_that_does_not_answer_does_not_hold_the_answer_up() {
     let options = Options { function_timeout: std::time::Duration::from_secs(20), ..Options::default() };
     let (mut stage, event) = leaving_with(options).await;
     stage.fault("sns", "*", None, FaultKind::Delay { ms: 120_000 });
-    assert_eq!(outcome(&mut stage, &event).await["outcome"], "continued");
+    assert_eq!(purge(&mut stage, &event).await.outcome, Outcome::Continued);
 }
 
 #[tokio::test]
 async fn killed_after_any_write_the_next_one_goes_on() {
     // The process is killed when a write has been carried out and its answer is still under way.
     let (mut whole, event) = leaving_now().await;
-    assert_eq!(outcome(&mut whole, &event).await["outcome"], "continued");
+    assert_eq!(purge(&mut whole, &event).await.outcome, Outcome::Continued);
     let writes = [
         ("ca", "PUT /puppet-ca/v1/clean"),
         ("puppetdb", "POST /pdb/cmd/v1"),
@@ -279,7 +280,7 @@ async fn heartbeats_are_sent_also_while_the_ca_takes_its_time() {
     scene["groups"][0]["hooks"][0]["heartbeat_timeout_s"] = json!(30);
     let mut stage = Rehearsal::of(scene).await;
     stage.fault("ca", "PUT /puppet-ca/v1/clean", None, FaultKind::Delay { ms: 21_000 });
-    assert_eq!(stage.receipt("eventbridge-terminate").await["outcome"], "continued");
+    assert_eq!(stage.receipt("eventbridge-terminate").await.outcome, Outcome::Continued);
     // Two at most belong to the look before and the look after it.
     let beats = stage.lab.journal.count("autoscaling", "RecordLifecycleActionHeartbeat");
     assert!((3..=5).contains(&beats), "{beats}: one in every ten seconds");
@@ -291,7 +292,7 @@ async fn while_patience_is_longer_than_the_hooks_timeout_heartbeats_keep_it_aliv
     scene["groups"][0]["hooks"][0]["heartbeat_timeout_s"] = json!(30);
     let mut stage = Rehearsal::of(scene).await;
     stage.fault("puppetdb", "*", None, FaultKind::Reset);
-    assert_eq!(stage.receipt("eventbridge-terminate").await["outcome"], "failed");
+    assert_eq!(stage.receipt("eventbridge-terminate").await.outcome, Outcome::Failed);
     let beats = stage.lab.journal.count("autoscaling", "RecordLifecycleActionHeartbeat");
     assert!((1..=2).contains(&beats), "{beats}: one in every ten seconds");
 }

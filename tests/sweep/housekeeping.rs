@@ -6,9 +6,10 @@ use stagedoor_lab::aws::Terminate;
 use stagedoor_lab::clock::Clock;
 use stagedoor_lab::faults::FaultKind;
 use stagedoor_lab::puppet::PuppetOptions;
+use stagedoor_lifecycle::receipt::Outcome;
 
 use super::fleet::{ACCOUNT, REGION, fleet, id, keep_house, metadata, name, stage, stage_of, still_there};
-use crate::rehearsal::{Rehearsal, TOPIC};
+use crate::rehearsal::{Rehearsal, TOPIC, only};
 
 fn dealt(numbers: impl IntoIterator<Item = u32>, outcome: &str) -> Vec<(String, String)> {
     numbers.into_iter().map(|number| (name(number), outcome.to_owned())).collect()
@@ -257,7 +258,7 @@ async fn those_who_wait_are_dealt_with_first() {
     let mut stage = stage(fleet(0..3, 3..4)).await;
     stage.lab.aws.terminate(&id(0), &Terminate::default()).expect("it can be terminated");
     let answer = stage.invoke("sweep", &json!({})).await;
-    assert_eq!(answer["results"][0]["outcome"], "continued", "{answer:#}");
+    assert_eq!(only(&answer).outcome, Outcome::Continued, "{answer:#}");
     assert_eq!(answer["housekeeping"]["orphans"]["results"][0]["outcome"], "removed", "{answer:#}");
     let calls: Vec<String> = stage.lab.journal.entries().into_iter().map(|entry| entry.call).collect();
     let first = |prefix: &str| calls.iter().position(|call| call.starts_with(prefix));

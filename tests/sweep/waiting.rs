@@ -8,19 +8,20 @@ use stagedoor_lab::Options;
 use stagedoor_lab::aws::{Launch, Terminate};
 use stagedoor_lab::faults::FaultKind;
 use stagedoor_lab::scene::{Place, Scene};
+use stagedoor_lifecycle::reason::Code;
+use stagedoor_lifecycle::receipt::{Outcome, Receipt};
 
 use super::fleet::{fleet, id};
 use crate::onboard::stage::{PRIMARY, Stage};
-use crate::rehearsal::{LEAVING, OTHER, Rehearsal, compilers};
+use crate::rehearsal::{LEAVING, OTHER, Rehearsal, compilers, count, receipts};
 
 /// One sweep: its receipts.
-async fn sweep(stage: &mut Stage) -> Vec<Value> {
-    let answer = stage.rehearsal.invoke("sweep", &json!({})).await;
-    answer["results"].as_array().unwrap_or_else(|| panic!("no results in {answer}")).clone()
+async fn sweep(stage: &mut Stage) -> Vec<Receipt> {
+    receipts(&stage.rehearsal.invoke("sweep", &json!({})).await)
 }
 
-fn outcomes(receipts: &[Value]) -> Vec<&str> {
-    receipts.iter().map(|receipt| receipt["outcome"].as_str().expect("an outcome")).collect()
+fn outcomes(receipts: &[Receipt]) -> Vec<Outcome> {
+    receipts.iter().map(|receipt| receipt.outcome).collect()
 }
 
 #[tokio::test]
@@ -35,14 +36,14 @@ async fn with_every_event_lost_twenty_instances_arrive_and_leave_by_the_sweep_al
         })
         .collect();
     let receipts = sweep(&mut stage).await;
-    assert_eq!(outcomes(&receipts), ["continued"; 20], "{receipts:#?}");
+    assert_eq!(outcomes(&receipts), [Outcome::Continued; 20], "{receipts:#?}");
     assert!(instances.iter().all(|id| stage.state_of(id).as_deref() == Some("InService")));
 
     for instance in &instances {
         stage.rehearsal.lab.aws.terminate(instance, &Terminate::default()).unwrap();
     }
     let receipts = sweep(&mut stage).await;
-    assert_eq!(outcomes(&receipts), ["continued"; 20], "{receipts:#?}");
+    assert_eq!(outcomes(&receipts), [Outcome::Continued; 20], "{receipts:#?}");
     for instance in &instances {
         assert_ne!(stage.state_of(instance).as_deref(), Some("Terminating:Wait"));
     }
@@ -54,7 +55,7 @@ async fn with_every_event_lost_twenty_instances_arrive_and_leave_by_the_sweep_al
 #[tokio::test]
 async fn where_nobody_waits_it_costs_one_call() {
     let mut stage = Stage::open_source("").await;
-    assert_eq!(sweep(&mut stage).await, Vec::<Value>::new());
+    assert_eq!(sweep(&mut stage).await, []);
     let calls: Vec<String> = stage.rehearsal.lab.journal.entries().into_iter().map(|entry| entry.call).collect();
     assert_eq!(calls, ["DescribeAutoScalingGroups"]);
 }
@@ -74,8 +75,8 @@ async fn two_at_once_do_no_harm() {
     let (one, two) = tokio::join!(lab.invoke("sweep", &event), lab.invoke("sweep", &event));
     other.start_kill().unwrap();
     for answer in [one.unwrap(), two.unwrap()] {
-        for receipt in answer["results"].as_array().unwrap() {
-            assert!(["continued", "ignored"].contains(&receipt["outcome"].as_str().unwrap()), "{receipt:#}");
+        for receipt in receipts(&answer) {
+            assert!([Outcome::Continued, Outcome::Ignored].contains(&receipt.outcome), "{receipt:#?}");
         }
     }
     assert_eq!(stage.state_of(&arriving).as_deref(), Some("InService"));
@@ -92,8 +93,12 @@ async fn whoever_waits_is_decided_about_also_when_puppet_was_down_all_along() {
     stage.rehearsal.fault("ca", "*", None, FaultKind::Reset);
     stage.rehearsal.fault("puppetdb", "*", None, FaultKind::Reset);
     let receipts = sweep(&mut stage).await;
-    assert_eq!(outcomes(&receipts), ["abandoned", "continued"], "the abandoned one terminates: {receipts:#?}");
-    assert!(receipts[0]["reason"].as_str().unwrap().contains("the timeout has expired"), "{receipts:#?}");
+    assert_eq!(
+        outcomes(&receipts),
+        [Outcome::Abandoned, Outcome::Continued],
+        "the abandoned one terminates: {receipts:#?}"
+    );
+    assert_eq!(receipts[0].code, Code::TimeoutExpired, "{receipts:#?}");
     assert_ne!(stage.state_of(&arriving).as_deref(), Some("Pending:Wait"));
 }
 
@@ -102,7 +107,7 @@ async fn another_tools_hook_is_left_to_it() {
     let mut stage = Stage::open_source("hooks = \"ours-\"").await;
     let (instance, _) = stage.launch();
     stage.start(Stage::compiler(&instance));
-    assert_eq!(sweep(&mut stage).await, Vec::<Value>::new());
+    assert_eq!(sweep(&mut stage).await, []);
     assert_eq!(stage.state_of(&instance).as_deref(), Some("Pending:Wait"));
 }
 
@@ -123,7 +128,7 @@ async fn while_patience_is_longer_than_the_hooks_timeout_heartbeats_keep_it_aliv
     for minute in 1..=4 {
         stage.rehearsal.lab.clock.advance(SignedDuration::from_secs(25));
         let receipts = sweep(&mut stage).await;
-        assert_eq!(outcomes(&receipts), ["waiting"], "{receipts:#?}");
+        assert_eq!(outcomes(&receipts), [Outcome::Waiting], "{receipts:#?}");
         assert_eq!(stage.state_of(&instance).as_deref(), Some("Pending:Wait"), "after {} s", 25 * minute);
     }
     let beats = stage.rehearsal.lab.journal.count("autoscaling", "RecordLifecycleActionHeartbeat");
@@ -150,7 +155,7 @@ async fn whoever_begins_to_wait_while_others_do_is_dealt_with_by_the_same_sweep(
     };
     let (answer, second) = tokio::join!(stage.rehearsal.lab.invoke("sweep", &event), meanwhile);
     let answer = answer.unwrap();
-    assert_eq!(outcomes(answer["results"].as_array().unwrap()), ["continued"; 2], "{answer:#}");
+    assert_eq!(outcomes(&receipts(&answer)), [Outcome::Continued; 2], "{answer:#}");
     for instance in [first, second] {
         assert_eq!(stage.state_of(&instance).as_deref(), Some("InService"));
     }
@@ -171,8 +176,8 @@ async fn where_instances_return_to_the_pool_one_whose_event_is_lost_is_let_go_wh
     drop(agent);
     stage.rehearsal.lab.clock.advance(SignedDuration::from_secs(600));
     let receipts = sweep(&mut stage).await;
-    assert_eq!(outcomes(&receipts), ["continued"], "{receipts:#?}");
-    assert!(receipts[0]["reason"].as_str().unwrap().contains("warm pool"), "{receipts:#?}");
+    assert_eq!(outcomes(&receipts), [Outcome::Continued], "{receipts:#?}");
+    assert_eq!(receipts[0].code, Code::TimeoutExpired, "{receipts:#?}");
     assert_ne!(stage.state_of(&instance).as_deref(), Some("Terminating:Wait"));
     assert!(stage.rehearsal.puppet_has(&stage.name_of(&instance)).0);
 }
@@ -187,7 +192,7 @@ async fn those_in_the_warm_pool_are_found_on_their_way_in_and_back() {
     let (instance, _) = stage.launch_as(&Launch { to: Some(Place::WarmPool), ..Launch::default() });
     stage.start(Stage::compiler(&instance));
     let receipts = sweep(&mut stage).await;
-    assert_eq!(outcomes(&receipts), ["continued"], "{receipts:#?}");
+    assert_eq!(outcomes(&receipts), [Outcome::Continued], "{receipts:#?}");
     assert_eq!(stage.state_of(&instance).as_deref(), Some("Warmed:Stopped"));
     assert!(stage.rehearsal.puppet_has(&stage.name_of(&instance)).0);
 }
@@ -207,10 +212,10 @@ async fn while_the_ca_carries_nothing_out_patience_ends_all_the_same_and_others_
     stage.lab.clock.advance(SignedDuration::from_secs(900));
     stage.fault("ca", "PUT /puppet-ca/v1/clean", None, FaultKind::Delay { ms: 120_000 });
     let answer = stage.invoke("sweep", &json!({})).await;
-    let receipts = answer["results"].as_array().unwrap();
-    assert_eq!(outcomes(receipts), ["continued"; 2], "{receipts:#?}");
-    assert!(receipts[0]["reason"].as_str().unwrap().contains("the timeout has expired"), "{receipts:#?}");
-    assert!(receipts[1]["reason"].as_str().unwrap().contains("not in Puppet"), "{receipts:#?}");
+    let receipts = receipts(&answer);
+    assert_eq!(outcomes(&receipts), [Outcome::Continued; 2], "{receipts:#?}");
+    assert_eq!(receipts[0].code, Code::TimeoutExpired, "{receipts:#?}");
+    assert_eq!(receipts[1].code, Code::NotInPuppet, "{receipts:#?}");
     let calls: Vec<String> = stage.lab.journal.entries().into_iter().map(|entry| entry.call).collect();
     let first = |prefix: &str| calls.iter().position(|call| call.starts_with(prefix));
     assert!(first("CompleteLifecycleAction") < first("PUT /puppet-ca/v1/clean"), "{calls:#?}");
@@ -230,9 +235,8 @@ async fn while_the_ca_takes_long_over_some_the_others_have_their_turn_next() {
     stage.fault("ca", clean, Some(1), FaultKind::Delay { ms: 30_000 });
     stage.fault("ca", clean, Some(1), timed_out);
     let answer = stage.invoke("sweep", &json!({})).await;
-    let outcomes = outcomes(answer["results"].as_array().unwrap());
-    let count = |wanted: &str| outcomes.iter().filter(|outcome| **outcome == wanted).count();
-    assert_eq!((count("failed"), count("continued")), (200, 50));
+    let receipts = receipts(&answer);
+    assert_eq!((count(&receipts, Outcome::Failed), count(&receipts, Outcome::Continued)), (200, 50));
     let calls = stage.lab.journal.calls("ca");
     let cleans: Vec<usize> = (0..calls.len()).filter(|at| calls[*at].call.starts_with(clean)).collect();
     let asked = |at: &usize| calls[*at].request["body"]["certnames"].as_array().unwrap().len();
@@ -250,7 +254,7 @@ async fn while_the_hooks_of_a_group_cannot_be_read_the_sweep_goes_on_looking() {
     for nth in 1..=6 {
         stage.rehearsal.fault("autoscaling", "DescribeLifecycleHooks", Some(nth), refused.clone());
     }
-    assert_eq!(outcomes(&sweep(&mut stage).await), ["continued"]);
+    assert_eq!(outcomes(&sweep(&mut stage).await), [Outcome::Continued]);
 }
 
 #[tokio::test]
@@ -260,8 +264,8 @@ async fn a_group_whose_tag_names_no_profile_is_told_of_each_instance_that_waits(
     regroup(&stage, |group| group["tags"]["stagedoor:profile"] = json!("compilr"));
     stage.launch();
     let receipts = sweep(&mut stage).await;
-    assert_eq!(outcomes(&receipts), ["failed"], "{receipts:#?}");
-    assert!(receipts[0]["reason"].as_str().unwrap().contains("\"compilr\""), "{receipts:#?}");
+    assert_eq!(outcomes(&receipts), [Outcome::Failed], "{receipts:#?}");
+    assert_eq!(receipts[0].code, Code::ProfileUnknown, "{receipts:#?}");
 }
 
 #[tokio::test]
@@ -273,5 +277,5 @@ async fn patience_ends_also_while_what_is_to_be_done_never_succeeds() {
     let (arriving, _) = stage.launch();
     stage.start(Stage::compiler(&arriving)).waits_for_certificate().await.unwrap();
     let receipts = sweep(&mut stage).await;
-    assert_eq!(outcomes(&receipts)[0], "abandoned", "{receipts:#?}");
+    assert_eq!(outcomes(&receipts)[0], Outcome::Abandoned, "{receipts:#?}");
 }

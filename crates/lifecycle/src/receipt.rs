@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::reason::Code;
 use crate::{Certname, GroupName, HookName, InstanceId};
 
 /// How it ended, for now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
     /// The lifecycle action was completed with CONTINUE.
@@ -45,7 +45,7 @@ impl Outcome {
 pub const SCHEMA: u32 = 1;
 
 /// What happened to one instance in one invocation. Never holds a secret.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Receipt {
     /// The version of this format: [`SCHEMA`].
     pub schema: u32,
@@ -71,7 +71,7 @@ pub struct Receipt {
 }
 
 /// One thing that was seen, done or proven.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Step {
     /// Which stage of the work.
     pub stage: Stage,
@@ -91,7 +91,7 @@ impl Step {
 }
 
 /// The stages of the work.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Stage {
     /// Observed, without changing anything.
