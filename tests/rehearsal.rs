@@ -44,7 +44,8 @@ pub(crate) fn only(answer: &Value) -> Receipt {
 
 /// What a receipt's steps say, in their order.
 pub(crate) fn said(receipt: &Receipt) -> String {
-    receipt.steps.iter().map(|step| format!("{:?}: {}\n", step.stage, step.detail)).collect()
+    let steps: Vec<&str> = receipt.steps.iter().map(|step| step.detail.as_str()).collect();
+    steps.join("\n")
 }
 
 /// How many receipts have this outcome.
