@@ -17,7 +17,7 @@ for setting in STAGEDOOR_SERVER STAGEDOOR_CERTNAME STAGEDOOR_PP_ROLE STAGEDOOR_C
 done
 
 # The installation and the agent's first successful run must be finished by then.
-deadline=$((SECONDS + ${STAGEDOOR_PATIENCE_S:-1500}))
+deadline=$((SECONDS + ${STAGEDOOR_TIMEOUT_S:-1500}))
 
 scratch=$(mktemp -d)
 unfinished=()

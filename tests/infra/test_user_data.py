@@ -50,7 +50,7 @@ def told(user_data, settings):
 
 
 # No time for a retry.
-AT_ONCE = {"STAGEDOOR_PATIENCE_S": "0"}
+AT_ONCE = {"STAGEDOOR_TIMEOUT_S": "0"}
 
 
 class World:
@@ -179,8 +179,8 @@ def test_the_metadata_service_is_only_asked_with_a_token(world, rendered, editio
     (first, *others) = world.imds.requests
     assert first[:2] == ("PUT", "/latest/api/token")
     # It must outlive the timeout, which is in common.sh.
-    patience = int(re.search(r"STAGEDOOR_PATIENCE_S:-(\d+)", rendered(edition))[1])
-    assert int(first[2]["X-aws-ec2-metadata-token-ttl-seconds"]) > patience
+    timeout = int(re.search(r"STAGEDOOR_TIMEOUT_S:-(\d+)", rendered(edition))[1])
+    assert int(first[2]["X-aws-ec2-metadata-token-ttl-seconds"]) > timeout
     assert len(others) >= 5
     for method, _, headers in others:
         assert (method, headers.get("X-aws-ec2-metadata-token")) == ("GET", sandbox.TOKEN)
@@ -192,7 +192,7 @@ def test_the_agent_runs_until_a_run_goes_through(world):
     assert world.instance.calls().count("puppet agent --test --waitforcert 0") == 4
 
 
-def test_patience_ends_and_the_service_is_then_not_started(world):
+def test_when_the_timeout_expires_the_service_is_not_started(world):
     (world.instance.root / "runs").write_text("1000")
     done = world.run(environment=AT_ONCE)
     assert done.returncode == 1

@@ -27,7 +27,8 @@ agent_release() {
 # mirror: where the machine itself gets Debian's packages from.
 mirror() {
     # shellcheck disable=SC2016  # apt-get fills these in
-    apt-get indextargets --format '$(ORIGIN) $(REPO_URI)' | awk '$1 == "Debian" && $2 !~ /security/ { print $2; exit }'
+    apt-get indextargets --format '$(REPO_URI) $(ORIGIN)' |
+        awk 'NF == 2 && $2 == "Debian" && $1 !~ /security/ && !found { found = 1; print $1 }'
 }
 
 # make_root RELEASE PACKAGE…: makes the root of a release, if there is none with these packages.

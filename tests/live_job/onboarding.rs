@@ -11,7 +11,7 @@ pub(super) const BALANCER: &str = "puppet.stagedoor.test";
 /// Puppet Server's certificate is valid for names in this domain, so it can stand for what listens on these instances.
 pub(super) const DOMAIN: &str = "compilers.stagedoor.test";
 /// Long enough for everything that an agent has to do, also on a busy machine: one invocation suffices.
-pub(super) const PATIENT: &str = "budget = \"150s\"";
+pub(super) const LONG_BUDGET: &str = "budget = \"150s\"";
 
 /// The configuration of a fleet of compilers, with further keys of their profile.
 pub(super) fn config(budget: &str, profile: &str) -> String {
@@ -62,7 +62,7 @@ pub(super) fn continued(instance: &Instance) -> (String, String) {
 async fn three_compilers_of_one_batch_are_signed_run_and_are_let_in() {
     let arriving = instances(&["one", "two", "three"], DOMAIN);
     let profile = "ready = [\"report\", \"status:8140\"]\nsign.allow = { pp_environment = [\"production\"] }";
-    let mut job = Job::awaiting(arriving.clone(), &config(PATIENT, profile)).await;
+    let mut job = Job::awaiting(arriving.clone(), &config(LONG_BUDGET, profile)).await;
     let [mut one, two, three] = [0, 1, 2].map(|nth| compiler(&job, &arriving[nth]));
     // One of them has an extension that may be there.
     one.extensions.push("pp_environment=production");
@@ -86,10 +86,10 @@ async fn three_compilers_of_one_batch_are_signed_run_and_are_let_in() {
 }
 
 #[tokio::test]
-async fn whoever_claims_what_is_not_true_is_refused_and_the_launch_abandoned() {
+async fn a_request_with_false_claims_is_refused_and_the_launch_abandoned() {
     let labels = ["id", "challenge", "name", "role", "environment", "peadm", "site"];
     let arriving = instances(&labels, DOMAIN);
-    let mut job = Job::awaiting(arriving.clone(), &config(PATIENT, "")).await;
+    let mut job = Job::awaiting(arriving.clone(), &config(LONG_BUDGET, "")).await;
     let [mut id, mut challenge, mut name, mut role, mut environment, mut peadm, mut site] =
         [0, 1, 2, 3, 4, 5, 6].map(|nth| compiler(&job, &arriving[nth]));
     // Of an instance that is really there.
@@ -136,7 +136,7 @@ async fn whoever_claims_what_is_not_true_is_refused_and_the_launch_abandoned() {
 #[tokio::test]
 async fn a_reboot_and_a_replayed_event_change_nothing() {
     let arriving = instances(&["rebooting"], DOMAIN);
-    let mut job = Job::awaiting(arriving.clone(), &config(PATIENT, "")).await;
+    let mut job = Job::awaiting(arriving.clone(), &config(LONG_BUDGET, "")).await;
     let instance = &arriving[0];
     let agent = compiler(&job, instance);
     let event = job.launch(instance);
@@ -163,7 +163,7 @@ async fn a_reboot_and_a_replayed_event_change_nothing() {
 async fn a_recycled_name_enrols_after_its_dead_owners_certificate_is_cleaned() {
     let _turn = turn_to_clean().await;
     let both = instances(&["recycled", "recycled"], DOMAIN);
-    let mut job = Job::awaiting(both.clone(), &config(PATIENT, "")).await;
+    let mut job = Job::awaiting(both.clone(), &config(LONG_BUDGET, "")).await;
     let [old, new] = [0, 1].map(|nth| both[nth].clone());
     assert_eq!(old.certname, new.certname);
     job.launch(&old);

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::agent::Agent;
 use super::job::{Job, instances};
-use super::onboarding::{BALANCER, DOMAIN, PATIENT, assert_serves, batch, compiler, config, continued};
+use super::onboarding::{BALANCER, DOMAIN, LONG_BUDGET, assert_serves, batch, compiler, config, continued};
 use crate::conformance::apply::{Applicant, PP_ROLE, submit};
 use crate::conformance::site::{Site, fresh};
 use crate::live_stage::{LiveStage, turn_to_clean};
@@ -178,7 +178,7 @@ async fn nine_terminations_pass_although_a_file_of_the_ca_is_empty() {
 async fn ten_launches_on_a_ca_with_thirty_thousand_certificates_request_no_list() {
     let _turn = turn_to_clean().await;
     let arriving = instances(&["a0", "a1", "a2", "a3", "a4", "a5", "a6", "a7", "a8", "a9"], DOMAIN);
-    let mut job = Job::awaiting(arriving.clone(), &config(PATIENT, "")).await;
+    let mut job = Job::awaiting(arriving.clone(), &config(LONG_BUDGET, "")).await;
     let _many = Files::copies(&job.stage, &job.stage.controller.certname, MANY);
     let log = AccessLog::whole(&job.stage);
     let lists = log.lists().len();

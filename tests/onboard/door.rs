@@ -43,7 +43,7 @@ async fn each_wait_names_what_it_waits_for() {
 }
 
 #[tokio::test]
-async fn when_patience_is_over_the_launch_is_abandoned() {
+async fn when_the_timeout_has_expired_the_launch_is_abandoned() {
     let mut stage = Stage::open_source("timeout.launch = \"10m\"").await;
     stage.budget("1s");
     // The function goes by the machine's clock: the launch began long ago.
@@ -112,7 +112,7 @@ async fn without_an_orchestrator_it_waits_for_the_targets_own_run_if_the_profile
 }
 
 #[tokio::test]
-async fn while_patience_is_longer_than_the_hooks_timeout_heartbeats_keep_it_alive() {
+async fn where_the_timeout_is_longer_than_the_hooks_heartbeats_extend_it() {
     let mut stage = Stage::open_source("").await;
     stage.budget("1s");
     let mut scene = super::stage::scene();

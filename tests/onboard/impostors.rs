@@ -101,7 +101,7 @@ async fn what_the_ca_will_not_sign_is_refused_with_the_remedy_and_the_hook_keeps
 }
 
 #[tokio::test]
-async fn where_somebody_else_signs_a_good_certificate_is_accepted() {
+async fn with_external_signing_a_good_certificate_is_accepted() {
     let mut stage = Stage::with(
         PuppetOptions { autosign: stagedoor_lab::puppet::Autosign::Switch(true), ..PuppetOptions::default() },
         "sign.mode = \"external\"",
@@ -112,7 +112,7 @@ async fn where_somebody_else_signs_a_good_certificate_is_accepted() {
 }
 
 #[tokio::test]
-async fn where_somebody_else_signs_a_bad_certificate_is_revoked_and_the_launch_abandoned() {
+async fn with_external_signing_a_bad_certificate_is_revoked_and_the_launch_abandoned() {
     let mut stage = Stage::with(
         PuppetOptions { autosign: stagedoor_lab::puppet::Autosign::Switch(true), ..PuppetOptions::default() },
         "sign.mode = \"external\"",
@@ -127,6 +127,40 @@ async fn where_somebody_else_signs_a_bad_certificate_is_revoked_and_the_launch_a
     assert_eq!(receipt.code, Code::CertificateRefused, "{receipt:#?}");
     assert!(!stage.rehearsal.puppet_has(&stage.name_of(&instance)).0);
     assert!(said(&receipt).contains("revoked and deleted"), "{receipt:#?}");
+}
+
+#[tokio::test]
+async fn a_certificate_that_was_signed_after_the_request_was_read_is_not_replaced() {
+    let mut stage = Stage::with(PuppetOptions { allow_duplicate_certs: true, ..PuppetOptions::default() }, "").await;
+    stage.budget("5s");
+    let (instance, event) = stage.launch();
+    let name = stage.name_of(&instance);
+    let agent = stage.start(Stage::compiler(&instance));
+    agent.waits_for_certificate().await.unwrap();
+    agent.stop().await;
+    let own = stagedoor_lab::puppet::CsrAttributes {
+        instance_id: Some(instance.clone()),
+        extensions: [("pp_role".to_owned(), "compiler".to_owned())].into(),
+        ..Default::default()
+    };
+    stage.rehearsal.fault(
+        "ca",
+        "GET /puppet-ca/v1/certificate_request/{certname}",
+        Some(1),
+        stagedoor_lab::faults::FaultKind::Delay { ms: 1500 },
+    );
+    stage.rehearsal.start("onboard");
+    let lab = &stage.rehearsal.lab;
+    let signed = async {
+        while lab.journal.count("ca", "GET /puppet-ca/v1/certificate_request/{certname}") == 0 {
+            tokio::task::yield_now().await;
+        }
+        lab.puppet.issue(&name, &own).unwrap();
+        lab.puppet.snapshot()["certificates"].clone()
+    };
+    let (answer, certificates) = tokio::join!(lab.invoke("onboard", &event), signed);
+    assert_eq!(lab.puppet.snapshot()["certificates"], certificates, "{answer:#?}");
+    assert_eq!(lab.puppet.snapshot()["revoked_serials"], serde_json::json!([]), "{answer:#?}");
 }
 
 #[tokio::test]

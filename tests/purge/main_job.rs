@@ -1,7 +1,7 @@
 //! The main job: a terminating instance is removed from Puppet, which is verified before the action is completed.
 
 use serde_json::{Value, json};
-use stagedoor_lab::faults::FaultKind;
+use stagedoor_lab::faults::{Fault, FaultKind};
 use stagedoor_lifecycle::reason::Code;
 use stagedoor_lifecycle::receipt::{Outcome, Stage};
 
@@ -126,6 +126,26 @@ async fn a_list_of_requests_that_fails_is_no_answer_about_any_name() {
     let answer = stage.invoke("sweep", &json!({})).await;
     assert_eq!(count(&receipts(&answer), Outcome::Continued), 9, "{answer:#}");
     assert!(!stage.lab.puppet.has_request("ip-10-0-4-4.ec2.internal"), "it was found by its name, and deleted");
+}
+
+#[tokio::test]
+async fn a_certificate_that_is_signed_between_the_two_reads_of_its_name_is_not_missed() {
+    let mut scene = nine();
+    scene["nodes"][4]["pending_csr"] = json!({"instance_id": "i-00000000000000004"});
+    // It has not reported yet.
+    scene["nodes"][4]["puppetdb"] = Value::Null;
+    let mut stage = Rehearsal::of(scene).await;
+    // As if signed after the certificate was looked for, and before the request was.
+    for what in ["certificate", "certificate_request"] {
+        let call = format!("GET /puppet-ca/v1/{what}/{{certname}}");
+        let body = format!("Could not find {what} ip-10-0-4-4.ec2.internal");
+        let kind = FaultKind::Status { status: 404, body, content_type: Some("text/plain".to_owned()) };
+        let subject = Some("ip-10-0-4-4.ec2.internal".to_owned());
+        stage.lab.faults.add(Fault { service: "ca".into(), call, nth: Some(1), subject, kind });
+    }
+    let answer = stage.invoke("sweep", &json!({})).await;
+    assert_eq!(count(&receipts(&answer), Outcome::Continued), 9, "{answer:#}");
+    assert_eq!(stage.puppet_has("ip-10-0-4-4.ec2.internal"), (false, false));
 }
 
 #[tokio::test]

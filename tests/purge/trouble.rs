@@ -65,7 +65,7 @@ async fn while_puppetdb_is_down_the_certificate_goes_and_the_hook_waits() {
 }
 
 #[tokio::test]
-async fn when_patience_is_over_the_hook_is_answered_as_the_profile_says() {
+async fn when_the_timeout_has_expired_the_action_is_completed_as_the_profile_says() {
     let (mut stage, event) = leaving_now().await;
     stage.configure(|config| format!("{config}timeout.terminate = \"1ms\"\n"));
     stage.fault("ca", "*", None, FaultKind::Reset);
@@ -76,7 +76,7 @@ async fn when_patience_is_over_the_hook_is_answered_as_the_profile_says() {
 }
 
 #[tokio::test]
-async fn an_old_event_does_not_end_the_patience_of_a_new_action() {
+async fn an_old_event_does_not_make_the_timeout_of_a_new_action_expire() {
     let (mut stage, mut event) = leaving_now().await;
     event["time"] = "2020-01-01T00:00:00Z".into();
     stage.fault("ca", "*", None, FaultKind::Reset);
@@ -287,7 +287,7 @@ async fn heartbeats_are_sent_also_while_the_ca_takes_its_time() {
 }
 
 #[tokio::test]
-async fn while_patience_is_longer_than_the_hooks_timeout_heartbeats_keep_it_alive() {
+async fn where_the_timeout_is_longer_than_the_hooks_heartbeats_extend_it() {
     let mut scene = compilers("Terminating:Wait");
     scene["groups"][0]["hooks"][0]["heartbeat_timeout_s"] = json!(30);
     let mut stage = Rehearsal::of(scene).await;

@@ -9,7 +9,7 @@ use stagedoor_lab::aws::{Launch, Terminate};
 use stagedoor_lab::faults::FaultKind;
 use stagedoor_lab::scene::{Place, Scene};
 use stagedoor_lifecycle::reason::Code;
-use stagedoor_lifecycle::receipt::{Outcome, Receipt};
+use stagedoor_lifecycle::receipt::{self, Outcome, Receipt};
 
 use super::fleet::{fleet, id};
 use crate::onboard::stage::{PRIMARY, Stage};
@@ -85,7 +85,7 @@ async fn two_at_once_do_no_harm() {
 }
 
 #[tokio::test]
-async fn whoever_waits_is_decided_about_also_when_puppet_was_down_all_along() {
+async fn waiting_instances_are_decided_even_when_puppet_was_unavailable_throughout() {
     let mut stage = Stage::open_source("timeout  = { launch = \"10m\", terminate = \"5m\" }").await;
     stage.budget("2s");
     stage.rehearsal.lab.clock.advance(SignedDuration::from_secs(-700));
@@ -120,7 +120,7 @@ fn regroup(stage: &Stage, change: impl FnOnce(&mut Value)) {
 }
 
 #[tokio::test]
-async fn while_patience_is_longer_than_the_hooks_timeout_heartbeats_keep_it_alive() {
+async fn where_the_timeout_is_longer_than_the_hooks_heartbeats_extend_it() {
     let mut stage = Stage::open_source("timeout.launch = \"2h\"").await;
     stage.budget("1s");
     regroup(&stage, |group| group["hooks"][0]["heartbeat_timeout_s"] = json!(30));
@@ -138,7 +138,7 @@ async fn while_patience_is_longer_than_the_hooks_timeout_heartbeats_keep_it_aliv
 }
 
 #[tokio::test]
-async fn whoever_begins_to_wait_while_others_do_is_dealt_with_by_the_same_sweep() {
+async fn an_instance_that_begins_to_wait_during_a_sweep_is_handled_by_it() {
     let mut stage = Stage::open_source("").await;
     stage.budget("100s");
     let (first, _) = stage.launch();
@@ -162,7 +162,7 @@ async fn whoever_begins_to_wait_while_others_do_is_dealt_with_by_the_same_sweep(
 }
 
 #[tokio::test]
-async fn where_instances_return_to_the_pool_one_whose_event_is_lost_is_let_go_when_patience_ends_and_not_purged() {
+async fn an_instance_that_may_return_to_the_pool_and_whose_event_is_lost_is_released_at_its_timeout_and_not_purged() {
     let mut stage = Stage::open_source("timeout.terminate = \"5m\"").await;
     stage.budget("2s");
     regroup(&stage, |group| {
@@ -198,7 +198,7 @@ async fn those_in_the_warm_pool_are_found_on_their_way_in_and_back() {
 }
 
 #[tokio::test]
-async fn while_the_ca_carries_nothing_out_patience_ends_all_the_same_and_others_are_let_go_before() {
+async fn while_the_ca_hangs_other_instances_are_released_first_and_the_timeout_still_expires() {
     // So long that the AWS data is stale when the call to the CA is abandoned.
     let options = Options { function_timeout: Duration::from_secs(42), ..Options::default() };
     let mut stage = Rehearsal::with(json!({}), options).await;
@@ -216,6 +216,7 @@ async fn while_the_ca_carries_nothing_out_patience_ends_all_the_same_and_others_
     assert_eq!(outcomes(&receipts), [Outcome::Continued; 2], "{receipts:#?}");
     assert_eq!(receipts[0].code, Code::TimeoutExpired, "{receipts:#?}");
     assert_eq!(receipts[1].code, Code::NotInPuppet, "{receipts:#?}");
+    assert!(!receipts[0].steps.iter().any(|step| step.stage == receipt::Stage::Proven), "{receipts:#?}");
     let calls: Vec<String> = stage.lab.journal.entries().into_iter().map(|entry| entry.call).collect();
     let first = |prefix: &str| calls.iter().position(|call| call.starts_with(prefix));
     assert!(first("CompleteLifecycleAction") < first("PUT /puppet-ca/v1/clean"), "{calls:#?}");
@@ -269,7 +270,7 @@ async fn a_group_whose_tag_names_no_profile_is_told_of_each_instance_that_waits(
 }
 
 #[tokio::test]
-async fn patience_ends_also_while_what_is_to_be_done_never_succeeds() {
+async fn the_timeout_expires_even_while_an_effect_never_succeeds() {
     let mut stage = Stage::open_source("timeout  = { launch = \"10m\", terminate = \"5m\" }").await;
     stage.budget("2s");
     stage.rehearsal.lab.puppet.configure(|options| options.allow_subject_alt_names = false);

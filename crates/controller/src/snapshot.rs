@@ -169,21 +169,32 @@ impl PuppetSnapshot {
         }
     }
 
-    /// What this snapshot proves of what was removed before it; `cleaned` says whether the CA has said that it revoked it.
+    /// What this snapshot proves of what was removed before it: nothing of what is still there or could not be read. `cleaned` says
+    /// whether the CA has said that it revoked the certificate.
     pub(crate) fn proofs(&self, removal: &Removal, certificate: Option<&Certificate>, cleaned: bool) -> Vec<String> {
         let name = removal.name.certname();
+        let now = self.view(name);
         let mut proofs = Vec::new();
-        if let Some(serial) = &removal.certificate {
+        if let Some(serial) = removal.certificate.as_ref().filter(|serial| match &now.certificate {
+            Lookup::Found(certificate) => certificate.serial != **serial,
+            Lookup::Absent => true,
+            Lookup::Unavailable(_) => false,
+        }) {
             let revoked = revocation(self.crl.as_ref(), certificate, cleaned);
             proofs.push(format!("certificate {serial} of {name} is gone; {revoked}"));
         }
-        if removal.request {
+        if removal.request && now.request == Lookup::Absent {
             proofs.push(format!("no certificate request of {name} is pending"));
         }
-        if removal.node.is_some() {
+        let inactive = match &now.node {
+            Lookup::Found(node) => !node.active,
+            Lookup::Absent => true,
+            Lookup::Unavailable(_) => false,
+        };
+        if removal.node.is_some() && inactive {
             proofs.push(format!("{name} is inactive in PuppetDB"));
         }
-        if !removal.pins.is_empty() {
+        if !removal.pins.is_empty() && now.pins == Lookup::Found(Vec::new()) {
             proofs.push(format!("{name} is pinned to no node group"));
         }
         proofs

@@ -123,13 +123,13 @@ mod tests {
     }
 
     #[test]
-    fn patience_decides_when_the_hook_lives_longer() {
+    fn the_timeout_decides_where_the_hook_allows_more_time() {
         assert_eq!(allowed(600, Some(&hook(3600))), (600, None));
         assert_eq!(allowed(600, None), (600, None));
     }
 
     #[test]
-    fn heartbeats_are_needed_only_where_patience_is_longer_than_the_hooks_timeout() {
+    fn heartbeats_are_needed_only_where_the_timeout_is_longer_than_the_hooks() {
         assert_eq!(allowed(750, Some(&hook(900))), (750, None));
         assert_eq!(allowed(751, Some(&hook(900))), (751, Some(900)));
     }

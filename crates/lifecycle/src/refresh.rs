@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn a_good_run_that_began_after_the_change_proves_it_whoever_ordered_it() {
+    fn a_successful_run_that_began_after_the_change_proves_it_no_matter_who_ordered_it() {
         assert!(matches!(standing_of(ran(0, 20, "unchanged"), vec![]), Standing::Learnt(_)));
         assert!(matches!(standing_of(ran(0, 20, "changed"), vec![order(50, None)]), Standing::Learnt(_)));
     }

@@ -20,9 +20,20 @@ use crate::snapshot::PuppetSnapshot;
 pub(super) async fn sign(
     run: Run<'_>,
     writer: &PuppetWriter,
-    signs: Vec<(ActionKey, Signable)>,
+    mut signs: Vec<(ActionKey, Signable)>,
     applied: &mut Applied,
 ) {
+    // Another invocation may have been faster. On a CA with `allow-duplicate-certs`, signing what is pending now would replace the
+    // certificate that the instance got meanwhile.
+    let certified = certified(run, writer, &signs).await;
+    signs.retain(|(key, signable)| {
+        let Some(reason) = certified.get(signable.certname()) else { return true };
+        let report = applied.reports.of(key);
+        report.status(Outcome::Failed, reason.clone());
+        report.again = true;
+        applied.changed |= reason.code == Code::NotSeenYet;
+        false
+    });
     if signs.is_empty() {
         return;
     }
@@ -71,6 +82,22 @@ pub(super) async fn sign(
         };
         applied.changed |= recorded;
     }
+}
+
+/// The names that have a certificate by now, or for which that cannot be seen, each with the reason not to sign.
+async fn certified(run: Run<'_>, writer: &PuppetWriter, signs: &[(ActionKey, Signable)]) -> BTreeMap<Certname, Fact> {
+    let names = signs.iter().map(|(_, signable)| signable.certname());
+    let reads = stream::iter(names).map(|name| async move {
+        match call(run.context, run.budget.work, Service::Ca, writer.ca.ca().certificate(name)).await {
+            Ok(None) => None,
+            Ok(Some(_)) => {
+                let signed = format!("{name} has just got a certificate; it is observed again");
+                Some((name.clone(), Fact::new(Code::NotSeenYet, signed)))
+            }
+            Err(trouble) => Some((name.clone(), Fact::from(&trouble))),
+        }
+    });
+    reads.buffer_unordered(AT_ONCE).filter_map(std::future::ready).collect().await
 }
 
 /// The keys of the certificates that were just made, by name, as far as they can be read.

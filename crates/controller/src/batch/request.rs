@@ -27,8 +27,9 @@ pub(crate) struct Wanted {
     pub(crate) launching: Vec<Certname>,
     /// The instances whose names PuppetDB is asked for.
     pub(crate) terminating: Vec<InstanceId>,
-    /// The names of which nothing was left in the last snapshot.
-    pub(crate) cleared: BTreeSet<Certname>,
+    /// The names under which something was removed that is not proven yet: no certificate is expected there, so its absence is not
+    /// checked twice.
+    pub(crate) unproven: BTreeSet<Certname>,
     /// Whether the CRL has to prove a revocation.
     pub(crate) crl: bool,
     /// Whether pins matter.
@@ -50,7 +51,7 @@ impl Wanted {
             everybody: unique(items.iter().flat_map(|item| item.names())),
             launching: unique(launching().flat_map(|item| item.names())),
             terminating: unique(items.iter().filter(|item| !item.is_launching()).map(|item| &item.action().instance)),
-            cleared: items.iter().flat_map(|item| item.unproven()).cloned().collect(),
+            unproven: items.iter().flat_map(|item| item.unproven()).cloned().collect(),
             crl: items.iter().any(|item| item.awaits_proof_of_revocation()),
             groups: items.iter().any(pins),
         }

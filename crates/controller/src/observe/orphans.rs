@@ -72,9 +72,9 @@ pub(crate) async fn closely(run: Run<'_>, puppet: &Puppet, names: &[Certname]) -
             None => None,
         }
     };
-    let cleared = BTreeSet::new();
+    let unproven = BTreeSet::new();
     let (files, nodes, identities, time, groups) = tokio::join!(
-        files(run, puppet, names, &cleared),
+        files(run, puppet, names, &unproven),
         ask(run, Service::PuppetDb, puppet.puppetdb.nodes(names)),
         ask(run, Service::PuppetDb, puppet.puppetdb.identities(names)),
         ask(run, Service::PuppetDb, puppet.puppetdb.server_time()),

@@ -28,7 +28,7 @@ pub(crate) async fn puppet(run: Run<'_>, puppet: &Puppet, wanted: &Wanted) -> Pu
         }
     };
     let (files, known_as, nodes, identities, reports, time, crl, groups) = tokio::join!(
-        files(run, puppet, &wanted.names, &wanted.cleared),
+        files(run, puppet, &wanted.names, &wanted.unproven),
         ask(run, Service::PuppetDb, puppet.puppetdb.certnames_of(&wanted.terminating)),
         ask(run, Service::PuppetDb, puppet.puppetdb.nodes(&wanted.names)),
         ask(run, Service::PuppetDb, puppet.puppetdb.identities(&wanted.everybody)),
@@ -51,12 +51,12 @@ pub(crate) async fn puppet(run: Run<'_>, puppet: &Puppet, wanted: &Wanted) -> Pu
 /// file that it has, which takes a large one half a minute, and one damaged file of another name fails the list.
 ///
 /// Signing writes the certificate first and deletes the request afterwards. So a certificate is looked for after its request, or
-/// once more: otherwise both could be missed. Of names that are `cleared`, nothing was left in the last snapshot.
+/// once more: otherwise both could be missed. Not so for names that are `unproven`: their certificate was just removed.
 pub(super) async fn files(
     run: Run<'_>,
     puppet: &Puppet,
     names: &[Certname],
-    cleared: &BTreeSet<Certname>,
+    unproven: &BTreeSet<Certname>,
 ) -> BTreeMap<Certname, Files> {
     let listed = if names.len() < LIST_REQUESTS_FROM { None } else { requested(run, puppet).await };
     let files = stream::iter(names).map(|name| {
@@ -70,7 +70,9 @@ pub(super) async fn files(
                 }
             };
             let (mut found, request) = join(certificate(), request).await;
-            if listed.is_none() && !cleared.contains(name) && matches!((&found, &request), (Ok(None), Ok(None))) {
+            // Names that are not listed had no request before their certificate was looked for.
+            let asked_beside = listed.is_none_or(|listed| listed.contains(name.as_str()));
+            if asked_beside && !unproven.contains(name) && matches!((&found, &request), (Ok(None), Ok(None))) {
                 found = certificate().await;
             }
             (name.clone(), (found, request))

@@ -13,7 +13,7 @@ use super::{Agent, World};
 use crate::puppet::ServiceState;
 
 /// How long a caller waits for a state of an agent before the wait fails.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIME_LIMIT: Duration = Duration::from_secs(30);
 
 /// A started agent. Clones are the same agent.
 #[derive(Clone)]
@@ -137,7 +137,7 @@ impl RunningAgent {
     /// The agent did not reach it within 30 seconds; the error names its state.
     pub async fn until(&self, wanted: impl Fn(&AgentState) -> bool) -> anyhow::Result<AgentState> {
         let mut states = self.inner.state.subscribe();
-        match tokio::time::timeout(PATIENCE, states.wait_for(|state| wanted(state))).await {
+        match tokio::time::timeout(TIME_LIMIT, states.wait_for(|state| wanted(state))).await {
             Ok(Ok(state)) => Ok(state.clone()),
             // The sender is in `self`.
             Ok(Err(_)) | Err(_) => anyhow::bail!("agent {} did not get there; it is {:?}", self.name(), self.state()),

@@ -72,14 +72,14 @@ fn ec2_is_not_needed_where_the_name_is_made_of_the_instance_id() {
 }
 
 #[test]
-fn each_way_has_its_own_patience_and_its_own_answer_when_that_is_over() {
+fn each_transition_has_its_own_timeout_and_its_own_result_when_it_expires() {
     let (launching, terminating) = (Aws::launching().admitted(), Aws::terminating().admitted());
     assert_eq!((launching.allowed, launching.on_timeout), (Duration::from_secs(1800), ActionResult::Abandon));
     assert_eq!((terminating.allowed, terminating.on_timeout), (Duration::from_secs(600), ActionResult::Continue));
 }
 
 #[test]
-fn a_heartbeat_is_only_needed_where_the_hook_would_give_up_before_patience_does() {
+fn a_heartbeat_is_needed_only_where_the_hook_times_out_before_the_profile_does() {
     let mut aws = Aws::launching();
     assert_eq!(aws.admitted().heartbeat, None);
     aws.hooks()[0].heartbeat_timeout = Duration::from_secs(300);
@@ -89,7 +89,7 @@ fn a_heartbeat_is_only_needed_where_the_hook_would_give_up_before_patience_does(
 }
 
 #[test]
-fn the_hooks_global_timeout_ends_patience_early() {
+fn the_hooks_global_timeout_comes_before_a_longer_timeout() {
     let mut aws = Aws::launching();
     aws.hooks()[0].global_timeout = Duration::from_secs(600);
     assert_eq!(aws.admitted().allowed, Duration::from_secs(450));

@@ -280,12 +280,12 @@ fn name(asks: &mut Request, owner: &str) {
 // Time.
 
 #[test]
-fn while_there_is_patience_an_event_is_enough_to_wait_on() {
+fn until_the_timeout_expires_an_event_is_enough_to_wait() {
     assert!(waits(world().new_to_puppet().decide()).contains("certificate request"));
 }
 
 #[test]
-fn an_old_event_alone_does_not_end_patience() {
+fn an_old_event_alone_does_not_make_the_timeout_expire() {
     let mut world = world().new_to_puppet();
     world.now = at(1801);
     assert_eq!(world.decide(), Decision::Ask(Question::Began));
@@ -301,7 +301,7 @@ fn nobody_waits_before_it_is_asked_when_the_launch_began() {
 }
 
 #[test]
-fn what_is_missing_when_patience_is_over_is_said_with_the_profiles_answer() {
+fn when_the_timeout_has_expired_the_reason_names_what_was_missing() {
     for (mut world, because) in [
         (world().new_to_puppet(), "waiting for the certificate request"),
         (world().taken(0).other_is(Lookup::Found(machine(OTHER, "running"))), "belongs to"),

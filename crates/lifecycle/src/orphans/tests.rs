@@ -310,7 +310,7 @@ fn a_forgotten_instance_must_have_said_that_it_was_here() {
 }
 
 #[test]
-fn whoever_could_not_be_asked_spares_it() {
+fn an_unavailable_service_means_that_it_is_left_alone() {
     let terminated = || [Scene::terminated(), Scene::forgotten()];
     for mut scene in terminated() {
         scene.suspect.view.certificate = down();

@@ -99,7 +99,7 @@ fn completed(decision: Decision) -> String {
 // What AWS says.
 
 #[test]
-fn while_it_may_return_puppet_goes_on_knowing_it_and_patience_decides() {
+fn an_instance_that_may_return_is_not_purged_and_the_timeout_decides() {
     let mut world = world();
     world.aws = world.aws.with_warm_pool();
     world.aws.action.destination = None;
@@ -328,7 +328,7 @@ fn late_work_is_still_done_if_it_can_be() {
 }
 
 #[test]
-fn nothing_is_stranded_when_patience_is_over() {
+fn no_action_is_left_waiting_when_the_timeout_has_expired() {
     let mut late = world().late();
     late.view().certificate = down();
     assert!(completed(late.decide()).contains("connection refused"));
@@ -346,7 +346,7 @@ fn nothing_is_stranded_when_patience_is_over() {
 }
 
 #[test]
-fn an_old_event_alone_does_not_end_patience() {
+fn an_old_event_alone_does_not_make_the_timeout_expire() {
     let mut late = world().late();
     late.aws.action.began = Began::Said(at(0));
     late.view().certificate = down();

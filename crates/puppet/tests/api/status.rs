@@ -107,7 +107,7 @@ async fn a_node_is_asked_at_its_address_under_its_name_and_is_shown_nothing() {
 }
 
 #[tokio::test]
-async fn whoever_has_another_name_at_that_address_is_not_believed() {
+async fn a_server_with_another_name_at_that_address_is_not_trusted() {
     let (pki, stage) = serving_as("i-0ffffffffffffffff.invalid", [text(200, "running")]).await;
     let transport = pki.credentials().transport().unwrap();
     let status = StatusApi::of_node(&transport, &node(), stage.address()).unwrap();
@@ -117,7 +117,7 @@ async fn whoever_has_another_name_at_that_address_is_not_believed() {
 }
 
 #[tokio::test]
-async fn whoever_has_that_name_from_another_ca_is_not_believed() {
+async fn a_server_with_that_name_from_another_ca_is_not_trusted() {
     let (_, stage) = serving_as(NODE, [text(200, "running")]).await;
     let status = StatusApi::of_node(&Stage::transport(), &node(), stage.address()).unwrap();
     let error = status.simple().await.unwrap_err();

@@ -73,7 +73,7 @@ fn what_ec2_said_about_one_instance_does_not_speak_for_another() {
 }
 
 #[test]
-fn where_somebody_else_signs_the_controller_only_waits() {
+fn with_external_signing_the_controller_only_waits() {
     for mut world in
         [world().asking(|_| {}), world().asking(|asks| asks.signature_valid = false), world().new_to_puppet()]
     {
@@ -85,7 +85,7 @@ fn where_somebody_else_signs_the_controller_only_waits() {
 // The certificate.
 
 #[test]
-fn a_certificate_that_holds_what_it_must_not_is_rejected_whoever_signed_it() {
+fn a_certificate_with_forbidden_content_is_rejected_no_matter_who_signed_it() {
     for mode in [SignMode::Verify, SignMode::External] {
         let mut world = world();
         world.aws.profile.sign = mode;
@@ -160,7 +160,7 @@ fn an_instance_that_ec2_has_forgotten_and_puppet_has_not_heard_of_for_long_is_de
 }
 
 #[test]
-fn a_node_that_somebody_deactivated_has_been_heard_of_all_the_same() {
+fn a_node_that_was_deactivated_by_others_has_still_been_observed() {
     let mut world = forgotten(0);
     world.view().node = Lookup::Found(node(false, at(0)));
     refused(world.decide());
@@ -196,7 +196,7 @@ fn facts_that_are_older_than_a_certificate_do_not_condemn_it() {
 }
 
 #[test]
-fn a_stale_certificate_is_cleaned_where_somebody_else_signs_too() {
+fn a_stale_certificate_is_cleaned_with_external_signing_too() {
     let mut world = world().taken(0).other_is(Lookup::Found(machine(OTHER, "terminated")));
     world.aws.profile.sign = SignMode::External;
     assert!(removal(world.decide()).certificate.is_some());

@@ -303,7 +303,7 @@ fn without_an_orchestrator_the_profile_says_whether_to_wait_for_the_targets() {
 }
 
 #[test]
-fn a_target_that_does_not_learn_of_it_holds_it_no_longer_than_patience_lasts() {
+fn a_target_that_does_not_run_holds_it_no_longer_than_the_timeout() {
     let mut world = with_target().late();
     for orders in [vec![], vec![order("81", at(1700), None)]] {
         world.puppet.targets = Some(vec![target(None, Some(orders))]);

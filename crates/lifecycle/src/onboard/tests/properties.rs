@@ -258,7 +258,7 @@ proptest! {
     }
 
     #[test]
-    fn once_patience_is_over_the_answer_is_never_to_wait(world in any_world()) {
+    fn once_the_timeout_has_expired_the_decision_is_never_to_wait(world in any_world()) {
         let mut world = world;
         world.now = at(2001);
         if matches!(world.aws.action.began, Began::Confirmed { .. }) && world.aws.action.began.time().is_some() {

@@ -70,7 +70,7 @@ proptest! {
     }
 
     #[test]
-    fn once_patience_is_over_the_answer_is_never_to_wait(world in any_world()) {
+    fn once_the_timeout_has_expired_the_decision_is_never_to_wait(world in any_world()) {
         if world.now >= at(600) {
             let decision = world.decide();
             let first_try = matches!(decision, Decision::Apply(Effect::Remove(_))) && world.tried.is_none();

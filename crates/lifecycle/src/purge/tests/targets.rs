@@ -70,7 +70,7 @@ fn where_no_node_was_deactivated_nobody_has_to_learn_anything() {
 }
 
 #[test]
-fn a_target_that_does_not_learn_of_it_holds_it_no_longer_than_patience_lasts() {
+fn a_target_that_does_not_run_holds_it_no_longer_than_the_timeout() {
     let mut world = purged_with_target().late();
     world.puppet.targets = Some(vec![target(None, Some(vec![]))]);
     assert!(completed(world.decide()).contains("the timeout has expired"));
