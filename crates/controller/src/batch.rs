@@ -22,7 +22,7 @@ pub(crate) use request::{Answer, Decided, Query, Task, Wanted};
 use crate::context::Context;
 use crate::snapshot::{AwsSnapshot, PuppetSnapshot};
 
-/// How long what AWS said counts as fresh; the proof of a removal falls within it.
+/// How long an answer of AWS is used without asking again. Long enough that the pass that proves a removal asks Puppet alone.
 const AWS_KEPT: SignedDuration = SignedDuration::from_secs(30);
 /// The first pause between two passes; it doubles up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(500);

@@ -84,7 +84,7 @@ pub async fn handle(
     let mut actions: Vec<LifecycleAction> = Vec::new();
     let mut known = BTreeMap::new();
     let mut receipts = Vec::new();
-    // For each message: the place of its receipt, among the actions' or among the others.
+    // For each message: the index of its action, or `None` where there is nothing to do.
     let mut places = Vec::new();
     for message in &delivery.messages {
         let other = |outcome, code, reason: String| Receipt {
@@ -127,6 +127,7 @@ pub async fn handle(
 
     // Boxed: the loop's future is large, and the function's futures nest around it.
     let dealt_with = if actions.is_empty() { Vec::new() } else { Box::pin(reconcile(run, actions)).await };
+    // The receipts leave here: a log line for each, and the topic. The payload repeats them for a caller that waits.
     report(run, function, &dealt_with, &receipts).await;
     let metrics = telemetry::metrics(context, function, &dealt_with, None, context.clock.now());
 

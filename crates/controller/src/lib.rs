@@ -1,13 +1,14 @@
 //! The controller: from events to receipts.
 //!
 //! ```text
-//! event ─► which instances? ─► observe ─► decide ─► apply ─► observe again … ─► complete
-//!          (a hint only)       AWS, Puppet  pure    idempotent   the proof        CONTINUE / ABANDON
+//! event ─► which instances? ─► observe ─► plan ─► apply ─► observe again … ─► complete ─► receipt
+//!          invocation          AWS, Puppet  pure    Puppet    (the proof)      Auto Scaling  telemetry
 //! ```
 //!
 //! It keeps no state: what there is to know is at AWS and Puppet, and any invocation may be killed anywhere.
-//! Read `reconcile.rs` first; its stages are the modules `observe`, `apply` and `complete`, and what they decide is in
-//! [`stagedoor_lifecycle::onboard`] and [`stagedoor_lifecycle::purge`].
+//! An invocation begins and ends in `invocation.rs`. Its loop is `reconcile.rs`: read that first. Its stages are the modules `observe`,
+//! `apply` and `complete`; the rules are in [`stagedoor_lifecycle::onboard`] and [`stagedoor_lifecycle::purge`]. A removal takes two
+//! passes: the first removes, the second observes that nothing is left and completes. `telemetry.rs` logs and publishes the receipts.
 
 mod apply;
 mod batch;

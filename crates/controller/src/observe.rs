@@ -1,5 +1,5 @@
 //! Observe: what AWS and Puppet say now. Reads only, once per group or batch wherever one call answers for all. Steps return
-//! snapshots and answers, and change nothing.
+//! snapshots and answers, and change no work item; `lookups` adds to the snapshot what is read once a pass.
 
 mod aws;
 mod lookups;

@@ -1,4 +1,5 @@
-//! The loop: observe, plan, complete, apply, observe again. The page to read first. The steps that it calls do the I/O.
+//! The loop: observe, plan, complete what is decided, apply effects; then the next pass. Read this first. The steps that it calls do
+//! the I/O.
 
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use crate::observe;
 use crate::resolve::resolve;
 use crate::snapshot::PuppetSnapshot;
 
-/// How long actions are completed before effects are applied.
+/// How long decided actions may be completed before the effects of the others are applied.
 const BEFORE_EFFECTS: Duration = Duration::from_secs(3);
 
 /// Works on a set of actions until each is finished or the time is up.
@@ -97,12 +98,14 @@ async fn act(run: Run<'_>, batch: &mut Batch, opened: Result<&Puppet, Trouble>, 
     };
     batch.observe(look.as_ref().map(|(_, snapshot)| snapshot));
     let (plan, refused) = resolve(run, batch, &mut look).await;
+    // New names are observed in the next pass.
     let mut again = !plan.names.is_empty();
     if let Ok((puppet, snapshot)) = &look
         && let (Some(writer), false) = (&puppet.writer, plan.effects.is_empty())
     {
         let tasks = batch.tasks(plan.effects);
-        // What is decided must not wait for others' effects, nor these so long that what was seen is not true any more.
+        // Decided actions first: they must not wait for the effects of others. But only for a few seconds, because the effects rest on
+        // a snapshot that ages. The rest is completed at the end of the pass.
         let limit = deadline::after(run.now(), BEFORE_EFFECTS);
         batch.absorb(complete(run, batch.decided(), limit).await.into_inner());
         let applied = apply(run, writer, snapshot, tasks).await;

@@ -64,7 +64,8 @@ pub struct Tried {
     pub effect: Option<EffectKey>,
     /// What went wrong with it.
     pub trouble: Option<Trouble>,
-    /// What came of the last attempt to remove what is left.
+    /// The result of the last removal: why it failed, or that Puppet said it was done, which is no proof. With it, what is absent now
+    /// was removed by us.
     pub removal: Option<Reason>,
     /// Why the CA will not sign the request, if it has said so.
     pub refused: Option<Fact>,
@@ -101,7 +102,8 @@ pub struct Verdict {
 /// What to do next for a batch.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// The status of each action that has no verdict.
+    /// The status of each action that has no verdict, no effect and no new names. That of an action with a question stands only if no
+    /// answer comes before the invocation ends.
     pub statuses: BTreeMap<ActionKey, Status>,
     /// The actions that can be completed.
     pub verdicts: BTreeMap<ActionKey, Verdict>,

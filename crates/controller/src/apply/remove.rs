@@ -138,6 +138,7 @@ pub(super) async fn remove(
         if failure.is_none() {
             complete.insert(task.key);
         }
+        // Puppet's word is no proof. If the next pass still observes something, this is the reason; else the rules say `Purged`.
         let done = || Fact::new(Code::StillThere, "Puppet said that it was done").into();
         report.removal = Some(failure.unwrap_or_else(done));
     }
