@@ -38,12 +38,16 @@ bench: ## Measure mass events: calls and wall time for 1 to 5,000 terminations i
 # Most of what the tests do is to wait, for budgets that end and for agents that try again: more of them than cores run at once.
 THREADS ?= 4
 .PHONY: test
-test: infra-check ## Run every test that needs nothing but the workspace
-	@echo "Building everything (the EC2 SDK alone takes minutes the first time) …"
-	$(BUILD) --all-targets
+test: ## Run every test that needs nothing but the workspace
+	@echo "Building everything (the EC2 SDK alone takes minutes the first time), and checking infra/ beside it …"
+	$(MAKE) --no-print-directory --jobs=2 built infra-check
 	rm -rf "$(SEEN)"
 	STAGEDOOR_SEEN="$(abspath $(SEEN))" $(CARGO) test --locked --workspace -- --test-threads "$(THREADS)"
 	$(MAKE) --no-print-directory least-privilege
+
+.PHONY: built
+built:
+	$(BUILD) --all-targets
 
 .PHONY: infra-check
 infra-check: ## Check the CloudFormation templates, the user data, the event patterns and the roles
