@@ -1,12 +1,14 @@
 //! Who must not get a certificate.
 
 use secrecy::SecretString;
+use serde_json::{Value, json};
 use stagedoor_lab::agent::Agent;
-use stagedoor_lab::puppet::PuppetOptions;
+use stagedoor_lab::faults::FaultKind;
+use stagedoor_lab::puppet::{CsrAttributes, Puppet, PuppetOptions};
 use stagedoor_lifecycle::reason::Code;
 use stagedoor_lifecycle::receipt::{Outcome, Receipt};
 
-use super::stage::Stage;
+use super::stage::{Stage, with_duplicates};
 use crate::rehearsal::{OTHER, TOPIC, only, said};
 
 /// Launches an instance, under whose name an agent asks with these changes; the receipt.
@@ -129,72 +131,52 @@ async fn with_external_signing_a_bad_certificate_is_revoked_and_the_launch_aband
     assert!(said(&receipt).contains("revoked and deleted"), "{receipt:#?}");
 }
 
-#[tokio::test]
-async fn a_certificate_that_was_signed_after_the_request_was_read_is_not_replaced() {
-    let mut stage = Stage::with(PuppetOptions { allow_duplicate_certs: true, ..PuppetOptions::default() }, "").await;
+/// Onboards an instance whose agent has sent its request and stopped, on a CA with `allow-duplicate-certs`. This happens at the CA
+/// after the request was read and before it is signed. Returns its answer and what the change returned.
+async fn onboard_while<T>(change: impl FnOnce(&Puppet, &str, CsrAttributes) -> T) -> (Stage, String, Value, T) {
+    let mut stage = Stage::with(with_duplicates(), "").await;
     stage.budget("5s");
     let (instance, event) = stage.launch();
     let name = stage.name_of(&instance);
     let agent = stage.start(Stage::compiler(&instance));
     agent.waits_for_certificate().await.unwrap();
     agent.stop().await;
-    let own = stagedoor_lab::puppet::CsrAttributes {
-        instance_id: Some(instance.clone()),
-        extensions: [("pp_role".to_owned(), "compiler".to_owned())].into(),
-        ..Default::default()
-    };
-    stage.rehearsal.fault(
-        "ca",
-        "GET /puppet-ca/v1/certificate_request/{certname}",
-        Some(1),
-        stagedoor_lab::faults::FaultKind::Delay { ms: 1500 },
-    );
+    let request = "GET /puppet-ca/v1/certificate_request/{certname}";
+    stage.rehearsal.fault("ca", request, Some(1), FaultKind::Delay { ms: 1500 });
     stage.rehearsal.start("onboard");
+    let of_the_instance = CsrAttributes {
+        instance_id: Some(instance),
+        extensions: [("pp_role".to_owned(), "compiler".to_owned())].into(),
+        ..CsrAttributes::default()
+    };
     let lab = &stage.rehearsal.lab;
-    let signed = async {
-        while lab.journal.count("ca", "GET /puppet-ca/v1/certificate_request/{certname}") == 0 {
+    let meanwhile = async {
+        while lab.journal.count("ca", request) == 0 {
             tokio::task::yield_now().await;
         }
-        lab.puppet.issue(&name, &own).unwrap();
-        lab.puppet.snapshot()["certificates"].clone()
+        change(&lab.puppet, &name, of_the_instance)
     };
-    let (answer, certificates) = tokio::join!(lab.invoke("onboard", &event), signed);
-    assert_eq!(lab.puppet.snapshot()["certificates"], certificates, "{answer:#?}");
-    assert_eq!(lab.puppet.snapshot()["revoked_serials"], serde_json::json!([]), "{answer:#?}");
+    let (answer, changed) = tokio::join!(lab.invoke("onboard", &event), meanwhile);
+    (stage, name, answer.unwrap(), changed)
+}
+
+#[tokio::test]
+async fn a_certificate_that_was_signed_after_the_request_was_read_is_not_replaced() {
+    let (stage, _, answer, certificates) = onboard_while(|puppet, name, own| {
+        puppet.issue(name, &own).unwrap();
+        puppet.snapshot()["certificates"].clone()
+    })
+    .await;
+    let puppet = stage.rehearsal.lab.puppet.snapshot();
+    assert_eq!(puppet["certificates"], certificates, "{answer:#}");
+    assert_eq!(puppet["revoked_serials"], json!([]), "{answer:#}");
 }
 
 #[tokio::test]
 async fn a_request_that_took_the_place_of_the_one_that_was_checked_gets_no_certificate_that_lasts() {
-    let mut stage = Stage::with(PuppetOptions { allow_duplicate_certs: true, ..PuppetOptions::default() }, "").await;
-    stage.budget("5s");
-    let (instance, event) = stage.launch();
-    let name = stage.name_of(&instance);
-    let agent = stage.start(Stage::compiler(&instance));
-    agent.waits_for_certificate().await.unwrap();
-    agent.stop().await;
-    // The request is signed late; meanwhile it is replaced.
-    let replaced = stagedoor_lab::puppet::CsrAttributes {
-        instance_id: Some(instance.clone()),
-        extensions: [("pp_role".to_owned(), "compiler".to_owned())].into(),
-        ..Default::default()
-    };
-    stage.rehearsal.fault(
-        "ca",
-        "GET /puppet-ca/v1/certificate_request/{certname}",
-        Some(1),
-        stagedoor_lab::faults::FaultKind::Delay { ms: 1500 },
-    );
-    stage.rehearsal.start("onboard");
-    let lab = &stage.rehearsal.lab;
-    let replace = async {
-        while lab.journal.count("ca", "GET /puppet-ca/v1/certificate_request/{certname}") == 0 {
-            tokio::task::yield_now().await;
-        }
-        lab.puppet.submit_csr(&name, &replaced).unwrap();
-    };
-    let (answer, ()) = tokio::join!(lab.invoke("onboard", &event), replace);
-    let receipt = only(&answer.unwrap());
-    assert_eq!(receipt.outcome, Outcome::Abandoned, "{receipt:#?}");
-    assert_eq!(receipt.code, Code::RequestReplaced, "{receipt:#?}");
+    let (stage, name, answer, ()) =
+        onboard_while(|puppet, name, replaced| puppet.submit_csr(name, &replaced).unwrap()).await;
+    let receipt = only(&answer);
+    assert_eq!((receipt.outcome, receipt.code), (Outcome::Abandoned, Code::RequestReplaced), "{receipt:#?}");
     assert!(!stage.rehearsal.puppet_has(&name).0, "{receipt:#?}");
 }

@@ -1,8 +1,8 @@
 //! Names are used again, and keys are made anew.
 
 use jiff::SignedDuration;
-use serde_json::json;
-use stagedoor_lab::agent::Agent;
+use serde_json::{Value, json};
+use stagedoor_lab::agent::{Agent, RunningAgent};
 use stagedoor_lab::aws::{Launch, Terminate};
 use stagedoor_lab::faults::FaultKind;
 use stagedoor_lab::puppet::{CsrAttributes, PuppetOptions};
@@ -10,7 +10,7 @@ use stagedoor_lab::scene::Place;
 use stagedoor_lifecycle::reason::Code;
 use stagedoor_lifecycle::receipt::Outcome;
 
-use super::stage::{CHALLENGE, PRIMARY, Stage};
+use super::stage::{CHALLENGE, PRIMARY, Stage, with_duplicates};
 use crate::rehearsal::{only, said};
 
 const ADDRESS: &str = "127.9.8.7";
@@ -150,48 +150,44 @@ async fn a_certificate_whose_request_cannot_be_read_is_not_taken_for_lost() {
     assert_eq!(stage.rehearsal.lab.puppet.snapshot()["revoked_serials"], before, "{receipt:#?}");
 }
 
-/// On a CA that takes requests for names that have a certificate.
-fn with_duplicates() -> PuppetOptions {
-    PuppetOptions { allow_duplicate_certs: true, ..PuppetOptions::default() }
-}
-
-#[tokio::test]
-async fn a_request_that_an_agent_sends_again_does_not_cost_it_its_certificate() {
+/// An instance that uses its certificate and is held: its id, the event of its launch, its agent.
+async fn held() -> (Stage, String, Value, RunningAgent) {
     let mut stage = Stage::with(with_duplicates(), "").await;
     stage.budget("3s");
     // It is held until this target has run, which does not happen.
     stage.rehearsal.configure(|config| format!("{config}refresh = [\"{PRIMARY}\"]\nawait_refresh = true\n"));
     let (instance, event) = stage.launch();
-    let name = stage.name_of(&instance);
     let agent = stage.start(Stage::compiler(&instance));
     let receipt = stage.rehearsal.onboard(&event).await;
     assert_eq!(receipt.outcome, Outcome::Waiting, "{receipt:#?}");
     agent.reported().await.unwrap();
-    let certificates = stage.rehearsal.lab.puppet.snapshot()["certificates"].clone();
+    (stage, instance, event, agent)
+}
 
-    agent.submit_again().await.unwrap();
-    assert!(agent.state().refusal.is_none() && stage.rehearsal.lab.puppet.has_request(&name), "the CA took it");
+/// The request that is pending under the name of its certificate costs it nothing.
+async fn assert_keeps_its_certificate(stage: &mut Stage, instance: &str, event: &Value, agent: &RunningAgent) {
+    assert!(stage.rehearsal.lab.puppet.has_request(&stage.name_of(instance)), "the CA took the request");
+    let certificates = stage.rehearsal.lab.puppet.snapshot()["certificates"].clone();
     for function in ["sweep", "onboard"] {
-        let answer = stage.rehearsal.invoke(function, &event).await;
+        let answer = stage.rehearsal.invoke(function, event).await;
         assert_eq!(stage.rehearsal.lab.puppet.snapshot()["certificates"], certificates, "{function}: {answer:#}");
         assert_eq!(stage.rehearsal.lab.puppet.snapshot()["revoked_serials"], json!([]), "{function}: {answer:#}");
     }
     agent.run("unchanged").await.expect("Puppet still accepts it");
-    assert_eq!(stage.state_of(&instance).as_deref(), Some("Pending:Wait"));
+    assert_eq!(stage.state_of(instance).as_deref(), Some("Pending:Wait"));
+}
+
+#[tokio::test]
+async fn a_request_that_an_agent_sends_again_does_not_cost_it_its_certificate() {
+    let (mut stage, instance, event, agent) = held().await;
+    agent.submit_again().await.unwrap();
+    assert!(agent.state().refusal.is_none());
+    assert_keeps_its_certificate(&mut stage, &instance, &event, &agent).await;
 }
 
 #[tokio::test]
 async fn a_request_with_another_key_does_not_cost_an_instance_the_certificate_that_it_uses() {
-    let mut stage = Stage::with(with_duplicates(), "").await;
-    stage.budget("3s");
-    stage.rehearsal.configure(|config| format!("{config}refresh = [\"{PRIMARY}\"]\nawait_refresh = true\n"));
-    let (instance, event) = stage.launch();
-    let name = stage.name_of(&instance);
-    let agent = stage.start(Stage::compiler(&instance));
-    stage.rehearsal.onboard(&event).await;
-    agent.reported().await.unwrap();
-    let certificates = stage.rehearsal.lab.puppet.snapshot()["certificates"].clone();
-
+    let (mut stage, instance, event, agent) = held().await;
     // A stranger has read the request, which any client may do, and asks for everything that was in it.
     let strangers = CsrAttributes {
         instance_id: Some(instance.clone()),
@@ -199,10 +195,6 @@ async fn a_request_with_another_key_does_not_cost_an_instance_the_certificate_th
         challenge: Some(CHALLENGE.to_owned().into()),
         ..CsrAttributes::default()
     };
-    stage.rehearsal.lab.puppet.submit_csr(&name, &strangers).unwrap();
-    for function in ["sweep", "onboard"] {
-        let answer = stage.rehearsal.invoke(function, &event).await;
-        assert_eq!(stage.rehearsal.lab.puppet.snapshot()["certificates"], certificates, "{function}: {answer:#}");
-    }
-    agent.run("unchanged").await.expect("Puppet still accepts it");
+    stage.rehearsal.lab.puppet.submit_csr(&stage.name_of(&instance), &strangers).unwrap();
+    assert_keeps_its_certificate(&mut stage, &instance, &event, &agent).await;
 }

@@ -17,6 +17,11 @@ pub(crate) const GROUP: &str = "compilers";
 const PROFILE: &str = "sign.require = { pp_role = \"compiler\" }\n\
                        sign.alt_names = [\"puppet.example.com\"]\n";
 
+/// A CA that accepts requests for names that have a certificate.
+pub(crate) fn with_duplicates() -> PuppetOptions {
+    PuppetOptions { allow_duplicate_certs: true, ..PuppetOptions::default() }
+}
+
 /// A stage on which instances are launched.
 pub(crate) struct Stage {
     pub(crate) rehearsal: Rehearsal,

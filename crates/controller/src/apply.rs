@@ -5,14 +5,19 @@ mod enrol;
 mod orders;
 mod remove;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use futures_util::stream::{self, StreamExt};
+use stagedoor_lifecycle::Certname;
 use stagedoor_lifecycle::decision::{Effect, Rejection, Removal};
-use stagedoor_lifecycle::observation::{ActionKey, Trouble};
+use stagedoor_lifecycle::observation::{ActionKey, Service, Trouble};
+use stagedoor_puppet::Certificate;
 
 pub(crate) use remove::{Removed, carry_out};
 
 use crate::batch::{Reports, Task};
+use crate::call::{AT_ONCE, call};
 use crate::context::{PuppetWriter, Run};
 use crate::snapshot::PuppetSnapshot;
 
@@ -25,6 +30,19 @@ pub(crate) struct Applied {
     pub(crate) reports: Reports,
     /// Whether anything may have changed, and so is to be observed again.
     pub(crate) changed: bool,
+}
+
+/// The certificates that these names have now, of which a snapshot may not know yet.
+async fn certificates_now(
+    run: Run<'_>,
+    writer: &PuppetWriter,
+    names: impl Iterator<Item = &Certname>,
+) -> BTreeMap<Certname, Result<Option<Certificate>, Trouble>> {
+    let reads = stream::iter(names).map(|name| async move {
+        let certificate = writer.ca.ca().certificate(name);
+        (name.clone(), call(run.context, run.budget.work, Service::Ca, certificate).await)
+    });
+    reads.buffer_unordered(AT_ONCE).collect().await
 }
 
 /// Applies all these effects, the same for many in one call wherever there is one.
@@ -49,8 +67,8 @@ pub(crate) async fn apply(run: Run<'_>, writer: &PuppetWriter, snapshot: &Puppet
     }
     let mut applied = Applied::default();
     if !removals.is_empty() {
-        let complete = remove::remove(run, writer, snapshot, removals, &mut applied).await;
-        for (key, reason) in rejected.into_iter().filter(|(key, _)| complete.contains(key)) {
+        let fully_removed = remove::remove(run, writer, snapshot, removals, &mut applied).await;
+        for (key, reason) in rejected.into_iter().filter(|(key, _)| fully_removed.contains(key)) {
             applied.reports.of(&key).abandon(reason);
         }
     }

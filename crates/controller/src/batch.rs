@@ -94,10 +94,10 @@ impl Batch {
     }
 
     /// Takes in what Puppet says, or why it is unavailable.
-    pub(crate) fn observe(&mut self, puppet: Result<&PuppetSnapshot, &Trouble>) {
+    pub(crate) fn take_in(&mut self, puppet: Result<&PuppetSnapshot, &Trouble>) {
         for item in self.ours_mut() {
             match puppet {
-                Ok(snapshot) => item.look(snapshot),
+                Ok(snapshot) => item.take_in(snapshot),
                 Err(trouble) => item.puppet_is_unavailable(trouble),
             }
         }

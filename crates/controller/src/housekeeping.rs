@@ -17,7 +17,7 @@ use orphans::Check;
 
 /// The interval of the sweeps: one of those that run once in it finds that housekeeping is due.
 const SWEEPS: std::time::Duration = std::time::Duration::from_secs(60);
-/// Reserve for housekeeping where it is due, so that actions that wait for long do not postpone it for ever.
+/// The time reserved for housekeeping when it is due, so that actions that wait for a long time cannot postpone it indefinitely.
 const KEPT: std::time::Duration = std::time::Duration::from_secs(20);
 
 /// The result of a housekeeping.

@@ -13,7 +13,7 @@ use crate::budget::Budget;
 use crate::context::{Context, Run};
 use crate::reconcile::reconcile;
 use crate::sweep::{Swept, sweep};
-use crate::telemetry::{self, report};
+use crate::telemetry::{self, log_and_publish};
 
 /// Which function was invoked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,7 +71,7 @@ pub async fn handle(
     if function == Function::Sweep {
         // Boxed: the loop's future is large, and the function's futures nest around it.
         let Swept { receipts, kept } = Box::pin(sweep(run)).await;
-        report(run, function, &receipts, &[]).await;
+        log_and_publish(run, function, &receipts, &[]).await;
         let now = context.clock.now();
         let mut payload = json!({ "results": receipts });
         if let Some(kept) = &kept {
@@ -128,7 +128,7 @@ pub async fn handle(
     // Boxed: the loop's future is large, and the function's futures nest around it.
     let dealt_with = if actions.is_empty() { Vec::new() } else { Box::pin(reconcile(run, actions)).await };
     // The receipts leave here: a log line for each, and the topic. The payload repeats them for a caller that waits.
-    report(run, function, &dealt_with, &receipts).await;
+    log_and_publish(run, function, &dealt_with, &receipts).await;
     let metrics = telemetry::metrics(context, function, &dealt_with, None, context.clock.now());
 
     let payload = match delivery.source {

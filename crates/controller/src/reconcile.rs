@@ -96,7 +96,7 @@ async fn act(run: Run<'_>, batch: &mut Batch, opened: Result<&Puppet, Trouble>, 
         Ok(puppet) => Ok((puppet, Box::pin(observe::puppet(run, puppet, &wanted)).await)),
         Err(trouble) => Err(trouble),
     };
-    batch.observe(look.as_ref().map(|(_, snapshot)| snapshot));
+    batch.take_in(look.as_ref().map(|(_, snapshot)| snapshot));
     let (plan, refused) = resolve(run, batch, &mut look).await;
     // New names are observed in the next pass.
     let mut again = !plan.names.is_empty();

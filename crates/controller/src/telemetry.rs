@@ -20,7 +20,7 @@ const LONGEST_REASON: usize = 500;
 const NEAR: std::time::Duration = std::time::Duration::from_secs(300);
 
 /// Logs each receipt, once, and publishes the news.
-pub(crate) async fn report(run: Run<'_>, function: Function, dealt_with: &[Receipt], others: &[Receipt]) {
+pub(crate) async fn log_and_publish(run: Run<'_>, function: Function, dealt_with: &[Receipt], others: &[Receipt]) {
     for receipt in dealt_with.iter().chain(others) {
         log(function, receipt);
     }

@@ -19,7 +19,7 @@ macro_rules! codes {
             /// All codes.
             pub const ALL: &'static [Self] = &[$(Self::$code),+];
 
-            /// The code as it stands in a receipt.
+            /// The code as it appears in a receipt.
             #[must_use]
             pub fn as_str(self) -> &'static str {
                 match self { $(Self::$code => $name,)+ }

@@ -2,17 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use futures_util::stream::{self, StreamExt};
 use stagedoor_lifecycle::Certname;
 use stagedoor_lifecycle::observation::{ActionKey, Service, Trouble, TroubleKind};
 use stagedoor_lifecycle::reason::{Code, Fact};
 use stagedoor_lifecycle::receipt::{Outcome, Stage};
 use stagedoor_lifecycle::signing::Signable;
-use stagedoor_puppet::{Error, Signed};
+use stagedoor_puppet::{Certificate, Error, Signed};
 
-use super::Applied;
 use super::remove::delete_requests;
-use crate::call::{AT_ONCE, call, within};
+use super::{Applied, certificates_now};
+use crate::call::{call, within};
 use crate::context::{PuppetWriter, Run};
 use crate::snapshot::PuppetSnapshot;
 
@@ -87,17 +86,15 @@ pub(super) async fn sign(
 /// The names that have a certificate by now, or for which that cannot be seen, each with the reason not to sign.
 async fn certified(run: Run<'_>, writer: &PuppetWriter, signs: &[(ActionKey, Signable)]) -> BTreeMap<Certname, Fact> {
     let names = signs.iter().map(|(_, signable)| signable.certname());
-    let reads = stream::iter(names).map(|name| async move {
-        match call(run.context, run.budget.work, Service::Ca, writer.ca.ca().certificate(name)).await {
-            Ok(None) => None,
-            Ok(Some(_)) => {
-                let signed = format!("{name} has just got a certificate; it is observed again");
-                Some((name.clone(), Fact::new(Code::NotSeenYet, signed)))
-            }
-            Err(trouble) => Some((name.clone(), Fact::from(&trouble))),
+    let reason = |(name, read): (Certname, Result<Option<Certificate>, Trouble>)| match read {
+        Ok(None) => None,
+        Ok(Some(_)) => {
+            let signed = format!("{name} has just got a certificate; it is observed again");
+            Some((name, Fact::new(Code::NotSeenYet, signed)))
         }
-    });
-    reads.buffer_unordered(AT_ONCE).filter_map(std::future::ready).collect().await
+        Err(trouble) => Some((name, Fact::from(trouble))),
+    };
+    certificates_now(run, writer, names).await.into_iter().filter_map(reason).collect()
 }
 
 /// The keys of the certificates that were just made, by name, as far as they can be read.
@@ -109,12 +106,8 @@ async fn certificates_made(
 ) -> BTreeMap<Certname, String> {
     let names = signs.iter().map(|(_, signable)| signable.certname());
     let names = names.filter(|name| matches!(signed.get(*name), Some(Ok(Signed::Done))));
-    let reads = stream::iter(names).map(|name| async move {
-        let read = writer.ca.ca().certificate(name);
-        let certificate = call(run.context, run.budget.work, Service::Ca, read).await.ok()??;
-        Some((name.clone(), certificate.key().fingerprint.to_string()))
-    });
-    reads.buffer_unordered(AT_ONCE).filter_map(std::future::ready).collect().await
+    let made = certificates_now(run, writer, names).await.into_iter();
+    made.filter_map(|(name, read)| Some((name, read.ok()??.key().fingerprint.to_string()))).collect()
 }
 
 /// Deletes requests that were refused; then the launch is to be abandoned.

@@ -10,10 +10,10 @@ use stagedoor_lifecycle::identity::Purgeable;
 use stagedoor_lifecycle::observation::{ActionKey, Service, Trouble, TroubleKind};
 use stagedoor_lifecycle::reason::{Code, Fact, Reason};
 use stagedoor_lifecycle::receipt::{Outcome, Stage};
-use stagedoor_puppet::{Deactivated, Error, Outcome as CaOutcome};
+use stagedoor_puppet::{Certificate, Deactivated, Error, Outcome as CaOutcome};
 
-use super::{Applied, Done};
-use crate::call::{AT_ONCE, call};
+use super::{Applied, Done, certificates_now};
+use crate::call::call;
 use crate::context::{PuppetWriter, Run};
 use crate::snapshot::PuppetSnapshot;
 
@@ -103,7 +103,7 @@ pub(super) async fn remove(
     let all: Vec<&Removal> = tasks.iter().flat_map(|task| &task.removals).collect();
     let removed = carry_out(run, writer, &all, snapshot.puppetdb_time).await;
 
-    let mut complete = BTreeSet::new();
+    let mut fully_removed = BTreeSet::new();
     for task in tasks {
         let report = applied.reports.of(&task.key);
         let mut failure = None;
@@ -136,13 +136,13 @@ pub(super) async fn remove(
             continue;
         }
         if failure.is_none() {
-            complete.insert(task.key);
+            fully_removed.insert(task.key);
         }
         // Puppet's word is no proof. If the next pass still observes something, this is the reason; else the rules say `Purged`.
         let done = || Fact::new(Code::StillThere, "Puppet said that it was done").into();
         report.removal = Some(failure.unwrap_or_else(done));
     }
-    complete
+    fully_removed
 }
 
 /// The names under which there is not the certificate any more that is to be removed, or why that cannot be seen now.
@@ -151,18 +151,18 @@ async fn replaced(
     writer: &PuppetWriter,
     removals: impl Iterator<Item = &Removal>,
 ) -> BTreeMap<Certname, Reason> {
-    let wanted = removals.filter_map(|removal| Some((removal.name.certname(), removal.certificate.as_ref()?)));
-    let reads = stream::iter(wanted).map(|(name, serial)| async move {
-        match call(run.context, run.budget.work, Service::Ca, writer.ca.ca().certificate(name)).await {
-            Ok(Some(now)) if now.serial().to_string() == *serial => None,
-            Ok(_) => {
-                let changed = format!("the certificate of {name} has just changed; it is observed again");
-                Some((name.clone(), Fact::new(Code::NotSeenYet, changed).into()))
-            }
-            Err(trouble) => Some((name.clone(), Fact::from(trouble).into())),
+    let seen: BTreeMap<&Certname, &String> =
+        removals.filter_map(|removal| Some((removal.name.certname(), removal.certificate.as_ref()?))).collect();
+    let now = certificates_now(run, writer, seen.keys().copied()).await;
+    let reason = |(name, read): (Certname, Result<Option<Certificate>, Trouble>)| match read {
+        Ok(Some(now)) if seen.get(&name).is_some_and(|serial| now.serial().to_string() == **serial) => None,
+        Ok(_) => {
+            let changed = format!("the certificate of {name} has just changed; it is observed again");
+            Some((name, Fact::new(Code::NotSeenYet, changed).into()))
         }
-    });
-    reads.buffer_unordered(AT_ONCE).filter_map(std::future::ready).collect().await
+        Err(trouble) => Some((name, Fact::from(trouble).into())),
+    };
+    now.into_iter().filter_map(reason).collect()
 }
 
 /// Certificates of the whole set in as few requests as can be; then the requests that `clean` leaves behind. Also returns the

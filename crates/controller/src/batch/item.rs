@@ -216,7 +216,7 @@ impl WorkItem {
     }
 
     /// Puppet says this of it.
-    pub(super) fn look(&mut self, snapshot: &PuppetSnapshot) {
+    pub(super) fn take_in(&mut self, snapshot: &PuppetSnapshot) {
         if self.is_launching() {
             self.look_at_launch(snapshot);
         } else {
