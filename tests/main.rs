@@ -1,11 +1,6 @@
 //! End to end: the built functions against the lab; with the feature `live`, also against real Puppet.
 
 mod conformance;
+mod e2e;
 #[cfg(feature = "live")]
-mod live_job;
-#[cfg(feature = "live")]
-mod live_stage;
-mod onboard;
-mod purge;
-mod rehearsal;
-mod sweep;
+mod live;

@@ -87,10 +87,10 @@ impl Site {
     /// The servers that `tests/live/stage up` has started.
     #[cfg(feature = "live")]
     pub(crate) async fn real() -> Self {
-        let turn = crate::live_stage::turn_to_clean().await;
-        let stage = crate::live_stage::LiveStage::read();
+        let turn = crate::live::stage::turn_to_clean().await;
+        let stage = crate::live::stage::LiveStage::read();
         let identity =
-            |client: &crate::live_stage::Client| Identity { cert: client.cert.clone(), key: client.key.clone() };
+            |client: &crate::live::stage::Client| Identity { cert: client.cert.clone(), key: client.key.clone() };
         assert_eq!(stage.controller.certname, CONTROLLER);
         assert_eq!(stage.outsider.certname, OUTSIDER);
         Self {

@@ -12,8 +12,8 @@ use tokio::time::Instant;
 
 use super::job::Instance;
 use super::{is_refused, text};
-use crate::live_stage::LiveStage;
-use crate::rehearsal::repository;
+use crate::e2e::rehearsal::repository;
+use crate::live::stage::LiveStage;
 
 /// An agent of its own, in a directory of its own: what it claims in its certificate request.
 pub(super) struct Agent {

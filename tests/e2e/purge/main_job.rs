@@ -5,7 +5,7 @@ use stagedoor_lab::faults::{Fault, FaultKind};
 use stagedoor_lifecycle::reason::Code;
 use stagedoor_lifecycle::receipt::{Outcome, Stage};
 
-use crate::rehearsal::{LEAVING, NAME, OTHER, Rehearsal, TOPIC, compilers, count, event, only, receipts, said};
+use crate::e2e::rehearsal::{LEAVING, NAME, OTHER, Rehearsal, TOPIC, compilers, count, event, only, receipts, said};
 
 const CLEAN: &str = "PUT /puppet-ca/v1/clean";
 

@@ -5,6 +5,7 @@ mod agent;
 mod job;
 mod mass;
 mod onboarding;
+pub(crate) mod stage;
 mod unusual_ca;
 
 use std::process::Output;
@@ -14,7 +15,7 @@ use job::{Job, event_of_another_life};
 use serde_json::Value;
 use stagedoor_puppet::Error;
 
-use crate::live_stage::turn_to_clean;
+use crate::live::stage::turn_to_clean;
 
 #[tokio::test]
 async fn a_leaving_node_is_forgotten_by_real_puppet_and_its_agent_is_refused() {

@@ -4,8 +4,8 @@ use stagedoor_lab::aws::Terminate;
 use stagedoor_lab::faults::FaultKind;
 use stagedoor_lifecycle::receipt::Outcome;
 
-use crate::onboard::stage::{PRIMARY, Stage};
-use crate::rehearsal::{only, said};
+use crate::e2e::onboard::stage::{PRIMARY, Stage};
+use crate::e2e::rehearsal::{only, said};
 
 const GROUP: &str = "PE Infrastructure Agent";
 

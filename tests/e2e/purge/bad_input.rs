@@ -7,7 +7,7 @@ use stagedoor_lab::faults::FaultKind;
 use stagedoor_lifecycle::reason::Code;
 use stagedoor_lifecycle::receipt::Outcome;
 
-use crate::rehearsal::{LEAVING, NAME, Rehearsal, compilers, event, only};
+use crate::e2e::rehearsal::{LEAVING, NAME, Rehearsal, compilers, event, only};
 
 #[tokio::test]
 async fn an_unusable_event_is_refused_and_nothing_is_called() {

@@ -8,7 +8,7 @@ use stagedoor_lab::puppet::{CsrAttributes, PuppetOptions, QueueDelay};
 use stagedoor_lifecycle::reason::Code;
 use stagedoor_lifecycle::receipt::{Outcome, Receipt};
 
-use crate::rehearsal::{LEAVING, NAME, OTHER, Rehearsal, compilers, event, only};
+use crate::e2e::rehearsal::{LEAVING, NAME, OTHER, Rehearsal, compilers, event, only};
 
 const WAITS: Option<&str> = Some("Terminating:Wait");
 

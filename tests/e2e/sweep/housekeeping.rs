@@ -9,7 +9,7 @@ use stagedoor_lab::puppet::PuppetOptions;
 use stagedoor_lifecycle::receipt::Outcome;
 
 use super::fleet::{ACCOUNT, REGION, fleet, id, keep_house, metadata, name, stage, stage_of, still_there};
-use crate::rehearsal::{Rehearsal, TOPIC, only};
+use crate::e2e::rehearsal::{Rehearsal, TOPIC, only};
 
 fn dealt(numbers: impl IntoIterator<Item = u32>, outcome: &str) -> Vec<(String, String)> {
     numbers.into_iter().map(|number| (name(number), outcome.to_owned())).collect()

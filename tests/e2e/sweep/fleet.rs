@@ -6,7 +6,7 @@ use stagedoor_lab::Options;
 use stagedoor_lab::puppet::PuppetOptions;
 use stagedoor_lab::scene::Scene;
 
-use crate::rehearsal::{Rehearsal, TOPIC};
+use crate::e2e::rehearsal::{Rehearsal, TOPIC};
 
 /// The account and Region that the lab is.
 pub(crate) const ACCOUNT: &str = "111122223333";

@@ -11,7 +11,7 @@ use stagedoor_lifecycle::reason::Code;
 use stagedoor_lifecycle::receipt::Outcome;
 
 use super::stage::{CHALLENGE, PRIMARY, Stage, with_duplicates};
-use crate::rehearsal::{only, said};
+use crate::e2e::rehearsal::{only, said};
 
 const ADDRESS: &str = "127.9.8.7";
 const NAME: &str = "ip-127-9-8-7.ec2.internal";

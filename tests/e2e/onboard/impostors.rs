@@ -9,7 +9,7 @@ use stagedoor_lifecycle::reason::Code;
 use stagedoor_lifecycle::receipt::{Outcome, Receipt};
 
 use super::stage::{Stage, with_duplicates};
-use crate::rehearsal::{OTHER, TOPIC, only, said};
+use crate::e2e::rehearsal::{OTHER, TOPIC, only, said};
 
 /// Launches an instance, under whose name an agent asks with these changes; the receipt.
 async fn refused(profile: &str, change: impl FnOnce(&mut Agent)) -> (Stage, String, Receipt) {

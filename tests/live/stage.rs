@@ -39,7 +39,7 @@ pub(crate) struct Client {
 
 impl LiveStage {
     pub(crate) fn read() -> Self {
-        let path = crate::rehearsal::repository().join(".cache/live/stage.json");
+        let path = crate::e2e::rehearsal::repository().join(".cache/live/stage.json");
         let text = std::fs::read_to_string(&path).unwrap_or_else(|error| {
             panic!("{}: {error}; `sudo tests/live/stage up` starts the real servers", path.display())
         });

@@ -14,7 +14,7 @@ use super::job::{Instance, Job, instances};
 use super::onboarding::{BALANCER, DOMAIN, LONG_BUDGET, assert_serves, batch, compiler, config, continued};
 use crate::conformance::apply::{Applicant, PP_ROLE, submit};
 use crate::conformance::site::{Site, fresh};
-use crate::live_stage::{LiveStage, turn_to_clean};
+use crate::live::stage::{LiveStage, turn_to_clean};
 
 /// As many certificates as a large site has.
 const MANY: usize = 30_000;

@@ -6,7 +6,7 @@ use stagedoor_lifecycle::Certname;
 use stagedoor_lifecycle::receipt::{self, Outcome};
 
 use super::stage::{PRIMARY, Stage};
-use crate::rehearsal::{TOPIC, said};
+use crate::e2e::rehearsal::{TOPIC, said};
 
 #[tokio::test]
 async fn an_arriving_instance_gets_its_certificate_runs_puppet_and_is_let_in() {

@@ -5,7 +5,7 @@ use stagedoor_lab::faults::FaultKind;
 use stagedoor_lifecycle::reason::Code;
 use stagedoor_lifecycle::receipt::Outcome;
 
-use crate::rehearsal::{LEAVING, NAME, OTHER, Rehearsal, compilers, event, only};
+use crate::e2e::rehearsal::{LEAVING, NAME, OTHER, Rehearsal, compilers, event, only};
 
 #[tokio::test]
 async fn a_node_that_carries_the_name_with_another_instance_id_is_untouched() {

@@ -7,7 +7,7 @@ use stagedoor_lab::aws::Launch;
 use stagedoor_lab::puppet::PuppetOptions;
 use stagedoor_lifecycle::receipt::{Outcome, Receipt};
 
-use crate::rehearsal::{Rehearsal, TOPIC};
+use crate::e2e::rehearsal::{Rehearsal, TOPIC};
 
 pub(crate) const CHALLENGE: &str = "the challenge that instances are given";
 pub(crate) const PRIMARY: &str = "primary.example.com";

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::agent::Agent;
 use super::job::{Instance, Job, instances};
-use crate::live_stage::turn_to_clean;
+use crate::live::stage::turn_to_clean;
 
 /// The alternative name that compilers may have.
 pub(super) const BALANCER: &str = "puppet.stagedoor.test";

@@ -15,8 +15,8 @@ use stagedoor_puppet::{Ca, CaAdmin, Credentials, PuppetDb, Transport};
 use tokio::process::Command;
 
 use super::text;
-use crate::live_stage::LiveStage;
-use crate::rehearsal::{TOPIC, built, repository};
+use crate::e2e::rehearsal::{TOPIC, built, repository};
+use crate::live::stage::LiveStage;
 
 /// An instance of the group `compilers`, and the name that it has in Puppet.
 #[derive(Clone)]
@@ -247,7 +247,7 @@ async fn cargo_lambda() -> PathBuf {
 
 /// A terminate event for an instance that is not terminating.
 pub(super) fn event_of_another_life(instance: &InstanceId) -> Value {
-    let mut event = crate::rehearsal::event("eventbridge-terminate");
+    let mut event = crate::e2e::rehearsal::event("eventbridge-terminate");
     event["detail"]["EC2InstanceId"] = instance.as_str().into();
     event["detail"]["AutoScalingGroupName"] = GROUP.into();
     event["detail"]["LifecycleHookName"] = "stagedoor-terminate".into();

@@ -12,8 +12,8 @@ use stagedoor_lifecycle::reason::Code;
 use stagedoor_lifecycle::receipt::{self, Outcome, Receipt};
 
 use super::fleet::{fleet, id};
-use crate::onboard::stage::{PRIMARY, Stage};
-use crate::rehearsal::{LEAVING, OTHER, Rehearsal, compilers, count, receipts};
+use crate::e2e::onboard::stage::{PRIMARY, Stage};
+use crate::e2e::rehearsal::{LEAVING, OTHER, Rehearsal, compilers, count, receipts};
 
 /// One sweep: its receipts.
 async fn sweep(stage: &mut Stage) -> Vec<Receipt> {
@@ -113,7 +113,7 @@ async fn another_tools_hook_is_left_to_it() {
 
 /// Changes the group in the stage's scene.
 fn regroup(stage: &Stage, change: impl FnOnce(&mut Value)) {
-    let mut scene = crate::onboard::stage::scene();
+    let mut scene = crate::e2e::onboard::stage::scene();
     change(&mut scene["groups"][0]);
     scene["secrets"] = json!({"stagedoor/puppet": stage.rehearsal.puppet_secret()});
     stage.rehearsal.lab.set_scene(&Scene::from_json(scene).unwrap()).unwrap();
