@@ -1,8 +1,8 @@
 //! Asking for a certificate as an agent does. Talks to the CA without the client under test.
 
 use rcgen::{Attribute, CertificateParams, CustomExtension, DistinguishedName, DnType, KeyPair};
-use stagedoor_lifecycle::{Certname, InstanceId};
 use stagedoor_puppet::Signed;
+use stagedoor_types::{Certname, InstanceId};
 
 use super::site::{Identity, Site, fresh};
 

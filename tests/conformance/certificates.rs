@@ -2,8 +2,8 @@
 
 use jiff::{SignedDuration, Timestamp};
 use stagedoor_lab::clock::Clock;
-use stagedoor_lifecycle::Certname;
 use stagedoor_puppet::{CertificateStatus, KeyKind, State};
+use stagedoor_types::Certname;
 
 use super::apply::{Applicant, PP_ROLE};
 use super::site::{Site, fresh, fresh_instance};

@@ -1,8 +1,8 @@
 //! Deactivating nodes in PuppetDB, and what brings them back.
 
 use jiff::{SignedDuration, Timestamp};
-use stagedoor_lifecycle::Certname;
 use stagedoor_puppet::{Deactivated, NodeStatus};
+use stagedoor_types::Certname;
 
 use super::reporting::{catalog, facts, report, run, server_time};
 use super::site::{Site, fresh, fresh_instance};

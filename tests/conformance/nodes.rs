@@ -3,8 +3,8 @@
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 use stagedoor_lab::clock::Clock;
-use stagedoor_lifecycle::{Certname, InstanceId};
 use stagedoor_puppet::{Error, NodeStatus, Report, quote};
+use stagedoor_types::{Certname, InstanceId};
 
 use super::reporting::{facts, report, run, server_time};
 use super::site::{Site, fresh, fresh_instance};

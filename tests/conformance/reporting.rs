@@ -5,7 +5,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
-use stagedoor_lifecycle::{Certname, InstanceId};
+use stagedoor_types::{Certname, InstanceId};
 
 use super::site::Site;
 

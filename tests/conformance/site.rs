@@ -5,8 +5,8 @@ use std::time::Duration;
 use secrecy::SecretString;
 use stagedoor_lab::puppet::{PuppetOptions, QueueDelay, ServerVersion};
 use stagedoor_lab::{Lab, Options};
-use stagedoor_lifecycle::{Certname, InstanceId};
 use stagedoor_puppet::{Ca, CaAdmin, Credentials, Endpoint, PuppetDb, PuppetDbAdmin};
+use stagedoor_types::{Certname, InstanceId};
 
 /// The controller's certname on the stage of real servers; the lab's is called the same.
 const CONTROLLER: &str = "controller.stagedoor.test";

@@ -5,8 +5,8 @@ use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use secrecy::SecretString;
-use stagedoor_lifecycle::{Certname, InstanceId};
 use stagedoor_puppet::{Ca, Credentials};
+use stagedoor_types::{Certname, InstanceId};
 use tokio::process::Command;
 use tokio::time::Instant;
 

@@ -10,8 +10,8 @@ use stagedoor_lab::aws::{Launch, Terminate};
 use stagedoor_lab::cargo_lambda::CargoLambda;
 use stagedoor_lab::scene::Scene;
 use stagedoor_lab::{Lab, Options};
-use stagedoor_lifecycle::{Certname, InstanceId};
 use stagedoor_puppet::{Ca, CaAdmin, Credentials, PuppetDb, Transport};
+use stagedoor_types::{Certname, InstanceId};
 use tokio::process::Command;
 
 use super::text;

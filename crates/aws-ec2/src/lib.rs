@@ -6,8 +6,7 @@ use aws_sdk_ec2::Client;
 use aws_sdk_ec2::types::{Filter, Instance};
 use jiff::Timestamp;
 use stagedoor_aws::{Error, SdkConfig, classify};
-use stagedoor_lifecycle::observation::Machine;
-use stagedoor_lifecycle::{GroupName, InstanceId};
+use stagedoor_types::{GroupName, InstanceId, Machine};
 
 /// The most values that one filter takes.
 /// See [`DescribeInstances`](https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_DescribeInstances.html).

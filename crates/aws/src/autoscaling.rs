@@ -8,10 +8,9 @@ use aws_sdk_autoscaling::Client;
 use aws_sdk_autoscaling::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_autoscaling::types::{AutoScalingGroup, Filter, Instance, LifecycleHook};
 use jiff::Timestamp;
-use stagedoor_lifecycle::event::Transition;
-use stagedoor_lifecycle::observation::{Group, Hook, LifecycleState, Location};
-use stagedoor_lifecycle::profile::{ActionResult, PROFILE_TAG};
-use stagedoor_lifecycle::{GroupName, HookName, InstanceId};
+use stagedoor_types::{
+    ActionResult, Group, GroupName, Hook, HookName, InstanceId, LifecycleState, Location, PROFILE_TAG, Transition,
+};
 
 use crate::{Error, SdkConfig, classify};
 

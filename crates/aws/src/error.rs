@@ -4,7 +4,7 @@ use std::error::Error as StdError;
 
 use aws_sdk_autoscaling::config::http::HttpResponse;
 use aws_sdk_autoscaling::error::{ProvideErrorMetadata, SdkError};
-use stagedoor_lifecycle::observation::{Kind, TroubleKind};
+use stagedoor_types::{Kind, TroubleKind};
 use thiserror::Error;
 
 /// Why an AWS call gave no answer that can be used.

@@ -9,10 +9,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt};
-use stagedoor_lifecycle::Certname;
 use stagedoor_lifecycle::decision::{Effect, Rejection, Removal};
-use stagedoor_lifecycle::observation::{ActionKey, Service, Trouble};
 use stagedoor_puppet::Certificate;
+use stagedoor_types::{ActionKey, Certname, Service, Trouble};
 
 pub(crate) use remove::{Removed, carry_out};
 

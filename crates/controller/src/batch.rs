@@ -10,10 +10,11 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use stagedoor_lifecycle::admission::admit;
 use stagedoor_lifecycle::decision::{Effect, Question};
-use stagedoor_lifecycle::observation::{ActionKey, Began, LifecycleAction, Trouble};
+use stagedoor_lifecycle::observation::{Began, LifecycleAction};
 use stagedoor_lifecycle::reason::Fact;
 use stagedoor_lifecycle::receipt::{Outcome, Receipt};
 use stagedoor_plan::{Plan, Situation, Status};
+use stagedoor_types::{ActionKey, Trouble};
 
 pub(crate) use item::WorkItem;
 pub(crate) use report::{Report, Reports};

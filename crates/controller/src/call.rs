@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use stagedoor_lifecycle::observation::{Kind, Service, Trouble, TroubleKind};
+use stagedoor_types::{Kind, Service, Trouble, TroubleKind};
 
 use crate::context::Context;
 

@@ -6,12 +6,12 @@ use std::time::Duration;
 use futures_util::stream::{self, StreamExt};
 use jiff::Timestamp;
 use stagedoor_aws::autoscaling::{Action, Answer};
-use stagedoor_lifecycle::observation::{Group, LifecycleAction, LifecycleState, Service};
-use stagedoor_lifecycle::profile::ActionResult;
+use stagedoor_lifecycle::deadline;
+use stagedoor_lifecycle::observation::LifecycleAction;
 use stagedoor_lifecycle::reason::{Code, Fact, Reason};
 use stagedoor_lifecycle::receipt::{Outcome, Stage};
-use stagedoor_lifecycle::{GroupName, deadline};
 use stagedoor_plan::{Status, Verdict};
+use stagedoor_types::{ActionResult, Group, GroupName, LifecycleState, Service};
 
 use crate::batch::{Decided, Report, Reports};
 use crate::call::{call, unique};

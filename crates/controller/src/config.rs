@@ -12,8 +12,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use stagedoor_lifecycle::profile::{Profile, Protected};
-use stagedoor_lifecycle::{Certname, ProfileName};
 use stagedoor_puppet::Endpoint;
+use stagedoor_types::{Certname, ProfileName};
 
 pub use housekeeping::{Housekeeping, OrphanMode};
 

@@ -11,13 +11,12 @@ use stagedoor_aws::autoscaling::AutoScaling;
 use stagedoor_aws::secrets::Secret;
 use stagedoor_aws::sns::Topic;
 use stagedoor_aws::{Error as AwsError, SdkConfig};
-use stagedoor_lifecycle::observation::{Machine, Service, Trouble, TroubleKind};
 use stagedoor_lifecycle::profile::{Profile, Protected};
-use stagedoor_lifecycle::{GroupName, InstanceId, ProfileName};
 use stagedoor_puppet::{
     Ca, CaAdmin, Classifier, ClassifierAdmin, Credentials, Orchestrator, OrchestratorAdmin, PuppetDb, PuppetDbAdmin,
     Transport,
 };
+use stagedoor_types::{GroupName, InstanceId, Machine, ProfileName, Service, Trouble, TroubleKind};
 use tokio::sync::Mutex;
 
 use crate::budget::Budget;

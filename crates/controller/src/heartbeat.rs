@@ -8,8 +8,8 @@ use futures_util::future::join_all;
 use jiff::Timestamp;
 use stagedoor_aws::autoscaling::Action;
 use stagedoor_lifecycle::deadline::{self, LOOK_BACK, heartbeat_due};
-use stagedoor_lifecycle::observation::{LifecycleAction, Service};
-use stagedoor_lifecycle::{HookName, InstanceId};
+use stagedoor_lifecycle::observation::LifecycleAction;
+use stagedoor_types::{HookName, InstanceId, Service};
 
 use crate::call::call;
 use crate::context::Run;

@@ -5,8 +5,8 @@ mod orphans;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use stagedoor_lifecycle::observation::{Group, Service, Trouble};
 use stagedoor_lifecycle::{deadline, expiry};
+use stagedoor_types::{Group, Service, Trouble};
 
 use crate::budget::Budget;
 use crate::call::call;

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use stagedoor_lifecycle::event::{Content, Source, Transition, decode};
+use stagedoor_lifecycle::event::{Content, Source, decode};
 use stagedoor_lifecycle::observation::LifecycleAction;
 use stagedoor_lifecycle::reason::Code;
 use stagedoor_lifecycle::receipt::{Outcome, Receipt, SCHEMA};
+use stagedoor_types::Transition;
 
 use crate::budget::Budget;
 use crate::context::{Context, Run};

@@ -10,8 +10,8 @@ pub(crate) use aws::{aws, by_id, hooks_of, starts};
 pub(crate) use lookups::lookups;
 pub(crate) use puppet::puppet;
 
-use stagedoor_lifecycle::observation::{Service, Trouble};
 use stagedoor_puppet::Error as PuppetError;
+use stagedoor_types::{Service, Trouble};
 
 use crate::call::call;
 use crate::context::Run;

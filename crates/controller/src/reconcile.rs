@@ -4,8 +4,9 @@
 use std::time::Duration;
 
 use stagedoor_lifecycle::deadline;
-use stagedoor_lifecycle::observation::{LifecycleAction, Service, Trouble};
+use stagedoor_lifecycle::observation::LifecycleAction;
 use stagedoor_lifecycle::receipt::Receipt;
+use stagedoor_types::{Service, Trouble};
 
 use crate::apply::apply;
 use crate::batch::Batch;

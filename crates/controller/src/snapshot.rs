@@ -9,12 +9,10 @@ use jiff::{SignedDuration, Timestamp};
 use secrecy::SecretString;
 use stagedoor_lifecycle::admission::CloudView;
 use stagedoor_lifecycle::decision::Removal;
-use stagedoor_lifecycle::observation::{
-    ActionKey, CertificateView, Lookup, NameView, NodeView, RequestView, Service, Trouble, TroubleKind,
-};
+use stagedoor_lifecycle::observation::{CertificateView, NameView, NodeView, RequestView};
 use stagedoor_lifecycle::refresh::RunView;
-use stagedoor_lifecycle::{Certname, InstanceId};
 use stagedoor_puppet::{Certificate, Csr, Group, Job, KnownIdentity, NodeStatus, Report, RevocationLists};
+use stagedoor_types::{ActionKey, Certname, InstanceId, Lookup, Service, Trouble, TroubleKind};
 
 use request::{asks, unreadable};
 

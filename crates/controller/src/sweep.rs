@@ -3,11 +3,12 @@
 
 use std::time::Duration;
 
-use stagedoor_lifecycle::event::{Place, Transition};
-use stagedoor_lifecycle::observation::{Began, Group, LifecycleAction, LifecycleState, Service, Trouble, TroubleKind};
-use stagedoor_lifecycle::profile::PROFILE_TAG;
+use stagedoor_lifecycle::deadline;
+use stagedoor_lifecycle::observation::{Began, LifecycleAction};
 use stagedoor_lifecycle::receipt::Receipt;
-use stagedoor_lifecycle::{GroupName, HookName, deadline};
+use stagedoor_types::{
+    Group, GroupName, HookName, LifecycleState, PROFILE_TAG, Place, Service, Transition, Trouble, TroubleKind,
+};
 
 use crate::batch::Batch;
 use crate::call::call;

@@ -4,8 +4,8 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use stagedoor_aws::Error as AwsError;
 use stagedoor_lifecycle::deadline;
-use stagedoor_lifecycle::observation::Service;
 use stagedoor_lifecycle::receipt::{Outcome, Receipt};
+use stagedoor_types::Service;
 
 use crate::call::call;
 use crate::context::{Context, Run};

@@ -12,8 +12,7 @@ use stagedoor_aws::{Error as AwsError, connect};
 use stagedoor_aws_ec2::Ec2;
 use stagedoor_controller::config::Config;
 use stagedoor_controller::{Answer, BoxFuture, Clock, Context, Function, Instances, handle};
-use stagedoor_lifecycle::observation::Machine;
-use stagedoor_lifecycle::{GroupName, InstanceId};
+use stagedoor_types::{GroupName, InstanceId, Machine};
 use tracing_subscriber::EnvFilter;
 
 /// Environment variable with the configuration as TOML text.

@@ -5,13 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use stagedoor_types::{
+    ActionResult, Certname, Group, GroupName, Hook, HookName, LifecycleState, Lookup, Machine, PROFILE_TAG, Place,
+    ProfileName, Transition, Trouble,
+};
 
 use crate::deadline;
-use crate::event::{Place, Transition};
-use crate::observation::{Began, Group, Hook, LifecycleAction, LifecycleState, Lookup, Machine, Trouble};
-use crate::profile::{ActionResult, PROFILE_TAG, Profile};
+use crate::observation::{Began, LifecycleAction};
+use crate::profile::Profile;
 use crate::reason::{Code, Fact};
-use crate::{Certname, GroupName, HookName, ProfileName};
 
 /// What AWS says about the instance of an action.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::InstanceId;
-use crate::observation::Hook;
+use stagedoor_types::{Hook, InstanceId};
 
 /// Reserve between our own decision and the moment at which Auto Scaling would decide by itself. For so long there may be no
 /// pass: a slow CA may hold up the last pass of one sweep, and the next sweep begins within a minute of its end.
@@ -102,7 +101,7 @@ pub fn before(time: Timestamp, duration: Duration) -> Timestamp {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::Transition;
+    use stagedoor_types::Transition;
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(1_800_000_000 + second).unwrap()

@@ -1,14 +1,13 @@
 //! What a decision can be, for launching and terminating instances alike. Pure.
 
 use jiff::Timestamp;
+use stagedoor_types::{ActionResult, Certname, InstanceId};
 
 use crate::admission::PendingAction;
 use crate::identity::Purgeable;
 use crate::observation::{Began, LifecycleAction, NodeView};
-use crate::profile::ActionResult;
 use crate::reason::{Code, Fact, Reason};
 use crate::signing::Signable;
-use crate::{Certname, InstanceId};
 
 /// What is to be done next.
 #[derive(Debug, Clone, PartialEq, Eq)]

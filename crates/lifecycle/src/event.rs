@@ -9,6 +9,7 @@
 //! event that was replayed, merged or lost.
 
 use serde_json::Value;
+use stagedoor_types::{Place, Transition};
 
 use crate::observation::{Began, LifecycleAction};
 
@@ -51,51 +52,6 @@ pub enum Content {
     Ignored(String),
     /// Cannot be understood. Holds the reason.
     Unusable(String),
-}
-
-/// The two lifecycle transitions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Transition {
-    /// `autoscaling:EC2_INSTANCE_LAUNCHING`
-    Launching,
-    /// `autoscaling:EC2_INSTANCE_TERMINATING`
-    Terminating,
-}
-
-impl Transition {
-    /// Reads the API's value.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        match text {
-            "autoscaling:EC2_INSTANCE_LAUNCHING" => Some(Self::Launching),
-            "autoscaling:EC2_INSTANCE_TERMINATING" => Some(Self::Terminating),
-            _ => None,
-        }
-    }
-}
-
-/// Where an instance comes from, or goes to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
-    /// EC2: a new instance, or one that terminates.
-    Ec2,
-    /// The group, where it is in service.
-    AutoScalingGroup,
-    /// The group's warm pool.
-    WarmPool,
-    /// A value that is not known yet.
-    Other,
-}
-
-impl Place {
-    fn parse(text: &str) -> Self {
-        match text {
-            "EC2" => Self::Ec2,
-            "AutoScalingGroup" => Self::AutoScalingGroup,
-            "WarmPool" => Self::WarmPool,
-            _ => Self::Other,
-        }
-    }
 }
 
 /// Reads the payload that a function was invoked with. Never fails and never panics.
@@ -189,7 +145,7 @@ fn read_action(fields: &Value, time: Option<&str>) -> Result<LifecycleAction, St
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the shape that map_err asks for")]
-fn said(error: crate::InvalidName) -> String {
+fn said(error: stagedoor_types::InvalidName) -> String {
     error.to_string()
 }
 

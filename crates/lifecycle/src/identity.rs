@@ -3,9 +3,10 @@
 //! Names are reused, instance ids are not. So a name says nothing: the certificate's extension `pp_instance_id`
 //! does, else the node's facts in PuppetDB, else the name itself if the profile makes it of the instance id.
 
-use crate::observation::{Lookup, NameView, Trouble};
+use stagedoor_types::{Certname, InstanceId, Lookup, Trouble};
+
+use crate::observation::NameView;
 use crate::profile::Protected;
-use crate::{Certname, InstanceId};
 
 /// A certname that may be purged. Only [`whose`] makes one, so that code that forgets the check does not compile:
 ///

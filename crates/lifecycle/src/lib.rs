@@ -16,7 +16,6 @@ pub mod decision;
 pub mod event;
 pub mod expiry;
 pub mod identity;
-mod names;
 pub mod observation;
 pub mod onboard;
 pub mod orphans;
@@ -28,5 +27,3 @@ pub mod refresh;
 pub mod signing;
 #[cfg(test)]
 mod world;
-
-pub use names::{Certname, GroupName, HookName, InstanceId, InvalidName, ProfileName};

@@ -9,17 +9,15 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use stagedoor_types::{ActionResult, InstanceId, Lookup, Machine, Place, Service, Trouble, TroubleKind};
 
 use crate::admission::{Nameless, PendingAction};
+use crate::deadline;
 use crate::decision::{Decision, Effect, Missing, Question, not_yet};
-use crate::event::Place;
-use crate::observation::{
-    Began, CertificateView, LifecycleAction, Lookup, Machine, NameView, Service, Trouble, TroubleKind,
-};
-use crate::profile::{ActionResult, Probe, Protected};
+use crate::observation::{Began, CertificateView, LifecycleAction, NameView};
+use crate::profile::{Probe, Protected};
 use crate::reason::{Code, Fact, Reason};
 use crate::refresh::{self, Order, RunView, SETTLING, TargetView};
-use crate::{InstanceId, deadline};
 
 /// What Puppet says about a launching instance, as far as it was asked.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

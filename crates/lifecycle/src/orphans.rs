@@ -11,13 +11,14 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 pub use cloud::{Cloud, Fate};
+use stagedoor_types::{Certname, InstanceId};
 
+use crate::deadline;
 use crate::decision::Removal;
 use crate::identity::{Whose, whose};
 use crate::observation::NameView;
 use crate::profile::{Profile, Protected};
 use crate::purge::removal;
-use crate::{Certname, InstanceId, deadline};
 
 /// So many may be removed at once however small the fleet is.
 pub const ALWAYS_ALLOWED: usize = 5;

@@ -6,13 +6,10 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+use stagedoor_types::{ActionResult, Certname, HookName, ProfileName};
 pub use template::{CertnameTemplate, InvalidTemplate};
 
 use crate::signing::SigningRules;
-use crate::{Certname, HookName, ProfileName};
-
-/// The Auto Scaling group tag by which a group opts in; its value names the profile.
-pub const PROFILE_TAG: &str = "stagedoor:profile";
 
 /// How the instances of a group are handled.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -135,27 +132,6 @@ impl std::fmt::Display for Probe {
             Self::Report => f.write_str("report"),
             Self::Status(port) => write!(f, "status:{port}"),
             Self::Tcp(port) => write!(f, "tcp:{port}"),
-        }
-    }
-}
-
-/// The result with which a lifecycle action is completed.
-/// See [`CompleteLifecycleAction`](https://docs.aws.amazon.com/autoscaling/ec2/APIReference/API_CompleteLifecycleAction.html).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ActionResult {
-    /// `CONTINUE`: a launching instance goes into service, a terminating one terminates.
-    Continue,
-    /// `ABANDON`: a launching instance is terminated; a terminating one skips the other hooks.
-    Abandon,
-}
-
-impl ActionResult {
-    /// The API's value.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Continue => "CONTINUE",
-            Self::Abandon => "ABANDON",
         }
     }
 }

@@ -4,15 +4,15 @@
 //! there is nothing left to remove.
 
 use jiff::Timestamp;
+use stagedoor_types::{ActionResult, Certname, InstanceId, Lookup, Trouble};
 
 use crate::admission::{Nameless, PendingAction};
 use crate::decision::{Decision, Effect, Missing, Question, Removal, not_yet};
 use crate::identity::{Purgeable, Whose, whose};
-use crate::observation::{LifecycleAction, Lookup, NameView, Trouble};
-use crate::profile::{ActionResult, Protected};
+use crate::observation::{LifecycleAction, NameView};
+use crate::profile::Protected;
 use crate::reason::{Code, Fact, Reason};
 use crate::refresh::{self, TargetView};
-use crate::{Certname, InstanceId};
 
 /// What Puppet says about a terminating instance.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::observation::{Service, Trouble, TroubleKind};
+use stagedoor_types::{Service, Trouble, TroubleKind};
 
 macro_rules! codes {
     ($($(#[$meaning:meta])+ $code:ident = $name:literal, $remedy:literal;)+) => {

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use stagedoor_types::{Certname, GroupName, HookName, InstanceId};
 
 use crate::reason::Code;
-use crate::{Certname, GroupName, HookName, InstanceId};
 
 /// How it ended, for now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

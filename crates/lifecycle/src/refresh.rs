@@ -7,12 +7,13 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use stagedoor_types::{Certname, Lookup, Trouble};
 
 use crate::admission::PendingAction;
+use crate::deadline;
 use crate::decision::{Decision, Effect, Missing, Question, not_yet};
-use crate::observation::{LifecycleAction, Lookup, Trouble};
+use crate::observation::LifecycleAction;
 use crate::reason::{Code, Fact};
-use crate::{Certname, deadline};
 
 /// A run of Puppet that is over, as its report describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::{Certname, InstanceId};
+use stagedoor_types::{Certname, InstanceId};
 
 /// The arc of extensions that grant rights: `pp_authorization`, `pp_auth_role`, `pp_cli_auth` …
 /// See [CSR attributes and certificate extensions](https://www.puppet.com/docs/puppet/8/ssl_attributes_extensions.html).

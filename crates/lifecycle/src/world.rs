@@ -7,15 +7,14 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use proptest::prelude::*;
-
-use crate::InstanceId;
-use crate::admission::{Admission, CloudView, PendingAction, admit};
-use crate::event::{Place, Transition};
-use crate::observation::{
-    Began, CertificateView, Group, Hook, LifecycleAction, LifecycleState, Lookup, Machine, NodeView, RequestView,
-    Service, Trouble, TroubleKind,
+use stagedoor_types::{
+    Group, Hook, InstanceId, LifecycleState, Lookup, Machine, PROFILE_TAG, Place, Service, Transition, Trouble,
+    TroubleKind,
 };
-use crate::profile::{PROFILE_TAG, Profile};
+
+use crate::admission::{Admission, CloudView, PendingAction, admit};
+use crate::observation::{Began, CertificateView, LifecycleAction, NodeView, RequestView};
+use crate::profile::Profile;
 use crate::refresh::{Order, RunView, TargetView};
 use crate::signing::{Challenge, Key, Request};
 

@@ -8,14 +8,15 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use stagedoor_lifecycle::admission::PendingAction;
+use stagedoor_lifecycle::deadline;
 use stagedoor_lifecycle::decision::{Decision, Effect, EffectKey, Question, Removal, expired};
-use stagedoor_lifecycle::observation::{ActionKey, Began, LifecycleAction, Lookup, Trouble};
+use stagedoor_lifecycle::observation::{Began, LifecycleAction};
 use stagedoor_lifecycle::onboard::{self, LaunchView};
-use stagedoor_lifecycle::profile::{ActionResult, Protected};
+use stagedoor_lifecycle::profile::Protected;
 use stagedoor_lifecycle::purge::{self, TerminationView};
 use stagedoor_lifecycle::reason::{Code, Fact, Reason};
 use stagedoor_lifecycle::receipt::Outcome;
-use stagedoor_lifecycle::{Certname, deadline};
+use stagedoor_types::{ActionKey, ActionResult, Certname, Lookup, Trouble};
 
 /// How long an order for refresh targets waits for other changes that the same run could serve.
 pub const GATHERING: Duration = Duration::from_secs(15);

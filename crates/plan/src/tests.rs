@@ -1,10 +1,9 @@
 //! The plan, table by table. Each test changes the one thing that it is about.
 
-use stagedoor_lifecycle::event::Transition;
-use stagedoor_lifecycle::observation::Service;
 use stagedoor_lifecycle::onboard::Connection;
 use stagedoor_lifecycle::profile::Probe;
 use stagedoor_lifecycle::refresh::TargetView;
+use stagedoor_types::{Service, Transition};
 
 use super::*;
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use reqwest::Method;
 use serde::Deserialize;
-use stagedoor_lifecycle::Certname;
+use stagedoor_types::Certname;
 
 pub use admin::{CaAdmin, Cleaned, Outcome, Signed};
 pub use status::{CertificateStatus, Expirations, State};

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use reqwest::Method;
 use serde_json::{Value, json};
-use stagedoor_lifecycle::Certname;
+use stagedoor_types::Certname;
 
 pub use admin::{ClassifierAdmin, Unpinned};
 pub use group::{Classification, Group, GroupId, GroupRef, trusted_facts};

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use secrecy::SecretString;
-use stagedoor_lifecycle::InstanceId;
+use stagedoor_types::InstanceId;
 use x509_parser::asn1_rs::{Any, BitString, Class, FromDer, Oid, Tag};
 use x509_parser::prelude::{AlgorithmIdentifier, SubjectPublicKeyInfo, X509Extension, X509Name};
 use x509_parser::verify::verify_signature;

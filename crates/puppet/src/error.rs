@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use stagedoor_lifecycle::observation::{Kind, TroubleKind};
+use stagedoor_types::{Kind, TroubleKind};
 
 /// A Puppet service that this crate talks to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

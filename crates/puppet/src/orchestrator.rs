@@ -13,7 +13,7 @@ use std::time::Duration;
 use reqwest::Method;
 use serde::Deserialize;
 use serde_json::json;
-use stagedoor_lifecycle::Certname;
+use stagedoor_types::Certname;
 
 pub use admin::OrchestratorAdmin;
 pub use job::{Job, JobId, JobState};

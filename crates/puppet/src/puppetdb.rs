@@ -16,7 +16,7 @@ use reqwest::Method;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
-use stagedoor_lifecycle::{Certname, InstanceId};
+use stagedoor_types::{Certname, InstanceId};
 
 pub use admin::{Deactivated, PuppetDbAdmin};
 pub use node::{KnownIdentity, NodeStatus};

@@ -9,7 +9,7 @@ use std::time::Duration;
 use reqwest::Method;
 use serde::Deserialize;
 use serde_json::Value;
-use stagedoor_lifecycle::Certname;
+use stagedoor_types::Certname;
 
 use crate::error::{Error, Service};
 use crate::http::{Answer, Ask, Connection, Endpoint, InvalidEndpoint};

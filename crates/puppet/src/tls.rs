@@ -12,7 +12,7 @@ use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use secrecy::{ExposeSecret, SecretString};
-use stagedoor_lifecycle::Certname;
+use stagedoor_types::Certname;
 
 use crate::x509::Certificate;
 

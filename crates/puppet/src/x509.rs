@@ -6,7 +6,7 @@ mod values;
 use std::collections::BTreeSet;
 
 use jiff::Timestamp;
-use stagedoor_lifecycle::InstanceId;
+use stagedoor_types::InstanceId;
 use x509_parser::oid_registry::OID_X509_EXT_SUBJECT_ALT_NAME;
 use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::x509::X509Name;

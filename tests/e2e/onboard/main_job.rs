@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 use stagedoor_lab::agent::Agent;
-use stagedoor_lifecycle::Certname;
 use stagedoor_lifecycle::receipt::{self, Outcome};
+use stagedoor_types::Certname;
 
 use super::stage::{PRIMARY, Stage};
 use crate::e2e::rehearsal::{TOPIC, said};

@@ -2,12 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use stagedoor_lifecycle::Certname;
-use stagedoor_lifecycle::observation::{ActionKey, Service, Trouble, TroubleKind};
 use stagedoor_lifecycle::reason::{Code, Fact};
 use stagedoor_lifecycle::receipt::{Outcome, Stage};
 use stagedoor_lifecycle::signing::Signable;
 use stagedoor_puppet::{Certificate, Error, Signed};
+use stagedoor_types::{ActionKey, Certname, Service, Trouble, TroubleKind};
 
 use super::remove::delete_requests;
 use super::{Applied, certificates_now};

@@ -2,10 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use stagedoor_lifecycle::Certname;
-use stagedoor_lifecycle::observation::{ActionKey, Service, Trouble, TroubleKind};
 use stagedoor_lifecycle::reason::{Code, Fact};
 use stagedoor_lifecycle::receipt::{Outcome, Stage};
+use stagedoor_types::{ActionKey, Certname, Service, Trouble, TroubleKind};
 
 use crate::batch::Reports;
 use crate::call::call;

@@ -4,13 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::stream::{self, StreamExt};
 use jiff::{SignedDuration, Timestamp};
-use stagedoor_lifecycle::Certname;
 use stagedoor_lifecycle::decision::Removal;
 use stagedoor_lifecycle::identity::Purgeable;
-use stagedoor_lifecycle::observation::{ActionKey, Service, Trouble, TroubleKind};
 use stagedoor_lifecycle::reason::{Code, Fact, Reason};
 use stagedoor_lifecycle::receipt::{Outcome, Stage};
 use stagedoor_puppet::{Certificate, Deactivated, Error, Outcome as CaOutcome};
+use stagedoor_types::{ActionKey, Certname, Service, Trouble, TroubleKind};
 
 use super::{Applied, Done, certificates_now};
 use crate::call::call;

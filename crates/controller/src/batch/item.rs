@@ -5,16 +5,17 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use stagedoor_lifecycle::admission::{Admission, CloudView, PendingAction};
+use stagedoor_lifecycle::deadline;
 use stagedoor_lifecycle::decision::{Effect, Question, Removal};
-use stagedoor_lifecycle::observation::{ActionKey, LifecycleAction, Lookup, NameView, Trouble};
+use stagedoor_lifecycle::observation::{LifecycleAction, NameView};
 use stagedoor_lifecycle::onboard::LaunchView;
-use stagedoor_lifecycle::profile::{ActionResult, Probe};
+use stagedoor_lifecycle::profile::Probe;
 use stagedoor_lifecycle::purge::TerminationView;
 use stagedoor_lifecycle::reason::{Code, Fact};
 use stagedoor_lifecycle::receipt::{Outcome, Receipt, SCHEMA, Stage, Step};
-use stagedoor_lifecycle::{Certname, deadline};
 use stagedoor_plan::{Seen, Situation, Status, Tried, Verdict};
 use stagedoor_puppet::Certificate;
+use stagedoor_types::{ActionKey, ActionResult, Certname, Lookup, Trouble};
 
 use super::{Answer, Decided, Query, Report, Task};
 use crate::snapshot::{PuppetSnapshot, describe, issued};

@@ -3,13 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use stagedoor_lifecycle::Certname;
 use stagedoor_lifecycle::decision::Removal;
-use stagedoor_lifecycle::observation::{ActionKey, Trouble};
-use stagedoor_lifecycle::profile::ActionResult;
 use stagedoor_lifecycle::reason::{Fact, Reason};
 use stagedoor_lifecycle::receipt::{Outcome, Stage, Step};
 use stagedoor_plan::{Status, Verdict};
+use stagedoor_types::{ActionKey, ActionResult, Certname, Trouble};
 
 /// What the steps did for an action: changes of its work item.
 #[derive(Debug, Default)]

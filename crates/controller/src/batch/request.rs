@@ -5,13 +5,13 @@ use std::net::IpAddr;
 
 use jiff::Timestamp;
 use stagedoor_lifecycle::decision::{Effect, Question};
-use stagedoor_lifecycle::observation::{ActionKey, LifecycleAction, Lookup, Machine};
+use stagedoor_lifecycle::observation::LifecycleAction;
 use stagedoor_lifecycle::onboard::{Classified, Connection, ProbeResult};
 use stagedoor_lifecycle::profile::Probe;
 use stagedoor_lifecycle::refresh::TargetView;
-use stagedoor_lifecycle::{Certname, InstanceId};
 use stagedoor_plan::Verdict;
 use stagedoor_puppet::Certificate;
+use stagedoor_types::{ActionKey, Certname, InstanceId, Lookup, Machine};
 
 use super::WorkItem;
 use crate::call::unique;

@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use stagedoor_lifecycle::ProfileName;
-use stagedoor_lifecycle::profile::{ActionResult, Profile, Rekey, SignMode};
+use stagedoor_lifecycle::profile::{Profile, Rekey, SignMode};
 use stagedoor_lifecycle::signing::SigningRules;
 use stagedoor_puppet::{long_name, short_name};
+use stagedoor_types::{ActionResult, ProfileName};
 
 use super::reader::Reader;
 

@@ -1,5 +1,6 @@
 use stagedoor_lifecycle::orphans::Limits;
-use stagedoor_lifecycle::profile::{ActionResult, Probe, Rekey, SignMode};
+use stagedoor_lifecycle::profile::{Probe, Rekey, SignMode};
+use stagedoor_types::ActionResult;
 
 use super::*;
 

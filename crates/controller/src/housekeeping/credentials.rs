@@ -3,8 +3,8 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use stagedoor_lifecycle::expiry::{Credential, expiring};
-use stagedoor_lifecycle::observation::{Service, Trouble, TroubleKind};
 use stagedoor_puppet::Rbac;
+use stagedoor_types::{Service, Trouble, TroubleKind};
 
 use crate::budget::Budget;
 use crate::call::call;

@@ -4,10 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 use stagedoor_lifecycle::decision::Removal;
-use stagedoor_lifecycle::observation::{Group, Lookup, Machine, Service, Trouble};
 use stagedoor_lifecycle::orphans::{Cloud, Orphan, Rules, Suspect};
 use stagedoor_lifecycle::profile::Profile;
-use stagedoor_lifecycle::{Certname, InstanceId};
+use stagedoor_types::{Certname, Group, InstanceId, Lookup, Machine, Service, Trouble};
 
 use crate::apply::{Removed, carry_out};
 use crate::call::call;

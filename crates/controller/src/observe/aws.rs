@@ -9,9 +9,9 @@ use futures_util::stream::{self, StreamExt};
 use jiff::Timestamp;
 use stagedoor_aws::Error as AwsError;
 use stagedoor_lifecycle::admission::CloudView;
-use stagedoor_lifecycle::event::Transition;
-use stagedoor_lifecycle::observation::{ActionKey, Group, Hook, LifecycleAction, Lookup, Machine, Service, Trouble};
-use stagedoor_lifecycle::{GroupName, InstanceId, deadline};
+use stagedoor_lifecycle::deadline;
+use stagedoor_lifecycle::observation::LifecycleAction;
+use stagedoor_types::{ActionKey, Group, GroupName, Hook, InstanceId, Lookup, Machine, Service, Transition, Trouble};
 
 use crate::budget::HOOKS_RESERVE;
 use crate::call::{AT_ONCE, call, unique};

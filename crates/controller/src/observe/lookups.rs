@@ -9,12 +9,11 @@ use futures_util::stream::{self, StreamExt};
 use jiff::Timestamp;
 use serde_json::json;
 use stagedoor_lifecycle::decision::Question;
-use stagedoor_lifecycle::observation::{ActionKey, Lookup, Service, Trouble, TroubleKind};
 use stagedoor_lifecycle::onboard::{Classified, Connection, ProbeResult};
 use stagedoor_lifecycle::profile::Probe;
 use stagedoor_lifecycle::refresh::{Order, TargetView};
-use stagedoor_lifecycle::{Certname, InstanceId};
 use stagedoor_puppet::{Job, ServiceState, StatusApi, trusted_facts};
+use stagedoor_types::{ActionKey, Certname, InstanceId, Lookup, Service, Trouble, TroubleKind};
 use tokio::net::TcpStream;
 
 use super::{ask, aws};

@@ -4,10 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::stream::{self, StreamExt};
 use jiff::Timestamp;
-use stagedoor_lifecycle::Certname;
-use stagedoor_lifecycle::observation::{Service, Trouble};
 use stagedoor_lifecycle::orphans::{Listed, Reported, Rules, Suspect};
 use stagedoor_puppet::{Certificate, KnownIdentity, State};
+use stagedoor_types::{Certname, Service, Trouble};
 
 use super::ask;
 use super::puppet::files;

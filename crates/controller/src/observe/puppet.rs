@@ -4,9 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::future::join;
 use futures_util::stream::{self, StreamExt};
-use stagedoor_lifecycle::Certname;
-use stagedoor_lifecycle::observation::Service;
 use stagedoor_puppet::Error as PuppetError;
+use stagedoor_types::{Certname, Service};
 
 use super::ask;
 use crate::batch::Wanted;

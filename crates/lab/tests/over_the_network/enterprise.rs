@@ -6,11 +6,11 @@ use stagedoor_lab::faults::{Fault, FaultKind};
 use stagedoor_lab::puppet::{NodeGroup, PuppetOptions, RunScript, TokenState};
 use stagedoor_lab::scene::Scene;
 use stagedoor_lab::{Lab, Options};
-use stagedoor_lifecycle::Certname;
 use stagedoor_puppet::{
     Certificate, Classifier, ClassifierAdmin, Credentials, Error, JobState, Orchestrator, OrchestratorAdmin, Rbac,
     Transport, trusted_facts,
 };
+use stagedoor_types::Certname;
 
 use crate::until;
 

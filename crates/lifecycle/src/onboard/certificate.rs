@@ -1,15 +1,15 @@
 //! Onboarding, its first half: whose is the certificate or request under the name, and may it be? Pure.
 
 use jiff::Timestamp;
+use stagedoor_types::{InstanceId, Place};
 
 use super::{CLOCKS_DIFFER, NotYet, Rules, SILENCE, ask, news, trouble, wrong};
 use crate::decision::{Decision, Effect, Question, Rejection, Removal};
-use crate::event::Place;
 use crate::identity::{Whose, whose};
 use crate::observation::{Began, CertificateView, NameView};
 use crate::profile::{Rekey, SignMode};
 use crate::reason::{Code, Fact};
-use crate::{InstanceId, deadline, signing};
+use crate::{deadline, signing};
 
 impl Rules<'_> {
     /// The certificate under its name is its own, and holds nothing but what it may.

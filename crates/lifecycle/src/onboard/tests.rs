@@ -3,10 +3,10 @@
 mod certificate;
 mod fitness;
 mod properties;
+use stagedoor_types::Place;
 
 use super::*;
 use crate::decision::{Rejection, Removal};
-use crate::event::Place;
 use crate::observation::Began;
 use crate::profile::{Rekey, SignMode};
 use crate::signing::Request;

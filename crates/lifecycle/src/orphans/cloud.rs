@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use stagedoor_types::{Group, InstanceId, LifecycleState, Location, Machine};
+
 use super::Reported;
-use crate::InstanceId;
-use crate::observation::{Group, LifecycleState, Location, Machine};
 
 /// What Auto Scaling and EC2 say.
 #[derive(Debug, Clone, PartialEq, Eq)]

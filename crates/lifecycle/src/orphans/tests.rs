@@ -1,9 +1,8 @@
 mod place;
 mod properties;
+use stagedoor_types::{Group, LifecycleState, Location, Lookup, Machine, PROFILE_TAG};
 
 use super::*;
-use crate::observation::{Group, LifecycleState, Location, Lookup, Machine};
-use crate::profile::PROFILE_TAG;
 use crate::world::{NAME, OTHER, OURS, at, certificate, down, machine, node, request};
 
 /// A member of the group, alive.

@@ -2,8 +2,7 @@
 
 use thiserror::Error;
 
-use crate::observation::Machine;
-use crate::{Certname, InstanceId};
+use stagedoor_types::{Certname, InstanceId, Machine};
 
 /// How a certname is made from what EC2 knows of an instance: `{private_dns}`, `{instance_id}`, `{tag:Name}` and
 /// plain text between them.

@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 
-use stagedoor_lifecycle::InstanceId;
-use stagedoor_lifecycle::event::{Place, Transition};
-use stagedoor_lifecycle::observation::{CertificateView, NameView, NodeView, RequestView, Service, TroubleKind};
+use stagedoor_lifecycle::observation::{CertificateView, NameView, NodeView, RequestView};
 use stagedoor_lifecycle::profile::{Profile, Rekey, SignMode};
 use stagedoor_lifecycle::refresh::RunView;
 use stagedoor_lifecycle::signing::{Challenge, Key, Request, SigningRules};
+use stagedoor_types::{InstanceId, Place, Service, Transition, TroubleKind};
 
 use super::*;
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use reqwest::Method;
 use serde_json::json;
-use stagedoor_lifecycle::Certname;
+use stagedoor_types::Certname;
 
 pub use cleaning::Cleaned;
 

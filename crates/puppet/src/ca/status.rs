@@ -6,7 +6,7 @@ use std::fmt;
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use stagedoor_lifecycle::Certname;
+use stagedoor_types::Certname;
 
 use crate::csr::Csr;
 use crate::error::Error;

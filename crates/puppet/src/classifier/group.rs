@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use stagedoor_lifecycle::Certname;
+use stagedoor_types::Certname;
 
 use crate::x509::{Certificate, short_name};
 

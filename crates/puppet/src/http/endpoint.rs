@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use reqwest::Url;
 use serde::Deserialize;
-use stagedoor_lifecycle::Certname;
+use stagedoor_types::Certname;
 
 /// The base address of a Puppet service, such as `https://puppet.example.com:8140`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]

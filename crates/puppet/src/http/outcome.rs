@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use reqwest::header::HeaderValue;
 use serde::de::DeserializeOwned;
-use stagedoor_lifecycle::Certname;
+use stagedoor_types::Certname;
 
 use super::Failure;
 use crate::error::{Call, Error, Service};

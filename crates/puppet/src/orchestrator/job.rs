@@ -7,7 +7,7 @@ use std::str::FromStr;
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::Value;
-use stagedoor_lifecycle::Certname;
+use stagedoor_types::Certname;
 
 /// Whose `userdata` a job carries.
 pub(super) const CONTROLLER: &str = "stagedoor";

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use reqwest::Method;
 use serde::Deserialize;
 use serde_json::json;
-use stagedoor_lifecycle::Certname;
+use stagedoor_types::Certname;
 
 use super::PuppetDb;
 use crate::error::Error;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::Value;
-use stagedoor_lifecycle::{Certname, InstanceId};
+use stagedoor_types::{Certname, InstanceId};
 
 /// A node, as `GET /pdb/query/v4/nodes` shows it.
 /// See [Nodes endpoint](https://www.puppet.com/docs/puppetdb/8/api/query/v4/nodes.html).

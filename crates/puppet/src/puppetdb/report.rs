@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use serde::Deserialize;
-use stagedoor_lifecycle::Certname;
+use stagedoor_types::Certname;
 
 /// A report, as the entity `reports` shows it.
 /// See [Reports endpoint](https://www.puppet.com/docs/puppetdb/8/api/query/v4/reports.html).

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use stagedoor_lifecycle::InstanceId;
+use stagedoor_types::InstanceId;
 use x509_parser::asn1_rs::{Any, FromDer, Tag};
 
 /// `ppRegCertExt`, `ppPrivCertExt` and `ppAuthCertExt` live under this arc.

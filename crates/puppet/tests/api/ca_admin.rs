@@ -1,7 +1,7 @@
 //! Changing the CA: one test for each answer it is known to give.
 
-use stagedoor_lifecycle::Certname;
 use stagedoor_puppet::{Error, Outcome, Signed, State};
+use stagedoor_types::Certname;
 
 use crate::pki::{PKI, csr, issue};
 use crate::stage::{Act, Stage, balancer_says, ca_says};

@@ -1,7 +1,7 @@
 //! Signing many names: one test for each answer the CA is known to give.
 
-use stagedoor_lifecycle::Certname;
 use stagedoor_puppet::{Error, Signed};
+use stagedoor_types::Certname;
 
 use crate::stage::{Act, Stage, balancer_says, ca_says};
 

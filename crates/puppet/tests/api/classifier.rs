@@ -1,8 +1,8 @@
 //! The node classifier: one test for each answer it is known to give.
 
 use serde_json::{Value, json};
-use stagedoor_lifecycle::Certname;
 use stagedoor_puppet::{Certificate, Error, Group, trusted_facts};
+use stagedoor_types::Certname;
 
 use crate::pki::{PKI, issue};
 use crate::stage::{Act, Stage, balancer_says, pe_fails, pe_says};

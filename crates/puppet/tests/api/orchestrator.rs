@@ -1,7 +1,7 @@
 //! Reading from the orchestrator: one test for each answer it is known to give.
 
-use stagedoor_lifecycle::Certname;
 use stagedoor_puppet::{Error, JobId, JobState};
+use stagedoor_types::Certname;
 
 use crate::pki::TOKEN;
 use crate::stage::{Stage, balancer_says, pe_fails, pe_says};

@@ -1,7 +1,7 @@
 //! Ordering Puppet runs: one test for each answer the orchestrator is known to give.
 
-use stagedoor_lifecycle::Certname;
 use stagedoor_puppet::Error;
+use stagedoor_types::Certname;
 
 use crate::orchestrator::JOB;
 use crate::stage::{Act, Stage, balancer_says, pe_fails, pe_says};

@@ -1,8 +1,8 @@
 //! PuppetDB: one test for each answer it is known to give.
 
 use jiff::Timestamp;
-use stagedoor_lifecycle::{Certname, InstanceId};
 use stagedoor_puppet::{Deactivated, Error};
+use stagedoor_types::{Certname, InstanceId};
 
 use crate::stage::{Act, Stage, balancer_says, pdb_says};
 

@@ -1,7 +1,7 @@
 //! The status API: one test for each answer it is known to give, and who is believed.
 
-use stagedoor_lifecycle::Certname;
 use stagedoor_puppet::{Error, ServiceState, StatusApi};
+use stagedoor_types::Certname;
 use tokio::net::TcpListener;
 
 use crate::pki::{Pki, issue};

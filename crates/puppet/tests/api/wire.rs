@@ -1,8 +1,8 @@
 //! What happens on the wire: TLS, time-outs, cut connections, tokens.
 
 use secrecy::SecretString;
-use stagedoor_lifecycle::Certname;
 use stagedoor_puppet::{Ca, Endpoint, Error};
+use stagedoor_types::Certname;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use reqwest::Method;
 use serde_json::json;
-use stagedoor_lifecycle::Certname;
+use stagedoor_types::Certname;
 
 use super::{CaAdmin, LOCK_WAIT, Outcome, WRITE_TIMEOUT, is_file_not_found};
 use crate::error::Error;

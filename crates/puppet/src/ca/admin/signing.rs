@@ -6,7 +6,7 @@ use std::time::Instant;
 use reqwest::Method;
 use serde::Deserialize;
 use serde_json::json;
-use stagedoor_lifecycle::Certname;
+use stagedoor_types::Certname;
 
 use super::{CaAdmin, LOCK_WAIT, Signed, State, WRITE_TIMEOUT};
 use crate::error::Error;

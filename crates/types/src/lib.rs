@@ -1,0 +1,12 @@
+//! What every other crate shares: names that are valid, what Auto Scaling and EC2 say, and "unavailable" that is never "absent".
+//! No I/O.
+
+mod cloud;
+mod names;
+mod trouble;
+
+pub use cloud::{
+    ActionKey, ActionResult, Group, Hook, LifecycleState, Location, Machine, PROFILE_TAG, Place, Transition,
+};
+pub use names::{Certname, GroupName, HookName, InstanceId, InvalidName, ProfileName};
+pub use trouble::{Kind, Lookup, Service, Trouble, TroubleKind};
