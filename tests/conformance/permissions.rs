@@ -7,7 +7,7 @@ use stagedoor_lab::clock::Clock;
 use stagedoor_puppet::{Ca, CaAdmin, Error, PuppetDbAdmin};
 
 use super::apply::Applicant;
-use super::site::{OUTSIDER, Site, endpoint, fresh, fresh_instance};
+use super::site::{OUTSIDER, Site, endpoint, fresh, fresh_instance, permit};
 
 /// How the CA's access rules refuse a request.
 fn forbidden(method: &str, path: &str) -> String {
@@ -35,7 +35,7 @@ fn assert_not_permitted<T: Debug>(answer: Result<T, Error>, expected: &str) {
 pub(super) async fn an_outsider_may_not_administer_the_ca(site: &Site) {
     let target = Applicant::new("web").enrol(site).await.certname;
     let pending = Applicant::new("web").apply(site).await.certname;
-    let admin = CaAdmin::new(site.ca_as(&site.outsider));
+    let admin = CaAdmin::new(site.ca_as(&site.outsider), permit());
     let status = format!("certificate_status/{target}");
     assert_not_permitted(admin.ca().status(&target).await, &forbidden("get", &status));
     assert_not_permitted(admin.ca().statuses(None).await, &forbidden("get", "certificate_statuses/any"));
@@ -64,7 +64,7 @@ pub(super) async fn an_outsider_may_read_what_everyone_may(site: &Site) {
 
 pub(super) async fn an_outsider_may_not_use_puppetdb(site: &Site) {
     let certname = fresh("web");
-    let admin = PuppetDbAdmin::new(site.puppetdb_as(&site.outsider));
+    let admin = PuppetDbAdmin::new(site.puppetdb_as(&site.outsider), permit());
     let refused = not_listed(OUTSIDER);
     assert_not_permitted(admin.puppetdb().node(&certname).await, &refused);
     assert_not_permitted(admin.puppetdb().nodes(std::slice::from_ref(&certname)).await, &refused);

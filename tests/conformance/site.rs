@@ -6,12 +6,17 @@ use secrecy::SecretString;
 use stagedoor_lab::puppet::{PuppetOptions, QueueDelay, ServerVersion};
 use stagedoor_lab::{Lab, Options};
 use stagedoor_puppet::{Ca, CaAdmin, Credentials, Endpoint, PuppetDb, PuppetDbAdmin};
-use stagedoor_types::{Certname, InstanceId};
+use stagedoor_types::{Certname, InstanceId, Mode, WritePermit};
 
 /// The controller's certname on the stage of real servers; the lab's is called the same.
 const CONTROLLER: &str = "controller.stagedoor.test";
 /// A certificate of the same CA that no rule names.
 pub(crate) const OUTSIDER: &str = "outsider.stagedoor.test";
+
+/// Tests may write.
+pub(crate) fn permit() -> WritePermit {
+    Mode::Act.write_permit().unwrap()
+}
 
 /// A certificate and its key, PEM.
 pub(crate) struct Identity {
@@ -119,7 +124,7 @@ impl Site {
     }
 
     pub(crate) fn ca_admin(&self) -> CaAdmin {
-        CaAdmin::new(self.ca())
+        CaAdmin::new(self.ca(), permit())
     }
 
     /// The CA as another client sees it, over connections of its own.
@@ -134,7 +139,7 @@ impl Site {
     }
 
     pub(crate) fn puppetdb_admin(&self) -> PuppetDbAdmin {
-        PuppetDbAdmin::new(self.puppetdb())
+        PuppetDbAdmin::new(self.puppetdb(), permit())
     }
 
     pub(crate) fn puppetdb_as(&self, identity: &Identity) -> PuppetDb {

@@ -15,6 +15,7 @@ use stagedoor_types::{Certname, InstanceId};
 use tokio::process::Command;
 
 use super::text;
+use crate::conformance::site::permit;
 use crate::e2e::rehearsal::{TOPIC, built, repository};
 use crate::live::stage::LiveStage;
 
@@ -101,7 +102,7 @@ impl Job {
     }
 
     pub(super) fn ca_admin(&self) -> CaAdmin {
-        CaAdmin::new(self.ca())
+        CaAdmin::new(self.ca(), permit())
     }
 
     pub(super) fn puppetdb(&self) -> PuppetDb {

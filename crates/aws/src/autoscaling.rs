@@ -9,7 +9,8 @@ use aws_sdk_autoscaling::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_autoscaling::types::{AutoScalingGroup, Filter, Instance, LifecycleHook};
 use jiff::Timestamp;
 use stagedoor_types::{
-    ActionResult, Group, GroupName, Hook, HookName, InstanceId, LifecycleState, Location, PROFILE_TAG, Transition,
+    ActionKey, ActionResult, Group, GroupName, Hook, InstanceId, LifecycleState, Location, PROFILE_TAG, Transition,
+    WritePermit,
 };
 
 use crate::{Error, SdkConfig, classify};
@@ -25,7 +26,7 @@ pub struct AutoScaling {
     client: Client,
 }
 
-/// What Auto Scaling says to [`AutoScaling::complete`] and [`AutoScaling::heartbeat`].
+/// What Auto Scaling says to [`HookWriter::complete`] and [`HookWriter::heartbeat`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Answer {
     /// Done.
@@ -33,17 +34,6 @@ pub enum Answer {
     /// `No active Lifecycle Action found`. Two meanings: it was completed before, or it is so new that it
     /// is not visible yet. Only the instance's state shows which: if it still waits, try again.
     NoActiveAction,
-}
-
-/// One instance at one hook.
-#[derive(Debug, Clone, Copy)]
-pub struct Action<'a> {
-    /// Its Auto Scaling group.
-    pub group: &'a GroupName,
-    /// The hook it waits at.
-    pub hook: &'a HookName,
-    /// The instance.
-    pub instance: &'a InstanceId,
 }
 
 impl AutoScaling {
@@ -153,10 +143,31 @@ impl AutoScaling {
         }
         Ok(began)
     }
+}
+
+/// Completes lifecycle actions and keeps them alive: what can be changed in Auto Scaling. Without a [`WritePermit`] there is none:
+///
+/// ```compile_fail,E0061
+/// use stagedoor_aws::autoscaling::{AutoScaling, HookWriter};
+/// fn write(autoscaling: &AutoScaling) -> HookWriter<'_> {
+///     HookWriter::new(autoscaling)
+/// }
+/// ```
+#[derive(Debug, Clone, Copy)]
+pub struct HookWriter<'a> {
+    client: &'a Client,
+}
+
+impl<'a> HookWriter<'a> {
+    /// Adds the right to complete actions, where the mode permits it.
+    #[must_use]
+    pub fn new(autoscaling: &'a AutoScaling, _permit: WritePermit) -> Self {
+        Self { client: &autoscaling.client }
+    }
 
     /// Completes a lifecycle action, by instance id: that needs no token, which a sweep would not have.
     /// See [`CompleteLifecycleAction`](https://docs.aws.amazon.com/autoscaling/ec2/APIReference/API_CompleteLifecycleAction.html).
-    pub async fn complete(&self, action: Action<'_>, result: ActionResult) -> Result<Answer, Error> {
+    pub async fn complete(self, action: &ActionKey, result: ActionResult) -> Result<Answer, Error> {
         let request = self.client.complete_lifecycle_action();
         let request = request
             .auto_scaling_group_name(action.group.as_str())
@@ -166,13 +177,13 @@ impl AutoScaling {
         match request.send().await {
             Ok(_) => Ok(Answer::Accepted),
             Err(error) if no_active_action(&error) => Ok(Answer::NoActiveAction),
-            Err(error) => Err(classify("CompleteLifecycleAction", action.instance, &error)),
+            Err(error) => Err(classify("CompleteLifecycleAction", &action.instance, &error)),
         }
     }
 
     /// Starts the hook's heartbeat timeout anew, up to its global timeout.
     /// See [`RecordLifecycleActionHeartbeat`](https://docs.aws.amazon.com/autoscaling/ec2/APIReference/API_RecordLifecycleActionHeartbeat.html).
-    pub async fn heartbeat(&self, action: Action<'_>) -> Result<Answer, Error> {
+    pub async fn heartbeat(self, action: &ActionKey) -> Result<Answer, Error> {
         let request = self.client.record_lifecycle_action_heartbeat();
         let request = request
             .auto_scaling_group_name(action.group.as_str())
@@ -181,7 +192,7 @@ impl AutoScaling {
         match request.send().await {
             Ok(_) => Ok(Answer::Accepted),
             Err(error) if no_active_action(&error) => Ok(Answer::NoActiveAction),
-            Err(error) => Err(classify("RecordLifecycleActionHeartbeat", action.instance, &error)),
+            Err(error) => Err(classify("RecordLifecycleActionHeartbeat", &action.instance, &error)),
         }
     }
 }

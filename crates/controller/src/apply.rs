@@ -9,7 +9,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt};
-use stagedoor_lifecycle::decision::{Effect, Rejection, Removal};
+use stagedoor_lifecycle::decision::{Effect, Rejection};
+use stagedoor_lifecycle::removal::Removal;
 use stagedoor_puppet::Certificate;
 use stagedoor_types::{ActionKey, Certname, Service, Trouble};
 
@@ -17,7 +18,7 @@ pub(crate) use remove::{Removed, carry_out};
 
 use crate::batch::{Reports, Task};
 use crate::call::{AT_ONCE, call};
-use crate::context::{PuppetWriter, Run};
+use crate::context::{Puppet, PuppetWriter, Run};
 use crate::snapshot::PuppetSnapshot;
 
 /// The result of one write: what was done or what went wrong, and how long it took.
@@ -45,10 +46,13 @@ async fn certificates_now(
 }
 
 /// Applies all these effects, the same for many in one call wherever there is one.
-pub(crate) async fn apply(run: Run<'_>, writer: &PuppetWriter, snapshot: &PuppetSnapshot, tasks: Vec<Task>) -> Applied {
+pub(crate) async fn apply(run: Run<'_>, puppet: &Puppet, snapshot: &PuppetSnapshot, tasks: Vec<Task>) -> Applied {
+    // Each task has the permit of its profile, and all of them the same services.
+    let Some(permit) = tasks.first().map(|task| task.permit) else { return Applied::default() };
+    let writer = &puppet.writer(permit);
     let (mut removals, mut signs, mut requests, mut pins) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let (mut runs, mut refreshes, mut rejected) = (Vec::new(), Vec::new(), Vec::new());
-    for Task { key, effect, launching, began, tried_before } in tasks {
+    for Task { key, effect, launching, began, tried_before, .. } in tasks {
         let removal =
             |all: Vec<Removal>, key: ActionKey| remove::Task { key, removals: all, launching, began, tried_before };
         match effect {

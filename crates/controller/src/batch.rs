@@ -9,16 +9,16 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use stagedoor_lifecycle::admission::admit;
-use stagedoor_lifecycle::decision::{Effect, Question};
+use stagedoor_lifecycle::decision::Question;
 use stagedoor_lifecycle::observation::{Began, LifecycleAction};
 use stagedoor_lifecycle::reason::Fact;
 use stagedoor_lifecycle::receipt::{Outcome, Receipt};
-use stagedoor_plan::{Plan, Situation, Status};
+use stagedoor_plan::{PermittedEffect, Plan, Situation, Status};
 use stagedoor_types::{ActionKey, Trouble};
 
 pub(crate) use item::WorkItem;
 pub(crate) use report::{Report, Reports};
-pub(crate) use request::{Answer, Decided, Query, Task, Wanted};
+pub(crate) use request::{Answer, Decided, Query, Task, Waiting, Wanted};
 
 use crate::context::Context;
 use crate::snapshot::{AwsSnapshot, PuppetSnapshot};
@@ -37,11 +37,19 @@ pub(crate) struct Batch {
     pause: Duration,
     /// The actions whose start Auto Scaling was asked for.
     asked_start: BTreeSet<ActionKey>,
+    /// What AWS confirmed before this is not acted upon in this pass.
+    fresh_since: Timestamp,
 }
 
 impl Batch {
     pub(crate) fn new() -> Self {
-        Self { items: BTreeMap::new(), order: Vec::new(), pause: FIRST_PAUSE, asked_start: BTreeSet::new() }
+        Self {
+            items: BTreeMap::new(),
+            order: Vec::new(),
+            pause: FIRST_PAUSE,
+            asked_start: BTreeSet::new(),
+            fresh_since: Timestamp::MAX,
+        }
     }
 
     /// Adds these actions, unless they are here already: an action that was completed may be shown as waiting for a little
@@ -64,14 +72,15 @@ impl Batch {
 
     /// The actions of which AWS has to be asked: those without a verdict whose view is not fresh any more.
     pub(crate) fn to_look_at(&self, now: Timestamp) -> Vec<LifecycleAction> {
-        let fresh =
-            |item: &&WorkItem| item.pending.as_ref().is_some_and(|observed| now.duration_since(observed.at) < AWS_KEPT);
+        let limit = earliest_fresh(now);
+        let fresh = |item: &&WorkItem| item.pending.as_ref().is_some_and(|observed| observed.fresh(limit).is_some());
         let undecided = self.items.values().filter(|item| item.is_undecided());
         undecided.filter(|item| !fresh(item)).map(|item| item.action.clone()).collect()
     }
 
     /// Takes in what AWS says: which actions are ours, and how much time they have.
     pub(crate) fn admit(&mut self, aws: &AwsSnapshot, context: &Context) {
+        self.fresh_since = earliest_fresh(aws.at);
         for (key, view) in &aws.views {
             if let Some(item) = self.items.get_mut(key) {
                 let admission = admit(&item.action, view, &|name| context.profile(name));
@@ -106,7 +115,7 @@ impl Batch {
 
     /// What has to be decided about.
     pub(crate) fn situations(&self) -> impl Iterator<Item = Situation<'_>> {
-        self.ours().filter_map(WorkItem::situation)
+        self.ours().filter_map(|item| item.situation(self.fresh_since))
     }
 
     /// Takes in a plan: statuses, verdicts, what is proven.
@@ -144,8 +153,8 @@ impl Batch {
     }
 
     /// The effects of a plan with what is needed to apply them. From now on they count as just applied.
-    pub(crate) fn tasks(&mut self, effects: Vec<(ActionKey, Effect)>) -> Vec<Task> {
-        let task = |(key, effect)| Some(self.items.get_mut(&key)?.task(key, effect));
+    pub(crate) fn tasks(&mut self, effects: Vec<PermittedEffect>) -> Vec<Task> {
+        let task = |permitted: PermittedEffect| Some(self.items.get_mut(&permitted.key)?.task(permitted));
         effects.into_iter().filter_map(task).collect()
     }
 
@@ -195,11 +204,9 @@ impl Batch {
         any
     }
 
-    /// The actions whose hook would time out before the profile's timeout, each with the hook's heartbeat timeout.
-    pub(crate) fn waiting(&self) -> Vec<(LifecycleAction, Duration)> {
-        let timeout = |item: &WorkItem| item.pending.as_ref().filter(|pending| pending.value.waits)?.value.heartbeat;
-        let undecided = self.items.values().filter(|item| item.is_undecided());
-        undecided.filter_map(|item| Some((item.action.clone(), timeout(item)?))).collect()
+    /// The actions to keep alive.
+    pub(crate) fn waiting(&self) -> Vec<Waiting> {
+        self.items.values().filter_map(WorkItem::waiting).collect()
     }
 
     /// How long to pause before the next pass; what was done before that may be done again after it.
@@ -229,4 +236,9 @@ impl Batch {
             change(item);
         }
     }
+}
+
+/// When AWS must have been asked, at the earliest, so that its answer still counts at this time.
+fn earliest_fresh(now: Timestamp) -> Timestamp {
+    now.checked_sub(AWS_KEPT).unwrap_or(Timestamp::MIN)
 }

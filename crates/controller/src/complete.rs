@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt};
 use jiff::Timestamp;
-use stagedoor_aws::autoscaling::{Action, Answer};
+use stagedoor_aws::autoscaling::{Answer, HookWriter};
 use stagedoor_lifecycle::deadline;
 use stagedoor_lifecycle::observation::LifecycleAction;
 use stagedoor_lifecycle::reason::{Code, Fact, Reason};
@@ -54,23 +54,23 @@ pub(crate) async fn complete(run: Run<'_>, decided: Vec<Decided>, limit: Timesta
 
 /// Completes one action; `None` if Auto Scaling knows of no active action.
 async fn one(run: Run<'_>, decided: &Decided) -> Option<Report> {
-    let Decided { action, verdict: Verdict { result, reason }, waits, .. } = decided;
+    let Decided { action, verdict: Verdict { result, reason }, waits, permit, .. } = decided;
     let mut report = Report::default();
     if !waits {
         let before = Fact::new(Code::CompletedBefore, "Auto Scaling had ended the action before");
         report.finished = Some(Status::new(outcome(*result), reason.clone().and(before)));
         return Some(report);
     }
-    if !run.context.acts() {
+    let Some(permit) = *permit else {
         report.step(Stage::Would, Duration::ZERO, format!("complete with {}", result.as_str()));
         let observes = Fact::new(Code::ObserveMode, "observe mode: the action was not completed");
         let reason = Reason::new(observes, reason.facts().cloned().collect());
         report.finished = Some(Status::new(Outcome::Waiting, reason));
         return Some(report);
-    }
+    };
     let started = run.now();
-    let key = Action { group: &action.group, hook: &action.hook, instance: &action.instance };
-    let completing = run.context.autoscaling.complete(key, *result);
+    let key = action.key();
+    let completing = HookWriter::new(&run.context.autoscaling, permit).complete(&key, *result);
     let answer = call(run.context, run.budget.calls, Service::AutoScaling, completing).await;
     let took = run.context.clock.since(started);
     match answer {

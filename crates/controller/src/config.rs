@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use stagedoor_lifecycle::profile::{Profile, Protected};
 use stagedoor_puppet::Endpoint;
-use stagedoor_types::{Certname, ProfileName};
+use stagedoor_types::{Certname, Mode, ProfileName};
 
 pub use housekeeping::{Housekeeping, OrphanMode};
 
@@ -24,8 +24,6 @@ use reader::{Problems, Reader};
 /// What the controller is to do, and with which services.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Whether it acts or only observes.
-    pub mode: Mode,
     /// How long one invocation begins further passes for actions that are not finished.
     pub budget: Duration,
     /// Name or ARN of the Secrets Manager secret with the Puppet credentials.
@@ -48,15 +46,6 @@ pub struct Config {
     pub profiles: BTreeMap<ProfileName, Arc<Profile>>,
 }
 
-/// Whether anything is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
-    /// Apply effects and complete actions.
-    Act,
-    /// Write nothing anywhere; report what would be done.
-    Observe,
-}
-
 /// Everything that is wrong with a configuration, each with its key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InvalidConfig(pub Vec<String>);
@@ -75,7 +64,16 @@ const DEFAULT_BUDGET: Duration = Duration::from_secs(50);
 /// Lambda's own limit for one invocation.
 const MAX_BUDGET: Duration = Duration::from_secs(900);
 
+/// The words for a mode.
+const MODES: [(&str, Mode); 2] = [("act", Mode::Act), ("observe", Mode::Observe)];
+
 impl Config {
+    /// Whether any profile is in act mode.
+    #[must_use]
+    pub fn acts(&self) -> bool {
+        self.profiles.values().any(|profile| profile.mode == Mode::Act)
+    }
+
     /// Reads the TOML text, or says everything that is wrong with it.
     pub fn parse(text: &str) -> Result<Self, InvalidConfig> {
         let table: toml::Table = match text.parse() {
@@ -85,7 +83,8 @@ impl Config {
         let problems = Problems::default();
         let mut root = Reader::new(&table, String::new(), &problems);
 
-        let mode = root.choice("mode", &[("act", Mode::Act), ("observe", Mode::Observe)], Mode::Act);
+        // What the profiles have that do not say otherwise.
+        let mode = root.choice("mode", &MODES, Mode::Act);
         let budget = root.duration("budget", Some(DEFAULT_BUDGET), MAX_BUDGET);
 
         let mut puppet = root.section("puppet");
@@ -106,7 +105,7 @@ impl Config {
 
         let mut profiles = BTreeMap::new();
         for (name, section) in root.named_sections("profile") {
-            if let Some(profile) = profile(&name, section, classifier.is_some()) {
+            if let Some(profile) = profile(&name, section, mode, classifier.is_some()) {
                 profiles.insert(profile.name.clone(), Arc::new(profile));
             }
         }
@@ -121,7 +120,6 @@ impl Config {
             let (secret, ca, puppetdb) = (secret?, ca?, puppetdb?);
             let (budget, protected, housekeeping) = (budget?, protected?, housekeeping?);
             Some(Self {
-                mode,
                 budget,
                 secret,
                 ca,

@@ -16,11 +16,11 @@ use stagedoor_puppet::{
     Ca, CaAdmin, Classifier, ClassifierAdmin, Credentials, Orchestrator, OrchestratorAdmin, PuppetDb, PuppetDbAdmin,
     Transport,
 };
-use stagedoor_types::{GroupName, InstanceId, Machine, ProfileName, Service, Trouble, TroubleKind};
+use stagedoor_types::{GroupName, InstanceId, Machine, ProfileName, Service, Trouble, TroubleKind, WritePermit};
 use tokio::sync::Mutex;
 
 use crate::budget::Budget;
-use crate::config::{Config, Mode};
+use crate::config::Config;
 
 /// Shared context of every invocation: configuration, service clients and clock.
 #[derive(Debug)]
@@ -33,7 +33,7 @@ pub struct Context {
     pub(crate) machines: Arc<dyn Instances>,
     /// The Puppet services.
     pub(crate) puppet: PuppetSite,
-    /// The topic that outcomes are published to, if there is one; none in observe mode.
+    /// The topic that outcomes are published to, if there is one; none where every profile only observes.
     pub(crate) topic: Option<Topic>,
     /// The name that the function was deployed under, which its metrics bear.
     pub deployed_as: Option<String>,
@@ -50,16 +50,11 @@ impl Context {
             autoscaling: AutoScaling::new(aws),
             machines,
             puppet: PuppetSite::new(&config, aws),
-            topic: config.topic.as_ref().filter(|_| config.mode == Mode::Act).map(|arn| Topic::new(aws, arn)),
+            topic: config.topic.as_ref().filter(|_| config.acts()).map(|arn| Topic::new(aws, arn)),
             config,
             deployed_as: None,
             clock,
         }
-    }
-
-    /// Whether effects are applied and actions completed.
-    pub(crate) fn acts(&self) -> bool {
-        self.config.mode == Mode::Act
     }
 
     /// The profile with this name.
@@ -153,15 +148,13 @@ pub(crate) struct Puppet {
     pub(crate) transport: Transport,
     /// The `challengePassword` that instances are given, if they are given one.
     pub(crate) challenge: Option<SecretString>,
-    /// Writes, unless the controller only observes.
-    pub(crate) writer: Option<PuppetWriter>,
     /// Names that are never purged, the controller's own certificate among them.
     pub(crate) protected: Protected,
     /// The reading of the secret that these were made of.
     reading: u64,
 }
 
-/// The clients that change something. A controller that only observes has none.
+/// The clients that change something. Only [`Puppet::writer`] makes them, for a permit of the mode of an item's profile.
 #[derive(Debug)]
 pub(crate) struct PuppetWriter {
     /// Writes of the CA.
@@ -172,6 +165,20 @@ pub(crate) struct PuppetWriter {
     pub(crate) orchestrator: Option<OrchestratorAdmin>,
     /// Writes of the node classifier.
     pub(crate) classifier: Option<ClassifierAdmin>,
+}
+
+impl Puppet {
+    /// The clients that change something.
+    pub(crate) fn writer(&self, permit: WritePermit) -> PuppetWriter {
+        let orchestrator = self.orchestrator.clone();
+        let classifier = self.classifier.clone();
+        PuppetWriter {
+            ca: CaAdmin::new(self.ca.clone(), permit),
+            puppetdb: PuppetDbAdmin::new(self.puppetdb.clone(), permit),
+            orchestrator: orchestrator.map(|orchestrator| OrchestratorAdmin::new(orchestrator, permit)),
+            classifier: classifier.map(|classifier| ClassifierAdmin::new(classifier, permit)),
+        }
+    }
 }
 
 impl PuppetSite {
@@ -217,25 +224,10 @@ impl PuppetSite {
         let puppetdb = PuppetDb::new(&transport, &self.config.puppetdb);
         let orchestrator = self.config.orchestrator.as_ref().map(|url| Orchestrator::new(&transport, url));
         let classifier = self.config.classifier.as_ref().map(|url| Classifier::new(&transport, url));
-        let writer = (self.config.mode == Mode::Act).then(|| PuppetWriter {
-            ca: CaAdmin::new(ca.clone()),
-            puppetdb: PuppetDbAdmin::new(puppetdb.clone()),
-            orchestrator: orchestrator.clone().map(OrchestratorAdmin::new),
-            classifier: classifier.clone().map(ClassifierAdmin::new),
-        });
         let protected = self.config.protected.clone().and(transport.certname());
         let (challenge, reading) = (credentials.challenge, reading.number);
-        let puppet = Arc::new(Puppet {
-            ca,
-            puppetdb,
-            orchestrator,
-            classifier,
-            transport,
-            challenge,
-            writer,
-            protected,
-            reading,
-        });
+        let puppet =
+            Arc::new(Puppet { ca, puppetdb, orchestrator, classifier, transport, challenge, protected, reading });
         *made = Some(puppet.clone());
         Ok(puppet)
     }

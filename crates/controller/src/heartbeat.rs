@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use jiff::Timestamp;
-use stagedoor_aws::autoscaling::Action;
+use stagedoor_aws::autoscaling::HookWriter;
 use stagedoor_lifecycle::deadline::{self, LOOK_BACK, heartbeat_due};
-use stagedoor_lifecycle::observation::LifecycleAction;
-use stagedoor_types::{HookName, InstanceId, Service};
+use stagedoor_types::{ActionKey, Service};
 
+use crate::batch::Waiting;
 use crate::call::call;
 use crate::context::Run;
 
@@ -22,10 +22,10 @@ const AT_ONCE: usize = 2;
 /// The heartbeats of one invocation.
 pub(crate) struct Heartbeats {
     last: Timestamp,
-    /// The actions to keep alive, each with the hook's timeout.
-    waiting: Vec<(LifecycleAction, Duration)>,
-    /// The actions whose heartbeat is due and not sent yet.
-    due: Vec<LifecycleAction>,
+    /// The actions to keep alive.
+    waiting: Vec<Waiting>,
+    /// Those whose heartbeat is due and not sent yet.
+    due: Vec<Waiting>,
 }
 
 impl Heartbeats {
@@ -33,18 +33,16 @@ impl Heartbeats {
         Self { last: now, waiting: Vec::new(), due: Vec::new() }
     }
 
-    /// Keeps these alive from now on: actions whose hook would time out before the profile's timeout, each with the hook's
-    /// heartbeat timeout.
-    pub(crate) fn watch(&mut self, waiting: Vec<(LifecycleAction, Duration)>, now: Timestamp) {
+    /// Keeps these alive from now on.
+    pub(crate) fn watch(&mut self, waiting: Vec<Waiting>, now: Timestamp) {
         let before = std::mem::replace(&mut self.waiting, waiting);
         // Of new ones, it is not known when they last got a heartbeat.
-        let keys = |waiting: &[(LifecycleAction, Duration)]| waiting.iter().map(|(action, _)| key(action)).collect();
-        let (known, awaited): (BTreeSet<_>, BTreeSet<_>) = (keys(&before), keys(&self.waiting));
+        let known: BTreeSet<&ActionKey> = before.iter().map(|waiting| &waiting.key).collect();
         let since = deadline::before(now, LOOK_BACK);
-        let new = self.waiting.iter().filter(|(action, _)| !known.contains(&key(action)));
-        let due = new.filter(|(action, timeout)| heartbeat_due(&action.instance, *timeout, since, now));
-        self.due.extend(due.map(|(action, _)| action.clone()));
-        self.due.retain(|due| awaited.contains(&key(due)));
+        let new = self.waiting.iter().filter(|waiting| !known.contains(&waiting.key));
+        self.due.extend(new.filter(|waiting| is_due(waiting, since, now)).cloned());
+        let awaited: BTreeSet<&ActionKey> = self.waiting.iter().map(|waiting| &waiting.key).collect();
+        self.due.retain(|due| awaited.contains(&due.key));
     }
 
     /// Runs this work to its end, and sends heartbeats meanwhile.
@@ -66,28 +64,24 @@ impl Heartbeats {
     async fn send(&mut self, run: Run<'_>) {
         let (last, now) = (self.last, run.now());
         self.last = now;
-        if !run.context.acts() {
-            return;
-        }
-        let due = self.waiting.iter().filter(|(action, timeout)| heartbeat_due(&action.instance, *timeout, last, now));
-        self.due.extend(due.map(|(action, _)| action.clone()));
+        self.due.extend(self.waiting.iter().filter(|waiting| is_due(waiting, last, now)).cloned());
         while !self.due.is_empty() {
             // Taken off once they are sent: the work may end at any moment, and the rest goes on beside the next.
             let some = self.due.len().min(AT_ONCE);
-            join_all(self.due[..some].iter().map(|action| one(run, action))).await;
+            join_all(self.due[..some].iter().map(|waiting| one(run, waiting))).await;
             self.due.drain(..some);
         }
     }
 }
 
-fn key(action: &LifecycleAction) -> (InstanceId, HookName) {
-    (action.instance.clone(), action.hook.clone())
+fn is_due(waiting: &Waiting, since: Timestamp, now: Timestamp) -> bool {
+    heartbeat_due(&waiting.key.instance, waiting.timeout, since, now)
 }
 
-async fn one(run: Run<'_>, action: &LifecycleAction) {
-    let action_key = Action { group: &action.group, hook: &action.hook, instance: &action.instance };
-    let beat = run.context.autoscaling.heartbeat(action_key);
+async fn one(run: Run<'_>, waiting: &Waiting) {
+    let Waiting { key, permit, .. } = waiting;
+    let beat = HookWriter::new(&run.context.autoscaling, *permit).heartbeat(key);
     if let Err(trouble) = call(run.context, run.budget.calls, Service::AutoScaling, beat).await {
-        tracing::warn!(instance = %action.instance, "heartbeat: {trouble}");
+        tracing::warn!(instance = %key.instance, "heartbeat: {trouble}");
     }
 }

@@ -94,6 +94,7 @@ pub async fn handle(
             group: None,
             hook: None,
             certname: None,
+            mode: None,
             outcome,
             code,
             reason,

@@ -93,7 +93,7 @@ impl Work {
 async fn act(run: Run<'_>, batch: &mut Batch, opened: Result<&Puppet, Trouble>, renewed: &mut bool) -> bool {
     let wanted = batch.wanted();
     let mut look = match opened {
-        Ok(puppet) if wanted.is_empty() => Ok((puppet, PuppetSnapshot::nothing(puppet))),
+        Ok(puppet) if wanted.is_empty() => Ok((puppet, PuppetSnapshot::nothing(puppet, run.now()))),
         Ok(puppet) => Ok((puppet, Box::pin(observe::puppet(run, puppet, &wanted)).await)),
         Err(trouble) => Err(trouble),
     };
@@ -102,14 +102,14 @@ async fn act(run: Run<'_>, batch: &mut Batch, opened: Result<&Puppet, Trouble>, 
     // New names are observed in the next pass.
     let mut again = !plan.names.is_empty();
     if let Ok((puppet, snapshot)) = &look
-        && let (Some(writer), false) = (&puppet.writer, plan.effects.is_empty())
+        && !plan.effects.is_empty()
     {
         let tasks = batch.tasks(plan.effects);
         // Decided actions first: they must not wait for the effects of others. But only for a few seconds, because the effects rest on
         // a snapshot that ages. The rest is completed at the end of the pass.
         let limit = deadline::after(run.now(), BEFORE_EFFECTS);
         batch.absorb(complete(run, batch.decided(), limit).await.into_inner());
-        let applied = apply(run, writer, snapshot, tasks).await;
+        let applied = apply(run, puppet, snapshot, tasks).await;
         batch.absorb(applied.reports.into_inner());
         again |= applied.changed;
     }

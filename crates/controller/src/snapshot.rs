@@ -8,7 +8,6 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use secrecy::SecretString;
 use stagedoor_lifecycle::admission::CloudView;
-use stagedoor_lifecycle::decision::Removal;
 use stagedoor_lifecycle::observation::{CertificateView, NameView, NodeView, RequestView};
 use stagedoor_lifecycle::refresh::RunView;
 use stagedoor_puppet::{Certificate, Csr, Group, Job, KnownIdentity, NodeStatus, Report, RevocationLists};
@@ -46,6 +45,8 @@ pub(crate) enum Pending {
 /// What one observation saw of Puppet.
 #[derive(Debug)]
 pub(crate) struct PuppetSnapshot {
+    /// When Puppet was asked.
+    pub(crate) at: Timestamp,
     pub(crate) took: Duration,
     pub(crate) challenge: Option<SecretString>,
     pub(crate) files: BTreeMap<Certname, Files>,
@@ -66,12 +67,14 @@ impl PuppetSnapshot {
     /// What was seen under names alone.
     pub(crate) fn of_names(
         puppet: &Puppet,
+        at: Timestamp,
         files: BTreeMap<Certname, Files>,
         nodes: Result<Vec<NodeStatus>, Trouble>,
         identities: Result<Vec<KnownIdentity>, Trouble>,
         groups: Option<Result<Vec<Group>, Trouble>>,
     ) -> Self {
         Self {
+            at,
             took: Duration::ZERO,
             challenge: puppet.challenge.clone(),
             files,
@@ -87,8 +90,8 @@ impl PuppetSnapshot {
     }
 
     /// What was seen where there was nothing to ask.
-    pub(crate) fn nothing(puppet: &Puppet) -> Self {
-        Self::of_names(puppet, BTreeMap::new(), Ok(Vec::new()), Ok(Vec::new()), None)
+    pub(crate) fn nothing(puppet: &Puppet, at: Timestamp) -> Self {
+        Self::of_names(puppet, at, BTreeMap::new(), Ok(Vec::new()), Ok(Vec::new()), None)
     }
 
     /// Whether Puppet refused the credentials.
@@ -165,37 +168,6 @@ impl PuppetSnapshot {
                 Lookup::Found(pinning.map(|group| group.name.clone()).collect())
             }
         }
-    }
-
-    /// What this snapshot proves of what was removed before it: nothing of what is still there or could not be read. `cleaned` says
-    /// whether the CA has said that it revoked the certificate.
-    pub(crate) fn proofs(&self, removal: &Removal, certificate: Option<&Certificate>, cleaned: bool) -> Vec<String> {
-        let name = removal.name.certname();
-        let now = self.view(name);
-        let mut proofs = Vec::new();
-        if let Some(serial) = removal.certificate.as_ref().filter(|serial| match &now.certificate {
-            Lookup::Found(certificate) => certificate.serial != **serial,
-            Lookup::Absent => true,
-            Lookup::Unavailable(_) => false,
-        }) {
-            let revoked = revocation(self.crl.as_ref(), certificate, cleaned);
-            proofs.push(format!("certificate {serial} of {name} is gone; {revoked}"));
-        }
-        if removal.request && now.request == Lookup::Absent {
-            proofs.push(format!("no certificate request of {name} is pending"));
-        }
-        let inactive = match &now.node {
-            Lookup::Found(node) => !node.active,
-            Lookup::Absent => true,
-            Lookup::Unavailable(_) => false,
-        };
-        if removal.node.is_some() && inactive {
-            proofs.push(format!("{name} is inactive in PuppetDB"));
-        }
-        if !removal.pins.is_empty() && now.pins == Lookup::Found(Vec::new()) {
-            proofs.push(format!("{name} is pinned to no node group"));
-        }
-        proofs
     }
 }
 

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use stagedoor_aws::Error as AwsError;
 use stagedoor_lifecycle::deadline;
 use stagedoor_lifecycle::receipt::{Outcome, Receipt};
-use stagedoor_types::Service;
+use stagedoor_types::{Mode, Service};
 
 use crate::call::call;
 use crate::context::{Context, Run};
@@ -98,6 +98,7 @@ async fn publish(context: &Context, function: Function, receipts: &[Receipt]) ->
     let Some(topic) = &context.topic else { return Ok(()) };
     let news: Vec<Value> = receipts
         .iter()
+        .filter(|receipt| receipt.mode != Some(Mode::Observe))
         .filter(|receipt| match receipt.outcome {
             Outcome::Waiting | Outcome::Ignored => false,
             Outcome::Refused | Outcome::Failed => function != Function::Sweep,

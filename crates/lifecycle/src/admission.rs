@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use stagedoor_types::{
-    ActionResult, Certname, Group, GroupName, Hook, HookName, LifecycleState, Lookup, Machine, PROFILE_TAG, Place,
-    ProfileName, Transition, Trouble,
+    ActionResult, Certname, Group, GroupName, Hook, HookName, LifecycleState, Lookup, Machine, Mode, PROFILE_TAG,
+    Place, ProfileName, Transition, Trouble,
 };
 
 use crate::deadline;
@@ -31,8 +31,8 @@ pub struct CloudView {
 pub enum Admission {
     /// Auto Scaling confirms it, and it is ours.
     Ours(PendingAction),
-    /// It waits, but there is nothing to do for it: complete with CONTINUE.
-    Pass(Fact),
+    /// It waits, but there is nothing to do for it: complete with CONTINUE, if this mode permits it.
+    Pass(Mode, Fact),
     /// It is not ours.
     Ignore(Fact),
     /// It must not be handled.
@@ -121,7 +121,7 @@ pub fn admit(
     }
     let hold = match action.transition {
         Transition::Launching => launching(action, group),
-        Transition::Terminating => terminating(action, group, cloud),
+        Transition::Terminating => terminating(action, group, cloud, profile.mode),
     };
     match hold {
         Ok(hold) => Admission::Ours(held(action, cloud, profile, group.has_pool, hold)),
@@ -151,7 +151,7 @@ impl Hold {
 }
 
 /// How the terminating instance is held; or why it is not handled as one.
-fn terminating(action: &LifecycleAction, group: &Group, cloud: &CloudView) -> Result<Hold, Box<Admission>> {
+fn terminating(action: &LifecycleAction, group: &Group, cloud: &CloudView, mode: Mode) -> Result<Hold, Box<Admission>> {
     let LifecycleAction { instance, group: group_name, .. } = action;
     let doubt = || {
         let unknown = format!(
@@ -165,12 +165,13 @@ fn terminating(action: &LifecycleAction, group: &Group, cloud: &CloudView) -> Re
     let to_the_pool = action.destination == Some(Place::WarmPool) && group.reuses;
     Err(Box::new(match group.members.get(instance) {
         Some(LifecycleState::TerminatingWait | LifecycleState::WarmedPendingWait) if to_the_pool => Admission::Pass(
+            mode,
             Fact::new(Code::ReturnsToWarmPool, format!("{instance} goes to the warm pool and stays known to Puppet")),
         ),
-        Some(LifecycleState::ReplacingRootVolumeWait) => Admission::Pass(Fact::new(
-            Code::RootVolumeReplaced,
-            format!("{instance} gets a new root volume and stays known to Puppet"),
-        )),
+        Some(LifecycleState::ReplacingRootVolumeWait) => Admission::Pass(
+            mode,
+            Fact::new(Code::RootVolumeReplaced, format!("{instance} gets a new root volume and stays known to Puppet")),
+        ),
         Some(LifecycleState::TerminatingWait | LifecycleState::Terminating) if in_doubt => {
             return Ok(Hold { waits: true, doubt: Some(doubt()) });
         }

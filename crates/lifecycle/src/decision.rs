@@ -4,9 +4,9 @@ use jiff::Timestamp;
 use stagedoor_types::{ActionResult, Certname, InstanceId};
 
 use crate::admission::PendingAction;
-use crate::identity::Purgeable;
-use crate::observation::{Began, LifecycleAction, NodeView};
+use crate::observation::{Began, LifecycleAction};
 use crate::reason::{Code, Fact, Reason};
+use crate::removal::Removal;
 use crate::signing::Signable;
 
 /// What is to be done next.
@@ -132,54 +132,6 @@ impl Effect {
             Self::Run(name, _) => format!("have {name} run Puppet"),
             Self::Refresh(targets, ..) => format!("have {} run Puppet", names(targets)),
         }
-    }
-}
-
-/// What is left of an instance under one name.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Removal {
-    /// The name, known to be that instance's.
-    pub name: Purgeable,
-    /// The serial number of its certificate, which is to be revoked and removed.
-    pub certificate: Option<String>,
-    /// Whether its own certificate request is pending.
-    pub request: bool,
-    /// Its node, if it is active in PuppetDB.
-    pub node: Option<NodeView>,
-    /// The node groups that it is pinned to.
-    pub pins: Vec<String>,
-}
-
-impl Removal {
-    /// A certificate alone.
-    #[must_use]
-    pub fn of_certificate(name: Purgeable, serial: &str) -> Self {
-        Self { name, certificate: Some(serial.to_owned()), request: false, node: None, pins: Vec::new() }
-    }
-
-    /// A certificate request alone.
-    #[must_use]
-    pub fn of_request(name: Purgeable) -> Self {
-        Self { name, certificate: None, request: true, node: None, pins: Vec::new() }
-    }
-
-    /// What is left, for a person.
-    #[must_use]
-    pub fn describe(&self) -> String {
-        let mut parts = Vec::new();
-        if let Some(serial) = &self.certificate {
-            parts.push(format!("certificate {serial}"));
-        }
-        if self.request {
-            parts.push("certificate request".to_owned());
-        }
-        if self.node.is_some() {
-            parts.push("PuppetDB node".to_owned());
-        }
-        if !self.pins.is_empty() {
-            parts.push(format!("pin to {}", self.pins.join(", ")));
-        }
-        format!("{} of {}", parts.join(", "), self.name.certname())
     }
 }
 

@@ -8,6 +8,7 @@
 //! * [`admission`] says what AWS knows of an instance, [`identity`] whose a name is, [`signing`] what may be signed,
 //! * [`onboard`] and [`purge`] decide, [`refresh`] says who is to run Puppet, [`deadline`] until when,
 //! * [`orphans`] says which nodes outlived their instances, [`expiry`] which credentials are about to expire,
+//! * [`removal`] leads from what is left of an instance to the proof that it is gone,
 //! * [`receipt`] says what happened, [`reason`] why.
 
 pub mod admission;
@@ -24,6 +25,7 @@ pub mod purge;
 pub mod reason;
 pub mod receipt;
 pub mod refresh;
+pub mod removal;
 pub mod signing;
 #[cfg(test)]
 mod world;

@@ -11,14 +11,14 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 pub use cloud::{Cloud, Fate};
-use stagedoor_types::{Certname, InstanceId};
+use stagedoor_types::{Certname, InstanceId, Mode};
 
 use crate::deadline;
-use crate::decision::Removal;
 use crate::identity::{Whose, whose};
 use crate::observation::NameView;
 use crate::profile::{Profile, Protected};
 use crate::purge::removal;
+use crate::removal::Removal;
 
 /// So many may be removed at once however small the fleet is.
 pub const ALWAYS_ALLOWED: usize = 5;
@@ -74,6 +74,8 @@ pub struct Orphan {
     pub removal: Removal,
     /// How it is known to be gone.
     pub why: String,
+    /// Whether it may be removed: not if a profile that it may be of only observes.
+    pub mode: Mode,
 }
 
 /// What came of it.
@@ -118,7 +120,7 @@ impl Rules<'_> {
     #[must_use]
     pub fn fleet<'l>(&self, listed: &'l [Listed]) -> Vec<&'l Listed> {
         let mut seen = BTreeSet::new();
-        let ours = |listed: &&Listed| self.is_ours(&listed.certname, &listed.instance, &listed.extensions);
+        let ours = |listed: &&Listed| self.mode(&listed.certname, &listed.instance, &listed.extensions).is_some();
         listed.iter().filter(ours).filter(|listed| seen.insert(&listed.certname)).collect()
     }
 
@@ -166,9 +168,9 @@ impl Rules<'_> {
             (None, None) => return Err(spared("neither a certificate nor an active node is there any more")),
         };
         let Some(instance) = instance else { return Err(spared("its certificate names no instance")) };
-        if !self.is_ours(&view.certname, instance, extensions) {
+        let Some(mode) = self.mode(&view.certname, instance, extensions) else {
             return Err(spared("it has not every extension and the name that a profile asks for"));
-        }
+        };
         let purgeable = match whose(view, instance, self.protected) {
             Whose::Ours(purgeable) => purgeable,
             Whose::Protected(pattern) => return Err(spared(format!("it is protected by {pattern}"))),
@@ -219,17 +221,21 @@ impl Rules<'_> {
         match removal(purgeable, view, instance) {
             (_, Some(trouble)) => Err(unclear(trouble)),
             (None, None) => Err(spared("nothing is left of it")),
-            (Some(removal), None) => Ok(Orphan { instance: instance.clone(), removal, why }),
+            (Some(removal), None) => Ok(Orphan { instance: instance.clone(), removal, why, mode }),
         }
     }
 
-    fn is_ours(&self, certname: &Certname, instance: &InstanceId, extensions: &BTreeMap<String, String>) -> bool {
-        self.profiles.iter().any(|profile| {
+    /// The mode of the profiles that a name may be of: it is observed if one of them only observes. None if it is of no profile.
+    fn mode(&self, certname: &Certname, instance: &InstanceId, extensions: &BTreeMap<String, String>) -> Option<Mode> {
+        let of = |profile: &&&Profile| {
             let required = &profile.rules.require;
             !required.is_empty()
                 && required.iter().all(|(key, value)| extensions.get(key) == Some(value))
                 && profile.certname.could_make(certname, instance)
-        })
+        };
+        let modes: Vec<Mode> = self.profiles.iter().filter(of).map(|profile| profile.mode).collect();
+        let mode = if modes.contains(&Mode::Observe) { Mode::Observe } else { Mode::Act };
+        (!modes.is_empty()).then_some(mode)
     }
 }
 

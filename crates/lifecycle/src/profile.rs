@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use stagedoor_types::{ActionResult, Certname, HookName, ProfileName};
+use stagedoor_types::{ActionResult, Certname, HookName, Mode, ProfileName};
 pub use template::{CertnameTemplate, InvalidTemplate};
 
 use crate::signing::SigningRules;
@@ -16,6 +16,8 @@ use crate::signing::SigningRules;
 pub struct Profile {
     /// Its name, as the group's tag gives it.
     pub name: ProfileName,
+    /// Whether anything is changed for its instances.
+    pub mode: Mode,
     /// How an instance's certname is made.
     pub certname: CertnameTemplate,
     /// The beginning of the names of the hooks that are ours; hooks of other tools are left to them.
@@ -52,6 +54,7 @@ impl Profile {
     pub(crate) fn example() -> Self {
         Self {
             name: "compiler".parse().unwrap(),
+            mode: Mode::Act,
             certname: "{private_dns}".parse().unwrap(),
             hook_prefix: "stagedoor-".into(),
             sign: SignMode::Verify,

@@ -4,15 +4,16 @@
 //! there is nothing left to remove.
 
 use jiff::Timestamp;
-use stagedoor_types::{ActionResult, Certname, InstanceId, Lookup, Trouble};
+use stagedoor_types::{ActionResult, Certname, InstanceId, Lookup, Observed, Trouble};
 
 use crate::admission::{Nameless, PendingAction};
-use crate::decision::{Decision, Effect, Missing, Question, Removal, not_yet};
+use crate::decision::{Decision, Effect, Missing, Question, not_yet};
 use crate::identity::{Purgeable, Whose, whose};
 use crate::observation::{LifecycleAction, NameView};
 use crate::profile::Protected;
 use crate::reason::{Code, Fact, Reason};
 use crate::refresh::{self, TargetView};
+use crate::removal::{Removal, Removals};
 
 /// What Puppet says about a terminating instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,19 +29,19 @@ pub struct TerminationView {
 /// Rules about Puppet, top to bottom: is something left that is ours to remove, of an instance that terminates; is everything
 /// known; have the refresh targets learnt of it?
 ///
-/// `tried` is the result of the last attempt to remove what is left, if there was one; `orchestrated` says whether there is
-/// an orchestrator.
+/// `removals` is what this invocation has removed so far; `orchestrated` says whether there is an orchestrator.
 #[must_use]
 pub fn decide(
     action: &LifecycleAction,
     terminating: &PendingAction,
-    seen: &TerminationView,
+    observed: &Observed<TerminationView>,
     protected: &Protected,
-    tried: Option<&Reason>,
+    removals: &Removals,
     orchestrated: bool,
     now: Timestamp,
 ) -> Decision {
     let instance = &action.instance;
+    let Observed { value: seen, at } = observed;
     let late = terminating.is_late(action.began, now);
     let mut left = Vec::new();
     let mut unreachable = None;
@@ -51,16 +52,14 @@ pub fn decide(
         match whose(view, instance, protected) {
             Whose::Ours(purgeable) => {
                 let (removal, trouble) = removal(purgeable, view, instance);
-                if removal.is_none() && trouble.is_none() {
-                    story.push(Fact::new(Code::Purged, format!("{name} is gone from Puppet")));
-                }
                 left.extend(removal);
                 unreachable = unreachable.or(trouble);
             }
             Whose::Nobody => {
                 // After a removal, that nothing is there is its proof.
-                let code = if tried.is_some() { Code::Purged } else { Code::NotInPuppet };
-                story.push(Fact::new(code, format!("{name} is not in Puppet")));
+                let proof = removals.applied.get(name).and_then(|removal| removal.proof(view, *at));
+                let nothing = || Fact::new(Code::NotInPuppet, format!("{name} is not in Puppet"));
+                story.push(proof.map_or_else(nothing, |proof| proof.fact()));
             }
             Whose::Another(owner) => story.push(Fact::new(
                 Code::OwnedByAnotherInstance,
@@ -83,7 +82,7 @@ pub fn decide(
         return not_yet(action, terminating, Missing::Trouble(doubt.clone().into()), now);
     }
     // What was tried without success is tried again while there is time.
-    let given_up = tried.filter(|_| late && !left.is_empty());
+    let given_up = removals.last.as_ref().filter(|_| late && !left.is_empty());
     if !left.is_empty() && given_up.is_none() {
         return Decision::Apply(Effect::Remove(left));
     }
@@ -155,17 +154,13 @@ fn refreshed(
 pub(crate) fn removal(name: Purgeable, view: &NameView, instance: &InstanceId) -> (Option<Removal>, Option<Trouble>) {
     let (certificate, request) = (view.certificate.known(), view.request.known());
     let (node, pins) = (view.node.known(), view.pins.known());
-    let removal = Removal {
-        name,
-        certificate: certificate.ok().flatten().map(|certificate| certificate.serial.clone()),
-        request: request.ok().flatten().is_some_and(|request| request.instance.as_ref() == Some(instance)),
-        node: node.ok().flatten().filter(|node| node.active).copied(),
-        pins: pins.ok().flatten().cloned().unwrap_or_default(),
-    };
-    let nothing =
-        removal.certificate.is_none() && !removal.request && removal.node.is_none() && removal.pins.is_empty();
+    let mut removal = Removal::of(name);
+    removal.certificate = certificate.ok().flatten().map(|certificate| certificate.serial.clone());
+    removal.request = request.ok().flatten().is_some_and(|request| request.instance.as_ref() == Some(instance));
+    removal.node = node.ok().flatten().filter(|node| node.active).copied();
+    removal.pins = pins.ok().flatten().cloned().unwrap_or_default();
     let trouble = [certificate.err(), request.err(), node.err(), pins.err()].into_iter().flatten().next();
-    ((!nothing).then_some(removal), trouble.cloned())
+    ((!removal.is_empty()).then_some(removal), trouble.cloned())
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use stagedoor_types::{Certname, GroupName, HookName, InstanceId};
+use stagedoor_types::{Certname, GroupName, HookName, InstanceId, Mode};
 
 use crate::reason::Code;
 
@@ -57,6 +57,9 @@ pub struct Receipt {
     pub hook: Option<HookName>,
     /// Its certname, where it is known.
     pub certname: Option<Certname>,
+    /// The mode of its group's profile, where that is known: in observe mode nothing was changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<Mode>,
     /// How it ended.
     pub outcome: Outcome,
     /// Why, as a stable code: `docs/codes.md` has the table.

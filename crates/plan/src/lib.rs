@@ -9,14 +9,15 @@ use std::time::Duration;
 use jiff::Timestamp;
 use stagedoor_lifecycle::admission::PendingAction;
 use stagedoor_lifecycle::deadline;
-use stagedoor_lifecycle::decision::{Decision, Effect, EffectKey, Question, Removal, expired};
+use stagedoor_lifecycle::decision::{Decision, Effect, EffectKey, Question, expired};
 use stagedoor_lifecycle::observation::{Began, LifecycleAction};
 use stagedoor_lifecycle::onboard::{self, LaunchView};
 use stagedoor_lifecycle::profile::Protected;
 use stagedoor_lifecycle::purge::{self, TerminationView};
 use stagedoor_lifecycle::reason::{Code, Fact, Reason};
 use stagedoor_lifecycle::receipt::Outcome;
-use stagedoor_types::{ActionKey, ActionResult, Certname, Lookup, Trouble};
+use stagedoor_lifecycle::removal::{Applied, Removal, Removals};
+use stagedoor_types::{ActionKey, ActionResult, Certname, Fresh, Lookup, Observed, Trouble, WritePermit};
 
 /// How long an order for refresh targets waits for other changes that the same run could serve.
 pub const GATHERING: Duration = Duration::from_secs(15);
@@ -28,8 +29,6 @@ pub struct Site<'a> {
     pub protected: &'a Protected,
     /// Whether there is an orchestrator.
     pub orchestrated: bool,
-    /// Whether effects are applied, or only reported (observe mode).
-    pub acts: bool,
     /// The time.
     pub now: Timestamp,
 }
@@ -40,18 +39,18 @@ pub enum Seen<'a> {
     /// It launches.
     Launch(&'a LaunchView),
     /// It terminates.
-    Termination(&'a TerminationView),
+    Termination(&'a Observed<TerminationView>),
 }
 
 /// One action of the batch, as it is now.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Situation<'a> {
     /// The action.
     pub action: &'a LifecycleAction,
-    /// What AWS confirms of it.
+    /// What AWS confirmed of it, now or before.
     pub pending: &'a PendingAction,
-    /// Why AWS cannot confirm it now, if it cannot: nothing is changed on the strength of what AWS said a while ago.
-    pub unconfirmed: Option<&'a Fact>,
+    /// The same, if AWS confirms it now, or why it cannot: nothing is changed on the strength of what AWS said a while ago.
+    pub confirmed: Result<Fresh<'a, PendingAction>, Fact>,
     /// What Puppet says.
     pub seen: Seen<'a>,
     /// What this invocation has tried.
@@ -65,13 +64,10 @@ pub struct Tried {
     pub effect: Option<EffectKey>,
     /// What went wrong with it.
     pub trouble: Option<Trouble>,
-    /// The result of the last removal: why it failed, or that Puppet said it was done, which is no proof. With it, what is absent now
-    /// was removed by us.
-    pub removal: Option<Reason>,
+    /// What was removed, and the result of that.
+    pub removals: Removals,
     /// Why the CA will not sign the request, if it has said so.
     pub refused: Option<Fact>,
-    /// What was removed and is not proven yet, by name.
-    pub removed: BTreeMap<Certname, Removal>,
 }
 
 /// How an action is doing: the receipt's outcome and reason, until a later pass or the end replaces it.
@@ -100,6 +96,17 @@ pub struct Verdict {
     pub reason: Reason,
 }
 
+/// An effect of an action that AWS confirms now, and whose profile is in act mode.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PermittedEffect {
+    /// The action.
+    pub key: ActionKey,
+    /// What to change.
+    pub effect: Effect,
+    /// The permit of its profile's mode.
+    pub permit: WritePermit,
+}
+
 /// What to do next for a batch.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
@@ -109,7 +116,7 @@ pub struct Plan {
     /// The actions that can be completed.
     pub verdicts: BTreeMap<ActionKey, Verdict>,
     /// What to change at Puppet.
-    pub effects: Vec<(ActionKey, Effect)>,
+    pub effects: Vec<PermittedEffect>,
     /// What has to be looked up first.
     pub questions: Vec<(ActionKey, Question)>,
     /// Names to look at besides, at once.
@@ -143,9 +150,7 @@ fn decide(site: Site<'_>, situation: &Situation<'_>) -> Decision {
     let Site { protected, orchestrated, now, .. } = site;
     match situation.seen {
         Seen::Launch(seen) => onboard::decide(action, pending, seen, protected, orchestrated, now),
-        Seen::Termination(seen) => {
-            purge::decide(action, pending, seen, protected, tried.removal.as_ref(), orchestrated, now)
-        }
+        Seen::Termination(seen) => purge::decide(action, pending, seen, protected, &tried.removals, orchestrated, now),
     }
 }
 
@@ -154,8 +159,8 @@ impl Plan {
         let Situation { action, tried, .. } = situation;
         let key = action.key();
         if let Seen::Launch(seen) = situation.seen
-            && !tried.removed.is_empty()
-            && !shows_what_was_removed(seen, &tried.removed)
+            && !tried.removals.applied.is_empty()
+            && !shows_what_was_removed(seen, &tried.removals.applied)
         {
             self.proven.insert(key.clone());
         }
@@ -184,22 +189,25 @@ impl Plan {
 
     /// An effect, unless something speaks against applying it now.
     fn apply(&mut self, site: Site<'_>, situation: &Situation<'_>, key: ActionKey, effect: Effect) {
-        let Situation { action, pending, tried, .. } = situation;
-        if let Some(unconfirmed) = situation.unconfirmed {
-            let unconfirmed = Reason::from(unconfirmed.clone());
-            let confirmed = matches!(action.began, Began::Confirmed { .. });
-            if confirmed && pending.is_late(action.began, site.now) {
-                let verdict = Verdict { result: pending.on_timeout, reason: expired(&unconfirmed) };
-                self.verdicts.insert(key, verdict);
-            } else {
-                self.status(key, Outcome::Failed, unconfirmed);
+        let Situation { action, pending, confirmed, tried, .. } = situation;
+        let confirmed = match confirmed {
+            Ok(confirmed) => confirmed,
+            Err(unconfirmed) => {
+                let unconfirmed = Reason::from(unconfirmed.clone());
+                let began = matches!(action.began, Began::Confirmed { .. });
+                if began && pending.is_late(action.began, site.now) {
+                    let verdict = Verdict { result: pending.on_timeout, reason: expired(&unconfirmed) };
+                    self.verdicts.insert(key, verdict);
+                } else {
+                    self.status(key, Outcome::Failed, unconfirmed);
+                }
+                return;
             }
-            return;
-        }
-        if !site.acts {
+        };
+        let Some(permit) = confirmed.profile.mode.write_permit() else {
             self.withheld.insert(key, withheld(&effect));
             return;
-        }
+        };
         // What the CA will not sign it will not sign a moment later either.
         if let (Effect::Sign(_), Some(refused)) = (&effect, &tried.refused) {
             self.status(key, Outcome::Refused, refused.clone());
@@ -213,7 +221,7 @@ impl Plan {
         if action.began == Began::Unknown {
             self.start_times.insert(key.clone());
         }
-        self.effects.push((key, effect));
+        self.effects.push(PermittedEffect { key, effect, permit });
     }
 
     fn status(&mut self, key: ActionKey, outcome: Outcome, reason: impl Into<Reason>) {
@@ -224,14 +232,14 @@ impl Plan {
     /// run could serve.
     fn hold_refreshes(&mut self, about_to_report: bool, now: Timestamp) {
         let change = |effect: &Effect| if let Effect::Refresh(_, change) = effect { Some(*change) } else { None };
-        let oldest = self.effects.iter().filter_map(|(_, effect)| change(effect)).min();
+        let oldest = self.effects.iter().filter_map(|permitted| change(&permitted.effect)).min();
         if !(about_to_report && oldest.is_some_and(|oldest| now < deadline::after(oldest, GATHERING))) {
             return;
         }
         let (postponed, rest): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.effects).into_iter().partition(|(_, effect)| change(effect).is_some());
+            std::mem::take(&mut self.effects).into_iter().partition(|permitted| change(&permitted.effect).is_some());
         self.effects = rest;
-        for (key, effect) in postponed {
+        for PermittedEffect { key, effect, .. } in postponed {
             let what = format!("about to {}, for this and what else is about to change", effect.describe());
             self.status(key, Outcome::Waiting, Fact::new(Code::WaitingForRefresh, what));
         }
@@ -251,7 +259,7 @@ fn not_seen_yet(effect: &Effect, tried: &Tried) -> Reason {
     if let Effect::Remove(removals) = effect {
         let left: Vec<_> = removals.iter().map(Removal::describe).collect();
         let left = Fact::new(Code::StillThere, format!("still there: {}", left.join("; ")));
-        return match tried.removal.clone() {
+        return match tried.removals.last.clone() {
             Some(removal) => removal.and(left),
             None => left.into(),
         };
@@ -264,7 +272,7 @@ fn not_seen_yet(effect: &Effect, tried: &Tried) -> Reason {
 }
 
 /// Whether a look still shows the certificate that was removed, or cannot say.
-fn shows_what_was_removed(seen: &LaunchView, removed: &BTreeMap<Certname, Removal>) -> bool {
+fn shows_what_was_removed(seen: &LaunchView, removed: &BTreeMap<Certname, Removal<Applied>>) -> bool {
     let Some(view) = &seen.name else { return true };
     removed.get(&view.certname).is_some_and(|removal| match &view.certificate {
         Lookup::Found(now) => removal.certificate.as_ref() == Some(&now.serial),

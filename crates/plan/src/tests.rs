@@ -3,6 +3,7 @@
 use stagedoor_lifecycle::onboard::Connection;
 use stagedoor_lifecycle::profile::Probe;
 use stagedoor_lifecycle::refresh::TargetView;
+use stagedoor_types::Mode;
 use stagedoor_types::{Service, Transition};
 
 use super::*;
@@ -36,7 +37,7 @@ fn launches_and_terminations_are_planned_together() {
     let mixed = world(vec![Item::new(0, Transition::Launching), Item::new(1, Transition::Terminating)]);
     let plan = mixed.plan();
     assert_eq!((plan.verdicts.len(), plan.effects.len()), (1, 1));
-    assert_eq!(plan.effects[0].0, mixed.key(1));
+    assert_eq!(plan.effects[0].key, mixed.key(1));
 }
 
 #[test]
@@ -64,7 +65,7 @@ fn the_plan_is_the_same_in_whatever_order_the_actions_come() {
     backwards.items.reverse();
     let sorted = |plan: Plan| {
         let mut effects = plan.effects;
-        effects.sort_by(|one, other| one.0.cmp(&other.0));
+        effects.sort_by(|one, other| one.key.cmp(&other.key));
         (plan.statuses, plan.verdicts, effects)
     };
     assert_eq!(sorted(backwards.plan()), sorted(terminating(4).plan()));
@@ -157,7 +158,7 @@ fn another_effect_than_the_one_just_done_is_applied() {
 fn a_removal_that_still_shows_something_says_what_and_why() {
     let world = terminating(1).each(|item| {
         item.tried.effect = Some(EffectKey::Remove);
-        item.tried.removal = Some(Fact::from(trouble(Service::Ca)).into());
+        item.tried.removals.last = Some(Fact::from(trouble(Service::Ca)).into());
     });
     assert_eq!(world.code(0), (Outcome::Failed, Code::CaUnavailable));
     let status = &world.plan().statuses[&world.key(0)];
@@ -232,10 +233,13 @@ fn an_unconfirmed_action_that_needs_no_change_is_completed_all_the_same() {
 
 // Observe mode.
 
+fn observing(item: &mut Item) {
+    item.profile().mode = Mode::Observe;
+}
+
 #[test]
 fn observe_mode_has_no_effects_and_says_what_they_would_be() {
-    let mut world = terminating(2);
-    world.acts = false;
+    let world = terminating(2).each(observing);
     let plan = world.plan();
     assert!(plan.effects.is_empty());
     assert!(plan.withheld[&world.key(0)][0].starts_with("remove certificate 0000"), "{plan:#?}");
@@ -244,16 +248,23 @@ fn observe_mode_has_no_effects_and_says_what_they_would_be() {
 
 #[test]
 fn observe_mode_withholds_every_kind_of_effect() {
-    let mut asking = launching(1).each(Item::asks);
-    asking.acts = false;
+    let asking = launching(1).each(Item::asks).each(observing);
     let plan = asking.plan();
     assert_eq!(plan.withheld[&asking.key(0)], [format!("sign the certificate request of {}", name(0))]);
 }
 
 #[test]
+fn a_profile_that_observes_does_not_stop_another_from_acting() {
+    let mut world = terminating(2);
+    observing(&mut world.items[0]);
+    let plan = world.plan();
+    assert!(plan.withheld.contains_key(&world.key(0)));
+    assert_eq!(plan.effects.iter().map(|permitted| &permitted.key).collect::<Vec<_>>(), [&world.key(1)]);
+}
+
+#[test]
 fn observe_mode_still_asks_and_still_decides() {
-    let mut world = launching(1);
-    world.acts = false;
+    let mut world = launching(1).each(observing);
     assert_eq!(world.verdict(0), (ActionResult::Continue, Code::Enrolled));
     world.items[0].profile().ready = vec![Probe::Tcp(8140)];
     assert_eq!(world.plan().questions, [(world.key(0), Question::Probes)]);
@@ -273,7 +284,7 @@ fn each_action_asks_its_own_questions() {
 fn another_name_of_an_instance_is_looked_at() {
     let world = terminating(1).each(|item| {
         item.gone();
-        item.termination.known_as = Lookup::Found(vec![name(0), name(9)]);
+        item.termination.value.known_as = Lookup::Found(vec![name(0), name(9)]);
     });
     assert_eq!(world.plan().names, [(world.key(0), vec![name(9)])]);
 }
@@ -325,7 +336,7 @@ fn a_termination_whose_timeout_has_expired_is_still_removed_if_it_can_be() {
 fn a_removal_that_failed_ends_with_the_timeout() {
     let mut world = terminating(1).each(|item| {
         item.confirmed();
-        item.tried.removal = Some(Fact::from(trouble(Service::Ca)).into());
+        item.tried.removals.last = Some(Fact::from(trouble(Service::Ca)).into());
     });
     world.now = at(601);
     assert_eq!(world.verdict(0), (ActionResult::Continue, Code::TimeoutExpired));
@@ -338,8 +349,10 @@ fn a_completed_removal_is_proven_by_the_look_that_completes_it() {
     let mut world = terminating(1).each(Item::gone);
     assert!(world.plan().proven.contains(&world.key(0)));
     assert_eq!(world.verdict(0), (ActionResult::Continue, Code::NotInPuppet), "nothing was removed");
-    world.items[0].tried.removal = Some(Fact::new(Code::StillThere, "Puppet said that it was done").into());
+    world.items[0].tried.removals.applied.insert(name(0), removal_of(0));
     assert_eq!(world.verdict(0), (ActionResult::Continue, Code::Purged));
+    world.items[0].termination.at = at(149);
+    assert_eq!(world.verdict(0), (ActionResult::Continue, Code::NotInPuppet), "it was observed before the removal");
 }
 
 #[test]
@@ -347,17 +360,18 @@ fn what_is_still_there_is_not_proven() {
     assert!(terminating(1).plan().proven.is_empty());
 }
 
-fn removal_of(number: u32) -> Removal {
+/// What is left of a terminating instance, removed at second 150.
+fn removal_of(number: u32) -> Removal<Applied> {
     let mut plan = terminating(number + 1).plan();
-    let (_, Effect::Remove(mut removals)) = plan.effects.remove(number as usize) else { panic!() };
-    removals.remove(0)
+    let Effect::Remove(mut removals) = plan.effects.remove(number as usize).effect else { panic!() };
+    removals.remove(0).applied(at(150), true)
 }
 
 #[test]
 fn the_removal_of_a_dead_owners_certificate_is_proven_when_it_shows_no_more() {
     let mut world = launching(1).each(|item| {
         item.asks();
-        item.tried.removed.insert(name(0), removal_of(0));
+        item.tried.removals.applied.insert(name(0), removal_of(0));
     });
     assert!(world.plan().proven.contains(&world.key(0)));
     world.items[0].launch_view().certificate = view(0).certificate;
@@ -369,7 +383,7 @@ fn while_the_ca_is_unavailable_nothing_is_proven() {
     let world = launching(1).each(|item| {
         item.asks();
         item.launch_view().certificate = down();
-        item.tried.removed.insert(name(0), removal_of(0));
+        item.tried.removals.applied.insert(name(0), removal_of(0));
     });
     assert!(world.plan().proven.is_empty());
 }
@@ -380,7 +394,7 @@ fn another_certificate_under_the_name_proves_that_the_first_is_gone() {
         let Lookup::Found(certificate) = &mut item.launch_view().certificate else { panic!() };
         certificate.serial = "FFFF".into();
         item.launch.run = Some(Lookup::Absent);
-        item.tried.removed.insert(name(0), removal_of(0));
+        item.tried.removals.applied.insert(name(0), removal_of(0));
     });
     assert!(world.plan().proven.contains(&world.key(0)));
 }
@@ -469,7 +483,7 @@ fn every_action_of_a_batch_is_answered_for() {
     let plan = world.plan();
     for item in &world.items {
         let key = item.action.key();
-        let has_effect = plan.effects.iter().any(|(of, _)| *of == key);
+        let has_effect = plan.effects.iter().any(|permitted| permitted.key == key);
         assert!(has_effect || plan.verdicts.contains_key(&key) || plan.statuses.contains_key(&key), "{key:?}");
     }
 }

@@ -2,11 +2,15 @@
 //! No I/O.
 
 mod cloud;
+mod mode;
 mod names;
+mod observed;
 mod trouble;
 
 pub use cloud::{
     ActionKey, ActionResult, Group, Hook, LifecycleState, Location, Machine, PROFILE_TAG, Place, Transition,
 };
+pub use mode::{Mode, WritePermit};
 pub use names::{Certname, GroupName, HookName, InstanceId, InvalidName, ProfileName};
+pub use observed::{Fresh, Observed};
 pub use trouble::{Kind, Lookup, Service, Trouble, TroubleKind};

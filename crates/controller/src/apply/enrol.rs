@@ -28,7 +28,7 @@ pub(super) async fn sign(
         let Some(reason) = certified.get(signable.certname()) else { return true };
         let report = applied.reports.of(key);
         report.status(Outcome::Failed, reason.clone());
-        report.again = true;
+        report.may_repeat = true;
         applied.changed |= reason.code == Code::NotSeenYet;
         false
     });

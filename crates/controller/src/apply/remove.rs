@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::stream::{self, StreamExt};
 use jiff::{SignedDuration, Timestamp};
-use stagedoor_lifecycle::decision::Removal;
 use stagedoor_lifecycle::identity::Purgeable;
 use stagedoor_lifecycle::reason::{Code, Fact, Reason};
 use stagedoor_lifecycle::receipt::{Outcome, Stage};
+use stagedoor_lifecycle::removal::Removal;
 use stagedoor_puppet::{Certificate, Deactivated, Error, Outcome as CaOutcome};
 use stagedoor_types::{ActionKey, Certname, Service, Trouble, TroubleKind};
 
@@ -96,11 +96,12 @@ pub(super) async fn remove(
         let Some(reason) = task.held_back(&replaced) else { return true };
         let report = applied.reports.of(&task.key);
         report.status(Outcome::Failed, reason.clone());
-        report.again = true;
+        report.may_repeat = true;
         false
     });
     let all: Vec<&Removal> = tasks.iter().flat_map(|task| &task.removals).collect();
     let removed = carry_out(run, writer, &all, snapshot.puppetdb_time).await;
+    let at = run.now();
 
     let mut fully_removed = BTreeSet::new();
     for task in tasks {
@@ -108,8 +109,7 @@ pub(super) async fn remove(
         let mut failure = None;
         let untried = task.removals.iter().any(|removal| removed.untried.contains(removal.name.certname()));
         for removal in task.removals {
-            let name = removal.name.certname();
-            for (result, took) in removed.of(name) {
+            for (result, took) in removed.of(removal.name.certname()) {
                 match result {
                     Ok(what) => {
                         applied.changed = true;
@@ -122,16 +122,14 @@ pub(super) async fn remove(
                     }
                 }
             }
-            if removed.cleaned(name) {
-                report.cleaned.push(name.clone());
-            }
-            report.removed.push(removal);
+            let revoked = removed.cleaned(removal.name.certname());
+            report.removed.push(removal.applied(at, revoked));
         }
         if untried {
             applied.changed = true;
             let next = "the Puppet CA took too long over others' certificates; this one is next";
             report.status(Outcome::Failed, Fact::new(Code::Postponed, next));
-            report.again = true;
+            report.may_repeat = true;
             continue;
         }
         if failure.is_none() {

@@ -1,31 +1,27 @@
 //! One action on its way through an invocation: what is known of it and what was done. No I/O.
 
+mod observe;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use stagedoor_lifecycle::admission::{Admission, CloudView, PendingAction};
+use stagedoor_lifecycle::admission::PendingAction;
 use stagedoor_lifecycle::deadline;
-use stagedoor_lifecycle::decision::{Effect, Question, Removal};
-use stagedoor_lifecycle::observation::{LifecycleAction, NameView};
+use stagedoor_lifecycle::decision::Question;
+use stagedoor_lifecycle::observation::LifecycleAction;
 use stagedoor_lifecycle::onboard::LaunchView;
 use stagedoor_lifecycle::profile::Probe;
 use stagedoor_lifecycle::purge::TerminationView;
 use stagedoor_lifecycle::reason::{Code, Fact};
 use stagedoor_lifecycle::receipt::{Outcome, Receipt, SCHEMA, Stage, Step};
-use stagedoor_plan::{Seen, Situation, Status, Tried, Verdict};
+use stagedoor_lifecycle::removal::{Applied, Removal};
+use stagedoor_plan::{PermittedEffect, Seen, Situation, Status, Tried, Verdict};
 use stagedoor_puppet::Certificate;
-use stagedoor_types::{ActionKey, ActionResult, Certname, Lookup, Trouble};
+use stagedoor_types::{Certname, Lookup, Mode, Observed, WritePermit};
 
-use super::{Answer, Decided, Query, Report, Task};
-use crate::snapshot::{PuppetSnapshot, describe, issued};
-
-/// What was observed, and when.
-#[derive(Debug)]
-pub(crate) struct Observed<T> {
-    pub(crate) value: T,
-    pub(crate) at: Timestamp,
-}
+use super::{Decided, Query, Report, Task, Waiting};
+use crate::snapshot::{PuppetSnapshot, issued, revocation};
 
 /// How far an action is.
 #[derive(Debug)]
@@ -44,20 +40,20 @@ pub(crate) struct WorkItem {
     pub(super) action: LifecycleAction,
     /// What AWS confirmed, once the action was found to be ours.
     pub(super) pending: Option<Observed<PendingAction>>,
+    /// The mode of its group's profile, once that is known.
+    mode: Option<Mode>,
     /// Why AWS cannot confirm it now, if it cannot; `pending` is then what it confirmed before.
     unconfirmed: Option<Fact>,
     /// Names to observe besides the expected one.
     more_names: Vec<Certname>,
     /// What Puppet says of a terminating instance.
-    termination: TerminationView,
+    termination: Observed<TerminationView>,
     /// What Puppet says of a launching instance.
     launch: LaunchView,
     /// The certificates that were seen.
     certificates: BTreeMap<Certname, Certificate>,
     /// Of what was removed and is not proven yet: the certificate that the CRL must hold then.
     revoked: BTreeMap<Certname, Certificate>,
-    /// The names whose certificate the CA has said to have revoked.
-    cleaned: BTreeSet<Certname>,
     /// What this invocation has tried.
     pub(super) tried: Tried,
     state: State,
@@ -75,13 +71,13 @@ impl WorkItem {
         Self {
             action,
             pending: None,
+            mode: None,
             unconfirmed: None,
             more_names: Vec::new(),
-            termination: TerminationView { names: Vec::new(), known_as: Lookup::Absent, targets: None },
+            termination: Observed { value: observe::nothing(Lookup::Absent), at: Timestamp::MIN },
             launch: LaunchView::default(),
             certificates: BTreeMap::new(),
             revoked: BTreeMap::new(),
-            cleaned: BTreeSet::new(),
             tried: Tried::default(),
             state: State::Open,
             status: Status::new(Outcome::Failed, ended),
@@ -127,12 +123,12 @@ impl WorkItem {
 
     /// Whether a certificate was removed that is not proven to be gone.
     pub(crate) fn awaits_proof_of_revocation(&self) -> bool {
-        self.tried.removed.values().any(|removal| removal.certificate.is_some())
+        self.tried.removals.applied.values().any(|removal| removal.certificate.is_some())
     }
 
     /// The names under which something was removed that is not proven yet.
     pub(crate) fn unproven(&self) -> impl Iterator<Item = &Certname> {
-        self.tried.removed.keys()
+        self.tried.removals.applied.keys()
     }
 
     /// The certificate under the expected name, if it was seen and is the instance's own.
@@ -148,13 +144,18 @@ impl WorkItem {
         self.own_certificate().filter(|certificate| issued(certificate) >= began)
     }
 
-    /// What has to be decided about it; `None` until AWS has confirmed it.
-    pub(super) fn situation(&self) -> Option<Situation<'_>> {
+    /// What has to be decided about it; `None` until AWS has confirmed it. What AWS confirmed before `fresh_since` counts no more.
+    pub(super) fn situation(&self, fresh_since: Timestamp) -> Option<Situation<'_>> {
         let seen = if self.is_launching() { Seen::Launch(&self.launch) } else { Seen::Termination(&self.termination) };
+        let pending = self.pending.as_ref()?;
+        let old = || Fact::new(Code::NotSeenYet, "AWS confirmed the action a while ago; it is asked again");
         Some(Situation {
             action: &self.action,
-            pending: self.pending()?,
-            unconfirmed: self.unconfirmed.as_ref(),
+            pending: &pending.value,
+            confirmed: match &self.unconfirmed {
+                Some(unconfirmed) => Err(unconfirmed.clone()),
+                None => pending.fresh(fresh_since).ok_or_else(old),
+            },
             seen,
             tried: &self.tried,
         })
@@ -183,137 +184,47 @@ impl WorkItem {
             verdict: verdict.clone(),
             waits: self.pending().is_none_or(|pending| pending.waits),
             other_hooks: self.pending().is_none_or(|pending| pending.other_hooks),
+            permit: self.permit(),
         })
     }
 
-    /// AWS says this of it.
-    pub(super) fn admit(&mut self, admission: Admission, view: &CloudView, at: Timestamp, took: Duration) {
-        let shown = view.group.known().ok().flatten().and_then(|group| group.members.get(&self.action.instance));
-        let shown = shown.map_or_else(|| "not in the group".to_owned(), ToString::to_string);
-        self.unconfirmed = None;
-        match admission {
-            Admission::Ours(mut pending) => {
-                if let (Lookup::Unavailable(_), Some(before)) = (&view.hooks, self.pending()) {
-                    pending.keep_times_of(before);
-                }
-                if self.pending.is_none() {
-                    let machine = view.machine.known().ok().flatten().map_or("unknown", |machine| &machine.state);
-                    self.step(Stage::Seen, took, format!("Auto Scaling: {shown}; EC2: {machine}"));
-                }
-                self.pending = Some(Observed { value: pending, at });
-            }
-            Admission::Pass(reason) => {
-                self.step(Stage::Seen, took, format!("Auto Scaling: {shown}"));
-                self.decide(Verdict { result: ActionResult::Continue, reason: reason.into() });
-            }
-            Admission::Ignore(reason) => self.finish(Status::new(Outcome::Ignored, reason)),
-            Admission::Refuse(reason) => self.finish(Status::new(Outcome::Refused, reason)),
-            Admission::Fail(reason) => {
-                // What AWS confirmed before still says when the timeout expires.
-                self.unconfirmed = self.pending.is_some().then(|| reason.clone());
-                self.set_status(Status::new(Outcome::Failed, reason));
-            }
-        }
+    /// If its hook would time out before the profile's timeout, and it may be kept alive.
+    pub(super) fn waiting(&self) -> Option<Waiting> {
+        let timeout = self.pending().filter(|pending| pending.waits && self.is_undecided())?.heartbeat?;
+        Some(Waiting { key: self.action.key(), timeout, permit: self.permit()? })
     }
 
-    /// Puppet says this of it.
-    pub(super) fn take_in(&mut self, snapshot: &PuppetSnapshot) {
-        if self.is_launching() {
-            self.look_at_launch(snapshot);
-        } else {
-            self.look_at_termination(snapshot);
-        }
-        // The certificates, which the CRL must hold later on, when they are gone themselves.
-        let seen = self.names().filter_map(|name| Some((name.clone(), snapshot.certificate(name)?.clone())));
-        let seen: Vec<_> = seen.collect();
-        self.certificates.extend(seen);
-    }
-
-    fn look_at_launch(&mut self, snapshot: &PuppetSnapshot) {
-        let name = self.names().next().cloned();
-        let own = self.certificate_of_this_launch();
-        let run = name.as_ref().map(|name| snapshot.run(name));
-        let mut seen = Vec::new();
-        let view = match (&name, own) {
-            (Some(name), Some(own)) => {
-                seen.push(format!("{name}: certificate {} of {}", own.serial(), self.action.instance));
-                if let Some(Lookup::Found(run)) = &run {
-                    seen.push(format!("its Puppet run at {} ended as {}", run.start, run.status));
-                }
-                Some(snapshot.view_with(name, own))
-            }
-            (Some(name), None) => {
-                let view = snapshot.view(name);
-                seen.push(describe(&view));
-                Some(view)
-            }
-            (None, _) => None,
-        };
-        for what in seen {
-            self.saw(snapshot.took, what);
-        }
-        self.launch = LaunchView { name: view, run, ..LaunchView::default() };
-    }
-
-    fn look_at_termination(&mut self, snapshot: &PuppetSnapshot) {
-        let names: Vec<NameView> = self.names().map(|name| snapshot.view(name)).collect();
-        for view in names.iter().skip(self.termination.names.len()) {
-            self.saw(snapshot.took, describe(view));
-        }
-        let known_as = snapshot.known_as(&self.action.instance);
-        self.termination = TerminationView { names, known_as, targets: None };
-    }
-
-    pub(super) fn puppet_is_unavailable(&mut self, trouble: &Trouble) {
-        let known_as = Lookup::Unavailable(trouble.clone());
-        self.termination = TerminationView { names: Vec::new(), known_as, targets: None };
-        let name = self.names().next().map(|name| NameView::unavailable(name.clone(), trouble));
-        self.launch = LaunchView { name, ..LaunchView::default() };
-    }
-
-    pub(super) fn answered(&mut self, answer: Answer) {
-        match answer {
-            Answer::Owner(owner, machine) => self.launch.owner = Some((owner, machine)),
-            Answer::Classification(classification) => self.launch.classification = Some(classification),
-            Answer::Connection(connection) => self.launch.connection = Some(connection),
-            Answer::Targets(targets) if self.is_launching() => self.launch.targets = Some(targets),
-            Answer::Targets(targets) => self.termination.targets = Some(targets),
-            Answer::Probes(probes) => self.launch.probes = Some(probes),
-        }
-    }
-
-    /// When it began, by Auto Scaling's record.
-    pub(super) fn started(&mut self, recorded: Option<Timestamp>, now: Timestamp) {
-        // The newest activity may not be visible yet; of a launch EC2 knows better.
-        let launched = self.pending().filter(|_| self.is_launching()).and_then(|pending| pending.launched);
-        self.action.began = self.action.began.confirm(recorded.max(launched), now);
+    /// The permit of its profile's mode.
+    fn permit(&self) -> Option<WritePermit> {
+        self.mode?.write_permit()
     }
 
     /// An effect that is about to be applied, which counts as just applied from now on.
-    pub(super) fn task(&mut self, key: ActionKey, effect: Effect) -> Task {
+    pub(super) fn task(&mut self, permitted: PermittedEffect) -> Task {
+        let PermittedEffect { key, effect, permit } = permitted;
         self.tried.effect = Some(effect.key());
         Task {
             key,
             launching: self.is_launching(),
             began: self.action.began.time(),
-            tried_before: self.tried.removal.is_some(),
+            tried_before: self.tried.removals.last.is_some(),
             effect,
+            permit,
         }
     }
 
     /// What was done.
     pub(super) fn absorb(&mut self, report: Report) {
-        let Report { steps, status, finished, verdict, trouble, removal, refused, removed, cleaned, again, completed } =
+        let Report { steps, status, finished, verdict, trouble, removal, refused, removed, may_repeat, completed } =
             report;
         self.steps.extend(steps);
-        self.cleaned.extend(cleaned);
         for removal in removed {
             self.removed(removal);
         }
         self.tried.trouble = trouble.or(self.tried.trouble.take());
-        self.tried.removal = removal.or(self.tried.removal.take());
+        self.tried.removals.last = removal.or(self.tried.removals.last.take());
         self.tried.refused = refused.or(self.tried.refused.take());
-        if again {
+        if may_repeat {
             self.tried.effect = None;
         }
         self.completed |= completed;
@@ -328,7 +239,7 @@ impl WorkItem {
         }
     }
 
-    fn removed(&mut self, removal: Removal) {
+    fn removed(&mut self, removal: Removal<Applied>) {
         let name = removal.name.certname().clone();
         if let Some(certificate) = self.certificates.get(&name) {
             self.revoked.insert(name.clone(), certificate.clone());
@@ -337,16 +248,16 @@ impl WorkItem {
             // What was seen under the name is not there any more, and is read again.
             self.certificates.remove(&name);
         }
-        self.tried.removed.insert(name, removal);
+        self.tried.removals.applied.insert(name, removal);
     }
 
     /// Records what a snapshot proves of what was removed before it.
     pub(super) fn prove(&mut self, snapshot: &PuppetSnapshot) {
-        for (name, removal) in std::mem::take(&mut self.tried.removed) {
+        for (name, removal) in std::mem::take(&mut self.tried.removals.applied) {
             let certificate = self.revoked.remove(&name);
-            let proofs = snapshot.proofs(&removal, certificate.as_ref(), self.cleaned.contains(&name));
-            for proof in proofs {
-                self.step(Stage::Proven, snapshot.took, proof);
+            let revocation = revocation(snapshot.crl.as_ref(), certificate.as_ref(), removal.is_revoked());
+            for part in removal.gone(&snapshot.view(&name), snapshot.at) {
+                self.step(Stage::Proven, snapshot.took, part.describe(&name, revocation));
             }
         }
     }
@@ -416,6 +327,7 @@ impl WorkItem {
             group: Some(self.action.group),
             hook: Some(self.action.hook),
             certname,
+            mode: self.mode,
             outcome: self.status.outcome,
             code: self.status.reason.code(),
             reason: self.status.reason.to_string(),

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use stagedoor_lifecycle::decision::Removal;
 use stagedoor_lifecycle::reason::{Fact, Reason};
 use stagedoor_lifecycle::receipt::{Outcome, Stage, Step};
+use stagedoor_lifecycle::removal::{Applied, Removal};
 use stagedoor_plan::{Status, Verdict};
-use stagedoor_types::{ActionKey, ActionResult, Certname, Trouble};
+use stagedoor_types::{ActionKey, ActionResult, Trouble};
 
 /// What the steps did for an action: changes of its work item.
 #[derive(Debug, Default)]
@@ -25,11 +25,9 @@ pub(crate) struct Report {
     /// Why the CA will not sign the request.
     pub(crate) refused: Option<Fact>,
     /// What was removed, and waits for its proof.
-    pub(crate) removed: Vec<Removal>,
-    /// The names whose certificate the CA has said to have revoked.
-    pub(crate) cleaned: Vec<Certname>,
+    pub(crate) removed: Vec<Removal<Applied>>,
     /// Whether the effect may be applied again at once.
-    pub(crate) again: bool,
+    pub(crate) may_repeat: bool,
     /// Whether Auto Scaling has accepted the completion.
     pub(crate) completed: bool,
 }

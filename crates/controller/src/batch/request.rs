@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use stagedoor_lifecycle::decision::{Effect, Question};
@@ -11,7 +12,7 @@ use stagedoor_lifecycle::profile::Probe;
 use stagedoor_lifecycle::refresh::TargetView;
 use stagedoor_plan::Verdict;
 use stagedoor_puppet::Certificate;
-use stagedoor_types::{ActionKey, Certname, InstanceId, Lookup, Machine};
+use stagedoor_types::{ActionKey, Certname, InstanceId, Lookup, Machine, WritePermit};
 
 use super::WorkItem;
 use crate::call::unique;
@@ -101,6 +102,8 @@ pub(crate) struct Task {
     pub(crate) began: Option<Timestamp>,
     /// Whether a removal was tried in this invocation.
     pub(crate) tried_before: bool,
+    /// The permit of its profile's mode.
+    pub(crate) permit: WritePermit,
 }
 
 /// An action that waits to be completed.
@@ -112,4 +115,16 @@ pub(crate) struct Decided {
     pub(crate) waits: bool,
     /// Whether another tool's hook may hold it as well.
     pub(crate) other_hooks: bool,
+    /// The permit of its profile's mode; none in observe mode.
+    pub(crate) permit: Option<WritePermit>,
+}
+
+/// An action to keep alive: its hook would time out before the profile's timeout.
+#[derive(Debug, Clone)]
+pub(crate) struct Waiting {
+    pub(crate) key: ActionKey,
+    /// The hook's heartbeat timeout.
+    pub(crate) timeout: Duration,
+    /// The permit of its profile's mode.
+    pub(crate) permit: WritePermit,
 }

@@ -6,8 +6,9 @@ use std::time::Duration;
 use stagedoor_lifecycle::profile::{Profile, Rekey, SignMode};
 use stagedoor_lifecycle::signing::SigningRules;
 use stagedoor_puppet::{long_name, short_name};
-use stagedoor_types::{ActionResult, ProfileName};
+use stagedoor_types::{ActionResult, Mode, ProfileName};
 
+use super::MODES;
 use super::reader::Reader;
 
 /// The longest that a lifecycle action can live.
@@ -68,15 +69,17 @@ fn extension(sign: &Reader<'_>, list: &str, key: &str) -> Option<String> {
     Some(name.to_owned())
 }
 
-/// The profile, unless something in it is wrong; `has_classifier` says whether there is one.
-pub(super) fn profile(name: &str, mut section: Reader<'_>, has_classifier: bool) -> Option<Profile> {
+/// The profile, unless something in it is wrong; `mode` is what it has if it does not say, and `has_classifier` says whether there is
+/// a classifier.
+pub(super) fn profile(name: &str, mut section: Reader<'_>, mode: Mode, has_classifier: bool) -> Option<Profile> {
     let name: Option<ProfileName> = name.parse().map_err(|error| section.problem("", error)).ok();
+    let mode = section.choice("mode", &MODES, mode);
     let certname = section.parsed("certname", None);
     let hook_prefix = section.text_or("hooks", "stagedoor-");
 
     let mut sign = section.below("sign");
-    let modes = [("verify", SignMode::Verify), ("external", SignMode::External)];
-    let mode = sign.choice("mode", &modes, SignMode::Verify);
+    let signers = [("verify", SignMode::Verify), ("external", SignMode::External)];
+    let signer = sign.choice("mode", &signers, SignMode::Verify);
     let rules = signing_rules(&mut sign);
     sign.finish();
 
@@ -104,9 +107,10 @@ pub(super) fn profile(name: &str, mut section: Reader<'_>, has_classifier: bool)
 
     Some(Profile {
         name: name?,
+        mode,
         certname: certname?,
         hook_prefix,
-        sign: mode,
+        sign: signer,
         rules,
         pin,
         classified,

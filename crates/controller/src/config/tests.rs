@@ -1,6 +1,6 @@
 use stagedoor_lifecycle::orphans::Limits;
 use stagedoor_lifecycle::profile::{Probe, Rekey, SignMode};
-use stagedoor_types::ActionResult;
+use stagedoor_types::{ActionResult, Mode};
 
 use super::*;
 
@@ -51,7 +51,6 @@ fn problems(text: &str) -> Vec<String> {
 #[test]
 fn a_whole_configuration_is_read() {
     let config = Config::parse(WHOLE).unwrap();
-    assert_eq!(config.mode, Mode::Act);
     assert_eq!(config.budget, Duration::from_secs(20));
     assert_eq!(config.topic.as_deref(), Some("arn:aws:sns:eu-west-1:111122223333:stagedoor"));
     let limits = Limits { max_share: 5, grace: Duration::from_secs(6 * 3600) };
@@ -91,7 +90,7 @@ fn defaults_are_those_of_the_documentation() {
     )
     .unwrap();
     let profile = &config.profiles[&"x".parse().unwrap()];
-    assert_eq!((config.mode, config.budget.as_secs()), (Mode::Act, 50));
+    assert_eq!((profile.mode, config.budget.as_secs()), (Mode::Act, 50));
     let limits = Limits { max_share: 20, grace: Duration::from_secs(7200) };
     let every = Some(Duration::from_secs(300));
     assert_eq!(config.housekeeping, Housekeeping { every, warn_days: 30, orphans: OrphanMode::Purge, limits });

@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use jiff::Timestamp;
 use serde_json::{Value, json};
-use stagedoor_lifecycle::decision::Removal;
 use stagedoor_lifecycle::orphans::{Cloud, Orphan, Rules, Suspect};
 use stagedoor_lifecycle::profile::Profile;
-use stagedoor_types::{Certname, Group, InstanceId, Lookup, Machine, Service, Trouble};
+use stagedoor_lifecycle::removal::Removal;
+use stagedoor_types::{Certname, Group, InstanceId, Machine, Mode, Service, Trouble};
 
 use crate::apply::{Removed, carry_out};
 use crate::call::call;
@@ -51,7 +52,7 @@ enum Outcome {
     /// Only reported, as the mode says.
     Found,
     /// The breaker is open.
-    PendingAction,
+    Held,
 }
 
 impl Outcome {
@@ -60,7 +61,7 @@ impl Outcome {
             Self::Removed => "removed",
             Self::Failed => "failed",
             Self::Found => "found",
-            Self::PendingAction => "held",
+            Self::Held => "held",
         }
     }
 }
@@ -104,16 +105,17 @@ pub(super) async fn check(run: Run<'_>, puppet: &Puppet, groups: Vec<Group>, tur
     }
     let mut left_alone: Vec<_> = findings.unclear.into_iter().chain(findings.spared).collect();
     let may_go = findings.breaker.is_none() && config.orphans == OrphanMode::Purge;
-    let results = match &puppet.writer {
-        Some(writer) if may_go => {
-            let mut results = Vec::new();
-            let mut orphans = findings.orphans;
+    let (mut orphans, observed): (Vec<_>, Vec<_>) =
+        findings.orphans.into_iter().partition(|orphan| orphan.mode == Mode::Act);
+    let mut results = told(observed, Outcome::Found, "would be removed, but its profile only observes");
+    match orphans.first().and_then(|orphan| orphan.mode.write_permit()) {
+        Some(permit) if may_go => {
+            let writer = &puppet.writer(permit);
             let mut fresh = true;
             while !orphans.is_empty() {
                 if run.now() >= run.budget.passes {
                     let story = "there was no time left; the next housekeeping goes on";
-                    let left = |orphan| Dealt { orphan, outcome: Outcome::Failed, story: story.into() };
-                    results.extend(orphans.into_iter().map(left));
+                    results.extend(told(orphans, Outcome::Failed, story));
                     break;
                 }
                 let rest = orphans.split_off(orphans.len().min(REMOVED_AT_ONCE));
@@ -130,16 +132,16 @@ pub(super) async fn check(run: Run<'_>, puppet: &Puppet, groups: Vec<Group>, tur
                 results.extend(Box::pin(remove(run, puppet, writer, orphans, &seen)).await);
                 orphans = rest;
             }
-            results
         }
-        _ => {
-            let held = findings.breaker.is_some();
-            let (outcome, story) =
-                if held { (Outcome::PendingAction, "held back") } else { (Outcome::Found, "would be removed") };
-            findings.orphans.into_iter().map(|orphan| Dealt { orphan, outcome, story: story.into() }).collect()
-        }
-    };
+        _ if findings.breaker.is_some() => results.extend(told(orphans, Outcome::Held, "held back")),
+        _ => results.extend(told(orphans, Outcome::Found, "would be removed")),
+    }
     Ok(Check { fleet: fleet.len(), results, left_alone, breaker: findings.breaker })
+}
+
+/// The same for all of these.
+fn told(orphans: Vec<Orphan>, outcome: Outcome, story: &str) -> Vec<Dealt> {
+    orphans.into_iter().map(|orphan| Dealt { orphan, outcome, story: story.to_owned() }).collect()
 }
 
 /// What EC2 knows of these instances.
@@ -187,10 +189,11 @@ async fn remove(
     let removals: Vec<&Removal> = orphans.iter().map(|orphan| &orphan.removal).collect();
     let removed = carry_out(run, writer, &removals, before.puppetdb_time).await;
     let names: Vec<Certname> = removals.iter().map(|removal| removal.name.certname().clone()).collect();
+    let applied = run.now();
     let seen = Box::pin(closely(run, puppet, &names)).await;
     let crl = call(run.context, run.budget.work, Service::Ca, puppet.ca.crl()).await.ok();
     let dealt = orphans.into_iter().zip(&seen.suspects).map(|(orphan, now)| {
-        let (outcome, mut story) = judge(&orphan.removal, &removed, now);
+        let (outcome, mut story) = judge(&orphan.removal, &removed, now, (applied, seen.at));
         let name = orphan.removal.name.certname();
         if outcome == Outcome::Removed && orphan.removal.certificate.is_some() {
             let revoked = revocation(crl.as_ref(), before.certificates.get(name), removed.cleaned(name));
@@ -201,28 +204,28 @@ async fn remove(
     dealt.collect()
 }
 
-/// What the new observation does not show any more is gone.
-fn judge(removal: &Removal, removed: &Removed, now: &Suspect) -> (Outcome, String) {
-    let done: Vec<_> = removed.of(removal.name.certname()).collect();
+/// What an observation after the removal shows no more is gone.
+fn judge(
+    removal: &Removal,
+    removed: &Removed,
+    now: &Suspect,
+    (applied, observed): (Timestamp, Timestamp),
+) -> (Outcome, String) {
+    let name = removal.name.certname();
+    let done: Vec<_> = removed.of(name).collect();
     if let Some(trouble) = done.iter().find_map(|(result, _)| result.as_ref().err()) {
         return (Outcome::Failed, trouble.text.clone());
     }
-    let view = &now.view;
-    let there = match (&removal.certificate, &view.certificate) {
-        (Some(serial), Lookup::Found(certificate)) if certificate.serial == *serial => Some("its certificate"),
-        _ => None,
-    };
-    let there = there.or(match &view.node {
-        Lookup::Found(node) if removal.node.is_some() && node.active => Some("its PuppetDB node"),
-        _ => None,
-    });
-    let unknown = [view.certificate.known().err(), view.node.known().err()].into_iter().flatten().next();
-    match (there, unknown) {
-        (Some(what), _) => (Outcome::Failed, format!("Puppet said that it was done, and {what} is still there")),
-        (None, Some(trouble)) => (Outcome::Failed, format!("it is not proven gone: {trouble}")),
-        (None, None) => {
+    let applied = removal.clone().applied(applied, removed.cleaned(name));
+    let unknown = [now.view.certificate.known().err(), now.view.node.known().err()].into_iter().flatten().next();
+    match (applied.proof(&now.view, observed), unknown) {
+        (Some(_), _) => {
             let story: Vec<_> = done.iter().filter_map(|(result, _)| result.as_deref().ok()).collect();
             (Outcome::Removed, story.join("; "))
+        }
+        (None, Some(trouble)) => (Outcome::Failed, format!("it is not proven gone: {trouble}")),
+        (None, None) => {
+            (Outcome::Failed, "Puppet said that it was done, and something of it is still there".to_owned())
         }
     }
 }
@@ -236,7 +239,7 @@ impl Check {
     /// Logs it, and returns the messages to publish: what was done and that the breaker is open, at once; what the mode only
     /// reports, when a reminder is due.
     pub(super) fn tell(&self, context: &Context, remind: bool) -> Vec<(String, Value)> {
-        for Dealt { orphan: Orphan { instance, removal, why }, outcome, story } in &self.results {
+        for Dealt { orphan: Orphan { instance, removal, why, .. }, outcome, story } in &self.results {
             let (certname, removal) = (removal.name.certname(), removal.describe());
             let word = outcome.as_str();
             if *outcome == Outcome::Failed {
@@ -259,7 +262,7 @@ impl Check {
             let subject = format!("Stagedoor sweep: {} orphans", chunk.len());
             news.push((subject, json!({"function": "sweep", "orphans": orphans})));
         }
-        if !context.acts() && !self.results.is_empty() {
+        if !context.config.acts() && !self.results.is_empty() {
             tracing::info!("observe mode: nothing was removed");
         }
         news
@@ -275,7 +278,7 @@ impl Check {
 
 impl Dealt {
     fn payload(&self) -> Value {
-        let Orphan { instance, removal, why } = &self.orphan;
+        let Orphan { instance, removal, why, .. } = &self.orphan;
         json!({
             "certname": removal.name.certname(),
             "instance_id": instance,

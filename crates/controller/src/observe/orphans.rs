@@ -19,6 +19,8 @@ const READ: usize = 100;
 
 /// What was observed of the suspects.
 pub(crate) struct Closely {
+    /// When Puppet was asked.
+    pub(crate) at: Timestamp,
     pub(crate) suspects: Vec<Suspect>,
     /// Their certificates, as far as they have any.
     pub(crate) certificates: BTreeMap<Certname, Certificate>,
@@ -71,7 +73,7 @@ pub(crate) async fn closely(run: Run<'_>, puppet: &Puppet, names: &[Certname]) -
             None => None,
         }
     };
-    let unproven = BTreeSet::new();
+    let (at, unproven) = (run.now(), BTreeSet::new());
     let (files, nodes, identities, time, groups) = tokio::join!(
         files(run, puppet, names, &unproven),
         ask(run, Service::PuppetDb, puppet.puppetdb.nodes(names)),
@@ -79,7 +81,7 @@ pub(crate) async fn closely(run: Run<'_>, puppet: &Puppet, names: &[Certname]) -
         ask(run, Service::PuppetDb, puppet.puppetdb.server_time()),
         groups,
     );
-    let snapshot = PuppetSnapshot::of_names(puppet, files, nodes, identities, groups);
+    let snapshot = PuppetSnapshot::of_names(puppet, at, files, nodes, identities, groups);
     let suspect = |name: &Certname| {
         let known = snapshot.identities.as_ref().ok().and_then(|known| known.get(name));
         let reported = known.map(|known| Reported {
@@ -92,7 +94,7 @@ pub(crate) async fn closely(run: Run<'_>, puppet: &Puppet, names: &[Certname]) -
     let suspects = names.iter().map(suspect).collect();
     let certificate = |(name, (certificate, _)): (Certname, Files)| Some((name, certificate.ok().flatten()?));
     let certificates = snapshot.files.into_iter().filter_map(certificate).collect();
-    Closely { suspects, certificates, puppetdb_time: time.ok() }
+    Closely { at, suspects, certificates, puppetdb_time: time.ok() }
 }
 
 #[cfg(test)]

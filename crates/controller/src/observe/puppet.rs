@@ -42,7 +42,7 @@ pub(crate) async fn puppet(run: Run<'_>, puppet: &Puppet, wanted: &Wanted) -> Pu
         runs: by_name(reports, |report| &report.certname),
         puppetdb_time: time.ok(),
         crl,
-        ..PuppetSnapshot::of_names(puppet, files, nodes, identities, groups)
+        ..PuppetSnapshot::of_names(puppet, started, files, nodes, identities, groups)
     }
 }
 

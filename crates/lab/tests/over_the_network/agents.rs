@@ -13,7 +13,7 @@ use stagedoor_lab::{Lab, Options};
 use stagedoor_puppet::{Ca, CaAdmin, Csr, Orchestrator, PuppetDb, Report, StatusApi};
 use tokio::net::TcpStream;
 
-use crate::enterprise::{certname, enterprise, transport};
+use crate::enterprise::{certname, enterprise, permit, transport};
 use crate::{control, until};
 
 const NAME: &str = "n.example.net";
@@ -23,7 +23,7 @@ fn quick(certname: &str) -> Agent {
 }
 
 fn ca(lab: &Lab) -> CaAdmin {
-    CaAdmin::new(Ca::new(&transport(lab), &lab.ca_url().parse().unwrap()))
+    CaAdmin::new(Ca::new(&transport(lab), &lab.ca_url().parse().unwrap()), permit())
 }
 
 async fn request_of(lab: &Lab, name: &str) -> Csr {
@@ -194,7 +194,10 @@ async fn an_agent_is_connected_after_its_first_run_and_takes_orders() {
     agent.certified().await.unwrap();
     until(|| lab.state()["puppet"]["connected"].as_array().unwrap().contains(&json!(NAME))).await;
     assert_eq!(agent.state().phase, Phase::Certified, "it waits for an order");
-    stagedoor_puppet::OrchestratorAdmin::new(puppet.clone()).deploy(&[certname(NAME)], "first", "e").await.unwrap();
+    stagedoor_puppet::OrchestratorAdmin::new(puppet.clone(), permit())
+        .deploy(&[certname(NAME)], "first", "e")
+        .await
+        .unwrap();
     let state = agent.reported().await.unwrap();
     assert_eq!((state.reports, state.status.as_deref()), (1, Some("failed")));
     assert_eq!(reports(&lab, NAME).await[0].job_id.as_deref(), Some("1"));

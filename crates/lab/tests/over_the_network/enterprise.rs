@@ -10,11 +10,16 @@ use stagedoor_puppet::{
     Certificate, Classifier, ClassifierAdmin, Credentials, Error, JobState, Orchestrator, OrchestratorAdmin, Rbac,
     Transport, trusted_facts,
 };
-use stagedoor_types::Certname;
+use stagedoor_types::{Certname, Mode, WritePermit};
 
 use crate::until;
 
 const DEPLOY: &str = "POST /orchestrator/v1/command/deploy";
+
+/// Tests may write.
+pub(crate) fn permit() -> WritePermit {
+    Mode::Act.write_permit().unwrap()
+}
 
 pub(crate) async fn enterprise() -> Lab {
     let options = Options { puppet: PuppetOptions::enterprise(), ..Options::default() };
@@ -28,12 +33,12 @@ pub(crate) fn transport(lab: &Lab) -> Transport {
 
 fn orchestrator(lab: &Lab) -> OrchestratorAdmin {
     let endpoint = lab.orchestrator_url().parse().unwrap();
-    OrchestratorAdmin::new(Orchestrator::new(&transport(lab), &endpoint))
+    OrchestratorAdmin::new(Orchestrator::new(&transport(lab), &endpoint), permit())
 }
 
 fn classifier(lab: &Lab) -> ClassifierAdmin {
     let endpoint = lab.classifier_url().parse().unwrap();
-    ClassifierAdmin::new(Classifier::new(&transport(lab), &endpoint))
+    ClassifierAdmin::new(Classifier::new(&transport(lab), &endpoint), permit())
 }
 
 pub(crate) fn certname(name: &str) -> Certname {

@@ -4,11 +4,12 @@ use jiff::Timestamp;
 use stagedoor_types::{InstanceId, Place};
 
 use super::{CLOCKS_DIFFER, NotYet, Rules, SILENCE, ask, news, trouble, wrong};
-use crate::decision::{Decision, Effect, Question, Rejection, Removal};
+use crate::decision::{Decision, Effect, Question, Rejection};
 use crate::identity::{Whose, whose};
 use crate::observation::{Began, CertificateView, NameView};
 use crate::profile::{Rekey, SignMode};
 use crate::reason::{Code, Fact};
+use crate::removal::Removal;
 use crate::{deadline, signing};
 
 impl Rules<'_> {

@@ -6,9 +6,10 @@ mod properties;
 use stagedoor_types::Place;
 
 use super::*;
-use crate::decision::{Rejection, Removal};
+use crate::decision::Rejection;
 use crate::observation::Began;
 use crate::profile::{Rekey, SignMode};
+use crate::removal::Removal;
 use crate::signing::Request;
 use crate::world::{
     Aws, NAME, OTHER, OURS, PRIMARY, at, certificate, down, machine, node, order, request, run, target,

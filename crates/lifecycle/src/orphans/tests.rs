@@ -125,6 +125,14 @@ impl Scene {
 }
 
 #[test]
+fn an_orphan_of_a_profile_that_only_observes_may_not_be_removed() {
+    let mut scene = Scene::forgotten();
+    assert_eq!(scene.orphan().mode, Mode::Act);
+    scene.profile.mode = Mode::Observe;
+    assert_eq!(scene.orphan().mode, Mode::Observe);
+}
+
+#[test]
 fn what_is_left_of_a_terminated_instance_is_removed_at_once() {
     let orphan = Scene::terminated().orphan();
     assert_eq!(orphan.instance, id(OURS));

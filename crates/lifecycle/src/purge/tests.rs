@@ -46,9 +46,11 @@ fn world() -> World {
 impl World {
     fn decide(&self) -> Decision {
         let terminating = self.aws.admitted();
-        let tried = self.tried.map(|tried| Fact::new(Code::CaUnavailable, tried).into());
+        let last = self.tried.map(|tried| Fact::new(Code::CaUnavailable, tried).into());
+        let removals = Removals { last, ..Removals::default() };
+        let seen = Observed { value: self.puppet.clone(), at: self.now };
         let (action, protected) = (&self.aws.action, &self.protected);
-        decide(action, &terminating, &self.puppet, protected, tried.as_ref(), self.orchestrated, self.now)
+        decide(action, &terminating, &seen, protected, &removals, self.orchestrated, self.now)
     }
 
     fn view(&mut self) -> &mut NameView {

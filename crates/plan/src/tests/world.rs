@@ -6,7 +6,7 @@ use stagedoor_lifecycle::observation::{CertificateView, NameView, NodeView, Requ
 use stagedoor_lifecycle::profile::{Profile, Rekey, SignMode};
 use stagedoor_lifecycle::refresh::RunView;
 use stagedoor_lifecycle::signing::{Challenge, Key, Request, SigningRules};
-use stagedoor_types::{InstanceId, Place, Service, Transition, TroubleKind};
+use stagedoor_types::{InstanceId, Mode, Place, Service, Transition, TroubleKind};
 
 use super::*;
 
@@ -27,6 +27,7 @@ pub(super) fn down<T>() -> Lookup<T> {
 pub(super) fn profile() -> Profile {
     Profile {
         name: "compiler".parse().unwrap(),
+        mode: Mode::Act,
         certname: "{private_dns}".parse().unwrap(),
         hook_prefix: "stagedoor-".into(),
         sign: SignMode::Verify,
@@ -49,17 +50,16 @@ pub(super) struct World {
     pub(super) items: Vec<Item>,
     pub(super) protected: Protected,
     pub(super) orchestrated: bool,
-    pub(super) acts: bool,
     pub(super) now: Timestamp,
 }
 
 /// One action: launching instances are enrolled, terminating ones are still in Puppet, until a test changes that.
 pub(super) struct Item {
     pub(super) action: LifecycleAction,
-    pub(super) pending: PendingAction,
+    pub(super) pending: Observed<PendingAction>,
     pub(super) unconfirmed: Option<Fact>,
     pub(super) launch: LaunchView,
-    pub(super) termination: TerminationView,
+    pub(super) termination: Observed<TerminationView>,
     pub(super) tried: Tried,
 }
 
@@ -137,17 +137,20 @@ impl Item {
             LaunchView { name: Some(view(number)), run: Some(Lookup::Found(ran(100))), ..LaunchView::default() };
         let termination =
             TerminationView { names: vec![view(number)], known_as: Lookup::Found(vec![name(number)]), targets: None };
+        let pending = Observed { value: pending, at: at(199) };
+        let termination = Observed { value: termination, at: at(200) };
         Self { action, pending, unconfirmed: None, launch, termination, tried: Tried::default() }
     }
 
     pub(super) fn situation(&self) -> Situation<'_> {
         let Self { action, pending, unconfirmed, launch, termination, tried } = self;
         let seen = if action.is_launching() { Seen::Launch(launch) } else { Seen::Termination(termination) };
-        Situation { action, pending, unconfirmed: unconfirmed.as_ref(), seen, tried }
+        let confirmed = unconfirmed.clone().map_or_else(|| Ok(pending.fresh(at(199)).unwrap()), Err);
+        Situation { action, pending: &pending.value, confirmed, seen, tried }
     }
 
     pub(super) fn profile(&mut self) -> &mut Profile {
-        Arc::make_mut(&mut self.pending.profile)
+        Arc::make_mut(&mut self.pending.value.profile)
     }
 
     pub(super) fn launch_view(&mut self) -> &mut NameView {
@@ -155,7 +158,7 @@ impl Item {
     }
 
     pub(super) fn termination_view(&mut self) -> &mut NameView {
-        &mut self.termination.names[0]
+        &mut self.termination.value.names[0]
     }
 
     /// A launching instance whose request waits.
@@ -184,7 +187,7 @@ impl Item {
 }
 
 pub(super) fn world(items: Vec<Item>) -> World {
-    World { items, protected: Protected::new([PRIMARY]).unwrap(), orchestrated: false, acts: true, now: at(200) }
+    World { items, protected: Protected::new([PRIMARY]).unwrap(), orchestrated: false, now: at(200) }
 }
 
 pub(super) fn launching(count: u32) -> World {
@@ -203,7 +206,7 @@ impl World {
     }
 
     pub(super) fn plan(&self) -> Plan {
-        let site = Site { protected: &self.protected, orchestrated: self.orchestrated, acts: self.acts, now: self.now };
+        let site = Site { protected: &self.protected, orchestrated: self.orchestrated, now: self.now };
         plan(site, self.items.iter().map(Item::situation))
     }
 
@@ -223,6 +226,6 @@ impl World {
     }
 
     pub(super) fn effects(&self) -> Vec<EffectKey> {
-        self.plan().effects.iter().map(|(_, effect)| effect.key()).collect()
+        self.plan().effects.iter().map(|permitted| permitted.effect.key()).collect()
     }
 }

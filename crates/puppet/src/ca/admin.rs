@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use reqwest::Method;
 use serde_json::json;
-use stagedoor_types::Certname;
+use stagedoor_types::{Certname, WritePermit};
 
 pub use cleaning::Cleaned;
 
@@ -48,15 +48,23 @@ pub enum Signed {
 /// them checks whom a name belongs to. Since Puppet Server 8.2.2 revoking (and cleaning) a name revokes
 /// **every** unexpired certificate ever issued to it, a live successor's included: first establish that
 /// the name still belongs to the terminating instance.
+///
+/// Without a [`WritePermit`] there is none:
+///
+/// ```compile_fail,E0061
+/// fn write(ca: stagedoor_puppet::Ca) -> stagedoor_puppet::CaAdmin {
+///     stagedoor_puppet::CaAdmin::new(ca)
+/// }
+/// ```
 #[derive(Debug, Clone)]
 pub struct CaAdmin {
     ca: Ca,
 }
 
 impl CaAdmin {
-    /// Adds the right to write to a CA.
+    /// Adds the right to write to a CA, where the mode permits it.
     #[must_use]
-    pub fn new(ca: Ca) -> Self {
+    pub fn new(ca: Ca, _permit: WritePermit) -> Self {
         Self { ca }
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use reqwest::Method;
 use serde::Deserialize;
 use serde_json::json;
-use stagedoor_types::Certname;
+use stagedoor_types::{Certname, WritePermit};
 
 use super::{Classifier, GroupId, GroupRef, TIMEOUT};
 use crate::error::Error;
@@ -34,9 +34,9 @@ pub struct Unpinned {
 }
 
 impl ClassifierAdmin {
-    /// Adds the right to pin nodes to a classifier.
+    /// Adds the right to pin nodes to a classifier, where the mode permits it.
     #[must_use]
-    pub fn new(classifier: Classifier) -> Self {
+    pub fn new(classifier: Classifier, _permit: WritePermit) -> Self {
         Self { classifier }
     }
 

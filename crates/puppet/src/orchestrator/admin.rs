@@ -5,7 +5,7 @@ use std::time::Duration;
 use reqwest::Method;
 use serde::Deserialize;
 use serde_json::json;
-use stagedoor_types::Certname;
+use stagedoor_types::{Certname, WritePermit};
 
 use super::job::CONTROLLER;
 use super::{JobId, Orchestrator, TIMEOUT, into_error, subject};
@@ -25,9 +25,9 @@ pub struct OrchestratorAdmin {
 }
 
 impl OrchestratorAdmin {
-    /// Adds the right to order runs to an orchestrator.
+    /// Adds the right to order runs to an orchestrator, where the mode permits it.
     #[must_use]
-    pub fn new(orchestrator: Orchestrator) -> Self {
+    pub fn new(orchestrator: Orchestrator, _permit: WritePermit) -> Self {
         Self { orchestrator }
     }
 

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use reqwest::Method;
 use serde::Deserialize;
 use serde_json::json;
-use stagedoor_types::Certname;
+use stagedoor_types::{Certname, WritePermit};
 
 use super::PuppetDb;
 use crate::error::Error;
@@ -32,9 +32,9 @@ pub struct PuppetDbAdmin {
 }
 
 impl PuppetDbAdmin {
-    /// Adds the right to write to a PuppetDB.
+    /// Adds the right to write to a PuppetDB, where the mode permits it.
     #[must_use]
-    pub fn new(puppetdb: PuppetDb) -> Self {
+    pub fn new(puppetdb: PuppetDb, _permit: WritePermit) -> Self {
         Self { puppetdb }
     }
 

@@ -11,12 +11,18 @@ use stagedoor_puppet::{
     Ca, CaAdmin, Classifier, ClassifierAdmin, Endpoint, Orchestrator, OrchestratorAdmin, PuppetDb, PuppetDbAdmin, Rbac,
     Transport,
 };
+use stagedoor_types::{Mode, WritePermit};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use crate::pki::{PKI, Pki};
+
+/// Tests may write.
+pub(crate) fn permit() -> WritePermit {
+    Mode::Act.write_permit().unwrap()
+}
 
 /// What happens to one request.
 pub(crate) enum Act {
@@ -121,7 +127,7 @@ impl Stage {
     }
 
     pub(crate) fn ca_admin(&self) -> CaAdmin {
-        CaAdmin::new(self.ca())
+        CaAdmin::new(self.ca(), permit())
     }
 
     pub(crate) fn puppetdb(&self) -> PuppetDb {
@@ -129,7 +135,7 @@ impl Stage {
     }
 
     pub(crate) fn puppetdb_admin(&self) -> PuppetDbAdmin {
-        PuppetDbAdmin::new(self.puppetdb())
+        PuppetDbAdmin::new(self.puppetdb(), permit())
     }
 
     pub(crate) fn orchestrator(&self) -> Orchestrator {
@@ -137,7 +143,7 @@ impl Stage {
     }
 
     pub(crate) fn orchestrator_admin(&self) -> OrchestratorAdmin {
-        OrchestratorAdmin::new(self.orchestrator())
+        OrchestratorAdmin::new(self.orchestrator(), permit())
     }
 
     pub(crate) fn classifier(&self) -> Classifier {
@@ -145,7 +151,7 @@ impl Stage {
     }
 
     pub(crate) fn classifier_admin(&self) -> ClassifierAdmin {
-        ClassifierAdmin::new(self.classifier())
+        ClassifierAdmin::new(self.classifier(), permit())
     }
 
     pub(crate) fn rbac(&self) -> Rbac {

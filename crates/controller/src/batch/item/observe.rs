@@ -1,0 +1,128 @@
+//! Takes in what AWS and Puppet say of an action. No I/O.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use stagedoor_lifecycle::admission::{Admission, CloudView};
+use stagedoor_lifecycle::observation::NameView;
+use stagedoor_lifecycle::onboard::LaunchView;
+use stagedoor_lifecycle::purge::TerminationView;
+use stagedoor_lifecycle::receipt::{Outcome, Stage};
+use stagedoor_plan::{Status, Verdict};
+use stagedoor_types::{ActionResult, Certname, Lookup, Observed, Trouble};
+
+use super::WorkItem;
+use crate::batch::Answer;
+use crate::snapshot::{PuppetSnapshot, describe};
+
+impl WorkItem {
+    /// AWS says this of it.
+    pub(in crate::batch) fn admit(&mut self, admission: Admission, view: &CloudView, at: Timestamp, took: Duration) {
+        let shown = view.group.known().ok().flatten().and_then(|group| group.members.get(&self.action.instance));
+        let shown = shown.map_or_else(|| "not in the group".to_owned(), ToString::to_string);
+        self.unconfirmed = None;
+        match admission {
+            Admission::Ours(mut pending) => {
+                if let (Lookup::Unavailable(_), Some(before)) = (&view.hooks, self.pending()) {
+                    pending.keep_times_of(before);
+                }
+                if self.pending.is_none() {
+                    let machine = view.machine.known().ok().flatten().map_or("unknown", |machine| &machine.state);
+                    self.step(Stage::Seen, took, format!("Auto Scaling: {shown}; EC2: {machine}"));
+                }
+                self.mode = Some(pending.profile.mode);
+                self.pending = Some(Observed { value: pending, at });
+            }
+            Admission::Pass(mode, reason) => {
+                self.mode = Some(mode);
+                self.step(Stage::Seen, took, format!("Auto Scaling: {shown}"));
+                self.decide(Verdict { result: ActionResult::Continue, reason: reason.into() });
+            }
+            Admission::Ignore(reason) => self.finish(Status::new(Outcome::Ignored, reason)),
+            Admission::Refuse(reason) => self.finish(Status::new(Outcome::Refused, reason)),
+            Admission::Fail(reason) => {
+                // What AWS confirmed before still says when the timeout expires.
+                self.unconfirmed = self.pending.is_some().then(|| reason.clone());
+                self.set_status(Status::new(Outcome::Failed, reason));
+            }
+        }
+    }
+
+    /// Puppet says this of it.
+    pub(in crate::batch) fn take_in(&mut self, snapshot: &PuppetSnapshot) {
+        if self.is_launching() {
+            self.look_at_launch(snapshot);
+        } else {
+            self.look_at_termination(snapshot);
+        }
+        // The certificates, which the CRL must hold later on, when they are gone themselves.
+        let seen = self.names().filter_map(|name| Some((name.clone(), snapshot.certificate(name)?.clone())));
+        let seen: Vec<_> = seen.collect();
+        self.certificates.extend(seen);
+    }
+
+    fn look_at_launch(&mut self, snapshot: &PuppetSnapshot) {
+        let name = self.names().next().cloned();
+        let own = self.certificate_of_this_launch();
+        let run = name.as_ref().map(|name| snapshot.run(name));
+        let mut seen = Vec::new();
+        let view = match (&name, own) {
+            (Some(name), Some(own)) => {
+                seen.push(format!("{name}: certificate {} of {}", own.serial(), self.action.instance));
+                if let Some(Lookup::Found(run)) = &run {
+                    seen.push(format!("its Puppet run at {} ended as {}", run.start, run.status));
+                }
+                Some(snapshot.view_with(name, own))
+            }
+            (Some(name), None) => {
+                let view = snapshot.view(name);
+                seen.push(describe(&view));
+                Some(view)
+            }
+            (None, _) => None,
+        };
+        for what in seen {
+            self.saw(snapshot.took, what);
+        }
+        self.launch = LaunchView { name: view, run, ..LaunchView::default() };
+    }
+
+    fn look_at_termination(&mut self, snapshot: &PuppetSnapshot) {
+        let names: Vec<NameView> = self.names().map(|name| snapshot.view(name)).collect();
+        for view in names.iter().skip(self.termination.value.names.len()) {
+            self.saw(snapshot.took, describe(view));
+        }
+        let known_as = snapshot.known_as(&self.action.instance);
+        let value = TerminationView { names, known_as, targets: None };
+        self.termination = Observed { value, at: snapshot.at };
+    }
+
+    pub(in crate::batch) fn puppet_is_unavailable(&mut self, trouble: &Trouble) {
+        self.termination.value = nothing(Lookup::Unavailable(trouble.clone()));
+        let name = self.names().next().map(|name| NameView::unavailable(name.clone(), trouble));
+        self.launch = LaunchView { name, ..LaunchView::default() };
+    }
+
+    pub(in crate::batch) fn answered(&mut self, answer: Answer) {
+        match answer {
+            Answer::Owner(owner, machine) => self.launch.owner = Some((owner, machine)),
+            Answer::Classification(classification) => self.launch.classification = Some(classification),
+            Answer::Connection(connection) => self.launch.connection = Some(connection),
+            Answer::Targets(targets) if self.is_launching() => self.launch.targets = Some(targets),
+            Answer::Targets(targets) => self.termination.value.targets = Some(targets),
+            Answer::Probes(probes) => self.launch.probes = Some(probes),
+        }
+    }
+
+    /// When it began, by Auto Scaling's record.
+    pub(in crate::batch) fn started(&mut self, recorded: Option<Timestamp>, now: Timestamp) {
+        // The newest activity may not be visible yet; of a launch EC2 knows better.
+        let launched = self.pending().filter(|_| self.is_launching()).and_then(|pending| pending.launched);
+        self.action.began = self.action.began.confirm(recorded.max(launched), now);
+    }
+}
+
+/// What is known of a terminating instance before any name of it was observed.
+pub(super) fn nothing(known_as: Lookup<Vec<Certname>>) -> TerminationView {
+    TerminationView { names: Vec::new(), known_as, targets: None }
+}

@@ -1,0 +1,286 @@
+//! From what is left of an instance under one name to the proof that it is gone. Pure.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use stagedoor_types::{Certname, Lookup};
+
+use crate::identity::Purgeable;
+use crate::observation::{NameView, NodeView};
+use crate::reason::{Code, Fact, Reason};
+
+/// What is left of an instance under one name, and how far its removal is: [`Requested`], then [`Applied`]. What Puppet answers to a
+/// removal is no proof: only an observation that began after it gives a [`Proof`].
+///
+/// ```compile_fail,E0599
+/// use stagedoor_lifecycle::removal::{Removal, Requested};
+/// fn prove(removal: &Removal<Requested>, seen: &stagedoor_lifecycle::observation::NameView, at: jiff::Timestamp) {
+///     removal.proof(seen, at);
+/// }
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Removal<S = Requested> {
+    /// The name, known to be that instance's.
+    pub name: Purgeable,
+    /// The serial number of its certificate, which is to be revoked and removed.
+    pub certificate: Option<String>,
+    /// Whether its own certificate request is pending.
+    pub request: bool,
+    /// Its node, if it is active in PuppetDB.
+    pub node: Option<NodeView>,
+    /// The node groups that it is pinned to.
+    pub pins: Vec<String>,
+    state: S,
+}
+
+/// A removal that is to be applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Requested(());
+
+/// A removal that was applied: Puppet was asked for it, whatever it answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Applied {
+    /// When the last answer had come.
+    at: Timestamp,
+    /// Whether the CA has said that it revoked the certificate.
+    revoked: bool,
+}
+
+/// A part of a removal that an observation after it shows no more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Part {
+    /// The certificate with this serial number.
+    Certificate(String),
+    /// The certificate request.
+    Request,
+    /// The PuppetDB node.
+    Node,
+    /// The pins to node groups.
+    Pins,
+}
+
+/// Shows that nothing is left of what was to be removed under a name. Only an observation that began after the removal gives one:
+///
+/// ```compile_fail,E0451
+/// let forged = stagedoor_lifecycle::removal::Proof { certname: "node.example.com".parse().unwrap(), parts: Vec::new() };
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Proof {
+    certname: Certname,
+    parts: Vec<Part>,
+}
+
+/// What an invocation has done so far to remove what is left for one action.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Removals {
+    /// The result of the last attempt: why it failed, or that Puppet said that it was done, which is no proof.
+    pub last: Option<Reason>,
+    /// What was applied and is not proven yet, by name.
+    pub applied: BTreeMap<Certname, Removal<Applied>>,
+}
+
+impl Removal<Requested> {
+    /// A removal of nothing yet.
+    #[must_use]
+    pub fn of(name: Purgeable) -> Self {
+        Self { name, certificate: None, request: false, node: None, pins: Vec::new(), state: Requested(()) }
+    }
+
+    /// A certificate alone.
+    #[must_use]
+    pub fn of_certificate(name: Purgeable, serial: &str) -> Self {
+        Self { certificate: Some(serial.to_owned()), ..Self::of(name) }
+    }
+
+    /// A certificate request alone.
+    #[must_use]
+    pub fn of_request(name: Purgeable) -> Self {
+        Self { request: true, ..Self::of(name) }
+    }
+
+    /// It was applied by this time; `revoked` says whether the CA has said that it revoked the certificate.
+    #[must_use]
+    pub fn applied(self, at: Timestamp, revoked: bool) -> Removal<Applied> {
+        let Self { name, certificate, request, node, pins, state: Requested(()) } = self;
+        Removal { name, certificate, request, node, pins, state: Applied { at, revoked } }
+    }
+}
+
+impl<S> Removal<S> {
+    /// Whether there is nothing to remove.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.certificate.is_none() && !self.request && self.node.is_none() && self.pins.is_empty()
+    }
+
+    /// What is left, for a person.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        let mut parts = Vec::new();
+        if let Some(serial) = &self.certificate {
+            parts.push(format!("certificate {serial}"));
+        }
+        if self.request {
+            parts.push("certificate request".to_owned());
+        }
+        if self.node.is_some() {
+            parts.push("PuppetDB node".to_owned());
+        }
+        if !self.pins.is_empty() {
+            parts.push(format!("pin to {}", self.pins.join(", ")));
+        }
+        format!("{} of {}", parts.join(", "), self.name.certname())
+    }
+}
+
+impl Removal<Applied> {
+    /// Whether the CA has said that it revoked the certificate.
+    #[must_use]
+    pub fn is_revoked(&self) -> bool {
+        self.state.revoked
+    }
+
+    /// The parts that this observation, which began `at`, shows no more: none that is still there or could not be read, and nothing if
+    /// it began before the removal had been applied.
+    #[must_use]
+    pub fn gone(&self, seen: &NameView, at: Timestamp) -> Vec<Part> {
+        if at < self.state.at || seen.certname != *self.name.certname() {
+            return Vec::new();
+        }
+        let mut gone = Vec::new();
+        if let Some(serial) = self.certificate.as_ref().filter(|serial| match &seen.certificate {
+            Lookup::Found(certificate) => certificate.serial != **serial,
+            Lookup::Absent => true,
+            Lookup::Unavailable(_) => false,
+        }) {
+            gone.push(Part::Certificate(serial.clone()));
+        }
+        if self.request && seen.request == Lookup::Absent {
+            gone.push(Part::Request);
+        }
+        let inactive = match &seen.node {
+            Lookup::Found(node) => !node.active,
+            Lookup::Absent => true,
+            Lookup::Unavailable(_) => false,
+        };
+        if self.node.is_some() && inactive {
+            gone.push(Part::Node);
+        }
+        if !self.pins.is_empty() && matches!(&seen.pins, Lookup::Found(pins) if pins.is_empty()) {
+            gone.push(Part::Pins);
+        }
+        gone
+    }
+
+    /// The proof that all of it is gone, if this observation, which began `at`, shows that.
+    #[must_use]
+    pub fn proof(&self, seen: &NameView, at: Timestamp) -> Option<Proof> {
+        let asked = usize::from(self.certificate.is_some())
+            + usize::from(self.request)
+            + usize::from(self.node.is_some())
+            + usize::from(!self.pins.is_empty());
+        let parts = self.gone(seen, at);
+        (asked > 0 && parts.len() == asked).then(|| Proof { certname: self.name.certname().clone(), parts })
+    }
+}
+
+impl Part {
+    /// That it is gone, for a person; `revocation` is what shows that a certificate is revoked.
+    #[must_use]
+    pub fn describe(&self, certname: &Certname, revocation: &str) -> String {
+        match self {
+            Self::Certificate(serial) => format!("certificate {serial} of {certname} is gone; {revocation}"),
+            Self::Request => format!("no certificate request of {certname} is pending"),
+            Self::Node => format!("{certname} is inactive in PuppetDB"),
+            Self::Pins => format!("{certname} is pinned to no node group"),
+        }
+    }
+}
+
+impl Proof {
+    /// The parts that are gone.
+    #[must_use]
+    pub fn parts(&self) -> &[Part] {
+        &self.parts
+    }
+
+    /// For a receipt: the one fact with the code `purged`.
+    #[must_use]
+    pub fn fact(&self) -> Fact {
+        Fact::new(Code::Purged, format!("{} is gone from Puppet", self.certname))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use stagedoor_types::InstanceId;
+
+    use super::*;
+    use crate::identity::{Whose, whose};
+    use crate::profile::Protected;
+    use crate::world::{NAME, OURS, at, certificate, down, node};
+
+    /// What the first observation shows: everything is there.
+    fn before() -> NameView {
+        NameView {
+            certname: NAME.parse().unwrap(),
+            certificate: Lookup::Found(certificate(Some(OURS), at(0))),
+            request: Lookup::Absent,
+            node: Lookup::Found(node(true, at(0))),
+            fact_instance: Lookup::Absent,
+            pins: Lookup::Found(vec!["Web".to_owned()]),
+        }
+    }
+
+    fn after() -> NameView {
+        NameView {
+            certificate: Lookup::Absent,
+            node: Lookup::Found(node(false, at(0))),
+            pins: Lookup::Found(Vec::new()),
+            ..before()
+        }
+    }
+
+    fn removal() -> Removal<Applied> {
+        let instance: InstanceId = OURS.parse().unwrap();
+        let Whose::Ours(name) = whose(&before(), &instance, &Protected::default()) else { panic!() };
+        let serial = certificate(Some(OURS), at(0)).serial;
+        Removal { node: Some(node(true, at(0))), pins: vec!["Web".into()], ..Removal::of_certificate(name, &serial) }
+            .applied(at(10), true)
+    }
+
+    #[test]
+    fn what_is_gone_in_a_later_observation_is_proven() {
+        let proof = removal().proof(&after(), at(10)).unwrap();
+        assert_eq!(proof.fact().code, Code::Purged);
+        assert_eq!(proof.parts().len(), 3);
+    }
+
+    #[test]
+    fn an_observation_from_before_the_removal_proves_nothing() {
+        assert_eq!(removal().proof(&after(), at(9)), None);
+        assert_eq!(removal().gone(&after(), at(9)), []);
+    }
+
+    #[test]
+    fn what_is_left_or_unavailable_is_not_proven_and_the_rest_is() {
+        let left = [
+            NameView { certificate: before().certificate, ..after() },
+            NameView { certificate: down(), ..after() },
+            NameView { node: Lookup::Found(node(true, at(0))), ..after() },
+            NameView { node: down(), ..after() },
+            NameView { pins: before().pins, ..after() },
+            NameView { pins: down(), ..after() },
+        ];
+        for seen in left {
+            assert_eq!(removal().proof(&seen, at(20)), None, "{seen:?}");
+            assert_eq!(removal().gone(&seen, at(20)).len(), 2, "{seen:?}");
+        }
+    }
+
+    #[test]
+    fn another_name_proves_nothing() {
+        let other = NameView { certname: "other.example.com".parse().unwrap(), ..after() };
+        assert_eq!(removal().proof(&other, at(20)), None);
+    }
+}

@@ -1,0 +1,30 @@
+//! Whether anything is changed. No I/O.
+
+use serde::{Deserialize, Serialize};
+
+/// Whether effects are applied and actions completed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Apply effects and complete actions.
+    Act,
+    /// Write nothing anywhere; report what would be done.
+    Observe,
+}
+
+/// Shows that a mode permits changes. Every client that writes demands one, and only [`Mode::write_permit`] makes one: in observe mode
+/// there is nothing that could write.
+///
+/// ```compile_fail,E0423
+/// let forged = stagedoor_types::WritePermit(());
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WritePermit(());
+
+impl Mode {
+    /// The permit to write; none in observe mode.
+    #[must_use]
+    pub fn write_permit(self) -> Option<WritePermit> {
+        (self == Self::Act).then_some(WritePermit(()))
+    }
+}
