@@ -173,8 +173,14 @@ async fn refusal(site: &Site, query: Value) -> String {
 }
 
 pub(super) async fn a_query_that_cannot_be_read_is_refused(site: &Site) {
+    let words = refusal(site, json!(["nodes", ["=", "certname", "x"]])).await;
+    assert!(words.contains("query must be of the form"), "{words}");
     let words = refusal(site, json!(["from", "nodes", ["=", "colour", "red"]])).await;
     assert!(words.contains("'colour' is not a queryable object for nodes"), "{words}");
+    let words = refusal(site, json!(["from", "nodes", ["extract", ["colour"], ["=", "certname", "x"]]])).await;
+    assert!(words.contains("Can't extract unknown 'nodes' field 'colour'"), "{words}");
+    let words = refusal(site, json!(["from", "nodes", ["extract", ["certname"], ["odd", "certname", "x"]]])).await;
+    assert_eq!(words, r#"["odd" "certname" "x"] is not a valid expression for "extract""#);
 }
 
 pub(super) async fn the_newest_report_can_be_asked_for(site: &Site) {
