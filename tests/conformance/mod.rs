@@ -109,7 +109,7 @@ hold! {
         identities_of_a_deactivated_node_are_still_told,
         an_instance_is_found_by_certificate_and_by_fact,
         a_query_hides_deactivated_nodes_unless_asked,
-        quoted_text_stays_text,
+        text_in_a_query_stays_text,
         a_query_that_cannot_be_read_is_refused,
         the_newest_report_can_be_asked_for,
         the_newest_reports_of_a_set_are_those_of_its_active_nodes,

@@ -2,8 +2,9 @@
 
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
+use serde_json::{Value, json};
 use stagedoor_lab::clock::Clock;
-use stagedoor_puppet::{Error, NodeStatus, Report, quote};
+use stagedoor_puppet::{Error, NodeStatus, Report};
 use stagedoor_types::{Certname, InstanceId};
 
 use super::reporting::{facts, report, run, server_time};
@@ -127,42 +128,59 @@ pub(super) async fn a_query_hides_deactivated_nodes_unless_asked(site: &Site) {
     let certname = fresh("web");
     run(site, &certname, &fresh_instance()).await;
     deactivate(site, &certname).await;
-    let name = quote(certname.as_str());
-    for (entity, condition, expected) in [
-        ("nodes", "", 0),
-        ("nodes", " and node_state = \"any\"", 1),
-        ("nodes", " and node_state = \"inactive\"", 1),
-        ("nodes", " and node_state = \"active\"", 0),
-        ("inventory", "", 0),
-        ("inventory", " and node_state = \"any\"", 1),
+    for (entity, state, expected) in [
+        ("nodes", None, 0),
+        ("nodes", Some("any"), 1),
+        ("nodes", Some("inactive"), 1),
+        ("nodes", Some("active"), 0),
+        ("inventory", None, 0),
+        ("inventory", Some("any"), 1),
     ] {
-        let query = format!("{entity}[certname] {{ certname = {name}{condition} }}");
+        let named = json!(["=", "certname", certname.as_str()]);
+        let condition = match state {
+            Some(state) => json!(["and", named, ["=", "node_state", state]]),
+            None => named,
+        };
+        let query = json!(["from", entity, ["extract", ["certname"], condition]]);
         let rows: Vec<Row> = site.puppetdb().query(&query).await.unwrap();
         assert_eq!(rows.len(), expected, "{query}");
         assert!(rows.iter().all(|row| row.certname == certname));
     }
 }
 
-pub(super) async fn quoted_text_stays_text(site: &Site) {
+/// Neither quotes nor words of the query language in a text change what is asked.
+pub(super) async fn text_in_a_query_stays_text(site: &Site) {
     let certname = fresh("web");
     run(site, &certname, &fresh_instance()).await;
-    for hostile in [r#"x" or certname ~ ".*"#, r#"x\" or certname ~ ".*"#, r"\", "a'b", "ü"] {
-        let query = format!("nodes[certname] {{ certname = {} }}", quote(hostile));
+    for hostile in [r#"x" or certname ~ ".*"#, r#"x"], ["=", "node_state", "any"#, r#"x\" or "#, r"\", "a'b", "ü"] {
+        let query = json!(["from", "nodes", ["extract", ["certname"], ["=", "certname", hostile]]]);
         let rows: Vec<Row> = site.puppetdb().query(&query).await.unwrap();
         assert!(rows.is_empty(), "{query}: {rows:?}");
     }
+    for word in ["and", "extract", "from", "in", "not", "or", "subquery", "tag"] {
+        let names = [word.parse().unwrap(), certname.clone(), fresh("nobody")];
+        for asked in [&names[..], &names[..2]] {
+            let nodes = site.puppetdb().nodes(asked).await.unwrap();
+            assert!(nodes.iter().any(|node| node.certname == certname), "{asked:?}: {nodes:?}");
+        }
+    }
+}
+
+async fn refusal(site: &Site, query: Value) -> String {
+    let error = site.puppetdb().query::<Row>(&query).await.unwrap_err();
+    let Error::Refused { status: 400, words, .. } = error else { panic!("{query}: {error}") };
+    words
 }
 
 pub(super) async fn a_query_that_cannot_be_read_is_refused(site: &Site) {
-    let error = site.puppetdb().query::<Row>("nodes { certname == }").await.unwrap_err();
-    let Error::Refused { status, words, .. } = &error else { panic!("{error}") };
-    assert_eq!(*status, 400);
-    assert!(words.starts_with("PQL parse error at line 1, column "), "{words}");
-
-    let error = site.puppetdb().query::<Row>("nodes { colour = \"red\" }").await.unwrap_err();
-    let Error::Refused { status, words, .. } = &error else { panic!("{error}") };
-    assert_eq!(*status, 400);
+    let words = refusal(site, json!(["nodes", ["=", "certname", "x"]])).await;
+    assert!(words.contains("query must be of the form"), "{words}");
+    let words = refusal(site, json!(["from", "nodes", ["=", "colour", "red"]])).await;
     assert!(words.contains("'colour' is not a queryable object for nodes"), "{words}");
+    let words = refusal(site, json!(["from", "nodes", ["extract", ["colour"], ["=", "certname", "x"]]])).await;
+    assert!(words.contains("Can't extract unknown 'nodes' field 'colour'"), "{words}");
+    let words = refusal(site, json!(["from", "nodes", ["extract", ["certname"], ["odd", "certname", "x"]]])).await;
+    assert_eq!(words, r#"["odd" "certname" "x"] is not a valid expression for "extract""#);
 }
 
 pub(super) async fn the_newest_report_can_be_asked_for(site: &Site) {
@@ -175,8 +193,8 @@ pub(super) async fn the_newest_report_can_be_asked_for(site: &Site) {
     let newest = server_time(site).await - SignedDuration::from_secs(30);
     report(site, &certname, "failed", newest - SignedDuration::from_secs(600)).await;
     report(site, &certname, "changed", newest).await;
-    let query =
-        format!("reports[status, start_time] {{ certname = {} and latest_report? = true }}", quote(certname.as_str()));
+    let condition = json!(["and", ["=", "certname", certname.as_str()], ["=", "latest_report?", true]]);
+    let query = json!(["from", "reports", ["extract", ["status", "start_time"], condition]]);
     let expected = Run { status: "changed".to_owned(), start_time: newest - SignedDuration::from_secs(10) };
     assert_eq!(site.puppetdb().query::<Run>(&query).await, Ok(vec![expected]));
     let node: NodeStatus = site.puppetdb().node(&certname).await.unwrap().expect("the node");

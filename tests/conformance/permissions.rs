@@ -70,7 +70,10 @@ pub(super) async fn an_outsider_may_not_use_puppetdb(site: &Site) {
     assert_not_permitted(admin.puppetdb().nodes(std::slice::from_ref(&certname)).await, &refused);
     assert_not_permitted(admin.puppetdb().identities(std::slice::from_ref(&certname)).await, &refused);
     assert_not_permitted(admin.puppetdb().certnames_of(&[fresh_instance()]).await, &refused);
-    assert_not_permitted(admin.puppetdb().query::<serde_json::Value>("nodes {}").await, &refused);
+    assert_not_permitted(
+        admin.puppetdb().query::<serde_json::Value>(&serde_json::json!(["from", "nodes"])).await,
+        &refused,
+    );
     assert_not_permitted(admin.puppetdb().server_time().await, &refused);
     assert_not_permitted(admin.puppetdb().version().await, &refused);
     assert_not_permitted(admin.deactivate(&certname, Clock::machine_now()).await, &refused);

@@ -20,7 +20,7 @@ pub use csr::{Csr, SIZE_LIMIT as CSR_SIZE_LIMIT};
 pub use error::{Call, Error, Service};
 pub use http::{Endpoint, InvalidEndpoint};
 pub use orchestrator::{Job, JobId, JobState, Orchestrator, OrchestratorAdmin};
-pub use puppetdb::{Deactivated, KnownIdentity, NodeStatus, PuppetDb, PuppetDbAdmin, Report, quote};
+pub use puppetdb::{Deactivated, KnownIdentity, NodeStatus, PuppetDb, PuppetDbAdmin, Report};
 pub use rbac::{Rbac, TokenStatus};
 pub use status::{ServiceState, ServiceStatus, StatusApi};
 pub use tls::{Credentials, CredentialsError, Transport, install_crypto_provider};

@@ -4,8 +4,8 @@
 //! [`PuppetDbAdmin`], a type that an observe-only deployment never makes.
 
 mod admin;
+mod ast;
 mod node;
-mod pql;
 mod report;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,12 +15,11 @@ use jiff::Timestamp;
 use reqwest::Method;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::json;
+use serde_json::{Value, json};
 use stagedoor_types::{Certname, InstanceId};
 
 pub use admin::{Deactivated, PuppetDbAdmin};
 pub use node::{KnownIdentity, NodeStatus};
-pub use pql::quote;
 pub use report::Report;
 
 use crate::error::{Error, Service};
@@ -75,9 +74,8 @@ impl PuppetDb {
     pub async fn nodes(&self, certnames: &[Certname]) -> Result<Vec<NodeStatus>, Error> {
         let mut nodes = Vec::with_capacity(certnames.len());
         for chunk in certnames.chunks(NAMES_PER_QUERY) {
-            let names = pql::list(chunk.iter().map(Certname::as_str));
             // No projection: fields differ between versions, and a node is small.
-            let query = format!(r#"nodes {{ certname in {names} and node_state = "any" }}"#);
+            let query = json!(["from", "nodes", ["and", ast::named(chunk), ast::in_any_state()]]);
             nodes.extend(self.query::<NodeStatus>(&query).await?);
         }
         Ok(nodes)
@@ -90,10 +88,9 @@ impl PuppetDb {
     pub async fn identities(&self, certnames: &[Certname]) -> Result<Vec<KnownIdentity>, Error> {
         let mut facts = Vec::new();
         for chunk in certnames.chunks(NAMES_PER_QUERY) {
-            let names = pql::list(chunk.iter().map(Certname::as_str));
-            let query = format!(
-                r#"facts[certname, name, value] {{ name in ["trusted", "ec2_metadata"] and certname in {names} and node_state = "any" }}"#
-            );
+            let wanted = json!(["in", "name", ["array", ["trusted", "ec2_metadata"]]]);
+            let condition = json!(["and", wanted, ast::named(chunk), ast::in_any_state()]);
+            let query = json!(["from", "facts", ["extract", ["certname", "name", "value"], condition]]);
             facts.extend(self.query::<node::Fact>(&query).await?);
         }
         Ok(KnownIdentity::collect(facts))
@@ -102,20 +99,19 @@ impl PuppetDb {
     /// What the certificate of every active node said at its newest run; nodes that never sent facts are left out. One
     /// query, of the fact `trusted` alone.
     pub async fn certified(&self) -> Result<Vec<KnownIdentity>, Error> {
-        let facts = self.query::<node::Fact>(r#"facts[certname, name, value] { name = "trusted" }"#).await?;
+        let query = json!(["from", "facts", ["extract", ["certname", "name", "value"], ["=", "name", "trusted"]]]);
+        let facts = self.query::<node::Fact>(&query).await?;
         Ok(KnownIdentity::collect(facts))
     }
 
     /// The newest report of each of these nodes, no matter what started the run; nodes without any are left out, and
     /// so are deactivated and expired ones. One query for every 500 names.
     pub async fn latest_reports(&self, certnames: &[Certname]) -> Result<Vec<Report>, Error> {
+        let fields = ["certname", "start_time", "end_time", "status", "job_id", "noop", "cached_catalog_status"];
         let mut reports = Vec::with_capacity(certnames.len());
         for chunk in certnames.chunks(NAMES_PER_QUERY) {
-            let names = pql::list(chunk.iter().map(Certname::as_str));
-            let query = format!(
-                "reports[certname, start_time, end_time, status, job_id, noop, cached_catalog_status] \
-                 {{ latest_report? = true and certname in {names} }}"
-            );
+            let condition = json!(["and", ["=", "latest_report?", true], ast::named(chunk)]);
+            let query = json!(["from", "reports", ["extract", fields, condition]]);
             reports.extend(self.query::<Report>(&query).await?);
         }
         Ok(reports)
@@ -134,10 +130,11 @@ impl PuppetDb {
         }
         let mut names: BTreeMap<_, BTreeSet<_>> = instances.iter().map(|id| (id.clone(), BTreeSet::new())).collect();
         for chunk in instances.chunks(NAMES_PER_QUERY) {
-            let ids = pql::list(chunk.iter().map(InstanceId::as_str));
-            let query = format!(
-                r#"fact_contents[certname, value] {{ (path = ["trusted", "extensions", "pp_instance_id"] or path = ["ec2_metadata", "instance-id"]) and value in {ids} and node_state = "any" }}"#
-            );
+            let certified = json!(["=", "path", ["trusted", "extensions", "pp_instance_id"]]);
+            let reported = json!(["=", "path", ["ec2_metadata", "instance-id"]]);
+            let known = json!(["in", "value", ["array", chunk]]);
+            let condition = json!(["and", ["or", certified, reported], known, ast::in_any_state()]);
+            let query = json!(["from", "fact_contents", ["extract", ["certname", "value"], condition]]);
             for Row { certname, value } in self.query::<Row>(&query).await? {
                 names.entry(value).or_default().insert(certname);
             }
@@ -145,12 +142,16 @@ impl PuppetDb {
         Ok(names)
     }
 
-    /// Any query in [PQL](https://www.puppet.com/docs/puppetdb/8/api/query/v4/pql.html); put
-    /// foreign text into it with [`quote`] only. Inactive nodes are left out unless the query says
-    /// `node_state = "any"`.
-    pub async fn query<T: DeserializeOwned>(&self, pql: &str) -> Result<Vec<T>, Error> {
+    /// The rows of any query in the [AST query language](https://www.puppet.com/docs/puppetdb/8/api/query/v4/ast.html):
+    /// `["from", ENTITY, …]`. Inactive nodes are left out unless the query has a condition on `node_state`, such as
+    /// `["=", "node_state", "any"]`.
+    ///
+    /// A text in the query is a value, whatever characters it has. Only the list of an `array` must not begin with a word
+    /// of the query language, because PuppetDB takes such a list for an expression. [`Error::Refused`] says that PuppetDB
+    /// does not know an operator, an entity or a field.
+    pub async fn query<T: DeserializeOwned>(&self, query: &Value) -> Result<Vec<T>, Error> {
         let ask = Ask::new(Method::POST, "POST query", &["pdb", "query", "v4"], TIMEOUT)
-            .json(json!({ "query": pql }))
+            .json(json!({ "query": query }))
             .large();
         self.connection.json(ask).await
     }

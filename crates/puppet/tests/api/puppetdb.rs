@@ -1,6 +1,7 @@
 //! PuppetDB: one test for each answer it is known to give.
 
 use jiff::Timestamp;
+use serde_json::{Value, json};
 use stagedoor_puppet::{Deactivated, Error};
 use stagedoor_types::{Certname, InstanceId};
 
@@ -16,6 +17,12 @@ fn at() -> Timestamp {
 
 fn text(status: u16, body: &str) -> Act {
     Act::Say(status, "Content-Type: text/plain; charset=utf-8\r\n", body.to_owned())
+}
+
+/// The query that the client sent first.
+fn query(stage: &Stage) -> Value {
+    let mut body: Value = serde_json::from_str(&stage.seen()[0].body).unwrap();
+    body["query"].take()
 }
 
 const NODE: &str = r#"{"certname":"n.example.net","deactivated":null,"expired":null,
@@ -74,9 +81,9 @@ async fn a_set_of_nodes_is_one_query_that_shows_inactive_ones_too() {
     let stage = Stage::new([pdb_says(200, format!("[{NODE}]"))]).await;
     let nodes = stage.puppetdb().nodes(&[name(), "x".parse().unwrap()]).await.unwrap();
     assert_eq!(nodes.len(), 1);
-    let seen = &stage.seen()[0];
-    assert_eq!(seen.line, "POST /pdb/query/v4");
-    assert_eq!(seen.body, r#"{"query":"nodes { certname in [\"n.example.net\", \"x\"] and node_state = \"any\" }"}"#);
+    let names = json!(["in", "certname", ["array", ["", "", "n.example.net", "x"]]]);
+    assert_eq!(stage.lines(), ["POST /pdb/query/v4"]);
+    assert_eq!(query(&stage), json!(["from", "nodes", ["and", names, ["=", "node_state", "any"]]]));
 }
 
 #[tokio::test]
@@ -89,12 +96,11 @@ async fn the_newest_reports_of_a_set_are_one_query() {
     assert_eq!((reports[0].status.as_deref(), reports[0].job_id.as_deref()), (Some("changed"), Some("81")));
     assert_eq!(reports[0].cached_catalog_status.as_deref(), Some("on_failure"));
     assert_eq!((&reports[1].status, &reports[1].job_id, reports[1].noop), (&None, &None, None));
-    let seen = stage.seen();
-    assert_eq!(seen.len(), 1);
-    assert_eq!(
-        seen[0].body,
-        r#"{"query":"reports[certname, start_time, end_time, status, job_id, noop, cached_catalog_status] { latest_report? = true and certname in [\"n.example.net\", \"x\"] }"}"#
-    );
+    assert_eq!(stage.lines(), ["POST /pdb/query/v4"]);
+    let fields = ["certname", "start_time", "end_time", "status", "job_id", "noop", "cached_catalog_status"];
+    let names = json!(["in", "certname", ["array", ["", "", "n.example.net", "x"]]]);
+    let newest = json!(["=", "latest_report?", true]);
+    assert_eq!(query(&stage), json!(["from", "reports", ["extract", fields, ["and", newest, names]]]));
 }
 
 #[tokio::test]
@@ -118,9 +124,10 @@ async fn identities_come_from_certificate_and_facts() {
     let known = stage.puppetdb().identities(&[name()]).await.unwrap();
     assert_eq!(known.len(), 1);
     assert_eq!(known[0].certified, known[0].reported);
-    let body = &stage.seen()[0].body;
-    assert!(body.contains(r#"name in [\"trusted\", \"ec2_metadata\"]"#), "{body}");
-    assert!(body.contains(r#"node_state = \"any\""#), "{body}");
+    let facts = json!(["in", "name", ["array", ["trusted", "ec2_metadata"]]]);
+    let names = json!(["in", "certname", ["array", ["", "", "n.example.net"]]]);
+    let condition = json!(["and", facts, names, ["=", "node_state", "any"]]);
+    assert_eq!(query(&stage), json!(["from", "facts", ["extract", ["certname", "name", "value"], condition]]));
 }
 
 #[tokio::test]
@@ -129,8 +136,8 @@ async fn what_all_certificates_said_comes_in_one_query_of_the_active_nodes() {
     let stage = Stage::new([pdb_says(200, rows)]).await;
     let known = stage.puppetdb().certified().await.unwrap();
     assert_eq!(known[0].certified, Some("i-0a1b2c3d4e5f60718".parse().unwrap()));
-    let body = &stage.seen()[0].body;
-    assert_eq!(body, r#"{"query":"facts[certname, name, value] { name = \"trusted\" }"}"#);
+    let condition = json!(["=", "name", "trusted"]);
+    assert_eq!(query(&stage), json!(["from", "facts", ["extract", ["certname", "name", "value"], condition]]));
 }
 
 #[tokio::test]
@@ -141,17 +148,30 @@ async fn the_names_of_instances_are_looked_up_by_both_identities_in_one_query() 
     let names = stage.puppetdb().certnames_of(&[one.clone(), other.clone()]).await.unwrap();
     assert_eq!(names[&one], [name()].into());
     assert!(names[&other].is_empty());
-    let body = &stage.seen()[0].body;
-    for part in [r#"[\"trusted\", \"extensions\", \"pp_instance_id\"]"#, r#"[\"ec2_metadata\", \"instance-id\"]"#] {
-        assert!(body.contains(part), "{body}");
+    let certified = json!(["=", "path", ["trusted", "extensions", "pp_instance_id"]]);
+    let reported = json!(["=", "path", ["ec2_metadata", "instance-id"]]);
+    let known = json!(["in", "value", ["array", [one.as_str(), other.as_str()]]]);
+    let condition = json!(["and", ["or", certified, reported], known, ["=", "node_state", "any"]]);
+    assert_eq!(query(&stage), json!(["from", "fact_contents", ["extract", ["certname", "value"], condition]]));
+}
+
+#[tokio::test]
+async fn text_in_a_query_stays_one_value() {
+    for hostile in [r#"x" or certname ~ ".*"#, r#"x"], ["=", "node_state", "any"#, r"\", r#"\""#, "a'b", "ü"] {
+        let stage = Stage::new([pdb_says(200, "[]")]).await;
+        let sent = json!(["from", "nodes", ["=", "certname", hostile]]);
+        stage.puppetdb().query::<Value>(&sent).await.unwrap();
+        assert_eq!(query(&stage), sent);
     }
 }
 
 #[tokio::test]
-async fn a_query_that_cannot_be_parsed_is_refused_with_the_parsers_words() {
-    let stage = Stage::new([text(400, "PQL parse error at line 1, column 7:\n\nnodes {\n      ^\n")]).await;
-    let error = stage.puppetdb().query::<serde_json::Value>("nodes {").await.unwrap_err();
-    assert!(matches!(&error, Error::Refused { status: 400, words, .. } if words.starts_with("PQL parse error")));
+async fn a_query_that_is_not_understood_is_refused_with_puppetdbs_words() {
+    let said = r#"["odd" "certname" "x"] is not a valid expression for "extract""#;
+    let stage = Stage::new([text(400, said)]).await;
+    let odd = json!(["from", "nodes", ["extract", ["certname"], ["odd", "certname", "x"]]]);
+    let error = stage.puppetdb().query::<Value>(&odd).await.unwrap_err();
+    assert!(matches!(&error, Error::Refused { status: 400, words, .. } if words == said), "{error}");
 }
 
 #[tokio::test]
@@ -176,11 +196,8 @@ async fn deactivating_waits_for_the_command_and_carries_its_time() {
         seen.line,
         "POST /pdb/cmd/v1?command=deactivate_node&version=3&certname=n.example.net&secondsToWaitForCompletion=10"
     );
-    let body: serde_json::Value = serde_json::from_str(&seen.body).unwrap();
-    assert_eq!(
-        body,
-        serde_json::json!({"certname": "n.example.net", "producer_timestamp": "2026-03-04T05:06:07.890Z"})
-    );
+    let body: Value = serde_json::from_str(&seen.body).unwrap();
+    assert_eq!(body, json!({"certname": "n.example.net", "producer_timestamp": "2026-03-04T05:06:07.890Z"}));
     assert!(seen.head.contains("application/json"));
 }
 

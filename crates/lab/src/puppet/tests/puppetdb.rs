@@ -18,9 +18,16 @@ async fn node(world: &World) -> Value {
     world.pdb_json(&format!("GET query/v4/nodes/{N}"), "").await
 }
 
-async fn pql(world: &World, query: &str) -> Value {
-    let query: String = form_urlencoded::byte_serialize(query.as_bytes()).collect();
-    world.pdb_json(&format!("GET query/v4?query={query}"), "").await
+/// The rows of a query on the root endpoint.
+async fn rows(world: &World, query: Value) -> Value {
+    world.pdb_json("POST query/v4", json!({"query": query}).to_string()).await
+}
+
+/// The words with which a query on the root endpoint is refused.
+async fn refusal(world: &World, query: Value) -> String {
+    let (status, words) = world.pdb("POST query/v4", json!({"query": query}).to_string()).await;
+    assert_eq!(status, 400, "{query}: {words}");
+    words
 }
 
 fn placed(change: impl FnOnce(&mut crate::puppet::PuppetOptions)) -> World {
@@ -35,9 +42,11 @@ async fn deactivating_hides_a_node_from_default_queries() {
     let done = world.pdb(DEACTIVATE, deactivation(&world, 0)).await;
     assert_eq!(done.0, 200);
     assert_eq!(node(&world).await["deactivated"], "2026-03-04T05:06:07.500Z");
-    assert_eq!(pql(&world, "nodes[certname] { }").await, json!([]));
-    let any = pql(&world, "nodes[certname] { node_state = \"any\" }").await;
-    assert_eq!(any, json!([{"certname": N}]));
+    assert_eq!(rows(&world, json!(["from", "nodes", ["extract", ["certname"]]])).await, json!([]));
+    for state in ["any", "inactive"] {
+        let query = json!(["from", "nodes", ["extract", ["certname"], ["=", "node_state", state]]]);
+        assert_eq!(rows(&world, query).await, json!([{"certname": N}]), "{state}");
+    }
 }
 
 #[tokio::test]
@@ -198,18 +207,40 @@ async fn maintenance_and_status_say_503() {
 async fn a_node_is_found_by_its_instance_id_in_trusted_data_and_in_facts() {
     let world = placed(|_| {});
     world.puppet.place_node(&Node::of_instance("other.example.net", "i-0bbbbbbbbbbbbbbbb")).unwrap();
-    for query in [
-        r#"inventory[certname] { trusted.extensions.pp_instance_id = "i-0a1b2c3d4e5f60718" }"#,
-        r#"inventory[certname] { facts.ec2_metadata."instance-id" = "i-0a1b2c3d4e5f60718" }"#,
-        r#"inventory[certname]{trusted.extensions.pp_instance_id in ["i-0a1b2c3d4e5f60718", "i-0cccccccccccccccc"]}"#,
-        r#"nodes[certname] { certname in inventory[certname] { trusted.extensions.pp_instance_id = "i-0a1b2c3d4e5f60718" } }"#,
-        r#"nodes[certname] { !(certname = "other.example.net") and report_timestamp is not null }"#,
+    let id = "i-0a1b2c3d4e5f60718";
+    let certified = json!(["=", "trusted.extensions.pp_instance_id", id]);
+    let path = json!(["=", "path", ["ec2_metadata", "instance-id"]]);
+    for (entity, condition) in [
+        ("inventory", certified.clone()),
+        ("inventory", json!(["=", "facts.ec2_metadata.\"instance-id\"", id])),
+        ("inventory", json!(["=", "facts.ec2_metadata.instance-id", id])),
+        ("fact_contents", json!(["and", path, ["in", "value", ["array", [id, "i-0cccccccccccccccc"]]]])),
+        ("nodes", json!(["in", "certname", ["from", "inventory", ["extract", "certname", certified]]])),
+        ("nodes", json!(["in", ["certname"], ["extract", ["certname"], ["select_inventory", certified]]])),
+        (
+            "nodes",
+            json!(["and", ["not", ["=", "certname", "other.example.net"]], ["null?", "report_timestamp", false]]),
+        ),
+        ("nodes", json!(["not", ["in", "certname", ["array", ["other.example.net"]]]])),
     ] {
-        assert_eq!(pql(&world, query).await, json!([{"certname": N}]), "{query}");
+        let query = json!(["from", entity, ["extract", ["certname"], condition]]);
+        assert_eq!(rows(&world, query.clone()).await, json!([{"certname": N}]), "{query}");
     }
-    let projected =
-        pql(&world, "inventory[certname, trusted.extensions.pp_instance_id] { certname = 'n.example.net' }").await;
-    assert_eq!(projected, json!([{"certname": N, "trusted.extensions.pp_instance_id": "i-0a1b2c3d4e5f60718"}]));
+    let fields = ["certname", "trusted.extensions.pp_instance_id"];
+    let projected = rows(&world, json!(["from", "inventory", ["extract", fields, ["=", "certname", N]]])).await;
+    assert_eq!(projected, json!([{"certname": N, "trusted.extensions.pp_instance_id": id}]));
+}
+
+#[tokio::test]
+async fn a_subquery_has_the_states_that_the_whole_query_asks_for() {
+    let world = placed(|_| {});
+    world.pdb(DEACTIVATE, deactivation(&world, 0)).await;
+    let with_facts = json!(["in", "certname", ["from", "facts", ["extract", "certname", ["=", "name", "trusted"]]]]);
+    let any = json!(["and", with_facts, ["=", "node_state", "any"]]);
+    for (condition, expected) in [(with_facts, json!([])), (any, json!([{"certname": N}]))] {
+        let query = json!(["from", "nodes", ["extract", ["certname"], condition]]);
+        assert_eq!(rows(&world, query.clone()).await, expected, "{query}");
+    }
 }
 
 #[tokio::test]
@@ -232,11 +263,81 @@ async fn ast_queries_are_understood_on_the_entitys_endpoint() {
 #[tokio::test]
 async fn a_query_that_is_not_understood_is_a_400_in_plain_text() {
     let world = placed(|_| {});
-    let reply = world.pdb_reply("GET query/v4?query=nodes%5Bcertname", "").await;
+    let reply = world.pdb_reply("GET query/v4?query=%5B%22nodes%22%5D", "").await;
     assert_eq!(reply.status(), 400);
     assert_eq!(reply.headers()["content-type"], "text/plain; charset=utf-8");
-    assert!(reply.body().starts_with(b"PQL parse error at line 1, column 15:"));
+    assert!(reply.body().starts_with(b"Your initial query must be of the form"));
     assert_eq!(world.pdb("GET query/v4/nodes?foo=1", "").await, said(400, "Unsupported query parameter 'foo'"));
+    let pql = "nodes%5Bcertname%5D%20%7B%7D";
+    let answer = world.pdb(&format!("GET query/v4?query={pql}"), "").await;
+    assert_eq!(answer, said(400, "PQL is not simulated; send the query as JSON"));
+}
+
+#[tokio::test]
+async fn an_operator_a_field_or_an_entity_that_there_is_not_is_refused_and_matches_nothing() {
+    let world = placed(|_| {});
+    let is_n = json!(["=", "certname", N]);
+    let extract = |condition: Value| json!(["from", "nodes", ["extract", ["certname"], condition]]);
+    let known = "'cached_catalog_status', 'catalog_environment', ";
+    for (query, words) in [
+        (
+            extract(json!(["odd", "certname", N])),
+            r#"["odd" "certname" "n.example.net"] is not a valid expression for "extract""#,
+        ),
+        (extract(json!(["or", is_n, ["odd"]])), r#"["odd"] is not a valid expression for "extract""#),
+        (extract(json!([])), r#"[] is not a valid expression for "extract""#),
+        (extract(json!(["~", "certname", "."])), "the operator '~' is not simulated"),
+        (extract(json!(["=", "certname"])), "= requires exactly two arguments"),
+        (extract(json!(["<", "certname", N])), "Query operators >,>=,<,<= are not allowed on field certname"),
+        (extract(json!(["and"])), "'and' takes at least one argument, but none were supplied"),
+        (extract(json!(["not", is_n, is_n])), "'not' takes exactly one argument, but 2 were supplied"),
+        (extract(json!(["=", "node_state", "odd"])), "No matching clause: odd"),
+        (extract(json!(["in", "certname", ["array", N]])), "Operator array requires a vector argument"),
+        (
+            extract(json!(["in", "certname", ["extract", "certname", ["select_odd", is_n]]])),
+            "Unsupported subquery `select_odd`",
+        ),
+        (
+            extract(json!(["=", "odd", N])),
+            &format!("'odd' is not a queryable object for nodes. Known queryable objects are {known}"),
+        ),
+        (
+            json!(["from", "nodes", ["extract", ["odd"], is_n]]),
+            &format!("Can't extract unknown 'nodes' field 'odd'. Acceptable fields are {known}"),
+        ),
+        (json!(["from", "odd", is_n]), "Invalid entity 'odd' in query"),
+        (json!(["from", "nodes", is_n, ["odd", 1]]), r#"["odd" 1] is not a valid expression"#),
+    ] {
+        let refused = refusal(&world, query.clone()).await;
+        assert!(refused.starts_with(words), "{query}: {refused}");
+    }
+}
+
+#[tokio::test]
+async fn a_list_of_values_must_not_look_like_an_expression() {
+    let world = placed(|_| {});
+    world.puppet.place_node(&Node::new("tag")).unwrap();
+    let named =
+        |names: Value| json!(["from", "nodes", ["extract", ["certname"], ["in", "certname", ["array", names]]]]);
+    for names in [json!(["extract", N]), json!(["in", N]), json!(["not", N, N]), json!(["and"])] {
+        let refused = refusal(&world, named(names.clone())).await;
+        assert!(refused.ends_with("begins with an operator and is read as an expression"), "{names}: {refused}");
+    }
+    assert_eq!(rows(&world, named(json!(["a", "tag", "b"]))).await, json!([]), "it is read as \"tags\"");
+    for names in [json!(["", "", "tag"]), json!(["", "", "tag", "extract"])] {
+        assert_eq!(rows(&world, named(names.clone())).await, json!([{"certname": "tag"}]), "{names}");
+    }
+}
+
+#[tokio::test]
+async fn text_in_a_query_is_only_compared() {
+    let world = placed(|_| {});
+    for hostile in [r#"x" or certname ~ ".*"#, r#"x"], ["=", "node_state", "any"#, r"\", r#"\""#, "a'b"] {
+        for condition in [json!(["=", "certname", hostile]), json!(["in", "certname", ["array", [hostile]]])] {
+            let query = json!(["from", "nodes", ["extract", ["certname"], condition]]);
+            assert_eq!(rows(&world, query.clone()).await, json!([]), "{query}");
+        }
+    }
 }
 
 #[tokio::test]
@@ -247,9 +348,11 @@ async fn pages_are_cut_after_ordering_and_counted_before() {
     let line = format!("GET query/v4/nodes?limit=1&order_by={order}&include_total=true");
     let reply = world.pdb_reply(&line, "").await;
     assert_eq!(reply.headers()["x-records"], "2");
-    let rows: Value = serde_json::from_slice(reply.body()).unwrap();
-    assert_eq!(rows[0]["certname"], N);
-    assert_eq!(rows.as_array().unwrap().len(), 1);
+    let page: Value = serde_json::from_slice(reply.body()).unwrap();
+    assert_eq!(page[0]["certname"], N);
+    assert_eq!(page.as_array().unwrap().len(), 1);
+    let clauses = json!(["from", "nodes", ["order_by", [["certname", "desc"]]], ["limit", 1]]);
+    assert_eq!(rows(&world, clauses).await, page);
 }
 
 #[tokio::test]

@@ -84,6 +84,22 @@ impl Entity {
         }
     }
 
+    /// The fields as PuppetDB lists them in its errors.
+    pub(super) fn listed_fields(self) -> String {
+        let fields: Vec<String> = self.fields().iter().map(|field| format!("'{field}'")).collect();
+        match &fields[..] {
+            [others @ .., last] if !others.is_empty() => format!("{}, and {last}", others.join(", ")),
+            few => few.join(""),
+        }
+    }
+
+    /// Whether `<` and the like are allowed on a field: times, and the values of facts.
+    pub(super) fn is_ordered(field: &str) -> bool {
+        ["deactivated", "expired", "timestamp", "value"].contains(&field)
+            || field.ends_with("_timestamp")
+            || field.ends_with("_time")
+    }
+
     /// Whether a path may go into this field with dots.
     pub(super) fn is_dotted(self, field: &str) -> bool {
         self == Self::Inventory && ["facts", "trusted"].contains(&field)

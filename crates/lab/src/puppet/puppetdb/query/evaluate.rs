@@ -9,14 +9,18 @@ use super::entity::Row;
 use super::{Comparison, Expr, Field, Query, Values};
 use crate::puppet::puppetdb::store::Store;
 
-/// The rows of a query, and how many there are without paging.
+/// The rows of a query, and how many there are without paging. They are those of active nodes, unless the query or a
+/// subquery has a condition on `node_state`.
 pub(super) fn run(query: &Query, store: &Store) -> (Vec<Value>, usize) {
-    let default_state = query.filter.as_ref().is_none_or(|filter| !names_node_state(filter));
+    select(query, store, !names_node_state(query))
+}
+
+fn select(query: &Query, store: &Store, active_only: bool) -> (Vec<Value>, usize) {
     let mut rows: Vec<Row> = query
         .entity
         .rows(store)
         .into_iter()
-        .filter(|row| row.active || !default_state)
+        .filter(|row| row.active || !active_only)
         .filter(|row| query.filter.as_ref().is_none_or(|filter| holds(filter, row, store)))
         .collect();
     for (field, descending) in query.paging.order_by.iter().rev() {
@@ -37,14 +41,17 @@ pub(super) fn run(query: &Query, store: &Store) -> (Vec<Value>, usize) {
     (shown.collect(), total)
 }
 
-/// Whether the query itself has a condition on `node_state`; otherwise it gets the active nodes.
-fn names_node_state(filter: &Expr) -> bool {
-    match filter {
-        Expr::NodeState(_) => true,
-        Expr::And(parts) | Expr::Or(parts) => parts.iter().any(names_node_state),
-        Expr::Not(inner) => names_node_state(inner),
-        _ => false,
+fn names_node_state(query: &Query) -> bool {
+    fn in_filter(filter: &Expr) -> bool {
+        match filter {
+            Expr::NodeState(_) => true,
+            Expr::And(parts) | Expr::Or(parts) => parts.iter().any(in_filter),
+            Expr::Not(inner) => in_filter(inner),
+            Expr::In(_, Values::Query(query)) => names_node_state(query),
+            _ => false,
+        }
     }
+    query.filter.as_ref().is_some_and(in_filter)
 }
 
 fn holds(filter: &Expr, row: &Row, store: &Store) -> bool {
@@ -72,12 +79,9 @@ fn holds(filter: &Expr, row: &Row, store: &Store) -> bool {
 fn is_in(fields: &[Field], values: &Values, row: &Row, store: &Store) -> bool {
     let held: Vec<Value> = fields.iter().map(|field| value(row, field)).collect();
     match values {
-        Values::List(list) => match &held[..] {
-            [one] => list.contains(one),
-            several => list.iter().any(|entry| entry.as_array().is_some_and(|entry| entry == several)),
-        },
+        Values::List(list) => held.iter().all(|held| list.contains(held)),
         Values::Query(query) => {
-            let (rows, _) = run(query, store);
+            let (rows, _) = select(query, store, false);
             let wanted = query.extract.as_deref().unwrap_or_default();
             rows.iter().any(|found| {
                 wanted.len() == held.len() && wanted.iter().zip(&held).all(|(field, held)| found[&field.text] == *held)

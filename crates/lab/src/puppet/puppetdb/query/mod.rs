@@ -1,11 +1,10 @@
-//! Queries: AST on an entity's endpoint, PQL or AST on the root endpoint. A small, honest part of
-//! PuppetDB's language; what it does not know it refuses. No I/O.
+//! Queries in PuppetDB's AST, on an entity's endpoint and on the root endpoint. A small part of the language; what is not
+//! simulated is refused, PQL included. No I/O.
 //! (<https://www.puppet.com/docs/puppetdb/8/api/query/v4/query.html>)
 
 mod ast;
 mod entity;
 mod evaluate;
-mod pql;
 
 use http::{HeaderValue, Method, StatusCode};
 use serde_json::Value;
@@ -27,6 +26,13 @@ struct Query {
     extract: Option<Vec<Field>>,
     filter: Option<Expr>,
     paging: Paging,
+}
+
+impl Query {
+    /// Every row of an entity.
+    fn all(entity: Entity) -> Self {
+        Self { entity, extract: None, filter: None, paging: Paging::default() }
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -75,19 +81,19 @@ enum Values {
 
 impl Field {
     /// Reads `facts.ec2_metadata."instance-id"` for an entity that has such a field.
-    fn parse(text: &str, entity: Entity) -> Result<Self, String> {
+    fn known(text: &str, entity: Entity) -> Option<Self> {
         let path = split_dotted(text);
         let first = path.first().map_or("", String::as_str);
-        let known = entity.fields().contains(&first) && (path.len() == 1 || entity.is_dotted(first));
-        if !known {
-            let fields: Vec<String> = entity.fields().iter().map(|field| format!("'{field}'")).collect();
-            return Err(format!(
-                "'{text}' is not a queryable object for {}. Known queryable objects are [{}]",
-                entity.name(),
-                fields.join(", ")
-            ));
-        }
-        Ok(Self { path, text: text.to_owned() })
+        let is_known = entity.fields().contains(&first) && (path.len() == 1 || entity.is_dotted(first));
+        is_known.then(|| Self { path, text: text.to_owned() })
+    }
+
+    /// As [`Self::known`], with PuppetDB's words about a condition on a field that there is not.
+    fn parse(text: &str, entity: Entity) -> Result<Self, String> {
+        Self::known(text, entity).ok_or_else(|| {
+            let (name, known) = (entity.name(), entity.listed_fields());
+            format!("'{text}' is not a queryable object for {name}. Known queryable objects are {known}")
+        })
     }
 }
 
@@ -175,15 +181,15 @@ fn parse(parameters: &[(String, Value)], endpoint: Option<&str>) -> Result<Query
     };
     let query = match find(parameters, "query") {
         Some(Value::String(text)) if endpoint.is_none() && !text.trim_start().starts_with('[') => {
-            return finish(pql::parse(text)?, parameters);
+            return Err("PQL is not simulated; send the query as JSON".to_owned().into());
         }
         Some(Value::String(text)) => Some(json(text)?),
+        Some(Value::Null) | None => None,
         Some(query) => Some(query.clone()),
-        None => None,
     };
     let query = match (endpoint, query) {
         (Some(entity), Some(query)) => ast::query(entity, &query)?,
-        (Some(entity), None) => Query { entity, extract: None, filter: None, paging: Paging::default() },
+        (Some(entity), None) => Query::all(entity),
         (None, Some(query)) => ast::from(&query)?,
         (None, None) => return Err("Missing required query parameter 'query'".to_owned().into()),
     };

@@ -1,0 +1,39 @@
+//! Conditions of PuppetDB queries as JSON, in which a text is a value and needs no quoting. No I/O.
+//!
+//! See PuppetDB's [AST query language](https://www.puppet.com/docs/puppetdb/8/api/query/v4/ast.html).
+
+use serde_json::{Value, json};
+use stagedoor_types::Certname;
+
+/// Two texts that are no certname, to stand in front of a list of certnames.
+///
+/// PuppetDB looks for expressions inside lists of values as well. It refuses the list `["extract", "web"]`, and in a list
+/// of three it changes the second value from `tag` to `tags`; all of these are valid certnames. A list that begins with two
+/// empty texts matches none of its rules: `validate-query-fields`, `validate-binary-operators` and `expand-query-node` in
+/// the [query engine](https://github.com/puppetlabs/puppetdb/blob/8.8.1/src/puppetlabs/puppetdb/query_eng/engine.clj).
+const PREFIX: [&str; 2] = ["", ""];
+
+/// The condition that a row belongs to a node with one of these names.
+pub(super) fn named(certnames: &[Certname]) -> Value {
+    let names: Vec<&str> = PREFIX.into_iter().chain(certnames.iter().map(Certname::as_str)).collect();
+    json!(["in", "certname", ["array", names]])
+}
+
+/// The condition under which deactivated and expired nodes are shown too. Without it, PuppetDB shows active nodes alone.
+pub(super) fn in_any_state() -> Value {
+    json!(["=", "node_state", "any"])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_is_a_word_of_the_query_language_is_neither_first_nor_second_of_its_list() {
+        for word in ["extract", "from", "in", "not", "subquery", "tag"] {
+            let names = [word, "web"].map(|name| name.parse().unwrap());
+            assert_eq!(named(&names), json!(["in", "certname", ["array", ["", "", word, "web"]]]));
+            assert_eq!(named(&names[..1]), json!(["in", "certname", ["array", ["", "", word]]]));
+        }
+    }
+}
