@@ -3,6 +3,8 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::{SignedDuration, Timestamp};
+use rustls::pki_types::UnixTime;
+use rustls::time_provider::TimeProvider;
 
 /// The time that every simulated service goes by. Clones share one time.
 #[derive(Clone, Debug, Default)]
@@ -50,6 +52,14 @@ impl Clock {
     pub fn advance(&self, by: SignedDuration) {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         inner.offset = inner.offset.saturating_add(by);
+    }
+}
+
+/// Certificates expire by the lab's time.
+impl TimeProvider for Clock {
+    fn current_time(&self) -> Option<UnixTime> {
+        let seconds = u64::try_from(self.now().as_second()).ok()?;
+        Some(UnixTime::since_unix_epoch(std::time::Duration::from_secs(seconds)))
     }
 }
 
