@@ -2,15 +2,15 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::lifecycle::{WantedAction, pool_state_name};
-use super::passage::global_timeout;
-use super::wire::{Answer, Ask, AwsError, not_simulated, page};
-use super::world::{Activity, Group, Instance, World, iso};
-use super::xml::Xml;
+use crate::lifecycle::{WantedAction, pool_state_name};
+use crate::passage::global_timeout;
 use crate::scene::ActionResult;
+use crate::wire::{Answer, Ask, AwsError, not_simulated, page};
+use crate::world::{Activity, Group, Instance, World, iso};
+use crate::xml::Xml;
 
 /// Carries out everything that is due, then one call.
-pub(super) fn answer(world: &mut World, ask: &Ask, now: Timestamp) -> Result<Answer, AwsError> {
+pub(crate) fn answer(world: &mut World, ask: &Ask, now: Timestamp) -> Result<Answer, AwsError> {
     world.settle(now);
     let xml = match ask.action.as_str() {
         "DescribeAutoScalingGroups" => describe_groups(world, ask),

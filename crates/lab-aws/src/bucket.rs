@@ -6,14 +6,14 @@ use crate::scene::Throttle;
 
 /// How full the bucket is.
 #[derive(Debug, Default)]
-pub(super) struct Bucket {
+pub(crate) struct Bucket {
     /// Tokens left, and when that was counted; `None`: full.
     level: Option<(f64, Timestamp)>,
 }
 
 impl Bucket {
     /// Takes one token; `false`: there is none, the call is to be throttled.
-    pub(super) fn take(&mut self, throttle: Option<Throttle>, now: Timestamp) -> bool {
+    pub(crate) fn take(&mut self, throttle: Option<Throttle>, now: Timestamp) -> bool {
         let Some(Throttle { burst, per_second }) = throttle else { return true };
         let burst = f64::from(burst);
         let (left, counted) = self.level.unwrap_or((burst, now));

@@ -3,15 +3,15 @@
 
 use jiff::Timestamp;
 
-use super::wire::{Answer, Ask, AwsError, not_simulated, page};
-use super::world::{ACCOUNT, Instance, World, is_instance_id, iso};
-use super::xml::Xml;
+use crate::wire::{Answer, Ask, AwsError, not_simulated, page};
+use crate::world::{ACCOUNT, Instance, World, is_instance_id, iso};
+use crate::xml::Xml;
 
 /// <https://docs.aws.amazon.com/AWSEC2/latest/APIReference/errors-overview.html>, `FilterLimitExceeded`
 const MOST_FILTER_VALUES: usize = 200;
 
 /// Carries out everything that is due, then one call.
-pub(super) fn answer(world: &mut World, ask: &Ask, now: Timestamp) -> Result<Answer, AwsError> {
+pub(crate) fn answer(world: &mut World, ask: &Ask, now: Timestamp) -> Result<Answer, AwsError> {
     world.settle(now);
     match ask.action.as_str() {
         "DescribeInstances" => describe_instances(world, ask, now).map(Answer::Xml),

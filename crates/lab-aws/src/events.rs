@@ -8,9 +8,9 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::passage::{Action, Passage};
-use super::world::{ACCOUNT, Group, iso};
+use crate::passage::{Action, Passage};
 use crate::scene::Transition;
+use crate::world::{ACCOUNT, Group, iso};
 
 /// One lifecycle action in the two forms in which AWS sends it.
 #[derive(Clone, Debug, Serialize)]
@@ -22,7 +22,7 @@ pub struct Event {
 }
 
 impl Event {
-    pub(super) fn of(
+    pub(crate) fn of(
         region: &str,
         group: &Group,
         instance: &str,

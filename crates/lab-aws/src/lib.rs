@@ -1,5 +1,5 @@
-//! The simulated AWS: Auto Scaling, EC2, Secrets Manager and SNS behind one HTTP endpoint, as behind
-//! `AWS_ENDPOINT_URL`. No I/O of its own: the server hands requests in.
+//! The lab's simulated AWS: Auto Scaling, EC2, Secrets Manager and SNS behind one HTTP endpoint, as behind
+//! `AWS_ENDPOINT_URL`. No I/O of its own: [`stagedoor_lab_core::server`] hands requests in.
 
 mod autoscaling;
 mod bucket;
@@ -8,6 +8,7 @@ mod events;
 mod lifecycle;
 mod passage;
 mod refresh;
+pub mod scene;
 mod secrets;
 mod sns;
 #[cfg(test)]
@@ -20,19 +21,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use secrecy::SecretString;
 use serde_json::{Value, json};
+use stagedoor_lab_core::clock::Clock;
+use stagedoor_lab_core::server::{Call, Reply, Request, Service};
 
 use bucket::Bucket;
 pub use events::Event;
 pub use lifecycle::{Begun, Launch, Terminate};
+use scene::{AwsScene, Settings};
 pub use wire::error_answer;
 use wire::{Ask, AwsError, Target};
-pub(crate) use world::ACCOUNT;
-pub use world::Message;
 use world::World;
-
-use crate::clock::Clock;
-use crate::scene::{Scene, Settings};
-use crate::server::{Call, Reply, Request, Service};
+pub use world::{ACCOUNT, Message};
 
 /// The simulated AWS. Clones share one world.
 #[derive(Clone, Debug)]
@@ -72,7 +71,7 @@ impl Aws {
     ///
     /// # Errors
     /// Says what in the scene cannot be; then nothing has changed.
-    pub fn set_scene(&self, scene: &Scene) -> anyhow::Result<()> {
+    pub fn set_scene(&self, scene: &AwsScene) -> anyhow::Result<()> {
         let mut inner = self.lock();
         inner.bucket = Bucket::default();
         inner.world.set(scene, self.clock.now())

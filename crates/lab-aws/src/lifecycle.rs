@@ -6,11 +6,11 @@ use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 use uuid::Uuid;
 
-use super::events::Event;
-use super::passage::{Action, Passage, RootVolume};
-use super::wire::AwsError;
-use super::world::{Activity, World, is_instance_id, make_up_id};
+use crate::events::Event;
+use crate::passage::{Action, Passage, RootVolume};
 use crate::scene::{self, ActionResult, Place, PoolState, Transition};
+use crate::wire::AwsError;
+use crate::world::{Activity, World, is_instance_id, make_up_id};
 
 /// What to launch into a group.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -53,15 +53,15 @@ pub struct Begun {
 
 /// Where an instance goes.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Way {
-    pub(super) origin: Place,
-    pub(super) destination: Place,
-    pub(super) root_volume: Option<RootVolume>,
+pub(crate) struct Way {
+    pub(crate) origin: Place,
+    pub(crate) destination: Place,
+    pub(crate) root_volume: Option<RootVolume>,
 }
 
 impl World {
     /// Carries out everything that was due by `now`.
-    pub(super) fn settle(&mut self, now: Timestamp) {
+    pub(crate) fn settle(&mut self, now: Timestamp) {
         let ids: Vec<String> = self
             .instances
             .values()
@@ -73,7 +73,7 @@ impl World {
         }
     }
 
-    pub(super) fn settle_one(&mut self, id: &str, now: Timestamp) {
+    pub(crate) fn settle_one(&mut self, id: &str, now: Timestamp) {
         let proceed = SignedDuration::from_secs(self.settings.proceed_s.into());
         let Some(instance) = self.instances.get_mut(id) else { return };
         let Some(passage) = &mut instance.passage else { return };
@@ -144,7 +144,7 @@ impl World {
     }
 
     /// Starts a passage at `at`, with an action for each of the group's hooks on that transition.
-    pub(super) fn begin_way(
+    pub(crate) fn begin_way(
         &mut self,
         id: &str,
         way: Way,
@@ -206,7 +206,7 @@ impl World {
         }
     }
 
-    pub(super) fn end_activity(&mut self, id: Option<&str>, status: &'static str, at: Timestamp) {
+    pub(crate) fn end_activity(&mut self, id: Option<&str>, status: &'static str, at: Timestamp) {
         let activity = self.activities.iter_mut().find(|activity| Some(activity.id.as_str()) == id);
         if let Some(activity) = activity {
             activity.status = status;
@@ -215,7 +215,7 @@ impl World {
     }
 
     /// Gives an instance that a scene places in a `…:Wait` state the passage that explains it.
-    pub(super) fn resume_passage(&mut self, from: &scene::Instance, now: Timestamp) -> anyhow::Result<()> {
+    pub(crate) fn resume_passage(&mut self, from: &scene::Instance, now: Timestamp) -> anyhow::Result<()> {
         let Some(state) = from.state.as_deref() else { return Ok(()) };
         let (origin, destination) = match state {
             "Pending:Wait" => (Place::Ec2, Place::AutoScalingGroup),
@@ -246,7 +246,7 @@ impl World {
     }
 
     /// Launches an instance into a group or its warm pool, or takes it from the pool.
-    pub(super) fn launch(&mut self, group: &str, launch: &Launch, now: Timestamp) -> anyhow::Result<Begun> {
+    pub(crate) fn launch(&mut self, group: &str, launch: &Launch, now: Timestamp) -> anyhow::Result<Begun> {
         self.settle(now);
         anyhow::ensure!(self.groups.contains_key(group), "there is no group {group}");
         let id = launch.id.clone().unwrap_or_else(make_up_id);
@@ -280,7 +280,7 @@ impl World {
     }
 
     /// Terminates an instance of a group, through its hooks, or sends it back to the warm pool.
-    pub(super) fn terminate(&mut self, id: &str, how: &Terminate, now: Timestamp) -> anyhow::Result<Begun> {
+    pub(crate) fn terminate(&mut self, id: &str, how: &Terminate, now: Timestamp) -> anyhow::Result<Begun> {
         self.settle(now);
         let Some(instance) = self.instances.get_mut(id) else { anyhow::bail!("there is no instance {id}") };
         let instance_id = id.to_owned();
@@ -305,7 +305,7 @@ impl World {
 
     /// `TerminateInstanceInAutoScalingGroup`; also the way out of `Terminating:Retained`. Answers with the index of
     /// the activity.
-    pub(super) fn terminate_in_group(&mut self, id: &str, now: Timestamp) -> Result<usize, AwsError> {
+    pub(crate) fn terminate_in_group(&mut self, id: &str, now: Timestamp) -> Result<usize, AwsError> {
         let not_found =
             || AwsError::validation(format!("Instance Id not found - No managed instance found for instance ID: {id}"));
         let instance = self.instances.get(id).filter(|instance| instance.in_group()).ok_or_else(not_found)?;
@@ -321,7 +321,7 @@ impl World {
     }
 
     /// Finds an action that waits, by its token or else by the instance, and lets `then` have it.
-    pub(super) fn with_action(
+    pub(crate) fn with_action(
         &mut self,
         wanted: &WantedAction<'_>,
         now: Timestamp,
@@ -358,7 +358,7 @@ impl World {
     }
 
     /// The instance whose action has this token.
-    pub(super) fn owner_of(&self, token: &str) -> Option<&str> {
+    pub(crate) fn owner_of(&self, token: &str) -> Option<&str> {
         let owns = |passage: &Passage| passage.actions.iter().any(|action| action.token == token);
         let mut owners = self.instances.values().filter(|instance| instance.passage.as_ref().is_some_and(owns));
         owners.next().map(|instance| instance.id.as_str())
@@ -367,11 +367,11 @@ impl World {
 
 /// What `CompleteLifecycleAction` and `RecordLifecycleActionHeartbeat` name an action by.
 #[derive(Debug)]
-pub(super) struct WantedAction<'a> {
-    pub(super) group: &'a str,
-    pub(super) hook: &'a str,
-    pub(super) token: Option<&'a str>,
-    pub(super) instance: Option<&'a str>,
+pub(crate) struct WantedAction<'a> {
+    pub(crate) group: &'a str,
+    pub(crate) hook: &'a str,
+    pub(crate) token: Option<&'a str>,
+    pub(crate) instance: Option<&'a str>,
 }
 
 fn describe(id: &str, origin: Place, destination: Place) -> String {
@@ -389,7 +389,7 @@ fn describe(id: &str, origin: Place, destination: Place) -> String {
 }
 
 /// The state that `group`'s warm pool keeps its instances in, as `DescribeAutoScalingGroups` shows it.
-pub(super) fn pool_state_name(state: PoolState) -> &'static str {
+pub(crate) fn pool_state_name(state: PoolState) -> &'static str {
     match state {
         PoolState::Stopped => "Stopped",
         PoolState::Running => "Running",

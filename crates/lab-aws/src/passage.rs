@@ -12,22 +12,22 @@ const LONGEST_GLOBAL_TIMEOUT: SignedDuration = SignedDuration::from_secs(172_800
 
 /// One way of an instance from `…:Wait` on.
 #[derive(Debug)]
-pub(super) struct Passage {
-    pub(super) origin: Place,
-    pub(super) destination: Place,
+pub(crate) struct Passage {
+    pub(crate) origin: Place,
+    pub(crate) destination: Place,
     /// Not a way into or out of the group, but the replacement of the root volume.
-    pub(super) root_volume: Option<RootVolume>,
-    pub(super) actions: Vec<Action>,
+    pub(crate) root_volume: Option<RootVolume>,
+    pub(crate) actions: Vec<Action>,
     /// Since when all actions are done, and whether one of them was abandoned; `None`: `…:Wait`.
-    pub(super) done: Option<(Timestamp, ActionResult)>,
+    pub(crate) done: Option<(Timestamp, ActionResult)>,
     /// The id of the scaling activity.
-    pub(super) activity: String,
+    pub(crate) activity: String,
 }
 
 /// The two waits of an instance whose root volume an instance refresh replaces
 /// (<https://docs.aws.amazon.com/autoscaling/ec2/userguide/replace-root-volume.html>).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum RootVolume {
+pub(crate) enum RootVolume {
     /// Before: at the terminating hooks.
     Replacing,
     /// After: at the launching hooks.
@@ -36,13 +36,13 @@ pub(super) enum RootVolume {
 
 /// One lifecycle action: this instance at this hook.
 #[derive(Debug)]
-pub(super) struct Action {
-    pub(super) hook: String,
-    pub(super) token: String,
-    pub(super) metadata: Option<String>,
-    pub(super) result: Option<ActionResult>,
+pub(crate) struct Action {
+    pub(crate) hook: String,
+    pub(crate) token: String,
+    pub(crate) metadata: Option<String>,
+    pub(crate) result: Option<ActionResult>,
     /// How many calls about it still find nothing (the propagation race).
-    pub(super) hidden_calls: u32,
+    pub(crate) hidden_calls: u32,
     default_result: ActionResult,
     heartbeat: SignedDuration,
     started: Timestamp,
@@ -50,7 +50,7 @@ pub(super) struct Action {
 }
 
 impl Action {
-    pub(super) fn start(hook: &Hook, token: Option<String>, hidden_calls: u32, now: Timestamp) -> Self {
+    pub(crate) fn start(hook: &Hook, token: Option<String>, hidden_calls: u32, now: Timestamp) -> Self {
         Self {
             hook: hook.name.clone(),
             token: token.unwrap_or_else(|| Uuid::new_v4().to_string()),
@@ -65,25 +65,25 @@ impl Action {
     }
 
     /// Restarts the heartbeat timeout; the global timeout runs on.
-    pub(super) fn heartbeat(&mut self, now: Timestamp) {
+    pub(crate) fn heartbeat(&mut self, now: Timestamp) {
         self.last_heartbeat = now;
     }
 
     /// When it times out if nothing more happens.
-    pub(super) fn times_out(&self) -> Timestamp {
+    pub(crate) fn times_out(&self) -> Timestamp {
         let heartbeat = self.last_heartbeat + self.heartbeat;
         heartbeat.min(self.started + global_timeout(self.heartbeat))
     }
 }
 
 /// The global timeout that goes with a heartbeat timeout.
-pub(super) fn global_timeout(heartbeat: SignedDuration) -> SignedDuration {
+pub(crate) fn global_timeout(heartbeat: SignedDuration) -> SignedDuration {
     heartbeat.saturating_mul(100).min(LONGEST_GLOBAL_TIMEOUT)
 }
 
 impl Passage {
     /// Which hooks stop it.
-    pub(super) fn transition(&self) -> Transition {
+    pub(crate) fn transition(&self) -> Transition {
         match self.root_volume {
             Some(RootVolume::Replacing) => Transition::Terminating,
             Some(RootVolume::Replaced) => Transition::Launching,
@@ -92,7 +92,7 @@ impl Passage {
     }
 
     /// The lifecycle state that it shows, from `Wait` or `Proceed`.
-    pub(super) fn state(&self) -> String {
+    pub(crate) fn state(&self) -> String {
         let step = if self.done.is_none() { "Wait" } else { "Proceed" };
         let way = match (self.origin, self.destination) {
             _ if self.root_volume == Some(RootVolume::Replacing) => "ReplacingRootVolume",
@@ -105,7 +105,7 @@ impl Passage {
     }
 
     /// The state in which it ends when it is not abandoned.
-    pub(super) fn arrival(&self, pool: Option<PoolState>) -> &'static str {
+    pub(crate) fn arrival(&self, pool: Option<PoolState>) -> &'static str {
         match (self.destination, pool.unwrap_or(PoolState::Stopped)) {
             (Place::AutoScalingGroup, _) => "InService",
             (Place::Ec2, _) => "Terminated",
@@ -117,7 +117,7 @@ impl Passage {
 
     /// Lets timeouts that have passed by `now` decide, in the order in which they passed, and sees whether the
     /// wait is over: when all actions are complete, or at the first that is abandoned.
-    pub(super) fn settle(&mut self, now: Timestamp) {
+    pub(crate) fn settle(&mut self, now: Timestamp) {
         while self.done.is_none() {
             let open = self.actions.iter_mut().filter(|action| action.result.is_none());
             let Some(next) = open.min_by_key(|action| action.times_out()) else {
@@ -133,7 +133,7 @@ impl Passage {
     }
 
     /// Takes the result of one action.
-    pub(super) fn complete(&mut self, index: usize, result: ActionResult, now: Timestamp) {
+    pub(crate) fn complete(&mut self, index: usize, result: ActionResult, now: Timestamp) {
         if let Some(action) = self.actions.get_mut(index) {
             action.result = Some(result);
         }
@@ -152,7 +152,7 @@ impl Passage {
 
 /// Which hooks stop an instance on this way. A return to the warm pool is a termination to Auto Scaling
 /// (<https://docs.aws.amazon.com/autoscaling/ec2/userguide/warm-pools-eventbridge-events.html>).
-pub(super) fn transition(origin: Place, destination: Place) -> Transition {
+pub(crate) fn transition(origin: Place, destination: Place) -> Transition {
     match (origin, destination) {
         (Place::Ec2, _) | (Place::WarmPool, Place::AutoScalingGroup | Place::WarmPool) => Transition::Launching,
         (Place::AutoScalingGroup, _) | (Place::WarmPool, Place::Ec2) => Transition::Terminating,

@@ -6,17 +6,17 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-use super::lifecycle::{Begun, Way};
-use super::passage::RootVolume;
-use super::world::World;
+use crate::lifecycle::{Begun, Way};
+use crate::passage::RootVolume;
 use crate::scene::Place;
+use crate::world::World;
 
 const CAUSE: &str = "an instance refresh replaced the root volume of an instance";
 
 impl World {
     /// Sends an instance in service through the terminating hooks, gives it a new root volume, and sends it through
     /// the launching hooks.
-    pub(super) fn replace_root_volume(&mut self, id: &str, now: Timestamp) -> anyhow::Result<Begun> {
+    pub(crate) fn replace_root_volume(&mut self, id: &str, now: Timestamp) -> anyhow::Result<Begun> {
         self.settle(now);
         let Some(instance) = self.instances.get(id) else { anyhow::bail!("there is no instance {id}") };
         let group = instance.group.as_ref().and_then(|name| self.groups.get(name));
@@ -28,7 +28,7 @@ impl World {
     }
 
     /// The terminating hooks are done: the volume is replaced, the launching hooks begin.
-    pub(super) fn root_volume_replaced(&mut self, id: &str, at: Timestamp, now: Timestamp) {
+    pub(crate) fn root_volume_replaced(&mut self, id: &str, at: Timestamp, now: Timestamp) {
         let Some(instance) = self.instances.get_mut(id) else { return };
         instance.root_volumes += 1;
         let activity = instance.passage.take().map(|passage| passage.activity);

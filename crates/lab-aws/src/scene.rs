@@ -1,4 +1,4 @@
-//! What is on the stage: groups, instances, nodes, secrets and topics, as JSON or built in a test. No I/O.
+//! The AWS part of a scene: groups, instances, secrets, topics and settings. No I/O.
 
 use std::collections::BTreeMap;
 
@@ -6,36 +6,20 @@ use jiff::Timestamp;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
-/// A whole world to start from. Unknown keys are errors.
+/// What the simulated AWS holds at the start: the AWS part of a scene. Unknown keys are errors.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Scene {
+pub struct AwsScene {
     /// The Auto Scaling groups with their instances.
     pub groups: Vec<Group>,
     /// EC2 instances outside every group.
     pub instances: Vec<Instance>,
-    /// What Puppet knows.
-    pub nodes: Vec<crate::puppet::Node>,
-    /// Puppet Enterprise: node groups beside the preconfigured ones, or in place of them.
-    pub node_groups: Vec<crate::puppet::NodeGroup>,
-    /// Simulated agents, which start at once.
-    pub agents: Vec<crate::agent::Agent>,
-    /// Secrets by name. `stagedoor/puppet` always exists; naming it here overrides it.
+    /// Secrets by name.
     pub secrets: BTreeMap<String, SecretString>,
     /// ARNs of the SNS topics that exist.
     pub topics: Vec<String>,
     /// How the simulated AWS behaves.
     pub settings: Settings,
-}
-
-impl Scene {
-    /// Reads a scene.
-    ///
-    /// # Errors
-    /// Says which key or value is wrong.
-    pub fn from_json(value: serde_json::Value) -> anyhow::Result<Self> {
-        serde_json::from_value(value).map_err(|error| anyhow::anyhow!("the scene is wrong: {error}"))
-    }
 }
 
 /// An Auto Scaling group.

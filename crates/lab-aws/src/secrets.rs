@@ -4,11 +4,11 @@
 use secrecy::ExposeSecret;
 use serde_json::json;
 
-use super::wire::{Answer, Ask, AwsError, not_simulated};
-use super::world::{Secret, World};
+use crate::wire::{Answer, Ask, AwsError, not_simulated};
+use crate::world::{Secret, World};
 
 /// Carries one call out.
-pub(super) fn answer(world: &World, ask: &Ask) -> Result<Answer, AwsError> {
+pub(crate) fn answer(world: &World, ask: &Ask) -> Result<Answer, AwsError> {
     match ask.action.as_str() {
         "GetSecretValue" => get_secret_value(world, ask),
         _ => Err(not_simulated(ask)),

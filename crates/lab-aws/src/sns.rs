@@ -7,15 +7,15 @@ use jiff::Timestamp;
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::wire::{Answer, Ask, AwsError, not_simulated};
-use super::world::{Message, World};
-use super::xml::Xml;
+use crate::wire::{Answer, Ask, AwsError, not_simulated};
+use crate::world::{Message, World};
+use crate::xml::Xml;
 
 /// The largest message and the largest batch, in bytes.
 const LIMIT: usize = 262_144;
 
 /// Carries one call out.
-pub(super) fn answer(world: &mut World, ask: &Ask, now: Timestamp) -> Result<Answer, AwsError> {
+pub(crate) fn answer(world: &mut World, ask: &Ask, now: Timestamp) -> Result<Answer, AwsError> {
     match ask.action.as_str() {
         "Publish" => publish(world, ask, now),
         "PublishBatch" => publish_batch(world, ask, now),

@@ -8,15 +8,15 @@ use bytes::Bytes;
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
 use serde_json::{Map, Value};
+use stagedoor_lab_core::faults::FaultKind;
+use stagedoor_lab_core::server::{Reply, Request};
 use uuid::Uuid;
 
-use super::xml::Xml;
-use crate::faults::FaultKind;
-use crate::server::{Reply, Request};
+use crate::xml::Xml;
 
 /// A service behind the endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Target {
+pub(crate) enum Target {
     AutoScaling,
     Ec2,
     SecretsManager,
@@ -27,7 +27,7 @@ pub(super) enum Target {
 
 impl Target {
     /// The name in the journal.
-    pub(super) fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::AutoScaling => "autoscaling",
             Self::Ec2 => "ec2",
@@ -47,18 +47,18 @@ impl Target {
 
 /// A request, taken apart.
 #[derive(Debug)]
-pub(super) struct Ask {
-    pub(super) target: Target,
+pub(crate) struct Ask {
+    pub(crate) target: Target,
     /// `DescribeAutoScalingGroups`; empty when the request names none.
-    pub(super) action: String,
+    pub(crate) action: String,
     /// The parameters as an object. The query protocols only know text, so numbers and booleans are strings there.
-    pub(super) parameters: Value,
+    pub(crate) parameters: Value,
     /// Whether there is an `Authorization` header of Signature Version 4.
-    pub(super) signed: bool,
+    pub(crate) signed: bool,
 }
 
 impl Ask {
-    pub(super) fn of(request: &Request) -> Self {
+    pub(crate) fn of(request: &Request) -> Self {
         let signed_for = request.header("authorization").and_then(scope_service);
         let signed = signed_for.is_some();
         if let Some(target) = request.header("x-amz-target") {
@@ -88,12 +88,12 @@ impl Ask {
     }
 
     /// A parameter that is text, if it is there and not empty.
-    pub(super) fn text(&self, name: &str) -> Option<&str> {
+    pub(crate) fn text(&self, name: &str) -> Option<&str> {
         self.parameters.get(name)?.as_str().filter(|text| !text.is_empty())
     }
 
     /// A parameter that must be there.
-    pub(super) fn required(&self, name: &str) -> Result<&str, AwsError> {
+    pub(crate) fn required(&self, name: &str) -> Result<&str, AwsError> {
         self.text(name).ok_or_else(|| {
             // "autoScalingGroupName": AWS names the member with a small first letter here.
             let mut member = name.to_owned();
@@ -108,17 +108,17 @@ impl Ask {
     }
 
     /// A list of texts; empty when it is not there.
-    pub(super) fn texts(&self, name: &str) -> Vec<&str> {
+    pub(crate) fn texts(&self, name: &str) -> Vec<&str> {
         self.items(name).iter().filter_map(Value::as_str).collect()
     }
 
     /// A list; empty when it is not there.
-    pub(super) fn items(&self, name: &str) -> &[Value] {
+    pub(crate) fn items(&self, name: &str) -> &[Value] {
         self.parameters.get(name).and_then(Value::as_array).map_or(&[], Vec::as_slice)
     }
 
     /// The filters of the query protocols: names with their values.
-    pub(super) fn filters(&self, list: &str, values: &str) -> Vec<(&str, Vec<&str>)> {
+    pub(crate) fn filters(&self, list: &str, values: &str) -> Vec<(&str, Vec<&str>)> {
         self.items(list)
             .iter()
             .map(|filter| {
@@ -182,32 +182,32 @@ fn step<'a>(place: &'a mut Value, segment: &str) -> &'a mut Value {
 
 /// An error as a service answers it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct AwsError {
-    pub(super) status: u16,
-    pub(super) code: String,
-    pub(super) message: String,
+pub(crate) struct AwsError {
+    pub(crate) status: u16,
+    pub(crate) code: String,
+    pub(crate) message: String,
 }
 
 impl AwsError {
-    pub(super) fn new(status: u16, code: impl Into<String>, message: impl Into<String>) -> Self {
+    pub(crate) fn new(status: u16, code: impl Into<String>, message: impl Into<String>) -> Self {
         Self { status, code: code.into(), message: message.into() }
     }
 
     /// `ValidationError`, HTTP 400: Auto Scaling's answer to most things it cannot do.
-    pub(super) fn validation(message: impl Into<String>) -> Self {
+    pub(crate) fn validation(message: impl Into<String>) -> Self {
         Self::new(400, "ValidationError", message)
     }
 }
 
 /// What an action answers: the inside of `<ActionResult>` or `<ActionResponse>`, or a JSON document.
 #[derive(Debug)]
-pub(super) enum Answer {
+pub(crate) enum Answer {
     Xml(Xml),
     Json(Value),
 }
 
 /// Wraps an action's outcome in the form of its service's protocol.
-pub(super) fn reply(ask: &Ask, outcome: Result<Answer, AwsError>) -> Reply {
+pub(crate) fn reply(ask: &Ask, outcome: Result<Answer, AwsError>) -> Reply {
     let request_id = Uuid::new_v4().to_string();
     let (status, content_type, body) = match outcome {
         Ok(Answer::Json(value)) => (200, JSON, value.to_string()),
@@ -281,7 +281,7 @@ fn failure(target: Target, error: &AwsError, request_id: &str) -> (&'static str,
 /// The answer of a service, by its name in the journal, that refuses a call with this error: for faults.
 ///
 /// ```
-/// use stagedoor_lab::aws::error_answer;
+/// use stagedoor_lab_aws::error_answer;
 /// let contention = error_answer("autoscaling", 500, "ResourceContention", "There is a pending update.");
 /// ```
 #[must_use]
@@ -294,7 +294,7 @@ pub fn error_answer(service: &str, status: u16, code: &str, message: &str) -> Fa
 }
 
 /// The answer to a request without a signature, in the words of the service.
-pub(super) fn unsigned(target: Target) -> AwsError {
+pub(crate) fn unsigned(target: Target) -> AwsError {
     match target {
         Target::SecretsManager | Target::Unknown => {
             AwsError::new(400, "MissingAuthenticationTokenException", "Missing Authentication Token")
@@ -307,7 +307,7 @@ pub(super) fn unsigned(target: Target) -> AwsError {
 }
 
 /// The answer to an action that the lab does not simulate.
-pub(super) fn not_simulated(ask: &Ask) -> AwsError {
+pub(crate) fn not_simulated(ask: &Ask) -> AwsError {
     let (code, message) = match ask.target {
         Target::SecretsManager | Target::Unknown => ("UnknownOperationException", String::new()),
         _ => ("InvalidAction", format!("The action {} is not valid for this endpoint.", ask.action)),
@@ -316,7 +316,7 @@ pub(super) fn not_simulated(ask: &Ask) -> AwsError {
 }
 
 /// One page of `all`: from `token` on, `size` long, and the token of the next page if there is one.
-pub(super) fn page<T>(mut all: Vec<T>, token: Option<&str>, size: usize) -> Option<(Vec<T>, Option<String>)> {
+pub(crate) fn page<T>(mut all: Vec<T>, token: Option<&str>, size: usize) -> Option<(Vec<T>, Option<String>)> {
     let start = match token {
         None => 0,
         Some(token) => token.strip_prefix("page-from-")?.parse().ok()?,

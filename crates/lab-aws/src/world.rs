@@ -6,89 +6,89 @@ use jiff::{SignedDuration, Timestamp};
 use secrecy::SecretString;
 use uuid::Uuid;
 
-use super::events::Event;
-use super::passage::Passage;
-use crate::scene::{self, PoolState, Scene, Settings};
+use crate::events::Event;
+use crate::passage::Passage;
+use crate::scene::{self, AwsScene, PoolState, Settings};
 
 /// The account that everything belongs to.
-pub(crate) const ACCOUNT: &str = "111122223333";
+pub const ACCOUNT: &str = "111122223333";
 
 /// EC2 shows a terminated instance for about an hour
 /// (<https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/terminating-instances.html>).
 const TERMINATED_VISIBLE: SignedDuration = SignedDuration::from_hours(1);
 
 #[derive(Debug)]
-pub(super) struct World {
-    pub(super) region: String,
-    pub(super) settings: Settings,
-    pub(super) groups: BTreeMap<String, Group>,
-    pub(super) instances: BTreeMap<String, Instance>,
+pub(crate) struct World {
+    pub(crate) region: String,
+    pub(crate) settings: Settings,
+    pub(crate) groups: BTreeMap<String, Group>,
+    pub(crate) instances: BTreeMap<String, Instance>,
     /// Oldest first.
-    pub(super) activities: Vec<Activity>,
-    pub(super) secrets: BTreeMap<String, Secret>,
+    pub(crate) activities: Vec<Activity>,
+    pub(crate) secrets: BTreeMap<String, Secret>,
     /// Topics with what was published to them, oldest first.
-    pub(super) topics: BTreeMap<String, Vec<Message>>,
+    pub(crate) topics: BTreeMap<String, Vec<Message>>,
     /// Every lifecycle event since the scene was set, oldest first.
-    pub(super) events: Vec<Event>,
+    pub(crate) events: Vec<Event>,
     /// For instance ids and addresses that the lab makes up.
-    pub(super) made_up: u32,
+    pub(crate) made_up: u32,
     /// The second and third byte of made-up loopback addresses: by chance, for labs that run side by side.
     loopback_net: [u8; 2],
 }
 
 #[derive(Debug)]
-pub(super) struct Group {
-    pub(super) name: String,
-    pub(super) arn: String,
-    pub(super) created: Timestamp,
-    pub(super) tags: BTreeMap<String, String>,
-    pub(super) hooks: Vec<scene::Hook>,
-    pub(super) warm_pool: Option<PoolState>,
-    pub(super) reuse_on_scale_in: bool,
-    pub(super) retain_on_abandon: bool,
+pub(crate) struct Group {
+    pub(crate) name: String,
+    pub(crate) arn: String,
+    pub(crate) created: Timestamp,
+    pub(crate) tags: BTreeMap<String, String>,
+    pub(crate) hooks: Vec<scene::Hook>,
+    pub(crate) warm_pool: Option<PoolState>,
+    pub(crate) reuse_on_scale_in: bool,
+    pub(crate) retain_on_abandon: bool,
 }
 
 #[derive(Debug)]
-pub(super) struct Instance {
-    pub(super) id: String,
+pub(crate) struct Instance {
+    pub(crate) id: String,
     /// `None`: outside every group.
-    pub(super) group: Option<String>,
+    pub(crate) group: Option<String>,
     /// The Auto Scaling lifecycle state; `Terminated` also for an instance that has left its group that way.
-    pub(super) state: String,
-    pub(super) passage: Option<Passage>,
-    pub(super) ec2_state: Option<String>,
-    pub(super) private_ip: String,
-    pub(super) private_dns: String,
-    pub(super) tags: BTreeMap<String, String>,
-    pub(super) launched: Timestamp,
-    pub(super) terminated: Option<Timestamp>,
+    pub(crate) state: String,
+    pub(crate) passage: Option<Passage>,
+    pub(crate) ec2_state: Option<String>,
+    pub(crate) private_ip: String,
+    pub(crate) private_dns: String,
+    pub(crate) tags: BTreeMap<String, String>,
+    pub(crate) launched: Timestamp,
+    pub(crate) terminated: Option<Timestamp>,
     /// How many root volumes it has had.
-    pub(super) root_volumes: u32,
+    pub(crate) root_volumes: u32,
 }
 
 #[derive(Debug)]
-pub(super) struct Activity {
-    pub(super) id: String,
-    pub(super) group: String,
-    pub(super) description: String,
-    pub(super) cause: String,
-    pub(super) started: Timestamp,
-    pub(super) ended: Option<Timestamp>,
-    pub(super) status: &'static str,
+pub(crate) struct Activity {
+    pub(crate) id: String,
+    pub(crate) group: String,
+    pub(crate) description: String,
+    pub(crate) cause: String,
+    pub(crate) started: Timestamp,
+    pub(crate) ended: Option<Timestamp>,
+    pub(crate) status: &'static str,
 }
 
 #[derive(Debug)]
-pub(super) struct Secret {
-    pub(super) arn: String,
+pub(crate) struct Secret {
+    pub(crate) arn: String,
     /// Oldest first; the last is `AWSCURRENT`, the one before it `AWSPREVIOUS`.
-    pub(super) versions: Vec<SecretVersion>,
+    pub(crate) versions: Vec<SecretVersion>,
 }
 
 #[derive(Debug)]
-pub(super) struct SecretVersion {
-    pub(super) id: String,
-    pub(super) text: SecretString,
-    pub(super) created: Timestamp,
+pub(crate) struct SecretVersion {
+    pub(crate) id: String,
+    pub(crate) text: SecretString,
+    pub(crate) created: Timestamp,
 }
 
 /// A message published to a topic.
@@ -107,7 +107,7 @@ pub struct Message {
 }
 
 impl World {
-    pub(super) fn empty(region: String) -> Self {
+    pub(crate) fn empty(region: String) -> Self {
         Self {
             region,
             settings: Settings::default(),
@@ -123,7 +123,7 @@ impl World {
     }
 
     /// Replaces everything by `scene`.
-    pub(super) fn set(&mut self, scene: &Scene, now: Timestamp) -> anyhow::Result<()> {
+    pub(crate) fn set(&mut self, scene: &AwsScene, now: Timestamp) -> anyhow::Result<()> {
         let mut world = Self::empty(self.region.clone());
         world.settings = scene.settings.clone();
         for topic in &scene.topics {
@@ -190,7 +190,7 @@ impl World {
     }
 
     /// An instance with what the scene leaves out made up; its state and times still to be set.
-    pub(super) fn new_instance(&mut self, from: &scene::Instance, group: Option<&str>) -> Instance {
+    pub(crate) fn new_instance(&mut self, from: &scene::Instance, group: Option<&str>) -> Instance {
         self.made_up += 1;
         let n = self.made_up;
         let private_ip = from.private_ip.clone().unwrap_or_else(|| self.make_up_address(n));
@@ -230,12 +230,12 @@ impl World {
     }
 
     /// The first availability zone of the Region; everything is there.
-    pub(super) fn zone(&self) -> String {
+    pub(crate) fn zone(&self) -> String {
         format!("{}a", self.region)
     }
 
     /// Makes `text` the current version of a secret, which is created if it does not exist.
-    pub(super) fn put_secret(&mut self, name: &str, text: SecretString, now: Timestamp) {
+    pub(crate) fn put_secret(&mut self, name: &str, text: SecretString, now: Timestamp) {
         let region = &self.region;
         let secret = self.secrets.entry(name.to_owned()).or_insert_with(|| {
             let suffix: String = Uuid::new_v4().simple().to_string().chars().take(6).collect();
@@ -246,19 +246,19 @@ impl World {
     }
 
     /// The instances that `group` shows, in order of id.
-    pub(super) fn members<'a>(&'a self, group: &'a str) -> impl Iterator<Item = &'a Instance> {
+    pub(crate) fn members<'a>(&'a self, group: &'a str) -> impl Iterator<Item = &'a Instance> {
         self.instances.values().filter(move |instance| instance.group.as_deref() == Some(group) && instance.in_group())
     }
 }
 
 impl Instance {
     /// Whether its group still lists it.
-    pub(super) fn in_group(&self) -> bool {
+    pub(crate) fn in_group(&self) -> bool {
         self.group.is_some() && !matches!(self.state.as_str(), "Terminated" | "Detached")
     }
 
     /// The instance state and its code as EC2 shows it; `None`: EC2 does not know the instance (any more).
-    pub(super) fn ec2_state(&self, now: Timestamp) -> Option<(&'static str, u16)> {
+    pub(crate) fn ec2_state(&self, now: Timestamp) -> Option<(&'static str, u16)> {
         if self.terminated.is_some_and(|at| now.duration_since(at) >= TERMINATED_VISIBLE) {
             return None;
         }
@@ -294,19 +294,19 @@ fn loopback_net() -> [u8; 2] {
 }
 
 /// An instance id that nothing has had yet.
-pub(super) fn make_up_id() -> String {
+pub(crate) fn make_up_id() -> String {
     let hex = Uuid::new_v4().simple().to_string();
     format!("i-0{}", &hex[..16])
 }
 
 /// Whether this is the form of an instance id.
-pub(super) fn is_instance_id(text: &str) -> bool {
+pub(crate) fn is_instance_id(text: &str) -> bool {
     text.strip_prefix("i-").is_some_and(|digits| {
         matches!(digits.len(), 8 | 17) && digits.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
     })
 }
 
 /// A time as the XML protocols write it.
-pub(super) fn iso(at: Timestamp) -> String {
+pub(crate) fn iso(at: Timestamp) -> String {
     at.strftime("%Y-%m-%dT%H:%M:%S.%3fZ").to_string()
 }

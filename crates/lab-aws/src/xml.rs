@@ -4,24 +4,24 @@ use std::fmt::{Display, Write as _};
 
 /// XML under construction: well-formed as long as it is built by nesting.
 #[derive(Debug, Default)]
-pub(super) struct Xml(String);
+pub(crate) struct Xml(String);
 
 impl Xml {
     /// `<name>value</name>`, escaped.
-    pub(super) fn text(&mut self, name: &str, value: impl Display) -> &mut Self {
+    pub(crate) fn text(&mut self, name: &str, value: impl Display) -> &mut Self {
         self.within(name, |xml| {
             xml.value(value);
         })
     }
 
     /// Text inside the element now open, escaped.
-    pub(super) fn value(&mut self, value: impl Display) -> &mut Self {
+    pub(crate) fn value(&mut self, value: impl Display) -> &mut Self {
         escape(&value.to_string(), &mut self.0);
         self
     }
 
     /// Like [`Xml::text`], or nothing.
-    pub(super) fn maybe(&mut self, name: &str, value: Option<impl Display>) -> &mut Self {
+    pub(crate) fn maybe(&mut self, name: &str, value: Option<impl Display>) -> &mut Self {
         if let Some(value) = value {
             self.text(name, value);
         }
@@ -29,7 +29,7 @@ impl Xml {
     }
 
     /// `<name>…</name>` around what `inner` writes.
-    pub(super) fn within(&mut self, name: &str, inner: impl FnOnce(&mut Self)) -> &mut Self {
+    pub(crate) fn within(&mut self, name: &str, inner: impl FnOnce(&mut Self)) -> &mut Self {
         let _ = write!(self.0, "<{name}>");
         inner(self);
         let _ = write!(self.0, "</{name}>");
@@ -37,7 +37,7 @@ impl Xml {
     }
 
     /// `<name><item>…</item><item>…</item></name>`: a list, each element written by `each`.
-    pub(super) fn list<T>(
+    pub(crate) fn list<T>(
         &mut self,
         name: &str,
         item: &str,
@@ -51,7 +51,7 @@ impl Xml {
         })
     }
 
-    pub(super) fn into_string(self) -> String {
+    pub(crate) fn into_string(self) -> String {
         self.0
     }
 }
