@@ -10,24 +10,50 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::{ClientConfig, RootCertStore};
 use serde_json::{Map, Value};
+use stagedoor_lab_core::server::TlsSource;
 
-use super::enterprise::orchestrator::{Connected, Ran};
-use super::puppetdb::store::{AgentRun, Command};
-use super::site::{key_pair, pending};
-use super::x509::certificate::ClientName;
-use super::{CsrAttributes, Node, Puppet};
-use crate::server::TlsSource;
+use crate::enterprise::orchestrator::{Connected, Ran};
+use crate::puppetdb::store::{AgentRun, Command};
+use crate::site::{key_pair, pending};
+use crate::x509::certificate::ClientName;
+use crate::{CsrAttributes, Node, Puppet};
+
+/// An agent's private key.
+#[derive(Clone)]
+pub struct AgentKey(Arc<KeyPair>);
+
+impl AgentKey {
+    /// Makes a new key.
+    ///
+    /// # Errors
+    /// The key cannot be generated.
+    pub fn generate() -> anyhow::Result<Self> {
+        Ok(Self(key_pair()?))
+    }
+
+    /// The agent's signing request for this key, PEM.
+    ///
+    /// # Errors
+    /// As [`CsrAttributes::check`].
+    pub fn signing_request(&self, certname: &str, attributes: &CsrAttributes) -> anyhow::Result<String> {
+        Ok(pending(&attributes.wish(certname)?, Arc::clone(&self.0))?.request.pem())
+    }
+}
 
 /// An agent's key and the certificate that fits it.
 #[derive(Clone)]
-pub(crate) struct AgentIdentity {
-    pub(crate) key: Arc<KeyPair>,
-    pub(crate) certificate: CertificateDer<'static>,
+pub struct AgentIdentity {
+    key: Arc<KeyPair>,
+    certificate: CertificateDer<'static>,
 }
 
 impl AgentIdentity {
     /// The certificate with the key that is to fit it; `None`: it does not.
-    pub(crate) fn of(key: &Arc<KeyPair>, certificate_pem: &[u8]) -> anyhow::Result<Option<Self>> {
+    ///
+    /// # Errors
+    /// The certificate cannot be read.
+    pub fn of(key: &AgentKey, certificate_pem: &[u8]) -> anyhow::Result<Option<Self>> {
+        let AgentKey(key) = key;
         let certificate = CertificateDer::from_pem_slice(certificate_pem)
             .context("what the CA gave for the certificate is none")?
             .into_owned();
@@ -38,23 +64,12 @@ impl AgentIdentity {
     }
 }
 
-/// The new key of an agent.
-pub(crate) fn new_key() -> anyhow::Result<Arc<KeyPair>> {
-    key_pair()
-}
-
-/// An agent's signing request for this key, PEM.
-pub(crate) fn signing_request(
-    certname: &str,
-    attributes: &CsrAttributes,
-    key: &Arc<KeyPair>,
-) -> anyhow::Result<String> {
-    Ok(pending(&attributes.wish(certname)?, Arc::clone(key))?.request.pem())
-}
-
 impl Puppet {
     /// TLS of an agent's connections to Puppet, with its certificate as soon as it has one.
-    pub(crate) fn agent_tls(&self, identity: Option<&AgentIdentity>) -> anyhow::Result<Arc<ClientConfig>> {
+    ///
+    /// # Errors
+    /// The certificates are not usable.
+    pub fn agent_tls(&self, identity: Option<&AgentIdentity>) -> anyhow::Result<Arc<ClientConfig>> {
         let mut roots = RootCertStore::empty();
         for certificate in self.site.authority.certificates() {
             roots.add(certificate)?;
@@ -74,13 +89,19 @@ impl Puppet {
     }
 
     /// TLS of the services on an agent's node.
-    pub(crate) fn node_tls(&self, identity: &AgentIdentity) -> anyhow::Result<Arc<dyn TlsSource>> {
+    ///
+    /// # Errors
+    /// The certificates are not usable.
+    pub fn node_tls(&self, identity: &AgentIdentity) -> anyhow::Result<Arc<dyn TlsSource>> {
         let config = self.site.node_tls(identity.certificate.clone(), identity.key.serialize_der())?;
         Ok(Arc::new(config))
     }
 
     /// The facts that an agent sends, with the trusted ones that Puppet Server adds.
-    pub(crate) fn agent_facts(
+    ///
+    /// # Errors
+    /// The certificate cannot be read.
+    pub fn agent_facts(
         certname: &str,
         instance_id: Option<&str>,
         identity: &AgentIdentity,
@@ -93,7 +114,7 @@ impl Puppet {
     ///
     /// # Errors
     /// Its certificate has been revoked meanwhile.
-    pub(crate) fn agent_ran(
+    pub fn agent_ran(
         &self,
         certname: &str,
         status: &str,
@@ -109,17 +130,19 @@ impl Puppet {
     }
 
     /// Held by the one run that a node may have at a time.
-    pub(crate) fn run_lock(&self, certname: &str) -> Arc<tokio::sync::Mutex<()>> {
+    #[must_use]
+    pub fn run_lock(&self, certname: &str) -> Arc<tokio::sync::Mutex<()>> {
         self.site.orchestrator().lock_of(certname)
     }
 
-    /// The node's PXP agent connects. It stays so until the guard is dropped.
-    pub(crate) fn connect_agent(
+    /// The node's PXP agent connects, and stays connected until the returned value is dropped. Runs that the orchestrator orders
+    /// end as `status` says, store `facts`, and report their status to `ran`.
+    pub fn connect_agent(
         &self,
         certname: &str,
         status: &str,
         facts: Map<String, Value>,
-        ran: Ran,
+        ran: Arc<dyn Fn(&str) + Send + Sync>,
     ) -> PxpConnection {
         let connected = Connected {
             since: self.site.clock.now(),
@@ -134,7 +157,7 @@ impl Puppet {
 }
 
 /// A PXP agent's connection to the broker.
-pub(crate) struct PxpConnection {
+pub struct PxpConnection {
     puppet: Puppet,
     certname: String,
     ran: Ran,

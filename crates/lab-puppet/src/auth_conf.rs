@@ -4,9 +4,9 @@
 use http::Method;
 use jiff::Timestamp;
 
-use super::enterprise::token::{Token, look_up};
-use super::options::PuppetOptions;
-use super::x509::certificate::ClientName;
+use crate::enterprise::token::{Token, look_up};
+use crate::options::PuppetOptions;
+use crate::x509::certificate::ClientName;
 
 const CLI_AUTH: Allow = Allow::Extension("pp_cli_auth", "true");
 const ACCEPT_REJECT: &str = "cert_requests:accept_reject:*";

@@ -8,9 +8,9 @@ use rcgen::{
 };
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
 
-use super::x509::certificate::{general_names, pem_block};
-use super::x509::request::{AltNames, Extension};
-use super::x509::{asn1, der, oid};
+use crate::x509::certificate::{general_names, pem_block};
+use crate::x509::request::{AltNames, Extension};
+use crate::x509::{asn1, der, oid};
 
 const ROOT_NAME: &str = "Puppet Root CA: 7a1e5";
 const INTERMEDIATE_NAME: &str = "Puppet CA: puppet";

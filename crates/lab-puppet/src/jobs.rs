@@ -2,8 +2,8 @@
 
 use serde_json::Value;
 
-use super::enterprise::NodeGroup;
-use super::{Puppet, RunScript};
+use crate::enterprise::NodeGroup;
+use crate::{Puppet, RunScript};
 
 impl Puppet {
     /// From now on the Puppet runs of this node's jobs go like this; a run that hangs ends like this.
@@ -34,7 +34,7 @@ impl Puppet {
     /// The orchestrator's jobs, oldest first, as `GET jobs` shows them.
     #[must_use]
     pub fn jobs(&self) -> Vec<Value> {
-        self.site.orchestrator().jobs.values().map(super::enterprise::orchestrator::Job::json).collect()
+        self.site.orchestrator().jobs.values().map(crate::enterprise::orchestrator::Job::json).collect()
     }
 
     /// Waits until no job is under way, and gives all of them.
@@ -84,7 +84,7 @@ impl Puppet {
     /// The node groups, as `GET groups` shows them.
     #[must_use]
     pub fn node_groups(&self) -> Vec<Value> {
-        self.site.node_groups().all().map(super::enterprise::classifier::Group::json).collect()
+        self.site.node_groups().all().map(crate::enterprise::classifier::Group::json).collect()
     }
 
     /// Whether a node is pinned to the group of this name.

@@ -1,7 +1,7 @@
-//! The simulated Puppet site: a CA with real certificates and CRLs, PuppetDB, Puppet Enterprise's services, and the
-//! TLS in front of them. In memory; the network is elsewhere.
+//! The lab's simulated Puppet site: a CA with real certificates and CRLs, PuppetDB, Puppet Enterprise's services, and the
+//! TLS in front of them. In memory; [`stagedoor_lab_core::server`] does the network I/O.
 
-pub(crate) mod agent_side;
+pub mod agent_side;
 mod auth_conf;
 mod authority;
 mod ca;
@@ -25,17 +25,16 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
+use stagedoor_lab_core::clock::Clock;
+use stagedoor_lab_core::server::TlsSource;
 
-pub use self::ca_api::CaService;
-pub(crate) use self::ca_api::compiler_status as status_answer;
+pub use self::ca_api::{CaService, compiler_status};
 pub use self::enterprise::{ConsoleService, NodeGroup, OrchestratorService, RunScript};
 pub use self::node::{CertificateState, CsrAttributes, InPuppetdb, Node, PuppetdbRecord};
 pub use self::options::{Autosign, PuppetOptions, QueueDelay, ServerVersion, ServiceState, TokenState};
 pub use self::puppetdb::PuppetdbService;
 use self::puppetdb::store::{AgentRun, Command, millis};
 use self::site::{NotSubmitted, SERVER, Site, key_pair, pending};
-use crate::clock::Clock;
-use crate::server::TlsSource;
 
 /// The whole simulated Puppet site. Clones are the same site.
 #[derive(Clone)]

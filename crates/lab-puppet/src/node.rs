@@ -6,9 +6,9 @@ use secrecy::SecretString;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value, json};
 
-use super::enterprise::RunScript;
-use super::x509::oid;
-use super::x509::request::{Extension, Wish, trusted};
+use crate::enterprise::RunScript;
+use crate::x509::oid;
+use crate::x509::request::{Extension, Wish, trusted};
 
 /// Where a node's certificate stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -46,6 +46,14 @@ impl CsrAttributes {
     #[must_use]
     pub fn of_instance(instance_id: &str) -> Self {
         Self { instance_id: Some(instance_id.to_owned()), ..Self::default() }
+    }
+
+    /// Checks that an agent of this name can write the request.
+    ///
+    /// # Errors
+    /// Says which extension has neither a known short name nor an OID.
+    pub fn check(&self, certname: &str) -> anyhow::Result<()> {
+        self.wish(certname).map(drop)
     }
 
     pub(crate) fn wish(&self, certname: &str) -> anyhow::Result<Wish> {

@@ -4,8 +4,7 @@ use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use serde_json::Value;
-
-use crate::server::Reply;
+use stagedoor_lab_core::server::Reply;
 
 /// Puppet Server's handlers.
 pub(crate) const PLAIN: &str = "text/plain";

@@ -7,19 +7,19 @@ use jiff::SignedDuration;
 use rcgen::KeyPair;
 use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
+use stagedoor_lab_core::clock::Clock;
+use stagedoor_lab_core::server::TlsSource;
 use tokio::sync::watch;
 
-use super::authority::Authority;
-use super::ca::{Ca, Pending, Thrown, policy};
-use super::enterprise::classifier::Groups;
-use super::enterprise::orchestrator::Orchestrator;
-use super::node::CsrAttributes;
-use super::options::PuppetOptions;
-use super::puppetdb::store::Store;
-use super::tls::{Identity, server_config};
-use super::x509::request::{SigningRequest, Wish, write};
-use crate::clock::Clock;
-use crate::server::TlsSource;
+use crate::authority::Authority;
+use crate::ca::{Ca, Pending, Thrown, policy};
+use crate::enterprise::classifier::Groups;
+use crate::enterprise::orchestrator::Orchestrator;
+use crate::node::CsrAttributes;
+use crate::options::PuppetOptions;
+use crate::puppetdb::store::Store;
+use crate::tls::{Identity, server_config};
+use crate::x509::request::{SigningRequest, Wish, write};
 
 /// Certname of the host that runs both servers.
 pub(crate) const SERVER: &str = "puppet";

@@ -3,10 +3,10 @@
 
 use http::StatusCode;
 use serde_json::{Map, Value, json};
+use stagedoor_lab_core::server::{Reply, Request};
 
-use super::options::ServiceState;
-use super::reply::{PLAIN_UTF8, json as json_reply, typed};
-use crate::server::{Reply, Request};
+use crate::options::ServiceState;
+use crate::reply::{PLAIN_UTF8, json as json_reply, typed};
 
 const JSON: &str = "application/json; charset=utf-8";
 

@@ -5,26 +5,17 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use rustls::RootCertStore;
 use rustls::crypto::aws_lc_rs::default_provider;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::{NoServerSessionStorage, ServerConfig, WebPkiClientVerifier};
-use rustls::time_provider::TimeProvider;
+use stagedoor_lab_core::clock::Clock;
 
-use super::authority::Authority;
-use super::ca::Ca;
-use crate::clock::Clock;
+use crate::authority::Authority;
+use crate::ca::Ca;
 
 /// The server's own certificate and key.
 pub(crate) struct Identity {
     pub(crate) certificate: CertificateDer<'static>,
     pub(crate) key: Vec<u8>,
-}
-
-/// Certificates expire by the lab's time.
-impl TimeProvider for Clock {
-    fn current_time(&self) -> Option<UnixTime> {
-        let seconds = u64::try_from(self.now().as_second()).ok()?;
-        Some(UnixTime::since_unix_epoch(std::time::Duration::from_secs(seconds)))
-    }
 }
 
 /// The configuration for connections from now on. A client certificate that is foreign, expired or in

@@ -1,8 +1,8 @@
 //! What the CA demands of a signing request, and the texts with which it refuses. No I/O.
 
-use crate::puppet::options::PuppetOptions;
-use crate::puppet::x509::oid;
-use crate::puppet::x509::request::SigningRequest;
+use crate::options::PuppetOptions;
+use crate::x509::oid;
+use crate::x509::request::SigningRequest;
 
 use super::Ca;
 

@@ -2,14 +2,14 @@
 
 use http::StatusCode;
 use serde_json::{Map, Value, json};
+use stagedoor_lab_core::server::{Reply, Request};
 
 use super::is_newer;
-use crate::puppet::ca::Issued;
-use crate::puppet::options::PuppetOptions;
-use crate::puppet::reply::{PLAIN, json as json_reply, typed};
-use crate::puppet::site::Site;
-use crate::puppet::x509::utc;
-use crate::server::{Reply, Request};
+use crate::ca::Issued;
+use crate::options::PuppetOptions;
+use crate::reply::{PLAIN, json as json_reply, typed};
+use crate::site::Site;
+use crate::x509::utc;
 
 /// `GET certificate/{name}`; the name `ca` means the CA's own certificates.
 pub(super) fn get(site: &Site, request: &Request, name: &str) -> Reply {

@@ -2,12 +2,12 @@
 
 use http::StatusCode;
 use serde_json::Value;
+use stagedoor_lab_core::server::{Reply, Request};
 
 use super::json_body;
-use crate::puppet::options::PuppetOptions;
-use crate::puppet::reply::{PLAIN, typed};
-use crate::puppet::site::Site;
-use crate::server::{Reply, Request};
+use crate::options::PuppetOptions;
+use crate::reply::{PLAIN, typed};
+use crate::site::Site;
 
 pub(super) async fn put(site: &Site, request: &Request, options: &PuppetOptions) -> Reply {
     let refuse = |text: &'static str| typed(StatusCode::BAD_REQUEST, PLAIN, text);

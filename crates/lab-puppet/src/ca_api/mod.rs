@@ -12,6 +12,7 @@ use std::sync::Arc;
 use http::{HeaderValue, Method, StatusCode};
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use stagedoor_lab_core::server::{Call, Reply, Request, Service};
 
 use super::auth_conf::authorize;
 use super::ca::Thrown;
@@ -20,7 +21,6 @@ use super::reply::{PLAIN_UTF8, bare, header, typed};
 use super::site::Site;
 use super::status_api::{self, Reported};
 use super::x509::certificate::ClientName;
-use crate::server::{Call, Reply, Request, Service};
 
 /// The CA and the status service beside it: port 8140 of the CA host.
 pub struct CaService {
@@ -144,7 +144,8 @@ pub(crate) fn client(request: &Request) -> Option<ClientName> {
 }
 
 /// The Status API of Puppet Server on a compiler, which has no CA.
-pub(crate) fn compiler_status(request: &Request, state: ServiceState, options: &PuppetOptions) -> Reply {
+#[must_use]
+pub fn compiler_status(request: &Request, state: ServiceState, options: &PuppetOptions) -> Reply {
     if request.path.starts_with("/status/v1/") {
         let services: Vec<Reported> = services(options).into_iter().filter(|one| one.name != "ca").collect();
         status_api::answer(request, state, &services)

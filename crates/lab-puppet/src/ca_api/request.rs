@@ -1,14 +1,14 @@
 //! `certificate_request`: what agents submit. No I/O.
 
 use http::StatusCode;
+use stagedoor_lab_core::server::{Reply, Request};
 
 use super::uncaught;
-use crate::puppet::ca::{CA_DIRECTORY, Pending, Thrown};
-use crate::puppet::options::PuppetOptions;
-use crate::puppet::reply::{PLAIN, PLAIN_UTF8, bare, typed};
-use crate::puppet::site::{NotSubmitted, Site};
-use crate::puppet::x509::request::SigningRequest;
-use crate::server::{Reply, Request};
+use crate::ca::{CA_DIRECTORY, Pending, Thrown};
+use crate::options::PuppetOptions;
+use crate::reply::{PLAIN, PLAIN_UTF8, bare, typed};
+use crate::site::{NotSubmitted, Site};
+use crate::x509::request::SigningRequest;
 
 pub(super) fn get(site: &Site, name: &str) -> Reply {
     if let Some(pending) = site.ca().requests.get(name) {

@@ -2,13 +2,13 @@
 
 use http::StatusCode;
 use serde_json::{Value, json};
+use stagedoor_lab_core::server::{Reply, Request};
 
 use super::json_body;
-use crate::puppet::ca::policy::check_contents;
-use crate::puppet::options::PuppetOptions;
-use crate::puppet::reply::json as json_reply;
-use crate::puppet::site::Site;
-use crate::server::{Reply, Request};
+use crate::ca::policy::check_contents;
+use crate::options::PuppetOptions;
+use crate::reply::json as json_reply;
+use crate::site::Site;
 
 const JSON: &str = "application/json";
 

@@ -5,14 +5,14 @@ use http::header::ALLOW;
 use http::{HeaderValue, Method, StatusCode};
 use jiff::SignedDuration;
 use serde_json::Value;
+use stagedoor_lab_core::server::{Reply, Request};
 
 use super::{json_body, uncaught};
-use crate::puppet::ca::policy::{check_contents, check_subject};
-use crate::puppet::ca::{Ca, Thrown};
-use crate::puppet::options::PuppetOptions;
-use crate::puppet::reply::{PLAIN, accepts, bare, json as json_reply, media_type, typed};
-use crate::puppet::site::Site;
-use crate::server::{Reply, Request};
+use crate::ca::policy::{check_contents, check_subject};
+use crate::ca::{Ca, Thrown};
+use crate::options::PuppetOptions;
+use crate::reply::{PLAIN, accepts, bare, json as json_reply, media_type, typed};
+use crate::site::Site;
 
 const MEDIA_TYPES: [&str; 3] = ["application/json", "text/pson", "pson"];
 /// What Liberator says before it has negotiated a type …

@@ -2,13 +2,13 @@
 
 use http::StatusCode;
 use jiff::Timestamp;
+use stagedoor_lab_core::server::Request;
 
 use super::token::{Token, look_up};
 use super::{Failure, failure};
-use crate::puppet::ca_api::client;
-use crate::puppet::options::PuppetOptions;
-use crate::puppet::reply::header;
-use crate::server::Request;
+use crate::ca_api::client;
+use crate::options::PuppetOptions;
+use crate::reply::header;
 
 /// Who calls.
 pub(super) struct Caller {

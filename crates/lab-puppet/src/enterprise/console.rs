@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use http::{Method, StatusCode};
 use serde_json::json;
+use stagedoor_lab_core::server::{Call, Reply, Request, Service};
 
 use super::access::Caller;
 use super::describe::describe;
 use super::{classifier, failure, rbac};
-use crate::puppet::site::Site;
-use crate::puppet::status_api::{self, Reported};
-use crate::server::{Call, Reply, Request, Service};
+use crate::site::Site;
+use crate::status_api::{self, Reported};
 
 /// Classifier, RBAC and the status service beside them: port 4433.
 pub struct ConsoleService {

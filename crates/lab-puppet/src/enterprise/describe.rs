@@ -1,9 +1,9 @@
 //! Calls of Puppet Enterprise's services in the words of the journal. No I/O.
 
 use serde_json::Value;
+use stagedoor_lab_core::server::{Call, Request};
 
-use crate::puppet::ca_api::journalled;
-use crate::server::{Call, Request};
+use crate::ca_api::journalled;
 
 /// Ids and certnames in the path become placeholders; a token in the query or the body is left out.
 pub(super) fn describe(service: &'static str, request: &Request) -> Call {

@@ -11,9 +11,9 @@ pub(crate) mod token;
 
 use http::StatusCode;
 use serde_json::{Value, json};
+use stagedoor_lab_core::server::Reply;
 
 use super::reply::json as json_reply;
-use crate::server::Reply;
 
 pub use classifier::NodeGroup;
 pub use console::ConsoleService;

@@ -4,13 +4,13 @@
 use http::StatusCode;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
+use stagedoor_lab_core::server::{Reply, Request};
 
 use super::access::{LOGIN, USER_ID};
 use super::token::{Token, look_up};
 use super::{failure, ok};
-use crate::puppet::options::PuppetOptions;
-use crate::puppet::puppetdb::store::millis;
-use crate::server::{Reply, Request};
+use crate::options::PuppetOptions;
+use crate::puppetdb::store::millis;
 
 /// How long a token is valid after it was made.
 const LIFETIME: SignedDuration = SignedDuration::from_hours(90 * 24);

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use crate::puppet::options::{PuppetOptions, TokenState};
+use crate::options::{PuppetOptions, TokenState};
 
 /// Where a token stands.
 pub(crate) enum Token<'a> {

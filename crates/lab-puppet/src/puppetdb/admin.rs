@@ -2,10 +2,10 @@
 
 use http::StatusCode;
 use serde_json::{Value, json};
+use stagedoor_lab_core::server::{Reply, Request};
 
 use super::{error, ok};
-use crate::puppet::site::Site;
-use crate::server::{Reply, Request};
+use crate::site::Site;
 
 pub(super) fn answer(site: &Site, request: &Request) -> Reply {
     let body: Value = serde_json::from_slice(&request.body).unwrap_or(Value::Null);

@@ -6,12 +6,12 @@ use std::time::Duration;
 use http::StatusCode;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
+use stagedoor_lab_core::server::{Reply, Request};
 
 use super::store::Command;
 use super::{error, ok, pretty_reply};
-use crate::puppet::options::{PuppetOptions, QueueDelay};
-use crate::puppet::site::Site;
-use crate::server::{Reply, Request};
+use crate::options::{PuppetOptions, QueueDelay};
+use crate::site::Site;
 
 /// Commands with the lowest version that is still taken.
 const COMMANDS: [(&str, i64); 6] = [

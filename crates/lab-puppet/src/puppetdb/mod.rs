@@ -12,6 +12,7 @@ use std::sync::Arc;
 use http::{Method, StatusCode};
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use stagedoor_lab_core::server::{Call, Reply, Request, Service};
 
 use super::ca_api::{client, describe};
 use super::enterprise::token::{Token, look_up};
@@ -19,7 +20,6 @@ use super::options::PuppetOptions;
 use super::reply::{PLAIN_UTF8, accepts, header, json as compact, media_type, typed};
 use super::site::Site;
 use super::status_api::{self, Reported};
-use crate::server::{Call, Reply, Request, Service};
 
 const JSON: &str = "application/json; charset=utf-8";
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value, json};
 
-use crate::puppet::options::QueueDelay;
+use crate::options::QueueDelay;
 
 /// A report of an agent run.
 #[derive(Clone, Debug)]

@@ -4,7 +4,7 @@ use jiff::SignedDuration;
 use serde_json::{Value, json};
 
 use super::{said, version, world};
-use crate::puppet::{CertificateState, CsrAttributes, Node, ServiceState};
+use crate::{CertificateState, CsrAttributes, Node, ServiceState};
 
 const REVOKE: &str = r#"{"desired_state":"revoked"}"#;
 const SIGN: &str = r#"{"desired_state":"signed"}"#;

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use x509_parser::extensions::ParsedExtension;
 
 use super::{World, said, version, world};
-use crate::puppet::{Autosign, CsrAttributes, Node, TokenState};
+use crate::{Autosign, CsrAttributes, Node, TokenState};
 
 const SIGN: &str = r#"{"desired_state":"signed"}"#;
 const N: &str = "n.example.net";

@@ -4,7 +4,7 @@ use jiff::SignedDuration;
 use serde_json::{Value, json};
 
 use super::{World, enterprise};
-use crate::puppet::NodeGroup;
+use crate::NodeGroup;
 
 const PIN: &str = "/classifier-api/v1/groups";
 
@@ -165,7 +165,7 @@ async fn a_token_is_introspected_without_credentials() {
 
 #[tokio::test]
 async fn the_journal_does_not_hold_the_token() {
-    use crate::server::Service as _;
+    use stagedoor_lab_core::server::Service as _;
     let world = world();
     let body = json!({"token": "good-token-text"}).to_string();
     let request = world.request("POST /rbac-api/v2/auth/token/authenticate?token=good-token-text", body);
@@ -183,7 +183,7 @@ async fn the_status_services_tell_of_their_own() {
     let world = world();
     let (status, _) = world.console("GET /status/v1/simple/rbac-service", "").await;
     assert_eq!(status, 200);
-    world.puppet.configure(|options| options.enterprise_state = crate::puppet::ServiceState::Starting);
+    world.puppet.configure(|options| options.enterprise_state = crate::ServiceState::Starting);
     let (status, services) = world.orchestrator("GET /status/v1/services", "").await;
     assert_eq!((status, &services["orchestrator-service"]["state"]), (503, &json!("starting")));
 }

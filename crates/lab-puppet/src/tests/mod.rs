@@ -13,10 +13,10 @@ use jiff::Timestamp;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use serde_json::Value;
+use stagedoor_lab_core::clock::Clock;
+use stagedoor_lab_core::server::{Peer, Reply, Request, Service};
 
 use super::{Puppet, PuppetOptions, ServerVersion, TokenState};
-use crate::clock::Clock;
-use crate::server::{Peer, Reply, Request, Service};
 
 /// A site, and who calls it.
 struct World {

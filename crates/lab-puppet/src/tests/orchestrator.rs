@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{World, enterprise};
-use crate::puppet::{Node, PuppetOptions, RunScript};
+use crate::{Node, PuppetOptions, RunScript};
 
 fn world() -> World {
     let world = enterprise(&["puppet_agent:run:*", "orchestrator:view:*", "nodes:view_data:*"]);
@@ -215,7 +215,7 @@ async fn events_tell_what_happened_since_the_last_look() {
 #[tokio::test]
 async fn the_inventory_tells_who_is_connected_and_a_stranger_is_not() {
     let world = world();
-    let unsigned = Node { certificate: crate::puppet::CertificateState::Requested, ..Node::new("new.example.net") };
+    let unsigned = Node { certificate: crate::CertificateState::Requested, ..Node::new("new.example.net") };
     world.puppet.place_node(&Node::new("n.example.net")).unwrap();
     world.puppet.place_node(&unsigned).unwrap();
     let body = json!({"nodes": ["n.example.net", "new.example.net", "nobody"]}).to_string();
@@ -293,7 +293,7 @@ async fn a_new_scene_forgets_jobs_and_runs_under_way() {
 
 #[test]
 fn an_enterprise_site_without_tokens_is_given_one_and_keeps_it() {
-    let puppet = crate::puppet::Puppet::new(PuppetOptions::enterprise(), crate::clock::Clock::new()).unwrap();
+    let puppet = crate::Puppet::new(PuppetOptions::enterprise(), stagedoor_lab_core::clock::Clock::new()).unwrap();
     let tokens = puppet.options().rbac_tokens.unwrap();
     assert_eq!(tokens.len(), 1);
     puppet.configure(|options| *options = PuppetOptions::default());

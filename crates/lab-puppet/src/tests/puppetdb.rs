@@ -4,7 +4,7 @@ use jiff::SignedDuration;
 use serde_json::{Value, json};
 
 use super::{World, said, world};
-use crate::puppet::{InPuppetdb, Node, PuppetdbRecord, QueueDelay, ServiceState, TokenState};
+use crate::{InPuppetdb, Node, PuppetdbRecord, QueueDelay, ServiceState, TokenState};
 
 const N: &str = "n.example.net";
 const DEACTIVATE: &str = "POST cmd/v1?command=deactivate_node&version=3&certname=n.example.net";
@@ -23,7 +23,7 @@ async fn pql(world: &World, query: &str) -> Value {
     world.pdb_json(&format!("GET query/v4?query={query}"), "").await
 }
 
-fn placed(change: impl FnOnce(&mut crate::puppet::PuppetOptions)) -> World {
+fn placed(change: impl FnOnce(&mut crate::PuppetOptions)) -> World {
     let world = world(change);
     world.puppet.place_node(&Node::of_instance(N, "i-0a1b2c3d4e5f60718")).unwrap();
     world
@@ -289,8 +289,8 @@ async fn a_client_that_waits_long_enough_sees_the_command_done() {
         world.pdb(&format!("{DEACTIVATE}&secondsToWaitForCompletion=0.001"), deactivation(&world, 0)).await.0,
         503
     );
-    world.clock = crate::clock::Clock::new();
-    world.puppet = crate::puppet::Puppet::new(world.puppet.options(), world.clock.clone()).unwrap();
+    world.clock = stagedoor_lab_core::clock::Clock::new();
+    world.puppet = crate::Puppet::new(world.puppet.options(), world.clock.clone()).unwrap();
     let (status, body) =
         world.pdb(&format!("{DEACTIVATE}&secondsToWaitForCompletion=5"), deactivation(&world, 0)).await;
     assert_eq!(status, 200, "{body}");

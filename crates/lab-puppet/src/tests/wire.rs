@@ -7,15 +7,15 @@ use jiff::SignedDuration;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
+use stagedoor_lab_core::clock::Clock;
+use stagedoor_lab_core::faults::{Fault, FaultKind};
+use stagedoor_lab_core::server::{Backstage, serve};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::AbortHandle;
 use tokio_rustls::TlsConnector;
 
-use crate::clock::Clock;
-use crate::faults::{Fault, FaultKind};
-use crate::puppet::{Credentials, Node, Puppet, PuppetOptions};
-use crate::server::{Backstage, serve};
+use crate::{Credentials, Node, Puppet, PuppetOptions};
 
 /// A CA that listens.
 struct Listening {

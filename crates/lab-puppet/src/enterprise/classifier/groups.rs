@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::rule::matches;
-use crate::puppet::site::SERVER;
+use crate::site::SERVER;
 
 /// The group above all others.
 const ROOT: &str = "00000000-0000-4000-8000-000000000000";

@@ -6,6 +6,7 @@ mod rule;
 
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
+use stagedoor_lab_core::server::{Reply, Request};
 
 pub use groups::NodeGroup;
 pub(crate) use groups::{Group, Groups};
@@ -13,9 +14,8 @@ pub(crate) use groups::{Group, Groups};
 use super::access::Caller;
 use super::console::not_found;
 use super::{Failure, failure, ok};
-use crate::puppet::reply::bare;
-use crate::puppet::site::Site;
-use crate::server::{Reply, Request};
+use crate::reply::bare;
+use crate::site::Site;
 
 pub(super) fn answer(site: &Site, request: &Request, caller: &Caller) -> Reply {
     let segments = request.segments();

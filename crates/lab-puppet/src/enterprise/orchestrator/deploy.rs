@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use http::StatusCode;
 use serde_json::{Value, json};
+use stagedoor_lab_core::server::{Reply, Request};
 
 use super::job::Job;
 use super::{error, invalid, run};
-use crate::puppet::enterprise::{Failure, JSON};
-use crate::puppet::reply::json as json_reply;
-use crate::puppet::site::Site;
-use crate::server::{Reply, Request};
+use crate::enterprise::{Failure, JSON};
+use crate::reply::json as json_reply;
+use crate::site::Site;
 
 pub(super) fn answer(site: &Arc<Site>, request: &Request) -> Reply {
     let order: Value = serde_json::from_slice(&request.body).unwrap_or(Value::Null);

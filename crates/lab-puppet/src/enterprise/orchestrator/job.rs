@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::puppet::enterprise::access::{LOGIN, USER_ID};
-use crate::puppet::site::SERVER;
+use crate::enterprise::access::{LOGIN, USER_ID};
+use crate::site::SERVER;
 
 pub(crate) struct Job {
     pub(crate) id: u64,

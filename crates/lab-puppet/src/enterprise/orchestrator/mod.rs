@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
+use stagedoor_lab_core::server::{Call, Reply, Request, Service};
 
 pub(crate) use job::Job;
 pub use state::RunScript;
@@ -18,9 +19,8 @@ pub(crate) use state::{Connected, Orchestrator, Ran};
 use super::access::Caller;
 use super::describe::describe;
 use super::{Failure, failure, ok};
-use crate::puppet::site::Site;
-use crate::puppet::status_api::{self, Reported};
-use crate::server::{Call, Reply, Request, Service};
+use crate::site::Site;
+use crate::status_api::{self, Reported};
 
 /// The orchestrator and the status service beside it: port 8143.
 pub struct OrchestratorService {

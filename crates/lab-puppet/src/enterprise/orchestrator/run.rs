@@ -8,8 +8,8 @@ use tokio::task::JoinSet;
 
 use super::job::{End, Job};
 use super::state::{Connected, RunScript};
-use crate::puppet::puppetdb::store::{AgentRun, Command};
-use crate::puppet::site::Site;
+use crate::puppetdb::store::{AgentRun, Command};
+use crate::site::Site;
 
 /// How long a job is `new`, and how long `ready`.
 const STEP: Duration = Duration::from_millis(3);

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::job::{Job, stamp};
-use crate::puppet::site::SERVER;
+use crate::site::SERVER;
 
 /// How the Puppet runs of a node's jobs go.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::puppet::puppetdb::store::{Record, Store, millis};
+use crate::puppetdb::store::{Record, Store, millis};
 
 /// A kind of row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -151,7 +151,7 @@ fn fact_contents(certname: &str, record: &Record) -> Vec<Value> {
 
 fn reports(certname: &str, record: &Record) -> Vec<Value> {
     let latest = record.reports.iter().map(|report| report.produced).max();
-    let row = |report: &crate::puppet::puppetdb::store::Report| {
+    let row = |report: &crate::puppetdb::store::Report| {
         json!({
             "certname": certname,
             "hash": report.hash,

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::entity::Row;
 use super::{Comparison, Expr, Field, Query, Values};
-use crate::puppet::puppetdb::store::Store;
+use crate::puppetdb::store::Store;
 
 /// The rows of a query, and how many there are without paging.
 pub(super) fn run(query: &Query, store: &Store) -> (Vec<Value>, usize) {

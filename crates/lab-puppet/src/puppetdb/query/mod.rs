@@ -9,12 +9,12 @@ mod pql;
 
 use http::{HeaderValue, Method, StatusCode};
 use serde_json::Value;
+use stagedoor_lab_core::server::{Reply, Request};
 
 use self::entity::Entity;
 use super::ok;
-use crate::puppet::reply::{PLAIN_UTF8, typed};
-use crate::puppet::site::Site;
-use crate::server::{Reply, Request};
+use crate::reply::{PLAIN_UTF8, typed};
+use crate::site::Site;
 
 const PARAMETERS: [&str; 10] =
     ["query", "limit", "offset", "order_by", "include_total", "pretty", "timeout", "origin", "explain", "ast_only"];
