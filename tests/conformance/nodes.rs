@@ -2,7 +2,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
-use stagedoor_lab::clock::Clock;
+use stagedoor_lab_core::clock::Clock;
 use stagedoor_puppet::{Error, NodeStatus, Report, quote};
 use stagedoor_types::{Certname, InstanceId};
 
