@@ -1,7 +1,7 @@
 //! Reading certificates, CRLs and dates from the CA.
 
 use jiff::{SignedDuration, Timestamp};
-use stagedoor_lab::clock::Clock;
+use stagedoor_lab_core::clock::Clock;
 use stagedoor_puppet::{CertificateStatus, KeyKind, State};
 use stagedoor_types::Certname;
 

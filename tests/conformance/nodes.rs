@@ -3,7 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use stagedoor_lab::clock::Clock;
+use stagedoor_lab_core::clock::Clock;
 use stagedoor_puppet::{Error, NodeStatus, Report};
 use stagedoor_types::{Certname, InstanceId};
 

@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 
 use secrecy::SecretString;
-use stagedoor_lab::clock::Clock;
+use stagedoor_lab_core::clock::Clock;
 use stagedoor_puppet::{Ca, CaAdmin, Error, PuppetDbAdmin};
 
 use super::apply::Applicant;

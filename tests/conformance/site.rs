@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use secrecy::SecretString;
-use stagedoor_lab::puppet::{PuppetOptions, QueueDelay, ServerVersion};
 use stagedoor_lab::{Lab, Options};
+use stagedoor_lab_puppet::{PuppetOptions, QueueDelay, ServerVersion};
 use stagedoor_puppet::{Ca, CaAdmin, Credentials, Endpoint, PuppetDb, PuppetDbAdmin};
 use stagedoor_types::{Certname, InstanceId, Mode, WritePermit};
 

@@ -8,9 +8,9 @@ use std::sync::{Arc, Mutex};
 use secrecy::ExposeSecret;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use stagedoor_lab::faults::{Fault, FaultKind};
 use stagedoor_lab::scene::Scene;
 use stagedoor_lab::{Lab, Options};
+use stagedoor_lab_core::faults::{Fault, FaultKind};
 use stagedoor_lifecycle::receipt::{Outcome, Receipt};
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
@@ -277,7 +277,7 @@ impl Rehearsal {
 
     /// How often the CA was asked for a list that holds certificates.
     pub(crate) fn lists_of_certificates(&self) -> usize {
-        let is_one = |entry: &stagedoor_lab::journal::Entry| {
+        let is_one = |entry: &stagedoor_lab_core::journal::Entry| {
             entry.call.starts_with("GET /puppet-ca/v1/certificate_statuses")
                 && entry.request["query"]["state"] != "requested"
         };

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use secrecy::SecretString;
 use serde_json::{Value, json};
-use stagedoor_lab::aws::{Launch, Terminate};
 use stagedoor_lab::cargo_lambda::CargoLambda;
 use stagedoor_lab::scene::Scene;
 use stagedoor_lab::{Lab, Options};
+use stagedoor_lab_aws::{Launch, Terminate};
 use stagedoor_puppet::{Ca, CaAdmin, Credentials, PuppetDb, Transport};
 use stagedoor_types::{Certname, InstanceId};
 use tokio::process::Command;

@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail, ensure};
 use serde_json::{Value, json};
 use stagedoor_lab::agent::Agent;
-use stagedoor_lab::aws::{Launch, Terminate};
 use stagedoor_lab::cargo_lambda::CargoLambda;
-use stagedoor_lab::puppet::PuppetOptions;
 use stagedoor_lab::scene::Scene;
 use stagedoor_lab::{Lab, Options};
+use stagedoor_lab_aws::{Launch, Terminate};
+use stagedoor_lab_puppet::PuppetOptions;
 
 /// The instances of the samples in `events/`, and one that has taken over a name.
 const SECOND: &str = "i-0b2c3d4e5f6071829";

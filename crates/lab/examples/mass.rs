@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};
-use stagedoor_lab::faults::{Fault, FaultKind};
-use stagedoor_lab::puppet::PuppetOptions;
 use stagedoor_lab::scene::Scene;
 use stagedoor_lab::{Lab, Options};
+use stagedoor_lab_core::faults::{Fault, FaultKind};
+use stagedoor_lab_puppet::PuppetOptions;
 use tokio::process::{Child, Command};
 
 const SIZES: [usize; 5] = [1, 10, 100, 1000, 5000];
@@ -118,7 +118,7 @@ fn scene(size: usize) -> anyhow::Result<Scene> {
 
 /// One SQS batch with an event for each.
 fn batch(size: usize) -> Value {
-    let now = stagedoor_lab::clock::Clock::machine_now().to_string();
+    let now = stagedoor_lab_core::clock::Clock::machine_now().to_string();
     let record = |number: usize| {
         let body = json!({
             "source": "aws.autoscaling",

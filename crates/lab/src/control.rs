@@ -7,11 +7,11 @@ use jiff::SignedDuration;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use stagedoor_lab_core::faults::Fault;
+use stagedoor_lab_core::server::{Call, Reply, Request, Service};
+use stagedoor_lab_puppet::ServiceState;
 
-use crate::faults::Fault;
-use crate::puppet::ServiceState;
 use crate::scene::Scene;
-use crate::server::{Call, Reply, Request, Service};
 use crate::stage::{Stage, agent_state};
 
 /// Ten years, in seconds: an advance beyond that is a slip.

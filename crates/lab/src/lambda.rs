@@ -1,5 +1,5 @@
 //! The Lambda Runtime API for function binaries, and the Invoke API for callers. HTTP is served by
-//! [`crate::server`]; waits for functions.
+//! [`stagedoor_lab_core::server`]; waits for functions.
 //!
 //! <https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html>,
 //! <https://docs.aws.amazon.com/lambda/latest/api/API_Invoke.html>
@@ -11,12 +11,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderValue, Method, StatusCode};
 use serde_json::{Value, json};
+use stagedoor_lab_aws::ACCOUNT;
+use stagedoor_lab_core::clock::Clock;
+use stagedoor_lab_core::server::{Call, Reply, Request, Service};
 use tokio::sync::{Notify, oneshot};
 use uuid::Uuid;
-
-use crate::aws::ACCOUNT;
-use crate::clock::Clock;
-use crate::server::{Call, Reply, Request, Service};
 
 const RUNTIME: &str = "2018-06-01";
 const INVOKE: &str = "2015-03-31";

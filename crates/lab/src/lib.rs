@@ -2,14 +2,15 @@
 //!
 //! A [`Lab`] serves, on loopback only,
 //!
-//! * Auto Scaling, EC2, Secrets Manager and SNS behind one endpoint ([`aws`]),
+//! * Auto Scaling, EC2, Secrets Manager and SNS behind one endpoint ([`stagedoor_lab_aws`]),
 //! * a Puppet CA and PuppetDB behind mutual TLS, and Puppet Enterprise's orchestrator, classifier and RBAC
-//!   ([`puppet`]), with simulated agents ([`agent`]),
+//!   ([`stagedoor_lab_puppet`]), with simulated agents ([`agent`]),
 //! * the Lambda Runtime API, so that built function binaries run against it ([`lambda`]),
 //! * a control API ([`control`](crate#the-control-api)), which sets the scene, launches and terminates instances,
 //!   advances the clock, makes calls fail, and reports what was called.
 //!
-//! It shares no code with the controller that it tests.
+//! Journal, faults, clock and HTTP server are in [`stagedoor_lab_core`]. The lab shares no code with the controller that it
+//! tests.
 //!
 //! ```no_run
 //! # async fn example() -> anyhow::Result<()> {
@@ -37,16 +38,10 @@
 //! JSON over HTTP; the crate's README shows every call with `curl`.
 
 pub mod agent;
-pub mod aws;
 pub mod cargo_lambda;
-pub mod clock;
 mod control;
-pub mod faults;
-pub mod journal;
 pub mod lambda;
-pub mod puppet;
 pub mod scene;
-pub mod server;
 mod stage;
 
 use std::collections::BTreeMap;
@@ -57,19 +52,19 @@ use std::time::Duration;
 use anyhow::Context as _;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::Value;
+use stagedoor_lab_aws::Aws;
+use stagedoor_lab_core::clock::Clock;
+use stagedoor_lab_core::faults::Faults;
+use stagedoor_lab_core::journal::Journal;
+use stagedoor_lab_core::server::{self, Backstage};
+use stagedoor_lab_puppet::{Puppet, PuppetOptions};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
 use agent::Agents;
-use aws::Aws;
-use clock::Clock;
 use control::Control;
-use faults::Faults;
-use journal::Journal;
 use lambda::{InvokeError, Lambda};
-use puppet::{Puppet, PuppetOptions};
 use scene::Scene;
-use server::Backstage;
 pub use stage::Endpoints;
 use stage::Stage;
 

@@ -5,14 +5,14 @@ use std::fmt::Write as _;
 
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Value, json};
+use stagedoor_lab_aws::Aws;
+use stagedoor_lab_core::server::Backstage;
+use stagedoor_lab_puppet::{Puppet, TokenState};
 use uuid::Uuid;
 
 use crate::agent::{Agents, RunningAgent};
-use crate::aws::Aws;
 use crate::lambda::Lambda;
-use crate::puppet::{Puppet, TokenState};
 use crate::scene::Scene;
-use crate::server::Backstage;
 
 /// The secret that a scene need not name.
 pub(crate) const PUPPET_SECRET: &str = "stagedoor/puppet";
@@ -54,11 +54,11 @@ pub struct Endpoints {
 impl Stage {
     /// Replaces everything by the scene; clears journal and faults.
     pub(crate) fn set_scene(&self, scene: &Scene) -> anyhow::Result<()> {
-        let mut scene = scene.clone();
+        let mut aws = scene.aws();
         for (name, text) in &self.standing_secrets {
-            scene.secrets.entry(name.clone()).or_insert_with(|| text.clone());
+            aws.secrets.entry(name.clone()).or_insert_with(|| text.clone());
         }
-        self.aws.set_scene(&scene)?;
+        self.aws.set_scene(&aws)?;
         self.agents.clear();
         self.puppet.reset()?;
         for group in &scene.node_groups {

@@ -3,9 +3,9 @@
 use jiff::SignedDuration;
 use serde_json::json;
 use stagedoor_lab::agent::Agent;
-use stagedoor_lab::faults::FaultKind;
-use stagedoor_lab::puppet::RunScript;
 use stagedoor_lab::scene::Scene;
+use stagedoor_lab_core::faults::FaultKind;
+use stagedoor_lab_puppet::RunScript;
 use stagedoor_lifecycle::reason::Code;
 use stagedoor_lifecycle::receipt::Outcome;
 

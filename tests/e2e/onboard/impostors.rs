@@ -3,8 +3,8 @@
 use secrecy::SecretString;
 use serde_json::{Value, json};
 use stagedoor_lab::agent::Agent;
-use stagedoor_lab::faults::FaultKind;
-use stagedoor_lab::puppet::{CsrAttributes, Puppet, PuppetOptions};
+use stagedoor_lab_core::faults::FaultKind;
+use stagedoor_lab_puppet::{CsrAttributes, Puppet, PuppetOptions};
 use stagedoor_lifecycle::reason::Code;
 use stagedoor_lifecycle::receipt::{Outcome, Receipt};
 
@@ -105,7 +105,7 @@ async fn what_the_ca_will_not_sign_is_refused_with_the_remedy_and_the_hook_keeps
 #[tokio::test]
 async fn with_external_signing_a_good_certificate_is_accepted() {
     let mut stage = Stage::with(
-        PuppetOptions { autosign: stagedoor_lab::puppet::Autosign::Switch(true), ..PuppetOptions::default() },
+        PuppetOptions { autosign: stagedoor_lab_puppet::Autosign::Switch(true), ..PuppetOptions::default() },
         "sign.mode = \"external\"",
     )
     .await;
@@ -116,7 +116,7 @@ async fn with_external_signing_a_good_certificate_is_accepted() {
 #[tokio::test]
 async fn with_external_signing_a_bad_certificate_is_revoked_and_the_launch_abandoned() {
     let mut stage = Stage::with(
-        PuppetOptions { autosign: stagedoor_lab::puppet::Autosign::Switch(true), ..PuppetOptions::default() },
+        PuppetOptions { autosign: stagedoor_lab_puppet::Autosign::Switch(true), ..PuppetOptions::default() },
         "sign.mode = \"external\"",
     )
     .await;

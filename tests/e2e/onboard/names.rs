@@ -3,10 +3,10 @@
 use jiff::SignedDuration;
 use serde_json::{Value, json};
 use stagedoor_lab::agent::{Agent, RunningAgent};
-use stagedoor_lab::aws::{Launch, Terminate};
-use stagedoor_lab::faults::FaultKind;
-use stagedoor_lab::puppet::{CsrAttributes, PuppetOptions};
-use stagedoor_lab::scene::Place;
+use stagedoor_lab_aws::scene::Place;
+use stagedoor_lab_aws::{Launch, Terminate};
+use stagedoor_lab_core::faults::FaultKind;
+use stagedoor_lab_puppet::{CsrAttributes, PuppetOptions};
 use stagedoor_lifecycle::reason::Code;
 use stagedoor_lifecycle::receipt::Outcome;
 
@@ -63,7 +63,7 @@ async fn a_name_whose_owner_lives_is_not_given_away() {
 async fn a_certificate_of_nobody_knows_whom_waits_for_a_person() {
     let mut stage = Stage::open_source("").await;
     stage.budget("2s");
-    stage.rehearsal.lab.puppet.issue(NAME, &stagedoor_lab::puppet::CsrAttributes::default()).unwrap();
+    stage.rehearsal.lab.puppet.issue(NAME, &stagedoor_lab_puppet::CsrAttributes::default()).unwrap();
     let (instance, event) = stage.launch_as(&launch());
     stage.start(Stage::compiler(&instance));
     let receipt = stage.rehearsal.onboard(&event).await;

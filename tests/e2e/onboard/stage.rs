@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 use stagedoor_lab::Options;
 use stagedoor_lab::agent::{Agent, RunningAgent};
-use stagedoor_lab::aws::Launch;
-use stagedoor_lab::puppet::PuppetOptions;
+use stagedoor_lab_aws::Launch;
+use stagedoor_lab_puppet::PuppetOptions;
 use stagedoor_lifecycle::receipt::{Outcome, Receipt};
 
 use crate::e2e::rehearsal::{Rehearsal, TOPIC};

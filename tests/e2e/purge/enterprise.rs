@@ -1,7 +1,7 @@
 //! A terminating node of Puppet Enterprise: it is unpinned, and the primary learns that it is gone.
 
-use stagedoor_lab::aws::Terminate;
-use stagedoor_lab::faults::FaultKind;
+use stagedoor_lab_aws::Terminate;
+use stagedoor_lab_core::faults::FaultKind;
 use stagedoor_lifecycle::receipt::Outcome;
 
 use crate::e2e::onboard::stage::{PRIMARY, Stage};

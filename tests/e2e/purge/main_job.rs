@@ -1,7 +1,7 @@
 //! The main job: a terminating instance is removed from Puppet, which is verified before the action is completed.
 
 use serde_json::{Value, json};
-use stagedoor_lab::faults::{Fault, FaultKind};
+use stagedoor_lab_core::faults::{Fault, FaultKind};
 use stagedoor_lifecycle::reason::Code;
 use stagedoor_lifecycle::receipt::{Outcome, Stage};
 
@@ -183,7 +183,8 @@ async fn an_instance_that_goes_to_the_warm_pool_is_let_go_and_stays_known() {
     scene["groups"][0]["warm_pool"] = "Stopped".into();
     scene["groups"][0]["reuse_on_scale_in"] = true.into();
     let mut stage = Rehearsal::of(scene).await;
-    let how = stagedoor_lab::aws::Terminate { to: Some(stagedoor_lab::scene::Place::WarmPool), ..Default::default() };
+    let how =
+        stagedoor_lab_aws::Terminate { to: Some(stagedoor_lab_aws::scene::Place::WarmPool), ..Default::default() };
     let begun = stage.lab.aws.terminate(LEAVING, &how).unwrap();
     let answer = stage.purge(&begun.events[0].eventbridge).await;
     assert_eq!(only(&answer).outcome, Outcome::Continued, "{answer:#}");

@@ -1,7 +1,7 @@
 //! What `purge` must never do, whatever an event says.
 
 use serde_json::json;
-use stagedoor_lab::faults::FaultKind;
+use stagedoor_lab_core::faults::FaultKind;
 use stagedoor_lifecycle::reason::Code;
 use stagedoor_lifecycle::receipt::Outcome;
 
@@ -45,7 +45,7 @@ async fn protected_names_are_never_purged() {
 
 #[tokio::test]
 async fn the_controllers_own_certificate_is_protected_without_being_named() {
-    let own = stagedoor_lab::puppet::PuppetOptions::default().controller;
+    let own = stagedoor_lab_puppet::PuppetOptions::default().controller;
     let mut scene = compilers("Terminating:Wait");
     scene["groups"][0]["instances"][0]["private_dns"] = own.as_str().into();
     scene["nodes"] = json!([{"certname": own, "instance_id": LEAVING}]);

@@ -2,9 +2,9 @@
 
 use serde_json::{Value, json};
 use stagedoor_lab::Options;
-use stagedoor_lab::aws::Terminate;
-use stagedoor_lab::faults::FaultKind;
-use stagedoor_lab::puppet::{CsrAttributes, PuppetOptions, QueueDelay};
+use stagedoor_lab_aws::Terminate;
+use stagedoor_lab_core::faults::FaultKind;
+use stagedoor_lab_puppet::{CsrAttributes, PuppetOptions, QueueDelay};
 use stagedoor_lifecycle::reason::Code;
 use stagedoor_lifecycle::receipt::{Outcome, Receipt};
 

@@ -3,8 +3,8 @@
 use jiff::SignedDuration;
 use serde_json::{Value, json};
 use stagedoor_lab::Options;
-use stagedoor_lab::puppet::PuppetOptions;
 use stagedoor_lab::scene::Scene;
+use stagedoor_lab_puppet::PuppetOptions;
 
 use crate::e2e::rehearsal::{Rehearsal, TOPIC};
 

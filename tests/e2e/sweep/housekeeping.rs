@@ -2,10 +2,10 @@
 
 use jiff::SignedDuration;
 use serde_json::{Value, json};
-use stagedoor_lab::aws::Terminate;
-use stagedoor_lab::clock::Clock;
-use stagedoor_lab::faults::FaultKind;
-use stagedoor_lab::puppet::PuppetOptions;
+use stagedoor_lab_aws::Terminate;
+use stagedoor_lab_core::clock::Clock;
+use stagedoor_lab_core::faults::FaultKind;
+use stagedoor_lab_puppet::PuppetOptions;
 use stagedoor_lifecycle::receipt::Outcome;
 
 use super::fleet::{ACCOUNT, REGION, fleet, id, keep_house, metadata, name, stage, stage_of, still_there};

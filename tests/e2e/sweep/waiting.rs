@@ -5,9 +5,10 @@ use std::time::Duration;
 use jiff::SignedDuration;
 use serde_json::{Value, json};
 use stagedoor_lab::Options;
-use stagedoor_lab::aws::{Launch, Terminate};
-use stagedoor_lab::faults::FaultKind;
-use stagedoor_lab::scene::{Place, Scene};
+use stagedoor_lab::scene::Scene;
+use stagedoor_lab_aws::scene::Place;
+use stagedoor_lab_aws::{Launch, Terminate};
+use stagedoor_lab_core::faults::FaultKind;
 use stagedoor_lifecycle::reason::Code;
 use stagedoor_lifecycle::receipt::{self, Outcome, Receipt};
 

@@ -6,9 +6,8 @@ use std::net::Ipv4Addr;
 use anyhow::Context as _;
 use secrecy::SecretString;
 use serde::Deserialize;
-
-use crate::aws::Aws;
-use crate::puppet::{CsrAttributes, ServiceState};
+use stagedoor_lab_aws::Aws;
+use stagedoor_lab_puppet::{CsrAttributes, ServiceState};
 
 /// A simulated agent: `puppet.conf`, `csr_attributes.yaml`, and what runs on its node. Times are real time. An impostor
 /// is an agent whose request makes false claims.
@@ -120,7 +119,7 @@ impl Agent {
             self.certname
         );
         // So that a request that cannot be written is an error here, and not a silence later.
-        self.attributes().wish(&self.certname)?;
+        self.attributes().check(&self.certname)?;
         Ok(self)
     }
 

@@ -5,13 +5,12 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use http::Method;
-use rcgen::KeyPair;
+use stagedoor_lab_puppet::Puppet;
+use stagedoor_lab_puppet::agent_side::{AgentIdentity, AgentKey, PxpConnection};
 
 use super::https::Connection;
 use super::running::{AgentState, Disk, Inner, Phase};
 use super::services;
-use crate::puppet::Puppet;
-use crate::puppet::agent_side::{AgentIdentity, PxpConnection, new_key, signing_request};
 
 const CA: &str = "/puppet-ca/v1";
 
@@ -121,10 +120,10 @@ impl Inner {
         let (key, on_disk) = {
             let mut disk = self.disk();
             let key = match &disk.key {
-                Some(key) => Arc::clone(key),
-                None => new_key()?,
+                Some(key) => key.clone(),
+                None => AgentKey::generate()?,
             };
-            disk.key = Some(Arc::clone(&key));
+            disk.key = Some(key.clone());
             (key, disk.certificate_pem.clone())
         };
         if let Some(pem) = on_disk {
@@ -159,9 +158,9 @@ impl Inner {
     }
 
     /// Sends its request, which the CA may refuse.
-    async fn submit(&self, ca: &mut Connection, key: &Arc<KeyPair>) -> anyhow::Result<()> {
+    async fn submit(&self, ca: &mut Connection, key: &AgentKey) -> anyhow::Result<()> {
         let certname = &self.agent.certname;
-        let request = signing_request(certname, &self.agent.attributes(), key)?;
+        let request = key.signing_request(certname, &self.agent.attributes())?;
         let (status, body) = ca.call(Method::PUT, &format!("{CA}/certificate_request/{certname}"), request).await?;
         // 400: there is a request or a certificate of this name already. Perhaps it is ours.
         anyhow::ensure!(matches!(status, 200 | 400), "submitting the signing request was answered {status}");

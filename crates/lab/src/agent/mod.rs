@@ -35,13 +35,12 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::Context as _;
+use stagedoor_lab_aws::Aws;
+use stagedoor_lab_core::server::Backstage;
+use stagedoor_lab_puppet::Puppet;
 
 pub use config::Agent;
 pub use running::{AgentState, Phase, RunningAgent};
-
-use crate::aws::Aws;
-use crate::puppet::Puppet;
-use crate::server::Backstage;
 
 /// The agents of a lab. Clones share them; with the last one they all stop.
 #[derive(Clone)]

@@ -3,14 +3,14 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rcgen::KeyPair;
 use serde::Serialize;
+use stagedoor_lab_puppet::ServiceState;
+use stagedoor_lab_puppet::agent_side::AgentKey;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::life::live;
 use super::{Agent, World};
-use crate::puppet::ServiceState;
 
 /// How long a caller waits for a state of an agent before the wait fails.
 const TIME_LIMIT: Duration = Duration::from_secs(30);
@@ -35,7 +35,7 @@ pub(super) struct Inner {
 #[derive(Default)]
 pub(super) struct Disk {
     pub(super) has_ca: bool,
-    pub(super) key: Option<Arc<KeyPair>>,
+    pub(super) key: Option<AgentKey>,
     pub(super) certificate_pem: Option<Vec<u8>>,
     /// Puppet has run: it has set the node's services up.
     pub(super) has_run: bool,

@@ -6,14 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use stagedoor_lab_core::server::{self, Call, Reply, Request, Service};
+use stagedoor_lab_puppet::agent_side::AgentIdentity;
+use stagedoor_lab_puppet::{ServiceState, compiler_status};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::running::{Inner, Services};
-use crate::puppet::agent_side::AgentIdentity;
-use crate::puppet::{ServiceState, status_answer};
-use crate::server::{self, Call, Reply, Request, Service};
 
 /// The pause between two attempts to bind a port that is in use.
 const PORT_RETRY: Duration = Duration::from_millis(20);
@@ -94,6 +94,6 @@ impl Service for NodeService {
                 state = ServiceState::Starting;
             }
         });
-        status_answer(request, state, &self.inner.world.puppet.options())
+        compiler_status(request, state, &self.inner.world.puppet.options())
     }
 }

@@ -6,10 +6,11 @@ use std::net::SocketAddr;
 use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 use stagedoor_lab::agent::{Agent, Phase, RunningAgent};
-use stagedoor_lab::aws::{Launch, Terminate};
-use stagedoor_lab::puppet::{CsrAttributes, Node, ServiceState};
-use stagedoor_lab::scene::{Place, Scene};
+use stagedoor_lab::scene::Scene;
 use stagedoor_lab::{Lab, Options};
+use stagedoor_lab_aws::scene::Place;
+use stagedoor_lab_aws::{Launch, Terminate};
+use stagedoor_lab_puppet::{CsrAttributes, Node, ServiceState};
 use stagedoor_puppet::{Ca, CaAdmin, Csr, Orchestrator, PuppetDb, Report, StatusApi};
 use tokio::net::TcpStream;
 

@@ -2,10 +2,10 @@
 
 use jiff::SignedDuration;
 use serde_json::json;
-use stagedoor_lab::faults::{Fault, FaultKind};
-use stagedoor_lab::puppet::{NodeGroup, PuppetOptions, RunScript, TokenState};
 use stagedoor_lab::scene::Scene;
 use stagedoor_lab::{Lab, Options};
+use stagedoor_lab_core::faults::{Fault, FaultKind};
+use stagedoor_lab_puppet::{NodeGroup, PuppetOptions, RunScript, TokenState};
 use stagedoor_puppet::{
     Certificate, Classifier, ClassifierAdmin, Credentials, Error, JobState, Orchestrator, OrchestratorAdmin, Rbac,
     Transport, trusted_facts,

@@ -4,11 +4,11 @@ mod agents;
 mod enterprise;
 
 use serde_json::{Value, json};
-use stagedoor_lab::aws::{Terminate, error_answer};
-use stagedoor_lab::faults::{Fault, FaultKind};
-use stagedoor_lab::journal::Entry;
 use stagedoor_lab::scene::Scene;
 use stagedoor_lab::{Lab, Options};
+use stagedoor_lab_aws::{Terminate, error_answer};
+use stagedoor_lab_core::faults::{Fault, FaultKind};
+use stagedoor_lab_core::journal::Entry;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 

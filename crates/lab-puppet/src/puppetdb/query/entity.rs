@@ -1,0 +1,188 @@
+//! The entities that can be queried, their fields, and their rows. No I/O.
+
+use serde_json::{Map, Value, json};
+
+use crate::puppetdb::store::{Record, Store, millis};
+
+/// A kind of row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Entity {
+    Nodes,
+    Inventory,
+    Facts,
+    FactContents,
+    Reports,
+}
+
+/// A row, and whether its node is active.
+pub(super) struct Row {
+    pub(super) fields: Map<String, Value>,
+    pub(super) active: bool,
+}
+
+impl Entity {
+    pub(super) fn named(name: &str) -> Option<Self> {
+        match name {
+            "nodes" => Some(Self::Nodes),
+            "inventory" => Some(Self::Inventory),
+            "facts" => Some(Self::Facts),
+            "fact_contents" => Some(Self::FactContents),
+            "reports" => Some(Self::Reports),
+            _ => None,
+        }
+    }
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Nodes => "nodes",
+            Self::Inventory => "inventory",
+            Self::Facts => "facts",
+            Self::FactContents => "fact_contents",
+            Self::Reports => "reports",
+        }
+    }
+
+    /// The fields that queries may name, beside `node_state`.
+    pub(super) fn fields(self) -> &'static [&'static str] {
+        match self {
+            Self::Nodes => &[
+                "cached_catalog_status",
+                "catalog_environment",
+                "catalog_timestamp",
+                "certname",
+                "deactivated",
+                "expired",
+                "facts_environment",
+                "facts_timestamp",
+                "latest_report_corrective_change",
+                "latest_report_hash",
+                "latest_report_job_id",
+                "latest_report_noop",
+                "latest_report_noop_pending",
+                "latest_report_status",
+                "report_environment",
+                "report_timestamp",
+            ],
+            Self::Inventory => &["certname", "environment", "facts", "timestamp", "trusted"],
+            Self::Facts => &["certname", "environment", "name", "value"],
+            Self::FactContents => &["certname", "environment", "name", "path", "value"],
+            Self::Reports => &[
+                "cached_catalog_status",
+                "certname",
+                "end_time",
+                "environment",
+                "hash",
+                "job_id",
+                "latest_report?",
+                "noop",
+                "producer_timestamp",
+                "receive_time",
+                "start_time",
+                "status",
+                "type",
+            ],
+        }
+    }
+
+    /// The fields as PuppetDB lists them in its errors.
+    pub(super) fn listed_fields(self) -> String {
+        let fields: Vec<String> = self.fields().iter().map(|field| format!("'{field}'")).collect();
+        match &fields[..] {
+            [others @ .., last] if !others.is_empty() => format!("{}, and {last}", others.join(", ")),
+            few => few.join(""),
+        }
+    }
+
+    /// Whether `<` and the like are allowed on a field: times, and the values of facts.
+    pub(super) fn is_ordered(field: &str) -> bool {
+        ["deactivated", "expired", "timestamp", "value"].contains(&field)
+            || field.ends_with("_timestamp")
+            || field.ends_with("_time")
+    }
+
+    /// Whether a path may go into this field with dots.
+    pub(super) fn is_dotted(self, field: &str) -> bool {
+        self == Self::Inventory && ["facts", "trusted"].contains(&field)
+    }
+
+    pub(super) fn rows(self, store: &Store) -> Vec<Row> {
+        let rows = store.nodes.iter().flat_map(|(certname, record)| {
+            let values = match self {
+                Self::Nodes => vec![record.node(certname)],
+                Self::Inventory => inventory(certname, record),
+                Self::Facts => facts(certname, record),
+                Self::FactContents => fact_contents(certname, record),
+                Self::Reports => reports(certname, record),
+            };
+            let active = record.deactivated.is_none();
+            values.into_iter().filter_map(move |value| match value {
+                Value::Object(fields) => Some(Row { fields, active }),
+                _ => None,
+            })
+        });
+        rows.collect()
+    }
+}
+
+/// A node has a row once it has sent facts.
+fn inventory(certname: &str, record: &Record) -> Vec<Value> {
+    let row = record.facts_at.map(|at| {
+        json!({
+            "certname": certname,
+            "timestamp": millis(at.received),
+            "environment": "production",
+            "facts": record.facts,
+            "trusted": record.facts.get("trusted").unwrap_or(&Value::Null),
+        })
+    });
+    row.into_iter().collect()
+}
+
+fn facts(certname: &str, record: &Record) -> Vec<Value> {
+    let row = |(name, value): (&String, &Value)| json!({"certname": certname, "environment": "production", "name": name, "value": value});
+    record.facts.iter().map(row).collect()
+}
+
+/// One row for each value that is no structure itself, with the path to it.
+fn fact_contents(certname: &str, record: &Record) -> Vec<Value> {
+    fn leaves(path: &[Value], value: &Value, found: &mut Vec<(Vec<Value>, Value)>) {
+        let below = |key: Value| [path, &[key]].concat();
+        match value {
+            Value::Object(fields) => {
+                fields.iter().for_each(|(key, value)| leaves(&below(key.as_str().into()), value, found));
+            }
+            Value::Array(items) => {
+                items.iter().enumerate().for_each(|(index, value)| leaves(&below(index.into()), value, found));
+            }
+            leaf => found.push((path.to_vec(), leaf.clone())),
+        }
+    }
+    let mut found = Vec::new();
+    for (name, value) in &record.facts {
+        leaves(&[name.as_str().into()], value, &mut found);
+    }
+    let row = |(path, value): (Vec<Value>, Value)| json!({"certname": certname, "environment": "production", "name": path[0], "path": path, "value": value});
+    found.into_iter().map(row).collect()
+}
+
+fn reports(certname: &str, record: &Record) -> Vec<Value> {
+    let latest = record.reports.iter().map(|report| report.produced).max();
+    let row = |report: &crate::puppetdb::store::Report| {
+        json!({
+            "certname": certname,
+            "hash": report.hash,
+            "status": report.status,
+            "environment": "production",
+            "job_id": report.job_id,
+            "noop": false,
+            "cached_catalog_status": "not_used",
+            "type": "agent",
+            "start_time": millis(report.started),
+            "end_time": millis(report.ended),
+            "producer_timestamp": millis(report.produced),
+            "receive_time": millis(report.produced),
+            "latest_report?": Some(report.produced) == latest,
+        })
+    };
+    record.reports.iter().map(row).collect()
+}

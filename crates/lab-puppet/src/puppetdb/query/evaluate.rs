@@ -1,0 +1,127 @@
+//! Carrying out a parsed query on the store. No I/O.
+
+use std::cmp::Ordering;
+
+use jiff::Timestamp;
+use serde_json::{Map, Value};
+
+use super::entity::Row;
+use super::{Comparison, Expr, Field, Query, Values};
+use crate::puppetdb::store::Store;
+
+/// The rows of a query, and how many there are without paging. They are those of active nodes, unless the query or a
+/// subquery has a condition on `node_state`.
+pub(super) fn run(query: &Query, store: &Store) -> (Vec<Value>, usize) {
+    select(query, store, !names_node_state(query))
+}
+
+fn select(query: &Query, store: &Store, active_only: bool) -> (Vec<Value>, usize) {
+    let mut rows: Vec<Row> = query
+        .entity
+        .rows(store)
+        .into_iter()
+        .filter(|row| row.active || !active_only)
+        .filter(|row| query.filter.as_ref().is_none_or(|filter| holds(filter, row, store)))
+        .collect();
+    for (field, descending) in query.paging.order_by.iter().rev() {
+        rows.sort_by(|one, other| {
+            let order = order(&value(one, field), &value(other, field)).unwrap_or(Ordering::Equal);
+            if *descending { order.reverse() } else { order }
+        });
+    }
+    let total = rows.len();
+    let page = rows.into_iter().skip(query.paging.offset).take(query.paging.limit.unwrap_or(usize::MAX));
+    let shown = page.map(|row| match &query.extract {
+        None => Value::Object(row.fields),
+        Some(fields) => {
+            let chosen = fields.iter().map(|field| (field.text.clone(), value(&row, field)));
+            Value::Object(chosen.collect::<Map<_, _>>())
+        }
+    });
+    (shown.collect(), total)
+}
+
+fn names_node_state(query: &Query) -> bool {
+    fn in_filter(filter: &Expr) -> bool {
+        match filter {
+            Expr::NodeState(_) => true,
+            Expr::And(parts) | Expr::Or(parts) => parts.iter().any(in_filter),
+            Expr::Not(inner) => in_filter(inner),
+            Expr::In(_, Values::Query(query)) => names_node_state(query),
+            _ => false,
+        }
+    }
+    query.filter.as_ref().is_some_and(in_filter)
+}
+
+fn holds(filter: &Expr, row: &Row, store: &Store) -> bool {
+    match filter {
+        Expr::And(parts) => parts.iter().all(|part| holds(part, row, store)),
+        Expr::Or(parts) => parts.iter().any(|part| holds(part, row, store)),
+        Expr::Not(inner) => !holds(inner, row, store),
+        Expr::NodeState(state) => match state.as_str() {
+            "active" => row.active,
+            "inactive" => !row.active,
+            _ => true,
+        },
+        Expr::Compare(comparison, field, wanted) => compares(*comparison, &value(row, field), wanted),
+        Expr::Null(field, wanted) => value(row, field).is_null() == *wanted,
+        Expr::In(fields, values) => is_in(fields, values, row, store),
+        Expr::Fact(name, wanted) => row
+            .fields
+            .get("certname")
+            .and_then(Value::as_str)
+            .and_then(|certname| store.nodes.get(certname)?.facts.get(name))
+            .is_some_and(|held| held == wanted),
+    }
+}
+
+fn is_in(fields: &[Field], values: &Values, row: &Row, store: &Store) -> bool {
+    let held: Vec<Value> = fields.iter().map(|field| value(row, field)).collect();
+    match values {
+        Values::List(list) => held.iter().all(|held| list.contains(held)),
+        Values::Query(query) => {
+            let (rows, _) = select(query, store, false);
+            let wanted = query.extract.as_deref().unwrap_or_default();
+            rows.iter().any(|found| {
+                wanted.len() == held.len() && wanted.iter().zip(&held).all(|(field, held)| found[&field.text] == *held)
+            })
+        }
+    }
+}
+
+fn compares(comparison: Comparison, held: &Value, wanted: &Value) -> bool {
+    let order = order(held, wanted);
+    match comparison {
+        Comparison::Equal => held == wanted || (order == Some(Ordering::Equal) && are_times(held, wanted)),
+        Comparison::Less => order == Some(Ordering::Less),
+        Comparison::LessOrEqual => matches!(order, Some(Ordering::Less | Ordering::Equal)),
+        Comparison::Greater => order == Some(Ordering::Greater),
+        Comparison::GreaterOrEqual => matches!(order, Some(Ordering::Greater | Ordering::Equal)),
+    }
+}
+
+fn time(value: &Value) -> Option<Timestamp> {
+    value.as_str()?.parse().ok()
+}
+
+fn are_times(one: &Value, other: &Value) -> bool {
+    time(one).is_some() && time(other).is_some()
+}
+
+fn order(one: &Value, other: &Value) -> Option<Ordering> {
+    if let (Some(one), Some(other)) = (time(one), time(other)) {
+        return Some(one.cmp(&other));
+    }
+    match (one, other) {
+        (Value::Number(one), Value::Number(other)) => one.as_f64()?.partial_cmp(&other.as_f64()?),
+        (Value::String(one), Value::String(other)) => Some(one.cmp(other)),
+        _ => None,
+    }
+}
+
+fn value(row: &Row, field: &Field) -> Value {
+    let mut path = field.path.iter();
+    let first = path.next().and_then(|first| row.fields.get(first));
+    first.and_then(|first| path.try_fold(first, |value, key| value.get(key))).cloned().unwrap_or(Value::Null)
+}
