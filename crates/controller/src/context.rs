@@ -1,10 +1,9 @@
 //! The shared context of every invocation: configuration, service clients and clock. The clients do the I/O.
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 use secrecy::SecretString;
 use stagedoor_aws::autoscaling::AutoScaling;
@@ -13,8 +12,8 @@ use stagedoor_aws::sns::Topic;
 use stagedoor_aws::{Error as AwsError, SdkConfig};
 use stagedoor_lifecycle::profile::{Profile, Protected};
 use stagedoor_puppet::{
-    Ca, CaAdmin, Classifier, ClassifierAdmin, Credentials, Orchestrator, OrchestratorAdmin, PuppetDb, PuppetDbAdmin,
-    Transport,
+    Ca, CaAdmin, Classifier, ClassifierAdmin, Credentials, Network, Orchestrator, OrchestratorAdmin, PuppetDb,
+    PuppetDbAdmin, Transport,
 };
 use stagedoor_types::{GroupName, InstanceId, Machine, ProfileName, Service, Trouble, TroubleKind, WritePermit};
 use tokio::sync::Mutex;
@@ -57,6 +56,14 @@ impl Context {
         }
     }
 
+    /// The same over another network to Puppet and the nodes than sockets. (That to AWS is the
+    /// [`http_client`](SdkConfig::http_client) of the SDK's configuration.)
+    #[must_use]
+    pub fn over(mut self, network: Arc<dyn Network>) -> Self {
+        self.puppet.network = Some(network);
+        self
+    }
+
     /// The profile with this name.
     pub(crate) fn profile(&self, name: &ProfileName) -> Option<Arc<Profile>> {
         self.config.profiles.get(name).cloned()
@@ -76,9 +83,6 @@ impl Run<'_> {
         self.context.clock.now()
     }
 }
-
-/// A future that borrows from its maker.
-pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// EC2, behind a trait because its SDK takes minutes to compile: only the functions, which bring the real client, wait
 /// for it.
@@ -126,11 +130,18 @@ impl std::fmt::Debug for Clock {
 }
 
 /// The Puppet services of one site, whose clients are made of a secret that may be rotated at any time.
-#[derive(Debug)]
 pub(crate) struct PuppetSite {
     secret: Secret,
     config: Arc<Config>,
+    /// What is in the place of sockets.
+    network: Option<Arc<dyn Network>>,
     made: Mutex<Option<Arc<Puppet>>>,
+}
+
+impl std::fmt::Debug for PuppetSite {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PuppetSite").field("secret", &self.secret).finish_non_exhaustive()
+    }
 }
 
 /// Clients made of one reading of the secret.
@@ -183,7 +194,7 @@ impl Puppet {
 
 impl PuppetSite {
     fn new(config: &Arc<Config>, aws: &SdkConfig) -> Self {
-        Self { secret: Secret::new(aws, &config.secret), config: config.clone(), made: Mutex::new(None) }
+        Self { secret: Secret::new(aws, &config.secret), config: config.clone(), network: None, made: Mutex::new(None) }
     }
 
     /// The clients, made of the secret as it was at most five minutes ago; or why there are none.
@@ -219,7 +230,10 @@ impl PuppetSite {
             text: format!("the secret {name} cannot be used: {error}"),
         };
         let credentials = Credentials::from_json(&reading.text).map_err(|error| unusable(&error))?;
-        let transport = credentials.transport().map_err(|error| unusable(&error))?;
+        let mut transport = credentials.transport().map_err(|error| unusable(&error))?;
+        if let Some(network) = &self.network {
+            transport = transport.over(network.clone());
+        }
         let ca = Ca::new(&transport, &self.config.ca);
         let puppetdb = PuppetDb::new(&transport, &self.config.puppetdb);
         let orchestrator = self.config.orchestrator.as_ref().map(|url| Orchestrator::new(&transport, url));

@@ -27,7 +27,7 @@ mod snapshot;
 mod sweep;
 mod telemetry;
 
-pub use context::{BoxFuture, Clock, Context, Instances};
+pub use context::{Clock, Context, Instances};
 pub use invocation::{Answer, Function, handle};
 
 #[cfg(test)]

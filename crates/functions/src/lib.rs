@@ -5,13 +5,14 @@
 use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow, bail};
+use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 use lambda_runtime::{LambdaEvent, service_fn};
 use serde_json::Value;
 use stagedoor_aws::{Error as AwsError, connect};
 use stagedoor_aws_ec2::Ec2;
 use stagedoor_controller::config::Config;
-use stagedoor_controller::{Answer, BoxFuture, Clock, Context, Function, Instances, handle};
+use stagedoor_controller::{Answer, Clock, Context, Function, Instances, handle};
 use stagedoor_types::{GroupName, InstanceId, Machine};
 use tracing_subscriber::EnvFilter;
 

@@ -2,25 +2,25 @@
 //! connection, and the judgement of each outcome. I/O.
 
 mod endpoint;
+mod network;
 mod outcome;
 
 use std::fmt;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use reqwest::Method;
-use reqwest::header::{ACCEPT, HeaderName, HeaderValue};
+use reqwest::header::HeaderValue;
 use serde::de::DeserializeOwned;
+use tokio::time::Instant;
 
 pub use endpoint::{Endpoint, InvalidEndpoint};
+use network::MEBIBYTE;
+pub(crate) use network::Sockets;
+pub use network::{Attempt, Failure, Network, Reply};
 pub(crate) use outcome::Answer;
 
 use crate::error::{Call, Error, Service};
 use crate::tls::Transport;
-
-/// Puppet Enterprise's RBAC token goes here. Other Puppets ignore it.
-const X_AUTHENTICATION: HeaderName = HeaderName::from_static("x-authentication");
-
-const MEBIBYTE: usize = 1024 * 1024;
 
 /// A service at an address, with the credentials to talk to it.
 #[derive(Clone)]
@@ -109,16 +109,6 @@ impl<'a> Ask<'a> {
     }
 }
 
-/// Why one try brought no answer.
-enum Failure {
-    /// A connection that was good when it was taken from the pool, and closed under the request.
-    Cut(String),
-    Unreachable(String),
-    TlsRefused(String),
-    /// Something answered, but not this service.
-    NotUnderstood(String),
-}
-
 impl Connection {
     pub(crate) fn new(transport: &Transport, endpoint: &Endpoint, service: Service) -> Self {
         Self { transport: transport.clone(), endpoint: endpoint.clone(), service }
@@ -148,7 +138,7 @@ impl Connection {
 
         let elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         match outcome {
-            Ok((status, puppet_version, body)) => {
+            Ok(Reply { status, puppet_version, body }) => {
                 tracing::debug!(%call, status, elapsed_ms, "answered");
                 Ok(Answer {
                     call,
@@ -180,38 +170,10 @@ impl Connection {
         }
     }
 
-    async fn attempt(
-        &self,
-        ask: &Ask<'_>,
-        url: &reqwest::Url,
-        timeout: Duration,
-    ) -> Result<(u16, Option<String>, Vec<u8>), Failure> {
-        let failure = |error: reqwest::Error| outcome::judge(&error, ask.timeout);
-
-        let mut request = self
-            .transport
-            .client
-            .request(ask.method.clone(), url.clone())
-            .timeout(timeout)
-            // No Accept-Language: texts are localised, and the English ones are documented.
-            .header(ACCEPT, "application/json, text/plain");
-        if let Some(token) = self.token().filter(|_| ask.with_token) {
-            request = request.header(X_AUTHENTICATION, token.clone());
-        }
-        if let Some(body) = &ask.body {
-            request = request.json(body);
-        }
-
-        let mut response = request.send().await.map_err(failure)?;
-        let puppet_version =
-            response.headers().get("x-puppet-version").and_then(|version| version.to_str().ok()).map(str::to_owned);
-        let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(failure)? {
-            if body.len() + chunk.len() > ask.limit {
-                return Err(Failure::NotUnderstood(format!("it is longer than {} MiB", ask.limit / MEBIBYTE)));
-            }
-            body.extend_from_slice(&chunk);
-        }
-        Ok((response.status().as_u16(), puppet_version, body))
+    async fn attempt(&self, ask: &Ask<'_>, url: &reqwest::Url, timeout: Duration) -> Result<Reply, Failure> {
+        let token = self.token().filter(|_| ask.with_token);
+        let Ask { method, body, limit, .. } = ask;
+        let attempt = Attempt { method, url, token, body: body.as_ref(), timeout, limit: *limit };
+        self.transport.network.attempt(attempt).await
     }
 }

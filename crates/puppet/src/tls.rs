@@ -4,7 +4,6 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use jiff::Timestamp;
 use reqwest::header::HeaderValue;
@@ -14,13 +13,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use secrecy::{ExposeSecret, SecretString};
 use stagedoor_types::Certname;
 
+use crate::http::{Network, Sockets};
 use crate::x509::Certificate;
-
-/// How long a TCP and TLS connection may take to stand.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Jetty, which serves every Puppet API, drops idle connections after 30 s; ours must go first.
-const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// What the controller shows to Puppet, and what it trusts.
 #[derive(Debug, Clone)]
@@ -105,15 +99,12 @@ impl Credentials {
         let identity = SecretString::from(format!("{}\n{}", self.client_key.expose_secret(), self.client_cert));
         let identity = reqwest::Identity::from_pem(identity.expose_secret().as_bytes())
             .map_err(|_| malformed("client_cert", "holds something that is not a certificate"))?;
-        let client = client_that_trusts(&anchors)
-            .identity(identity)
-            .pool_idle_timeout(POOL_IDLE_TIMEOUT)
-            .build()
-            // What is left to go wrong here is a root that is no valid trust anchor.
+        // What is left to go wrong here is a root that is no valid trust anchor.
+        let sockets = Sockets::new(anchors, identity)
             .map_err(|_| malformed("ca_cert", "holds a certificate that cannot be a trust anchor"))?;
 
         let (token, not_after) = (self.token_header()?, own.not_after());
-        Ok(Transport { client, token, anchors: anchors.into(), certname, not_after })
+        Ok(Transport { network: Arc::new(sockets), token, certname, not_after })
     }
 
     fn check_key(&self, chain: Vec<CertificateDer<'static>>) -> Result<(), CredentialsError> {
@@ -151,19 +142,6 @@ impl Credentials {
     }
 }
 
-/// What all connections have in common.
-fn client_that_trusts(anchors: &[reqwest::Certificate]) -> reqwest::ClientBuilder {
-    reqwest::Client::builder()
-        .tls_certs_only(anchors.iter().cloned())
-        .connect_timeout(CONNECT_TIMEOUT)
-        .http1_only()
-        .https_only(true)
-        .no_proxy()
-        .redirect(reqwest::redirect::Policy::none())
-        .referer(false)
-        .user_agent(concat!("stagedoor/", env!("CARGO_PKG_VERSION")))
-}
-
 fn malformed(field: &'static str, problem: &'static str) -> CredentialsError {
     CredentialsError::Malformed { field, problem }
 }
@@ -185,9 +163,8 @@ fn certificates(field: &'static str, pem: &str) -> Result<Vec<CertificateDer<'st
 /// connection pool.
 #[derive(Clone)]
 pub struct Transport {
-    pub(crate) client: reqwest::Client,
+    pub(crate) network: Arc<dyn Network>,
     pub(crate) token: Option<HeaderValue>,
-    anchors: Arc<[reqwest::Certificate]>,
     certname: Certname,
     not_after: Timestamp,
 }
@@ -208,15 +185,20 @@ impl Transport {
         Self { token: None, ..self.clone() }
     }
 
-    /// Trusts the same CA and presents no credentials. Where a host is given, its name is not resolved: connections go
-    /// to this address. `None` when no client could be built.
+    /// The same credentials over another network.
+    #[must_use]
+    pub fn over(self, network: Arc<dyn Network>) -> Self {
+        Self { network, ..self }
+    }
+
+    /// Trusts the same CA and presents no credentials; see [`Network::anonymous`].
     pub(crate) fn anonymous(&self, host: Option<(&str, SocketAddr)>) -> Option<Self> {
-        // Nothing is kept open: each probe is to see the service as it is now.
-        let mut builder = client_that_trusts(&self.anchors).pool_max_idle_per_host(0);
-        if let Some((name, address)) = host {
-            builder = builder.resolve(name, address);
-        }
-        Some(Self { client: builder.build().ok()?, token: None, ..self.clone() })
+        Some(Self { network: self.network.anonymous(host)?, token: None, ..self.clone() })
+    }
+
+    /// Opens a TCP connection to a port of a node and closes it. How long that may take is for the caller to limit.
+    pub async fn connect(&self, address: SocketAddr) -> std::io::Result<()> {
+        self.network.connect(address).await
     }
 
     /// When the controller's own certificate expires.

@@ -14,7 +14,6 @@ use stagedoor_lifecycle::profile::Probe;
 use stagedoor_lifecycle::refresh::{Order, TargetView};
 use stagedoor_puppet::{Job, ServiceState, StatusApi, trusted_facts};
 use stagedoor_types::{ActionKey, Certname, InstanceId, Lookup, Service, Trouble, TroubleKind};
-use tokio::net::TcpStream;
 
 use super::{ask, aws};
 use crate::batch::{Answer, Query};
@@ -232,12 +231,12 @@ async fn ask_probe(run: Run<'_>, puppet: &Puppet, name: &Certname, address: IpAd
             }
         }
         Probe::Tcp(port) => {
-            let connecting = tokio::time::timeout(CONNECT, TcpStream::connect(SocketAddr::new(address, port)));
+            let connecting = tokio::time::timeout(CONNECT, puppet.transport.connect(SocketAddr::new(address, port)));
             match within(run.context, run.budget.work, Service::Node, connecting)
                 .await
                 .map_err(|trouble| trouble.text)?
             {
-                Ok(Ok(_)) => Ok(()),
+                Ok(Ok(())) => Ok(()),
                 Ok(Err(error)) => Err(error.to_string()),
                 Err(_) => Err("no answer within 5 s".to_owned()),
             }

@@ -1,10 +1,11 @@
 //! Cleaning: revoke and delete many names in one call, or one by one where the server cannot. I/O.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use reqwest::Method;
 use serde_json::json;
 use stagedoor_types::Certname;
+use tokio::time::Instant;
 
 use super::{CaAdmin, LOCK_WAIT, Outcome, WRITE_TIMEOUT, is_file_not_found};
 use crate::error::Error;

@@ -1,12 +1,12 @@
 //! Signing many names: in one call where the server can, or one by one. I/O.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
 
 use reqwest::Method;
 use serde::Deserialize;
 use serde_json::json;
 use stagedoor_types::Certname;
+use tokio::time::Instant;
 
 use super::{CaAdmin, LOCK_WAIT, Signed, State, WRITE_TIMEOUT};
 use crate::error::Error;
