@@ -157,6 +157,18 @@ async fn the_outcome_is_published() {
 }
 
 #[tokio::test]
+async fn the_log_has_the_receipt_with_its_steps_as_json() {
+    let mut stage = Rehearsal::of(compilers("Terminating:Wait")).await;
+    let receipt = stage.receipt("eventbridge-terminate").await;
+    stage.metrics("purge").await;
+    let log = stage.log();
+    let mut lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let line = lines.find(|line| line["outcome"] == "continued").unwrap_or_else(|| panic!("no receipt in {log}"));
+    assert_eq!(line["steps"], json!(receipt.steps), "{line:#}");
+    assert_eq!((&line["code"], &line["instance"]), (&json!("purged"), &json!(LEAVING)), "{line:#}");
+}
+
+#[tokio::test]
 async fn a_second_delivery_of_the_same_event_changes_nothing() {
     let mut stage = Rehearsal::of(compilers("Terminating:Wait")).await;
     stage.receipt("eventbridge-terminate").await;
