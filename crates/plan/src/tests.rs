@@ -7,6 +7,7 @@ use stagedoor_types::{Service, Transition};
 
 use super::*;
 
+mod whole;
 mod world;
 
 use world::*;
