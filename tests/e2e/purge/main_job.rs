@@ -1,11 +1,13 @@
 //! The main job: a terminating instance is removed from Puppet, which is verified before the action is completed.
 
+use insta::assert_snapshot;
 use serde_json::{Value, json};
 use stagedoor_lab::faults::{Fault, FaultKind};
 use stagedoor_lifecycle::reason::Code;
 use stagedoor_lifecycle::receipt::{Outcome, Stage};
 
-use crate::e2e::rehearsal::{LEAVING, NAME, OTHER, Rehearsal, TOPIC, compilers, count, event, only, receipts, said};
+use crate::e2e::rehearsal::{LEAVING, NAME, OTHER, Rehearsal, TOPIC};
+use crate::e2e::rehearsal::{compilers, count, event, only, receipts, redacted, said};
 
 const CLEAN: &str = "PUT /puppet-ca/v1/clean";
 
@@ -24,6 +26,7 @@ async fn a_leaving_instance_is_forgotten_by_puppet_and_then_let_go() {
     let expected = [Stage::Seen, Stage::Seen, Stage::Done, Stage::Done, Stage::Proven, Stage::Proven, Stage::Completed];
     assert_eq!(stages, expected, "{receipt:#?}");
     assert!(said(&receipt).contains("its serial is in the CRL"), "{receipt:#?}");
+    assert_snapshot!("continued", redacted(&receipt));
 
     assert_eq!(stage.puppet_has(NAME), (false, false));
     assert_eq!(stage.puppet_has("ip-10-0-3-8.ec2.internal"), (true, true), "the neighbour is untouched");
