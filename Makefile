@@ -42,7 +42,7 @@ test: ## Run every test that needs nothing but the workspace
 	@echo "Building everything (the EC2 SDK alone takes minutes the first time), and checking infra/ beside it …"
 	$(MAKE) --no-print-directory --jobs=2 built infra-check
 	rm -rf "$(SEEN)"
-	STAGEDOOR_SEEN="$(abspath $(SEEN))" $(CARGO) test --locked --workspace -- --test-threads "$(THREADS)"
+	INSTA_UPDATE=no STAGEDOOR_SEEN="$(abspath $(SEEN))" $(CARGO) test --locked --workspace -- --test-threads "$(THREADS)"
 	$(MAKE) --no-print-directory least-privilege
 
 .PHONY: built

@@ -48,6 +48,34 @@ pub(crate) fn said(receipt: &Receipt) -> String {
     steps.join("\n")
 }
 
+/// A whole receipt, for a snapshot. What differs from run to run is replaced: the instance and its name, times, durations, serial
+/// numbers.
+pub(crate) fn redacted(receipt: &Receipt) -> String {
+    let mut receipt = receipt.clone();
+    receipt.steps.iter_mut().for_each(|step| step.took_ms = 0);
+    let mut text = serde_json::to_string_pretty(&receipt).expect("a receipt is JSON");
+    let instance = receipt.instance_id.map(|instance| (instance.to_string(), "[instance]"));
+    let certname = receipt.certname.map(|certname| (certname.to_string(), "[certname]"));
+    for (name, shown) in instance.into_iter().chain(certname) {
+        text = text.replace(&name, shown);
+    }
+    let ends_word = |c: char| !(c.is_ascii_alphanumeric() || matches!(c, '-' | ':' | '.'));
+    let words = text.split_inclusive(ends_word).map(|piece| {
+        let word = piece.trim_end_matches(|c: char| !c.is_ascii_alphanumeric());
+        let is_serial = word.strip_prefix("0x").is_some_and(|hex| hex.bytes().all(|digit| digit.is_ascii_hexdigit()));
+        let is_time = word.parse::<jiff::Timestamp>().is_ok();
+        let shown = if is_serial {
+            "[serial]"
+        } else if is_time {
+            "[time]"
+        } else {
+            word
+        };
+        format!("{shown}{}", &piece[word.len()..])
+    });
+    words.collect()
+}
+
 /// How many receipts have this outcome.
 pub(crate) fn count(receipts: &[Receipt], outcome: Outcome) -> usize {
     receipts.iter().filter(|receipt| receipt.outcome == outcome).count()

@@ -5,18 +5,21 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use secrecy::SecretString;
+use serde::Deserialize;
 use serde_json::{Value, json};
 use stagedoor_lab::cargo_lambda::CargoLambda;
 use stagedoor_lab::scene::Scene;
 use stagedoor_lab::{Lab, Options};
 use stagedoor_lab_aws::{Launch, Terminate};
+use stagedoor_lifecycle::reason::Code;
+use stagedoor_lifecycle::receipt::{Outcome, Receipt};
 use stagedoor_puppet::{Ca, CaAdmin, Credentials, PuppetDb, Transport};
 use stagedoor_types::{Certname, InstanceId};
 use tokio::process::Command;
 
 use super::text;
 use crate::conformance::site::permit;
-use crate::e2e::rehearsal::{TOPIC, built, repository};
+use crate::e2e::rehearsal::{TOPIC, built, only, repository};
 use crate::live::stage::LiveStage;
 
 /// An instance of the group `compilers`, and the name that it has in Puppet.
@@ -130,7 +133,7 @@ impl Job {
     }
 
     /// Auto Scaling terminates an instance, and the function gets the event of that: its receipt.
-    pub(super) async fn terminate(&mut self, instance: &InstanceId) -> Value {
+    pub(super) async fn terminate(&mut self, instance: &InstanceId) -> Receipt {
         let event = self.begin_to_terminate(instance);
         self.purge(&event).await
     }
@@ -144,33 +147,26 @@ impl Job {
     }
 
     /// Invokes `purge` with an event: its one receipt.
-    pub(super) async fn purge(&mut self, event: &Value) -> Value {
-        self.receipt("purge", event).await
+    pub(super) async fn purge(&mut self, event: &Value) -> Receipt {
+        only(&self.invoke("purge", event).await)
     }
 
     /// Invokes `onboard` with an event: its one receipt.
-    pub(super) async fn onboard(&mut self, event: &Value) -> Value {
-        self.receipt("onboard", event).await
+    pub(super) async fn onboard(&mut self, event: &Value) -> Receipt {
+        only(&self.invoke("onboard", event).await)
     }
 
-    /// Invokes `onboard` again and again, as the sweep would, until it waits for this.
-    pub(super) async fn onboard_until_it_says(&mut self, event: &Value, awaited: &str) {
+    /// Invokes `onboard` again and again, as the sweep would, until the receipt has this code.
+    pub(super) async fn onboard_until(&mut self, event: &Value, code: Code) {
         let until = Instant::now() + Duration::from_secs(150);
         loop {
             let receipt = self.onboard(event).await;
-            assert_eq!(receipt["outcome"], "waiting", "{receipt:#}");
-            if receipt["reason"].as_str().expect("a reason").contains(awaited) {
+            assert_eq!(receipt.outcome, Outcome::Waiting, "{receipt:#?}");
+            if receipt.code == code {
                 return;
             }
-            assert!(Instant::now() < until, "it does not say {awaited:?} after 150 s: {receipt:#}");
+            assert!(Instant::now() < until, "not {code} after 150 s: {receipt:#?}");
         }
-    }
-
-    async fn receipt(&mut self, function: &str, event: &Value) -> Value {
-        let answer = self.invoke(function, event).await;
-        let results = answer["results"].as_array().unwrap_or_else(|| panic!("no results: {answer}"));
-        assert_eq!(results.len(), 1, "{answer}\n{}", self.functions.log());
-        results[0].clone()
     }
 
     /// Invokes a function with an event: its answer.
@@ -202,8 +198,8 @@ impl Job {
         completed
     }
 
-    /// What was published about an instance: outcome and reason.
-    pub(super) fn published(&self, instance: &Instance) -> (String, String) {
+    /// What was published about an instance: outcome, code and reason.
+    pub(super) fn published(&self, instance: &Instance) -> (Outcome, Code, String) {
         let messages = self.lab.aws.published(TOPIC).into_iter();
         let results = messages.flat_map(|message| {
             let message: Value = serde_json::from_str(&message.text).expect("JSON");
@@ -211,8 +207,9 @@ impl Job {
         });
         let about: Vec<Value> = results.filter(|result| result["instance_id"] == instance.id.as_str()).collect();
         let [one] = about.as_slice() else { panic!("not one message about {}: {about:#?}", instance.id) };
-        let text = |key: &str| one[key].as_str().expect("text").to_owned();
-        (text("outcome"), text("reason"))
+        let outcome = Outcome::deserialize(&one["outcome"]).expect("an outcome");
+        let code = Code::deserialize(&one["code"]).expect("a code");
+        (outcome, code, one["reason"].as_str().expect("a reason").to_owned())
     }
 
     pub(super) fn state_of(&self, instance: &Instance) -> Option<String> {

@@ -12,7 +12,8 @@ use std::process::Output;
 
 use agent::Agent;
 use job::{Job, event_of_another_life};
-use serde_json::Value;
+use stagedoor_lifecycle::reason::Code;
+use stagedoor_lifecycle::receipt::{Outcome, Stage};
 use stagedoor_puppet::Error;
 
 use crate::live::stage::turn_to_clean;
@@ -33,10 +34,9 @@ async fn a_leaving_node_is_forgotten_by_real_puppet_and_its_agent_is_refused() {
     assert!(job.puppetdb().node(&leaving.certname).await.unwrap().expect("the agent has reported").is_active());
 
     let receipt = job.terminate(&leaving.id).await;
-    assert_eq!(receipt["outcome"], "continued", "{receipt:#}");
-    assert_eq!(receipt["certname"], leaving.certname.as_str());
-    let stages: Vec<&Value> = receipt["steps"].as_array().expect("steps").iter().map(|step| &step["stage"]).collect();
-    assert!(stages.contains(&&Value::from("proven")), "{receipt:#}");
+    assert_eq!((receipt.outcome, receipt.code), (Outcome::Continued, Code::Purged), "{receipt:#?}");
+    assert_eq!(receipt.certname.as_ref(), Some(&leaving.certname));
+    assert!(receipt.steps.iter().any(|step| step.stage == Stage::Proven), "{receipt:#?}");
 
     assert_eq!(job.ca().certificate(&leaving.certname).await, Ok(None), "the certificate is gone");
     assert_eq!(job.ca().status(&leaving.certname).await, Ok(None), "nor is there a request");
@@ -79,8 +79,7 @@ async fn a_node_that_has_taken_over_the_name_is_untouched() {
     assert_eq!(certificate.instance_id().as_ref(), Some(&new.id));
 
     let receipt = job.terminate(&old.id).await;
-    assert_eq!(receipt["outcome"], "continued", "{receipt:#}");
-    assert!(receipt["reason"].as_str().expect("a reason").contains(new.id.as_str()), "{receipt:#}");
+    assert_eq!((receipt.outcome, receipt.code), (Outcome::Continued, Code::OwnedByAnotherInstance), "{receipt:#?}");
     job.assert_let_go(&old.id);
 
     let kept = job.ca().certificate(&new.certname).await.unwrap().expect("the certificate is still there");
@@ -103,7 +102,7 @@ async fn a_replayed_event_leaves_a_live_node_alone() {
     // The event of another life: Auto Scaling shows the instance in service.
     let event = event_of_another_life(&alive.id);
     let receipt = job.purge(&event).await;
-    assert_eq!(receipt["outcome"], "refused", "{receipt:#}");
+    assert_eq!((receipt.outcome, receipt.code), (Outcome::Refused, Code::NotTerminating), "{receipt:#?}");
     assert!(job.ca().certificate(&alive.certname).await.unwrap().is_some());
     agent.run_well().await;
     assert_eq!(job.lab.journal.count("autoscaling", "CompleteLifecycleAction"), 0);

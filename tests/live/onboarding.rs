@@ -1,6 +1,8 @@
 //! Launching instances: real agents send requests to the real CA, and `onboard` decides which are signed.
 
 use serde_json::{Value, json};
+use stagedoor_lifecycle::reason::Code;
+use stagedoor_lifecycle::receipt::{Outcome, Stage};
 
 use super::agent::Agent;
 use super::job::{Instance, Job, instances};
@@ -77,9 +79,8 @@ async fn three_compilers_of_one_batch_are_signed_run_and_are_let_in() {
     assert_eq!(answer, json!({"batchItemFailures": []}));
     for instance in &arriving {
         assert_enrolled(&job, instance).await;
-        let (outcome, reason) = job.published(instance);
-        assert_eq!(outcome, "continued", "{reason}");
-        assert!(reason.contains("has its certificate") && reason.contains("its Puppet run at"), "{reason}");
+        let (outcome, code, reason) = job.published(instance);
+        assert_eq!((outcome, code), (Outcome::Continued, Code::Enrolled), "{reason}");
     }
     assert_eq!(job.completions(), arriving.iter().map(continued).collect::<Vec<_>>());
     job.assert_no_secret_is_told();
@@ -121,8 +122,8 @@ async fn a_request_with_false_claims_is_refused_and_the_launch_abandoned() {
         "1.3.6.1.4.1.34380.1.2.1",
     ];
     for (instance, objection) in arriving.iter().zip(objections) {
-        let (outcome, reason) = job.published(instance);
-        assert_eq!(outcome, "abandoned", "{reason}");
+        let (outcome, code, reason) = job.published(instance);
+        assert_eq!((outcome, code), (Outcome::Abandoned, Code::RequestRefused), "{reason}");
         assert!(reason.contains(objection), "{objection}: {reason}");
         assert!(job.ca().csr(&instance.certname).await.unwrap().is_none(), "the request is deleted");
         assert_eq!(job.ca().status(&instance.certname).await, Ok(None), "and nothing was signed");
@@ -141,7 +142,7 @@ async fn a_reboot_and_a_replayed_event_change_nothing() {
     let agent = compiler(&job, instance);
     let event = job.launch(instance);
     let (receipt, ()) = tokio::join!(job.onboard(&event), agent.first_run_well());
-    assert_eq!(receipt["outcome"], "continued", "{receipt:#}");
+    assert_eq!((receipt.outcome, receipt.code), (Outcome::Continued, Code::Enrolled), "{receipt:#?}");
     let certificate = job.ca().certificate(&instance.certname).await.unwrap().expect("its certificate");
     let report = job.puppetdb().node(&instance.certname).await.unwrap().expect("the node").latest_report_hash;
 
@@ -150,7 +151,7 @@ async fn a_reboot_and_a_replayed_event_change_nothing() {
     let node = job.puppetdb().node(&instance.certname).await.unwrap().expect("the node");
     assert_ne!(node.latest_report_hash, report, "it has run again");
     let receipt = job.onboard(&event).await;
-    assert_eq!(receipt["outcome"], "ignored", "{receipt:#}");
+    assert_eq!((receipt.outcome, receipt.code), (Outcome::Ignored, Code::NotLaunching), "{receipt:#?}");
 
     assert_enrolled(&job, instance).await;
     let same = job.ca().certificate(&instance.certname).await.unwrap();
@@ -178,12 +179,16 @@ async fn a_recycled_name_enrols_after_its_dead_owners_certificate_is_cleaned() {
     let agent = compiler(&job, &new);
     // Its request is refused until the name is free; then it asks again.
     let (receipt, ()) = tokio::join!(job.onboard(&event), agent.first_run_well());
-    assert_eq!(receipt["outcome"], "continued", "{receipt:#}");
-    let steps = receipt["steps"].to_string();
-    assert!(steps.contains("revoked and deleted") && steps.contains("its serial is in the CRL"), "{receipt:#}");
+    assert_eq!((receipt.outcome, receipt.code), (Outcome::Continued, Code::Enrolled), "{receipt:#?}");
+    // The removal of the old certificate was proven before the new one was signed.
+    let stages: Vec<Stage> = receipt.steps.iter().map(|step| step.stage).collect();
+    let removed = stages.iter().position(|stage| *stage == Stage::Done);
+    let proven = stages.iter().position(|stage| *stage == Stage::Proven);
+    let signed = stages.iter().rposition(|stage| *stage == Stage::Done);
+    assert!(removed.is_some() && removed < proven && proven < signed, "{receipt:#?}");
     assert!(job.ca().crl().await.unwrap().revokes(&stale), "the old serial is in the CRL");
     let runs = job.puppetdb().latest_reports(std::slice::from_ref(&new.certname)).await.unwrap();
-    let reason = receipt["reason"].as_str().expect("a reason");
+    let reason = receipt.reason;
     assert!(reason.contains(&format!("its Puppet run at {}", runs[0].start_time)), "its own run: {reason}, {runs:#?}");
     assert_enrolled(&job, &new).await;
     assert_eq!(job.completions(), [continued(&new)]);
@@ -203,15 +208,14 @@ async fn it_is_held_until_its_refresh_target_has_run_by_itself() {
 
     let agent = compiler(&job, &arriving);
     let event = job.launch(&arriving);
-    let held = format!("a Puppet run of {} since", target.certname);
-    tokio::join!(agent.first_run_well(), job.onboard_until_it_says(&event, &held));
+    tokio::join!(agent.first_run_well(), job.onboard_until(&event, Code::WaitingForRefresh));
     assert_eq!(job.completions(), []);
     assert_eq!(job.state_of(&arriving).as_deref(), Some("Pending:Wait"));
 
     primary.run_well().await;
     let receipt = job.onboard(&event).await;
-    assert_eq!(receipt["outcome"], "continued", "{receipt:#}");
-    let reason = receipt["reason"].as_str().expect("a reason");
+    assert_eq!((receipt.outcome, receipt.code), (Outcome::Continued, Code::Enrolled), "{receipt:#?}");
+    let reason = receipt.reason;
     assert!(reason.contains(&format!("{} ran Puppet at", target.certname)), "{reason}");
     let mut runs = job.puppetdb().latest_reports(&[arriving.certname.clone(), target.certname]).await.unwrap();
     runs.sort_by_key(|run| run.start_time);

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
+use stagedoor_lifecycle::reason::Code;
 use stagedoor_puppet::Certificate;
 
 use super::agent::Agent;
@@ -108,8 +109,7 @@ impl Held {
         primary.run_well().await;
         let agent = compiler(&job, &instance);
         let event = job.launch(&instance);
-        let held = format!("a Puppet run of {} since", target.certname);
-        tokio::join!(agent.first_run_well(), job.onboard_until_it_says(&event, &held));
+        tokio::join!(agent.first_run_well(), job.onboard_until(&event, Code::WaitingForRefresh));
         let certificate = job.ca().certificate(&instance.certname).await.unwrap().expect("its certificate");
         Self { job, instance, agent, event, certificate }
     }

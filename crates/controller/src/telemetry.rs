@@ -78,6 +78,7 @@ pub(crate) fn metrics(
     line
 }
 
+/// Logs a receipt. The log of the functions has the text of `steps` as JSON (`crates/functions/src/log.rs`).
 fn log(function: Function, receipt: &Receipt) {
     let steps = serde_json::to_string(&receipt.steps).unwrap_or_default();
     let instance = receipt.instance_id.as_ref().map(tracing::field::display);

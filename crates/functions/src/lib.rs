@@ -2,6 +2,8 @@
 //!
 //! The binaries in `src/bin` are one line each: they say which function they are.
 
+mod log;
+
 use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow, bail};
@@ -14,7 +16,6 @@ use stagedoor_aws_ec2::Ec2;
 use stagedoor_controller::config::Config;
 use stagedoor_controller::{Answer, Clock, Context, Function, Instances, handle};
 use stagedoor_types::{GroupName, InstanceId, Machine};
-use tracing_subscriber::EnvFilter;
 
 /// Environment variable with the configuration as TOML text.
 pub const CONFIG: &str = "STAGEDOOR_CONFIG";
@@ -30,7 +31,7 @@ pub fn serve(function: Function) -> anyhow::Result<()> {
 }
 
 async fn serve_until_stopped(function: Function) -> anyhow::Result<()> {
-    log_to_stdout();
+    log::to_stdout();
     let config = configuration()?;
     stagedoor_puppet::install_crypto_provider();
     let aws = connect::from_environment().await;
@@ -66,15 +67,6 @@ fn configuration() -> anyhow::Result<Config> {
         }
     };
     Ok(Config::parse(&text)?)
-}
-
-/// One JSON object a line, as CloudWatch Logs Insights reads it; `RUST_LOG` chooses what, `info` by default.
-/// `AWS_LAMBDA_LOG_FORMAT=Text` gives plain lines for people.
-fn log_to_stdout() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_ansi(false);
-    let plain = std::env::var("AWS_LAMBDA_LOG_FORMAT").is_ok_and(|format| format.eq_ignore_ascii_case("text"));
-    if plain { log.init() } else { log.json().flatten_event(true).with_current_span(false).init() }
 }
 
 /// EC2 with its SDK.

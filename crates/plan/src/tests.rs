@@ -8,6 +8,7 @@ use stagedoor_types::{Service, Transition};
 
 use super::*;
 
+mod whole;
 mod world;
 
 use world::*;

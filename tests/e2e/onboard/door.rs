@@ -1,5 +1,6 @@
 //! What is waited for, and for how long.
 
+use insta::assert_snapshot;
 use jiff::SignedDuration;
 use serde_json::json;
 use stagedoor_lab::agent::Agent;
@@ -10,6 +11,7 @@ use stagedoor_lifecycle::reason::Code;
 use stagedoor_lifecycle::receipt::Outcome;
 
 use super::stage::{PRIMARY, Stage};
+use crate::e2e::rehearsal::redacted;
 
 #[tokio::test]
 async fn each_wait_names_what_it_waits_for() {
@@ -20,6 +22,7 @@ async fn each_wait_names_what_it_waits_for() {
     assert_eq!(receipt.outcome, Outcome::Waiting, "{receipt:#?}");
     assert_eq!(receipt.code, Code::RequestPending, "{receipt:#?}");
     assert!(receipt.decide_by.is_some(), "{receipt:#?}");
+    assert_snapshot!("waiting", redacted(&receipt));
 
     let agent =
         stage.start(Agent { first_run: false, tcp_ports: vec![8142], listening: false, ..Stage::compiler(&instance) });
@@ -52,6 +55,7 @@ async fn when_the_timeout_has_expired_the_launch_is_abandoned() {
     let receipt = stage.rehearsal.onboard(&event).await;
     assert_eq!(receipt.outcome, Outcome::Abandoned, "{receipt:#?}");
     assert_eq!(receipt.code, Code::TimeoutExpired, "{receipt:#?}");
+    assert_snapshot!("abandoned", redacted(&receipt));
     assert_ne!(stage.state_of(&instance).as_deref(), Some("Pending:Wait"));
 }
 

@@ -1,11 +1,13 @@
 //! The main job: a terminating instance is removed from Puppet, which is verified before the action is completed.
 
+use insta::assert_snapshot;
 use serde_json::{Value, json};
 use stagedoor_lab_core::faults::{Fault, FaultKind};
 use stagedoor_lifecycle::reason::Code;
 use stagedoor_lifecycle::receipt::{Outcome, Stage};
 
-use crate::e2e::rehearsal::{LEAVING, NAME, OTHER, Rehearsal, TOPIC, compilers, count, event, only, receipts, said};
+use crate::e2e::rehearsal::{LEAVING, NAME, OTHER, Rehearsal, TOPIC};
+use crate::e2e::rehearsal::{compilers, count, event, only, receipts, redacted, said};
 
 const CLEAN: &str = "PUT /puppet-ca/v1/clean";
 
@@ -24,6 +26,7 @@ async fn a_leaving_instance_is_forgotten_by_puppet_and_then_let_go() {
     let expected = [Stage::Seen, Stage::Seen, Stage::Done, Stage::Done, Stage::Proven, Stage::Proven, Stage::Completed];
     assert_eq!(stages, expected, "{receipt:#?}");
     assert!(said(&receipt).contains("its serial is in the CRL"), "{receipt:#?}");
+    assert_snapshot!("continued", redacted(&receipt));
 
     assert_eq!(stage.puppet_has(NAME), (false, false));
     assert_eq!(stage.puppet_has("ip-10-0-3-8.ec2.internal"), (true, true), "the neighbour is untouched");
@@ -154,6 +157,18 @@ async fn the_outcome_is_published() {
     stage.receipt("eventbridge-terminate").await;
     let published = format!("{:?}", stage.lab.aws.published(TOPIC));
     assert!(published.contains(LEAVING) && published.contains("continued"), "{published}");
+}
+
+#[tokio::test]
+async fn the_log_has_the_receipt_with_its_steps_as_json() {
+    let mut stage = Rehearsal::of(compilers("Terminating:Wait")).await;
+    let receipt = stage.receipt("eventbridge-terminate").await;
+    stage.metrics("purge").await;
+    let log = stage.log();
+    let mut lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let line = lines.find(|line| line["outcome"] == "continued").unwrap_or_else(|| panic!("no receipt in {log}"));
+    assert_eq!(line["steps"], json!(receipt.steps), "{line:#}");
+    assert_eq!((&line["code"], &line["instance"]), (&json!("purged"), &json!(LEAVING)), "{line:#}");
 }
 
 #[tokio::test]

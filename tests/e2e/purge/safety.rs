@@ -1,11 +1,12 @@
 //! What `purge` must never do, whatever an event says.
 
+use insta::assert_snapshot;
 use serde_json::json;
 use stagedoor_lab_core::faults::FaultKind;
 use stagedoor_lifecycle::reason::Code;
 use stagedoor_lifecycle::receipt::Outcome;
 
-use crate::e2e::rehearsal::{LEAVING, NAME, OTHER, Rehearsal, compilers, event, only};
+use crate::e2e::rehearsal::{LEAVING, NAME, OTHER, Rehearsal, compilers, event, only, redacted};
 
 #[tokio::test]
 async fn a_node_that_carries_the_name_with_another_instance_id_is_untouched() {
@@ -28,6 +29,7 @@ async fn a_replayed_event_for_an_instance_in_service_is_refused_and_nothing_is_w
     let mut stage = Rehearsal::of(compilers("InService")).await;
     let receipt = stage.receipt("eventbridge-terminate").await;
     assert_eq!(receipt.outcome, Outcome::Refused, "{receipt:#?}");
+    assert_snapshot!("refused", redacted(&receipt));
     assert_eq!(stage.lab.journal.calls("ca").len() + stage.lab.journal.calls("puppetdb").len(), 0);
     let writes = stage.writes();
     assert!(writes.iter().all(|write| write.starts_with("sns")), "{writes:?}");
@@ -60,7 +62,9 @@ async fn a_group_that_has_not_opted_in_is_left_alone() {
     let mut scene = compilers("Terminating:Wait");
     scene["groups"][0]["tags"] = json!({});
     let mut stage = Rehearsal::of(scene).await;
-    assert_eq!(stage.receipt("eventbridge-terminate").await.outcome, Outcome::Ignored);
+    let receipt = stage.receipt("eventbridge-terminate").await;
+    assert_eq!(receipt.outcome, Outcome::Ignored, "{receipt:#?}");
+    assert_snapshot!("ignored", redacted(&receipt));
     assert_eq!(stage.writes(), Vec::<String>::new());
     assert_eq!(stage.state_of(LEAVING).as_deref(), Some("Terminating:Wait"));
 }

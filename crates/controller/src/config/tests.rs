@@ -44,6 +44,28 @@ timeout  = { launch = "20m", terminate = "5m" }
 on_timeout = { launch = "continue", terminate = "abandon" }
 "#;
 
+/// One error in almost every line.
+const WRONG: &str = r#"
+mode = "dry"
+budget = "20 parsecs"
+colour = "red"
+[puppet]
+ca = "http://puppet.example.com:8140"
+puppetdb = 8081
+protected = ["*"]
+[profile.compiler]
+certname = "{host}"
+timeout = { terminate = "-5m", forever = true }
+on_timeout = { terminate = "explode" }
+sign = { mode = "all", require = { pp_instance_id = "i-1", pp_role = 7, pp_rol = "compiler" }, allow = "*" }
+pin = ["PE Master"]
+refresh = ["Primary"]
+await_refresh = "yes"
+ready = ["status:99999"]
+[profile."no good"]
+certname = "{private_dns}"
+"#;
+
 fn problems(text: &str) -> Vec<String> {
     Config::parse(text).expect_err("should be refused").0
 }
@@ -119,28 +141,7 @@ fn the_hosts_of_puppets_services_are_protected_without_being_named() {
 
 #[test]
 fn every_error_is_reported_at_once_each_with_its_key() {
-    let problems = problems(
-        r#"
-        mode = "dry"
-        budget = "20 parsecs"
-        colour = "red"
-        [puppet]
-        ca = "http://puppet.example.com:8140"
-        puppetdb = 8081
-        protected = ["*"]
-        [profile.compiler]
-        certname = "{host}"
-        timeout = { terminate = "-5m", forever = true }
-        on_timeout = { terminate = "explode" }
-        sign = { mode = "all", require = { pp_instance_id = "i-1", pp_role = 7, pp_rol = "compiler" }, allow = "*" }
-        pin = ["PE Master"]
-        refresh = ["Primary"]
-        await_refresh = "yes"
-        ready = ["status:99999"]
-        [profile."no good"]
-        certname = "{private_dns}"
-        "#,
-    );
+    let problems = problems(WRONG);
     for key in [
         "mode:",
         "budget:",
@@ -167,6 +168,12 @@ fn every_error_is_reported_at_once_each_with_its_key() {
         assert!(problems.iter().any(|problem| problem.starts_with(key)), "{key} is not in {problems:#?}");
     }
     assert_eq!(problems.len(), 1 + 20, "{problems:#?}");
+}
+
+#[test]
+fn an_operator_reads_all_errors_as_one_text() {
+    let invalid = Config::parse(WRONG).expect_err("should be refused");
+    insta::assert_snapshot!("invalid", invalid.to_string());
 }
 
 #[test]
