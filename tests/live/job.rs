@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use secrecy::SecretString;
 use serde::Deserialize;
@@ -16,6 +16,7 @@ use stagedoor_lifecycle::receipt::{Outcome, Receipt};
 use stagedoor_puppet::{Ca, CaAdmin, Credentials, PuppetDb, Transport};
 use stagedoor_types::{Certname, InstanceId};
 use tokio::process::Command;
+use tokio::time::Instant;
 
 use super::text;
 use crate::conformance::site::permit;

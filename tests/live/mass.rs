@@ -1,11 +1,11 @@
 //! Two hundred real certificates at once, and the same number one by one as scripts did it. Prints how long each took.
 
 use std::io::Write;
-use std::time::Instant;
 
 use futures_util::stream::{self, StreamExt};
 use serde_json::{Value, json};
 use stagedoor_puppet::Outcome;
+use tokio::time::Instant;
 
 use super::job::Job;
 use super::onboarding::batch;

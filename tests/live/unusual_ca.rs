@@ -3,12 +3,13 @@
 
 use std::io::Write;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use stagedoor_lifecycle::reason::Code;
 use stagedoor_puppet::Certificate;
+use tokio::time::Instant;
 
 use super::agent::Agent;
 use super::job::{Instance, Job, instances};

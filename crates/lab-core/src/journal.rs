@@ -1,9 +1,9 @@
 //! What was called: one entry for each request to a simulated service. No I/O.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use crate::server::Call;
 

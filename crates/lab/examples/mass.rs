@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};
@@ -13,6 +13,7 @@ use stagedoor_lab::{Lab, Options};
 use stagedoor_lab_core::faults::{Fault, FaultKind};
 use stagedoor_lab_puppet::PuppetOptions;
 use tokio::process::{Child, Command};
+use tokio::time::Instant;
 
 const SIZES: [usize; 5] = [1, 10, 100, 1000, 5000];
 /// The size whose figures must keep to their limits.

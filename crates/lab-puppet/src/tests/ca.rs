@@ -276,7 +276,7 @@ async fn the_status_service_starts_and_then_runs() {
 async fn writes_of_the_ca_come_one_after_the_other() {
     let world = world(|options| options.ca_write_ms = 20);
     let body = json!({"certnames": [N]}).to_string();
-    let started = std::time::Instant::now();
+    let started = tokio::time::Instant::now();
     let (first, second) = tokio::join!(world.ca("PUT clean", body.clone()), world.ca("PUT clean", body));
     assert_eq!((first.0, second.0), (200, 200));
     assert!(started.elapsed() >= std::time::Duration::from_millis(40));

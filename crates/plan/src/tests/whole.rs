@@ -31,7 +31,7 @@ fn a_refresh_is_held_back_while_the_rest_of_the_batch_goes_on() {
 fn observe_mode_withholds_effects() {
     let mut world = world(vec![Item::new(0, Transition::Launching), Item::new(1, Transition::Terminating)]);
     world.items[0].asks();
-    world.acts = false;
+    world.items.iter_mut().for_each(observing);
     insta::assert_debug_snapshot!("observe_mode", world.plan());
 }
 
