@@ -85,26 +85,20 @@ fn log(function: Function, receipt: &Receipt) {
     let group = receipt.group.as_ref().map(tracing::field::display);
     let certname = receipt.certname.as_ref().map(tracing::field::display);
     let (function, outcome, reason) = (function.name(), receipt.outcome.as_str(), &receipt.reason);
-    let code = receipt.code.as_str();
+    let (code, mode) = (receipt.code.as_str(), receipt.mode.map(Mode::as_str));
     match receipt.outcome {
-        Outcome::Failed => tracing::error!(function, outcome, code, instance, group, certname, steps, "{reason}"),
-        Outcome::Refused => tracing::warn!(function, outcome, code, instance, group, certname, steps, "{reason}"),
-        _ => tracing::info!(function, outcome, code, instance, group, certname, steps, "{reason}"),
+        Outcome::Failed => tracing::error!(function, outcome, code, instance, group, certname, mode, steps, "{reason}"),
+        Outcome::Refused => tracing::warn!(function, outcome, code, instance, group, certname, mode, steps, "{reason}"),
+        _ => tracing::info!(function, outcome, code, instance, group, certname, mode, steps, "{reason}"),
     }
 }
 
-/// Publishes to the topic, if there is one, what was decided and what an operator should look at. Waiting is no news, and that
-/// an action is still refused is none either when the sweep finds it so every minute: that is what the metric is for.
+/// Publishes to the topic, if there is one, what was decided and what an operator should look at.
 async fn publish(context: &Context, function: Function, receipts: &[Receipt]) -> Result<(), AwsError> {
     let Some(topic) = &context.topic else { return Ok(()) };
     let news: Vec<Value> = receipts
         .iter()
-        .filter(|receipt| receipt.mode != Some(Mode::Observe))
-        .filter(|receipt| match receipt.outcome {
-            Outcome::Waiting | Outcome::Ignored => false,
-            Outcome::Refused | Outcome::Failed => function != Function::Sweep,
-            Outcome::Continued | Outcome::Abandoned => true,
-        })
+        .filter(|receipt| is_news(function, receipt))
         .map(|receipt| {
             let Receipt { instance_id, group, hook, certname, outcome, code, reason, .. } = receipt;
             let reason: String = reason.chars().take(LONGEST_REASON).collect();
@@ -117,4 +111,55 @@ async fn publish(context: &Context, function: Function, receipts: &[Receipt]) ->
         topic.publish(&subject, &message).await?;
     }
     Ok(())
+}
+
+/// Waiting is no news, and that an action is still refused is none either when the sweep finds it so every minute: that is what the
+/// metric is for. In observe mode nothing is written anywhere.
+fn is_news(function: Function, receipt: &Receipt) -> bool {
+    receipt.mode != Some(Mode::Observe)
+        && match receipt.outcome {
+            Outcome::Waiting | Outcome::Ignored => false,
+            Outcome::Refused | Outcome::Failed => function != Function::Sweep,
+            Outcome::Continued | Outcome::Abandoned => true,
+        }
+}
+
+#[cfg(test)]
+mod tests {
+    use stagedoor_lifecycle::reason::Code;
+    use stagedoor_lifecycle::receipt::SCHEMA;
+
+    use super::*;
+
+    fn receipt(outcome: Outcome, mode: Option<Mode>) -> Receipt {
+        Receipt {
+            schema: SCHEMA,
+            instance_id: None,
+            group: None,
+            hook: None,
+            certname: None,
+            mode,
+            outcome,
+            code: Code::NothingToDo,
+            reason: String::new(),
+            decide_by: None,
+            steps: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn what_a_profile_in_observe_mode_fails_with_is_not_published() {
+        for outcome in [Outcome::Failed, Outcome::Refused, Outcome::Continued] {
+            assert!(is_news(Function::Purge, &receipt(outcome, Some(Mode::Act))), "{outcome:?}");
+            assert!(is_news(Function::Purge, &receipt(outcome, None)), "{outcome:?}");
+            assert!(!is_news(Function::Purge, &receipt(outcome, Some(Mode::Observe))), "{outcome:?}");
+        }
+    }
+
+    #[test]
+    fn the_sweep_does_not_repeat_every_minute_what_is_still_wrong() {
+        for (outcome, news) in [(Outcome::Failed, false), (Outcome::Refused, false), (Outcome::Abandoned, true)] {
+            assert_eq!(is_news(Function::Sweep, &receipt(outcome, Some(Mode::Act))), news, "{outcome:?}");
+        }
+    }
 }

@@ -22,6 +22,15 @@ pub enum Mode {
 pub struct WritePermit(());
 
 impl Mode {
+    /// As the configuration and receipts name it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Act => "act",
+            Self::Observe => "observe",
+        }
+    }
+
     /// The permit to write; none in observe mode.
     #[must_use]
     pub fn write_permit(self) -> Option<WritePermit> {

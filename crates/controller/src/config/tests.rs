@@ -106,6 +106,22 @@ fn a_whole_configuration_is_read() {
 }
 
 #[test]
+fn a_profile_has_the_mode_at_the_top_unless_it_has_its_own() {
+    let config = |top: &str| {
+        Config::parse(&format!(
+            "{top}\npuppet = {{ secret = 's', ca = 'https://ca:8140', puppetdb = 'https://db:8081' }}\n\
+             [profile.one]\ncertname = '{{instance_id}}'\n\
+             [profile.two]\ncertname = '{{instance_id}}.two'\nmode = 'observe'"
+        ))
+        .unwrap()
+    };
+    let modes = |config: &Config| config.profiles.values().map(|profile| profile.mode).collect::<Vec<_>>();
+    let (acting, observing) = (config(""), config("mode = 'observe'"));
+    assert_eq!((modes(&acting), acting.acts()), (vec![Mode::Act, Mode::Observe], true));
+    assert_eq!((modes(&observing), observing.acts()), (vec![Mode::Observe, Mode::Observe], false));
+}
+
+#[test]
 fn defaults_are_those_of_the_documentation() {
     let config = Config::parse(
         "puppet = { secret = 's', ca = 'https://ca:8140', puppetdb = 'https://db:8081' }\nprofile.x.certname = '{instance_id}'",
