@@ -74,7 +74,7 @@ pub enum Nameless {
     /// EC2 is unavailable.
     Unavailable(Trouble),
     /// EC2 does not show what the name is made of.
-    Untellable(String),
+    Unknown(String),
 }
 
 impl PendingAction {
@@ -252,7 +252,7 @@ fn held(
     let machine = cloud.machine.known();
     let expected = match machine {
         Err(trouble) if profile.certname.needs_machine() => Err(Nameless::Unavailable(trouble.clone())),
-        machine => profile.certname.certname(&action.instance, machine.ok().flatten()).map_err(Nameless::Untellable),
+        machine => profile.certname.certname(&action.instance, machine.ok().flatten()).map_err(Nameless::Unknown),
     };
     let (timeout, on_timeout) = match action.transition {
         Transition::Launching => (profile.launch_timeout, profile.on_launch_timeout),

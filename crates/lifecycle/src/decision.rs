@@ -150,7 +150,7 @@ pub(crate) enum Missing {
     /// A service is unavailable.
     Trouble(Reason),
     /// Something has not happened yet.
-    News(Reason),
+    NotYet(Reason),
     /// Something is wrong.
     Wrong(Reason),
 }
@@ -163,11 +163,11 @@ pub(crate) fn not_yet(action: &LifecycleAction, pending: &PendingAction, missing
         return Decision::Ask(Question::Began);
     }
     match missing {
-        Missing::Trouble(what) | Missing::News(what) | Missing::Wrong(what) if late => {
+        Missing::Trouble(what) | Missing::NotYet(what) | Missing::Wrong(what) if late => {
             Decision::Complete(pending.on_timeout, expired(&what))
         }
         Missing::Trouble(what) => Decision::Fail(what),
-        Missing::News(what) => Decision::Wait(what),
+        Missing::NotYet(what) => Decision::Wait(what),
         Missing::Wrong(what) => Decision::Refuse(what),
     }
 }

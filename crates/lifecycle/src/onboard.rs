@@ -84,7 +84,7 @@ pub fn decide(
                 not_yet(
                     action,
                     launching,
-                    Missing::News(
+                    Missing::NotYet(
                         Fact::new(Code::NoTimeLeft, format!("there is no time left to {}", effect.describe())).into(),
                     ),
                     now,
@@ -112,7 +112,7 @@ fn trouble(trouble: &Trouble) -> NotYet {
 }
 
 fn news(code: Code, what: impl Into<String>) -> NotYet {
-    NotYet::Missing(Missing::News(Fact::new(code, what).into()))
+    NotYet::Missing(Missing::NotYet(Fact::new(code, what).into()))
 }
 
 fn wrong(code: Code, what: impl Into<String>) -> NotYet {
@@ -156,7 +156,7 @@ impl Rules<'_> {
     fn named(&self) -> Result<&NameView, NotYet> {
         match (&self.launching.expected, &self.seen.name) {
             (Err(Nameless::Unavailable(why)), _) => Err(trouble(why)),
-            (Err(Nameless::Untellable(why)), _) => {
+            (Err(Nameless::Unknown(why)), _) => {
                 Err(news(Code::CertnameUnknown, format!("its certname is unknown: {why}")))
             }
             (Ok(certname), _) if self.protected.protects(certname).is_some() => {
@@ -277,7 +277,7 @@ impl Rules<'_> {
         if self.orchestrated {
             self.order_a_run(name, own, certificate)?;
         }
-        Err(NotYet::Missing(Missing::News(awaited.into())))
+        Err(NotYet::Missing(Missing::NotYet(awaited.into())))
     }
 
     /// Orders a Puppet run of the node where it is connected to the orchestrator and no run is under way.

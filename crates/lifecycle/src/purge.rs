@@ -101,11 +101,11 @@ pub fn decide(
     };
     let (unnamed, nameless) = match &terminating.expected {
         Err(Nameless::Unavailable(trouble)) => (Some(trouble.clone()), None),
-        Err(Nameless::Untellable(why)) if seen.names.is_empty() && terminating.waits => {
+        Err(Nameless::Unknown(why)) if seen.names.is_empty() && terminating.waits => {
             (None, Some(Fact::new(Code::CertnameUnknown, format!("its certname is unknown: {why}"))))
         }
         // Nothing holds it any more, and no later observation could find what this one did not.
-        Err(Nameless::Untellable(_)) if seen.names.is_empty() => {
+        Err(Nameless::Unknown(_)) if seen.names.is_empty() => {
             story.push(Fact::new(Code::NotInPuppet, format!("{instance} is gone, and PuppetDB knows no node of it")));
             (None, None)
         }
@@ -116,7 +116,7 @@ pub fn decide(
     let missing = match (trouble, unknown.or(nameless)) {
         (None, None) => return refreshed(action, terminating, seen, story, orchestrated, now),
         (Some(trouble), _) => Missing::Trouble(trouble.introduced("it is not proven purged: ")),
-        (None, Some(question)) => Missing::News(question.into()),
+        (None, Some(question)) => Missing::NotYet(question.into()),
     };
     not_yet(action, terminating, missing, now)
 }

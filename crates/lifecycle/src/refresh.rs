@@ -165,7 +165,12 @@ pub(crate) fn all(
     // Otherwise every run would seem to have begun too early, and another be ordered at once.
     if change > now {
         let ahead = format!("waiting for {change}, the time of the change by a clock that is ahead of ours");
-        return Err(Box::new(not_yet(action, pending, Missing::News(Fact::new(Code::ClockAhead, ahead).into()), now)));
+        return Err(Box::new(not_yet(
+            action,
+            pending,
+            Missing::NotYet(Fact::new(Code::ClockAhead, ahead).into()),
+            now,
+        )));
     }
     let targets = targets.ok_or_else(|| Box::new(Decision::Ask(Question::Targets)))?;
     let (mut learnt, mut needed, mut awaited) = (Vec::new(), Vec::new(), Vec::new());
@@ -193,7 +198,7 @@ pub(crate) fn all(
     if orchestrated && !needed.is_empty() && !late {
         return Err(Box::new(Decision::Apply(Effect::Refresh(needed, change))));
     }
-    Err(Box::new(not_yet(action, pending, Missing::News(awaited.into()), now)))
+    Err(Box::new(not_yet(action, pending, Missing::NotYet(awaited.into()), now)))
 }
 
 #[cfg(test)]

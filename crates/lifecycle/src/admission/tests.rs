@@ -54,9 +54,9 @@ fn the_name_is_made_of_what_ec2_shows() {
     for mut aws in [Aws::launching(), Aws::terminating()] {
         assert_eq!(aws.admitted().expected.unwrap().as_str(), NAME);
         aws.machine().private_dns = None;
-        assert!(matches!(aws.admitted().expected, Err(Nameless::Untellable(why)) if why.contains("private DNS name")));
+        assert!(matches!(aws.admitted().expected, Err(Nameless::Unknown(why)) if why.contains("private DNS name")));
         aws.cloud.machine = Lookup::Absent;
-        assert!(matches!(aws.admitted().expected, Err(Nameless::Untellable(why)) if why.contains("does not know")));
+        assert!(matches!(aws.admitted().expected, Err(Nameless::Unknown(why)) if why.contains("does not know")));
         aws.cloud.machine = down();
         assert_eq!(aws.admitted().expected, Err(Nameless::Unavailable(crate::world::trouble())));
     }
