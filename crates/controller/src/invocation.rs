@@ -1,6 +1,6 @@
 //! One invocation of a function: from the payload to the answer.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -8,7 +8,7 @@ use stagedoor_lifecycle::event::{Content, Source, decode};
 use stagedoor_lifecycle::observation::LifecycleAction;
 use stagedoor_lifecycle::reason::Code;
 use stagedoor_lifecycle::receipt::{Outcome, Receipt, SCHEMA};
-use stagedoor_types::Transition;
+use stagedoor_types::{ActionKey, Transition};
 
 use crate::budget::Budget;
 use crate::context::{Context, Run};
@@ -82,11 +82,11 @@ pub async fn handle(
         return Answer { payload, metrics: telemetry::metrics(context, function, &receipts, kept.as_ref(), now) };
     }
     let delivery = decode(event);
+    // Duplicates within a batch collapse.
     let mut actions: Vec<LifecycleAction> = Vec::new();
-    let mut known = BTreeMap::new();
     let mut receipts = Vec::new();
-    // For each message: the index of its action, or `None` where there is nothing to do.
-    let mut places = Vec::new();
+    // For each message: the key of its action, or `None` where there is nothing to do.
+    let mut keys: Vec<Option<ActionKey>> = Vec::new();
     for message in &delivery.messages {
         let other = |outcome, code, reason: String| Receipt {
             schema: SCHEMA,
@@ -103,12 +103,11 @@ pub async fn handle(
         };
         match message.content.clone() {
             Content::Action(action) if Some(action.transition) == function.deals_with() => {
-                // Duplicates within a batch collapse.
-                let place = *known.entry(action.key()).or_insert(actions.len());
-                if place == actions.len() {
+                let key = Some(action.key());
+                if !keys.contains(&key) {
                     actions.push(action);
                 }
-                places.push(Some(place));
+                keys.push(key);
                 continue;
             }
             Content::Action(action) => receipts.push(Receipt {
@@ -124,7 +123,7 @@ pub async fn handle(
             Content::Ignored(reason) => receipts.push(other(Outcome::Ignored, Code::NothingToDo, reason)),
             Content::Unusable(reason) => receipts.push(other(Outcome::Refused, Code::NotUnderstood, reason)),
         }
-        places.push(None);
+        keys.push(None);
     }
 
     // Boxed: the loop's future is large, and the function's futures nest around it.
@@ -135,8 +134,10 @@ pub async fn handle(
 
     let payload = match delivery.source {
         Source::Sqs => {
-            let failed = |place: &Option<usize>| place.is_some_and(|at| dealt_with[at].outcome == Outcome::Failed);
-            let failures = delivery.messages.iter().zip(&places).filter(|(_, place)| failed(place));
+            let failed = dealt_with.iter().filter(|receipt| receipt.outcome == Outcome::Failed);
+            let failed: BTreeSet<ActionKey> = failed.filter_map(Receipt::key).collect();
+            let again = |key: &Option<ActionKey>| key.as_ref().is_some_and(|key| failed.contains(key));
+            let failures = delivery.messages.iter().zip(&keys).filter(|(_, key)| again(key));
             let failures = failures.filter_map(|(message, _)| message.id.as_deref());
             json!({"batchItemFailures": failures.map(|id| json!({"itemIdentifier": id})).collect::<Vec<_>>()})
         }

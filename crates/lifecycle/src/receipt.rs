@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use stagedoor_types::{Certname, GroupName, HookName, InstanceId, Mode};
+use stagedoor_types::{ActionKey, Certname, GroupName, HookName, InstanceId, Mode};
 
 use crate::reason::Code;
 
@@ -71,6 +71,15 @@ pub struct Receipt {
     pub decide_by: Option<Timestamp>,
     /// What was seen, done and proven, in order.
     pub steps: Vec<Step>,
+}
+
+impl Receipt {
+    /// The key of the action that it is about, if it is about one.
+    #[must_use]
+    pub fn key(&self) -> Option<ActionKey> {
+        let Self { group, hook, instance_id, .. } = self;
+        Some(ActionKey { group: group.clone()?, hook: hook.clone()?, instance: instance_id.clone()? })
+    }
 }
 
 /// One thing that was seen, done or proven.
