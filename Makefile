@@ -24,9 +24,11 @@ BUILD = $(CARGO) build --locked --workspace
 
 .PHONY: demo
 demo: ## See it work: the built functions against the lab, told as a story (first time: minutes of compiling)
-	@bin=$$(tools/cargo-lambda); \
+	@tools/cargo-lambda >/dev/null & installing=$$!; \
 	echo "Building the functions and the lab (the EC2 SDK alone takes minutes the first time) …"; \
 	$(BUILD) --bins --example demo; \
+	wait $$installing; \
+	bin=$$(tools/cargo-lambda); \
 	PATH="$$bin:$$PATH" "$(TARGET)/debug/examples/demo"
 
 .PHONY: bench
