@@ -37,7 +37,7 @@ pub(crate) struct Batch {
     pause: Duration,
     /// The actions whose start Auto Scaling was asked for.
     asked_start: BTreeSet<ActionKey>,
-    /// What AWS confirmed before this is not acted upon in this pass.
+    /// Anything AWS confirmed before this time is too old to act on in this pass.
     fresh_since: Timestamp,
 }
 
@@ -78,7 +78,7 @@ impl Batch {
         undecided.filter(|item| !fresh(item)).map(|item| item.action.clone()).collect()
     }
 
-    /// Takes in what AWS says: which actions are ours, and how much time they have.
+    /// Takes in what AWS says: which actions are ours, and how much time they have; see `WorkItem::admit`.
     pub(crate) fn admit(&mut self, aws: &AwsSnapshot, context: &Context) {
         self.fresh_since = earliest_fresh(aws.at);
         for (key, view) in &aws.views {
@@ -103,7 +103,7 @@ impl Batch {
         Wanted::of(self.ours())
     }
 
-    /// Takes in what Puppet says, or why it is unavailable.
+    /// Takes in what Puppet says, or why it is unavailable; see `WorkItem::take_in`.
     pub(crate) fn take_in(&mut self, puppet: Result<&PuppetSnapshot, &Trouble>) {
         for item in self.ours_mut() {
             match puppet {
@@ -170,8 +170,8 @@ impl Batch {
         self.items.values().filter_map(WorkItem::decided).collect()
     }
 
-    /// The actions whose start has to be asked for. One call answers for a whole group, so those of which nothing is known are asked
-    /// about as well, as soon as one has to be known that was not asked about.
+    /// Actions whose start time to request. One call answers for a whole group, so as soon as one start is needed, all other unknown
+    /// ones are requested too.
     pub(crate) fn starts_to_ask(&self, wanted: &BTreeSet<ActionKey>) -> Vec<LifecycleAction> {
         if wanted.iter().all(|key| self.asked_start.contains(key)) {
             return Vec::new();
@@ -209,7 +209,7 @@ impl Batch {
         self.items.values().filter_map(WorkItem::waiting).collect()
     }
 
-    /// How long to pause before the next pass; what was done before that may be done again after it.
+    /// How long to pause before the next pass. Effects tried before the pause may be tried again after it.
     pub(crate) fn pause(&mut self) -> Duration {
         let pause = self.pause;
         self.pause = (pause * 2).min(LONGEST_PAUSE);

@@ -54,7 +54,7 @@ pub struct PendingAction {
     pub launched: Option<Timestamp>,
     /// Its private address, if EC2 shows one.
     pub address: Option<IpAddr>,
-    /// Whether the hook may still hold it. If not, Auto Scaling has ended the action itself, and Puppet is still to be purged.
+    /// Whether the hook may still hold it. If not, Auto Scaling has already ended the action, but Puppet must still be purged.
     pub waits: bool,
     /// Why it is not known whether it terminates. Then Puppet keeps it, and the timeout decides.
     pub doubt: Option<Fact>,

@@ -1,6 +1,6 @@
 //! One action on its way through an invocation: what is known of it and what was done. No I/O.
 
-mod observe;
+mod take_in;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -52,7 +52,7 @@ pub(crate) struct WorkItem {
     launch: LaunchView,
     /// The certificates that were seen.
     certificates: BTreeMap<Certname, Certificate>,
-    /// Of what was removed and is not proven yet: the certificate that the CRL must hold then.
+    /// Certificates that were removed and are not proven gone yet; the CRL must list them.
     revoked: BTreeMap<Certname, Certificate>,
     /// What this invocation has tried.
     pub(super) tried: Tried,
@@ -74,7 +74,7 @@ impl WorkItem {
             mode: None,
             unconfirmed: None,
             more_names: Vec::new(),
-            termination: Observed { value: observe::nothing(Lookup::Absent), at: Timestamp::MIN },
+            termination: Observed { value: take_in::nothing(Lookup::Absent), at: Timestamp::MIN },
             launch: LaunchView::default(),
             certificates: BTreeMap::new(),
             revoked: BTreeMap::new(),
@@ -188,7 +188,7 @@ impl WorkItem {
         })
     }
 
-    /// If its hook would time out before the profile's timeout, and it may be kept alive.
+    /// Set if the hook would time out before the profile's timeout, and heartbeats may be sent.
     pub(super) fn waiting(&self) -> Option<Waiting> {
         let timeout = self.pending().filter(|pending| pending.waits && self.is_undecided())?.heartbeat?;
         Some(Waiting { key: self.action.key(), timeout, permit: self.permit()? })
