@@ -161,7 +161,7 @@ def test_who_makes_endpoints_must_say_who_uses_them(made, clients, accepted):
     )
 
 
-def test_every_alarm_is_on_the_dashboard_and_tells_somebody():
+def test_every_alarm_is_on_the_dashboard_and_notifies():
     template = load("stagedoor")
     alarms = of_type(template, "AWS::CloudWatch::Alarm")
     body = template["Resources"]["Dashboard"]["Properties"]["DashboardBody"]["Fn::Sub"]

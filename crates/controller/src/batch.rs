@@ -1,6 +1,7 @@
 //! The set of actions that an invocation works on. The only place that changes a work item. No I/O.
 
 mod item;
+mod progress;
 mod report;
 mod request;
 
@@ -81,6 +82,7 @@ impl Batch {
     /// Takes in what AWS says: which actions are ours, and how much time they have; see `WorkItem::admit`.
     pub(crate) fn admit(&mut self, aws: &AwsSnapshot, context: &Context) {
         self.fresh_since = earliest_fresh(aws.at);
+        self.items.values_mut().for_each(WorkItem::begin_pass);
         for (key, view) in &aws.views {
             if let Some(item) = self.items.get_mut(key) {
                 let admission = admit(&item.action, view, &|name| context.profile(name));
@@ -91,11 +93,11 @@ impl Batch {
 
     /// The undecided actions that are ours.
     fn ours(&self) -> impl Iterator<Item = &WorkItem> {
-        self.items.values().filter(|item| item.is_undecided() && item.pending.is_some())
+        self.items.values().filter(|item| item.is_active())
     }
 
     fn ours_mut(&mut self) -> impl Iterator<Item = &mut WorkItem> {
-        self.items.values_mut().filter(|item| item.is_undecided() && item.pending.is_some())
+        self.items.values_mut().filter(|item| item.is_active())
     }
 
     /// What Puppet has to be asked.
@@ -126,7 +128,7 @@ impl Batch {
             }
         }
         for (key, status) in &plan.statuses {
-            self.change(key, |item| item.set_status(status.clone()));
+            self.change(key, |item| item.plan(status.clone()));
         }
         for (key, verdict) in &plan.verdicts {
             self.change(key, |item| item.decide(verdict.clone()));
@@ -198,7 +200,7 @@ impl Batch {
                     self.asked_start.insert(key);
                     any = true;
                 }
-                Err(trouble) => item.set_status(Status::new(Outcome::Failed, Fact::from(trouble))),
+                Err(trouble) => item.report(Status::new(Outcome::Failed, Fact::from(trouble))),
             }
         }
         any

@@ -11,7 +11,7 @@ use stagedoor_lifecycle::receipt::{Outcome, Stage};
 use stagedoor_plan::{Status, Verdict};
 use stagedoor_types::{ActionResult, Certname, Lookup, Observed, Trouble};
 
-use super::WorkItem;
+use super::{State, WorkItem};
 use crate::batch::Answer;
 use crate::snapshot::{PuppetSnapshot, describe};
 
@@ -32,18 +32,22 @@ impl WorkItem {
                 }
                 self.mode = Some(pending.profile.mode);
                 self.pending = Some(Observed { value: pending, at });
+                if matches!(self.state, State::New) {
+                    self.state = State::Active;
+                }
             }
             Admission::Pass(mode, reason) => {
                 self.mode = Some(mode);
                 self.step(Stage::Seen, took, format!("Auto Scaling: {shown}"));
-                self.decide(Verdict { result: ActionResult::Continue, reason: reason.into() });
+                // Whether it still waits, and at which hooks, is not known.
+                self.set_decided(Verdict { result: ActionResult::Continue, reason: reason.into() }, true, true);
             }
             Admission::Ignore(reason) => self.finish(Status::new(Outcome::Ignored, reason)),
             Admission::Refuse(reason) => self.finish(Status::new(Outcome::Refused, reason)),
             Admission::Fail(reason) => {
                 // What AWS confirmed before still says when the timeout expires.
                 self.unconfirmed = self.pending.is_some().then(|| reason.clone());
-                self.set_status(Status::new(Outcome::Failed, reason));
+                self.plan(Status::new(Outcome::Failed, reason));
             }
         }
     }
