@@ -85,8 +85,8 @@ impl Batch {
         self.items.values_mut().for_each(WorkItem::begin_pass);
         for (key, view) in &aws.views {
             if let Some(item) = self.items.get_mut(key) {
-                let admission = admit(&item.action, view, &|name| context.profile(name));
-                item.admit(admission, view, aws.at, aws.took);
+                let (mode, admission) = admit(&item.action, view, &|name| context.profile(name));
+                item.admit(mode, admission, view, aws);
             }
         }
     }
