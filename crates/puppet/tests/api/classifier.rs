@@ -36,6 +36,25 @@ async fn all_groups_are_told_in_one_call() {
 }
 
 #[tokio::test]
+async fn the_classifier_answers_where_it_permits_to_read_one_small_group() {
+    let root =
+        r#"{"id":"00000000-0000-4000-8000-000000000000","name":"All Nodes","rule":["~","name",".*"],"classes":{}}"#;
+    let stage = Stage::new([pe_says(200, root), not_found()]).await;
+    stage.classifier().answers().await.unwrap();
+    stage.classifier().answers().await.expect("that there is no such group is an answer");
+    assert_eq!(stage.lines(), ["GET /classifier-api/v1/groups/00000000-0000-4000-8000-000000000000"; 2]);
+
+    let denied = pe_fails(403, "permission-denied", "You don't have permission to view node groups.");
+    let stage = Stage::new([denied, balancer_says(404, "<html>"), balancer_says(200, "<html>")]).await;
+    let permitted = stage.classifier().answers().await.unwrap_err();
+    assert!(matches!(permitted, Error::NotPermitted { .. }), "{permitted}");
+    for _ in 0..2 {
+        let something_else = stage.classifier().answers().await.unwrap_err();
+        assert!(matches!(something_else, Error::Unexpected { .. }), "{something_else}");
+    }
+}
+
+#[tokio::test]
 async fn a_nodes_groups_and_classes_are_told_for_its_trusted_facts() {
     let body = r#"{"name":"n.example.net","environment":"production","groups":[{"id":"4cdec347-20c6-46d7-9658-7189c1537ae9","name":"PE Master"}],"classes":["puppet_enterprise::profile::master"],"parameters":{},"config_data":{}}"#;
     let stage = Stage::new([pe_says(200, body)]).await;
