@@ -75,7 +75,7 @@ pub(crate) fn metrics(
         ("WaitingNearDeadline", number(receipts.iter().filter(near).count())),
     ];
     values.extend(more);
-    line(&[("Function", deployed_as(context, function))], &values, now)
+    line(deployed_as(context, function), None, &values, now)
 }
 
 /// The metrics of a sweep: one line for each service of Puppet, and one for everything else.
@@ -83,8 +83,7 @@ pub(crate) fn metrics_of_sweep(context: &Context, swept: &Swept, now: Timestamp)
     let Swept { receipts, kept, health, oldest_waiting } = swept;
     let function = Function::Sweep;
     let services = health.of_puppet().map(|(service, usable)| {
-        let dimensions = [("Function", deployed_as(context, function)), ("Service", service)];
-        line(&dimensions, &[("PuppetReachable", usable.into())], now)
+        line(deployed_as(context, function), Some(service), &[("PuppetReachable", usable.into())], now)
     });
     let waiting = oldest_waiting.map_or(0, |age| i64::try_from(age.as_secs()).unwrap_or(i64::MAX));
     let mut more = health.metrics();
@@ -102,19 +101,20 @@ fn deployed_as(context: &Context, function: Function) -> &str {
     context.deployed_as.as_deref().unwrap_or(function.name())
 }
 
-/// One document in the embedded metric format.
-fn line(dimensions: &[(&str, &str)], values: &[(&'static str, i64)], now: Timestamp) -> Value {
+/// One document in the embedded metric format, which has one value for each metric and dimension.
+fn line(function: &str, service: Option<&str>, values: &[(&'static str, i64)], now: Timestamp) -> Value {
     let unit = |name: &str| if name.ends_with("Seconds") { "Seconds" } else { "Count" };
     let names: Vec<Value> = values.iter().map(|(name, _)| json!({"Name": name, "Unit": unit(name)})).collect();
-    let keys: Vec<&str> = dimensions.iter().map(|(key, _)| *key).collect();
+    let dimensions: &[&str] = if service.is_some() { &["Function", "Service"] } else { &["Function"] };
     let mut line = json!({
         "_aws": {
             "Timestamp": now.as_millisecond(),
-            "CloudWatchMetrics": [{"Namespace": "Stagedoor", "Dimensions": [keys], "Metrics": names}],
+            "CloudWatchMetrics": [{"Namespace": "Stagedoor", "Dimensions": [dimensions], "Metrics": names}],
         },
+        "Function": function,
     });
-    for (key, value) in dimensions {
-        line[key] = (*value).into();
+    if let Some(service) = service {
+        line["Service"] = service.into();
     }
     for (name, value) in values {
         line[name] = (*value).into();
