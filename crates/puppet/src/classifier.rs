@@ -47,14 +47,16 @@ impl Classifier {
         self.connection.json(ask).await
     }
 
-    /// `GET groups/<id>` of the root group: whether the classifier answers and permits the token to read, at the price of one
-    /// small group. That it does not know the group is an answer as well.
+    /// `GET groups/<id>` of the root group: whether the classifier answers and accepts the credentials, at the price of one small
+    /// group. That it does not know the group, or that the role may not see this one, is an answer as well: a role may be limited
+    /// to the parents of the groups that are in use.
     pub async fn answers(&self) -> Result<(), Error> {
         let ask = Ask::new(Method::GET, "GET groups/<id>", &["classifier-api", "v1", "groups", ROOT], TIMEOUT);
         let answer = self.connection.send(ask).await?;
         match answer.status {
             200 => answer.json::<Group>().map(drop),
             404 if answer.kind().is_some_and(|kind| kind == "not-found") => Ok(()),
+            403 if answer.kind().is_some_and(|kind| kind == "permission-denied") => Ok(()),
             _ => Err(answer.into_error()),
         }
     }
