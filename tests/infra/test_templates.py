@@ -185,7 +185,7 @@ def test_only_documented_metrics_are_read():
     assert shown | watched == documented
     # What the controller writes.
     controller = ROOT / "crates" / "controller" / "src"
-    sources = [(controller / name).read_text() for name in ("telemetry.rs", "housekeeping.rs")]
+    sources = [(controller / name).read_text() for name in ("telemetry.rs", "housekeeping.rs", "health.rs")]
     assert documented == set(re.findall(r'\("([A-Z][A-Za-z]+)", ', "\n".join(sources)))
 
 
@@ -200,8 +200,9 @@ def test_the_table_of_outcomes_shows_fields_that_the_log_has():
 
 
 @pytest.mark.parametrize("name", NOT_IN_MOTO)
-def test_the_template_is_small_enough_to_be_sent_without_a_bucket(name):
-    assert len((INFRA / f"{name}.yaml").read_bytes()) <= 51_200
+def test_the_template_is_small_enough_for_the_bucket_that_it_is_sent_through(name):
+    # infra/deploy and the commands in docs/deployment.md upload it; sent within the call, a template may have 51,200 bytes.
+    assert len((INFRA / f"{name}.yaml").read_bytes()) <= 460_800
 
 
 @pytest.mark.parametrize("edition", ["pe", "open-source"])

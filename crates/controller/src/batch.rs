@@ -211,6 +211,12 @@ impl Batch {
         self.items.values().filter_map(WorkItem::waiting).collect()
     }
 
+    /// How long the oldest of the actions that still wait has waited, as far as it is known when they began.
+    pub(crate) fn oldest_waiting(&self, now: Timestamp) -> Option<Duration> {
+        let began = self.items.values().filter(|item| item.still_waits()).filter_map(|item| item.action.began.time());
+        began.min().map(|began| Duration::try_from(now.duration_since(began)).unwrap_or_default())
+    }
+
     /// How long to pause before the next pass. Effects tried before the pause may be tried again after it.
     pub(crate) fn pause(&mut self) -> Duration {
         let pause = self.pause;

@@ -88,9 +88,14 @@ impl HousekeepingReport {
         json!({ "orphans": orphans, "credentials": self.credentials.payload(now) })
     }
 
+    /// What it could not do, if anything.
+    pub(crate) fn trouble(&self) -> Option<&Trouble> {
+        self.orphans.as_ref().and_then(|orphans| orphans.as_ref().err()).or_else(|| self.credentials.trouble())
+    }
+
     /// The metrics that there are values for.
     pub(crate) fn metrics(&self, now: Timestamp) -> Vec<(&'static str, i64)> {
-        let mut values = Vec::new();
+        let mut values = vec![("HousekeepingOk", self.trouble().is_none().into())];
         if let Some(Ok(check)) = &self.orphans {
             values.push(("BreakerOpen", check.breaker.is_some().into()));
             values.push(("OrphansRemoved", i64::try_from(check.removed()).unwrap_or(i64::MAX)));

@@ -43,8 +43,8 @@ async fn serve_until_stopped(function: Function) -> anyhow::Result<()> {
         let deadline = deadline(invocation.context.deadline, context.clock.now());
         // Boxed: optimized, the futures nest deeper than the compiler's recursion limit.
         let Answer { payload, metrics } = Box::pin(handle(context, function, &invocation.payload, deadline)).await;
-        // A line of its own: CloudWatch takes metrics only from documents that begin with them.
-        println!("{metrics}");
+        // Lines of their own: CloudWatch takes metrics only from documents that begin with them.
+        metrics.iter().for_each(|line| println!("{line}"));
         Ok::<_, std::convert::Infallible>(payload)
     };
     lambda_runtime::run(service_fn(answer)).await.map_err(|error| anyhow!("the Lambda runtime stopped: {error}"))

@@ -194,6 +194,17 @@ impl WorkItem {
         Some(Waiting { key: self.action.key(), timeout, permit: self.permit()? })
     }
 
+    /// How it is doing.
+    fn status(&self) -> &Status {
+        if let State::Finished(status) = &self.state { status } else { self.progress.status() }
+    }
+
+    /// Whether its hook holds the instance when the invocation ends, as far as AWS has shown.
+    pub(super) fn still_waits(&self) -> bool {
+        let open = matches!(self.status().outcome, Outcome::Waiting | Outcome::Refused | Outcome::Failed);
+        open && !self.completed && self.pending().is_some_and(|pending| pending.waits)
+    }
+
     /// The permit of its profile's mode.
     fn permit(&self) -> Option<WritePermit> {
         self.mode?.write_permit()
@@ -339,13 +350,9 @@ impl WorkItem {
 
     pub(super) fn into_receipt(self) -> Receipt {
         let certname = self.names().next().cloned();
-        let status = match &self.state {
-            State::Finished(status) => status,
-            _ => self.progress.status(),
-        };
+        let pending = self.pending().filter(|_| self.still_waits());
+        let status = self.status();
         let (outcome, code, reason) = (status.outcome, status.reason.code(), status.reason.to_string());
-        let open = matches!(outcome, Outcome::Waiting | Outcome::Refused | Outcome::Failed);
-        let pending = self.pending().filter(|pending| pending.waits && open);
         let decide_by = pending.zip(self.action.began.time());
         let decide_by = decide_by.map(|(pending, began)| deadline::after(began, pending.allowed));
         Receipt {
