@@ -33,7 +33,7 @@ pub(crate) async fn sweep(run: Run<'_>) -> Swept {
     let mut work = Work::new(run);
     if !housekeeping::is_due(run.context, now) {
         let _ = Box::pin(handle_the_waiting(run, &mut work)).await;
-        return Swept { receipts: receipts(work.batch), kept: None };
+        return Swept { receipts: receipts(run, work.batch), kept: None };
     }
     let for_the_waiting = Run { budget: housekeeping::less_what_is_kept(run.budget, now), ..run };
     let groups = Box::pin(handle_the_waiting(for_the_waiting, &mut work)).await;
@@ -43,7 +43,7 @@ pub(crate) async fn sweep(run: Run<'_>) -> Swept {
         // With what housekeeping has left of the time.
         let _ = Box::pin(handle_the_waiting(run, &mut work)).await;
     }
-    Swept { receipts: receipts(work.batch), kept }
+    Swept { receipts: receipts(run, work.batch), kept }
 }
 
 /// Handles all waiting actions until none is left or the time is up. Where none waits, that costs one call. Also returns the
@@ -94,10 +94,10 @@ async fn add_the_waiting(run: Run<'_>, work: &mut Work) -> Result<(Vec<Group>, O
 }
 
 /// The receipts, but for the guesses that Auto Scaling did not confirm: whether an instance was returning to the pool.
-fn receipts(batch: Batch) -> Vec<Receipt> {
+fn receipts(run: Run<'_>, batch: Batch) -> Vec<Receipt> {
     let is_guess =
         |action: &LifecycleAction| action.transition == Transition::Terminating && action.destination.is_some();
-    batch.into_receipts(|item| item.is_completed() || !is_guess(item.action()))
+    batch.into_receipts(run, |item| item.is_completed() || !is_guess(item.action()))
 }
 
 /// Every action that waits at a hook of ours; and what went wrong, where actions may be missing.

@@ -18,7 +18,7 @@ pub use classifier::{Classification, Classifier, ClassifierAdmin, Group, GroupId
 pub use crl::{RevocationList, RevocationLists};
 pub use csr::{Csr, SIZE_LIMIT as CSR_SIZE_LIMIT, SelfSignature};
 pub use error::{Call, Error, Service};
-pub use http::{Attempt, Endpoint, Failure, InvalidEndpoint, Network, Reply};
+pub use http::{Attempt, Endpoint, Failure, InvalidEndpoint, Network, Reply, ServerDate};
 pub use orchestrator::{Job, JobId, JobState, Orchestrator, OrchestratorAdmin};
 pub use puppetdb::{Deactivated, KnownIdentity, NodeStatus, PuppetDb, PuppetDbAdmin, Report};
 pub use rbac::{Rbac, TokenStatus};

@@ -5,12 +5,12 @@ mod observe;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use stagedoor_lifecycle::admission::PendingAction;
 use stagedoor_lifecycle::deadline;
 use stagedoor_lifecycle::decision::Question;
 use stagedoor_lifecycle::observation::LifecycleAction;
-use stagedoor_lifecycle::onboard::LaunchView;
+use stagedoor_lifecycle::onboard::{LaunchView, Refused};
 use stagedoor_lifecycle::profile::Probe;
 use stagedoor_lifecycle::purge::TerminationView;
 use stagedoor_lifecycle::reason::{Code, Fact};
@@ -21,6 +21,7 @@ use stagedoor_puppet::Certificate;
 use stagedoor_types::{Certname, Lookup, Mode, Observed, WritePermit};
 
 use super::{Decided, Query, Report, Task, Waiting};
+use crate::context::Run;
 use crate::snapshot::{PuppetSnapshot, issued, revocation};
 
 /// How far an action is.
@@ -54,6 +55,12 @@ pub(crate) struct WorkItem {
     certificates: BTreeMap<Certname, Certificate>,
     /// Of what was removed and is not proven yet: the certificate that the CRL must hold then.
     revoked: BTreeMap<Certname, Certificate>,
+    /// The names under which there was no certificate: one that appears there is of this launch.
+    vacant: BTreeSet<Certname>,
+    /// By how much the CA's clock is ahead of ours, as far as known.
+    ca_ahead: Option<SignedDuration>,
+    /// The last request that was refused.
+    refused: Option<Refused>,
     /// What this invocation has tried.
     pub(super) tried: Tried,
     state: State,
@@ -78,6 +85,9 @@ impl WorkItem {
             launch: LaunchView::default(),
             certificates: BTreeMap::new(),
             revoked: BTreeMap::new(),
+            vacant: BTreeSet::new(),
+            ca_ahead: None,
+            refused: None,
             tried: Tried::default(),
             state: State::Open,
             status: Status::new(Outcome::Failed, ended),
@@ -141,7 +151,14 @@ impl WorkItem {
     /// anew each time.
     pub(crate) fn certificate_of_this_launch(&self) -> Option<&Certificate> {
         let began = self.action.began.time().filter(|_| self.is_launching())?;
-        self.own_certificate().filter(|certificate| issued(certificate) >= began)
+        let of_this_launch =
+            |certificate: &&Certificate| self.has_appeared() || issued(certificate, self.ca_ahead) >= began;
+        self.own_certificate().filter(of_this_launch)
+    }
+
+    /// Whether there was no certificate under the expected name before the one that is there.
+    fn has_appeared(&self) -> bool {
+        self.names().next().is_some_and(|name| self.vacant.contains(name))
     }
 
     /// What has to be decided about it; `None` until AWS has confirmed it. What AWS confirmed before `fresh_since` counts no more.
@@ -215,8 +232,19 @@ impl WorkItem {
 
     /// What was done.
     pub(super) fn absorb(&mut self, report: Report) {
-        let Report { steps, status, finished, verdict, trouble, removal, refused, removed, may_repeat, completed } =
-            report;
+        let Report {
+            steps,
+            status,
+            finished,
+            verdict,
+            trouble,
+            removal,
+            refused,
+            refused_request,
+            removed,
+            may_repeat,
+            completed,
+        } = report;
         self.steps.extend(steps);
         for removal in removed {
             self.removed(removal);
@@ -224,6 +252,7 @@ impl WorkItem {
         self.tried.trouble = trouble.or(self.tried.trouble.take());
         self.tried.removals.last = removal.or(self.tried.removals.last.take());
         self.tried.refused = refused.or(self.tried.refused.take());
+        self.refused = refused_request.or(self.refused.take());
         if may_repeat {
             self.tried.effect = None;
         }
@@ -315,12 +344,13 @@ impl WorkItem {
         }
     }
 
-    pub(super) fn into_receipt(self) -> Receipt {
+    pub(super) fn into_receipt(self, run: Run<'_>) -> Receipt {
         let certname = self.names().next().cloned();
         let open = matches!(self.status.outcome, Outcome::Waiting | Outcome::Refused | Outcome::Failed);
         let pending = self.pending().filter(|pending| pending.waits && open);
         let decide_by = pending.zip(self.action.began.time());
         let decide_by = decide_by.map(|(pending, began)| deadline::after(began, pending.allowed));
+        let announces = deadline::announces_refusal(run.sweeps, self.action.began.time(), run.budget.began);
         Receipt {
             schema: SCHEMA,
             instance_id: Some(self.action.instance),
@@ -332,6 +362,7 @@ impl WorkItem {
             code: self.status.reason.code(),
             reason: self.status.reason.to_string(),
             decide_by,
+            announce: announces && self.refused.is_some(),
             steps: self.steps,
         }
     }
