@@ -122,6 +122,16 @@ fn a_profile_has_the_mode_at_the_top_unless_it_has_its_own() {
 }
 
 #[test]
+fn the_configurations_of_the_readme_and_of_the_example_can_be_used() {
+    let readme =
+        include_str!("../../../../README.md").split("```toml\n").nth(1).and_then(|rest| rest.split("```").next());
+    for text in [readme.unwrap(), include_str!("../../../../infra/stagedoor.example.toml")] {
+        let config = Config::parse(text).unwrap_or_else(|invalid| panic!("{invalid}"));
+        assert_eq!(config.profiles.len(), 1);
+    }
+}
+
+#[test]
 fn defaults_are_those_of_the_documentation() {
     let config = Config::parse(
         "puppet = { secret = 's', ca = 'https://ca:8140', puppetdb = 'https://db:8081' }\nprofile.x.certname = '{instance_id}'",
