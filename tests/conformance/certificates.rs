@@ -2,7 +2,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 use stagedoor_lab_core::clock::Clock;
-use stagedoor_puppet::{CertificateStatus, KeyKind, State};
+use stagedoor_puppet::{CertificateStatus, Curve, KeyKind, State};
 use stagedoor_types::Certname;
 
 use super::apply::{Applicant, PP_ROLE};
@@ -20,7 +20,7 @@ pub(super) async fn a_certificate_says_what_its_request_said(site: &Site) {
     assert_eq!(certificate.instance_id(), Some(instance));
     assert_eq!(certificate.extensions().get("pp_role"), Some("compiler"));
     assert_eq!(certificate.key(), csr.key());
-    assert_eq!(certificate.key().kind, KeyKind::Ec);
+    assert_eq!(certificate.key().kind, KeyKind::Ec(Curve::P256));
     let names: Vec<String> = certificate.alt_names().iter().map(ToString::to_string).collect();
     assert_eq!(names, [format!("DNS:{}", applicant.certname)], "the CA adds the name itself");
     let texts: Vec<&str> = certificate.extensions().iter().map(|(_, text)| text).collect();

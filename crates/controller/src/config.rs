@@ -18,7 +18,7 @@ use stagedoor_types::{Certname, Mode, ProfileName};
 pub use housekeeping::{Housekeeping, OrphanMode};
 
 use housekeeping::housekeeping;
-use profile::profile;
+use profile::{check_alt_names, profile};
 use reader::{Problems, Reader};
 
 /// What the controller is to do, and with which services.
@@ -115,6 +115,9 @@ impl Config {
         let hosts = hosts.filter_map(|endpoint| endpoint.host().parse::<Certname>().ok());
         let targets = profiles.values().flat_map(|profile| profile.refresh.clone());
         let protected = protected.map(|protected| hosts.chain(targets).fold(protected, |all, name| all.and(&name)));
+        if let Some(protected) = &protected {
+            profiles.values().for_each(|profile| check_alt_names(profile, protected, &problems));
+        }
 
         let built = || {
             let (secret, ca, puppetdb) = (secret?, ca?, puppetdb?);

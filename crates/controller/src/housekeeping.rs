@@ -2,11 +2,13 @@
 
 mod credentials;
 mod orphans;
+mod requests;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use stagedoor_lifecycle::{deadline, expiry};
 use stagedoor_types::{Group, Service, Trouble};
+use tokio::time::Instant;
 
 use crate::budget::Budget;
 use crate::call::call;
@@ -24,6 +26,10 @@ const KEPT: std::time::Duration = std::time::Duration::from_secs(20);
 pub(crate) struct HousekeepingReport {
     /// The orphans that were found, or why they could not be looked for; `None` where they are not to be.
     pub(crate) orphans: Option<Result<Check, Trouble>>,
+    /// The requests of terminated instances that were found, or why they could not be looked for; `None` where they are not to be.
+    requests: Option<Result<Vec<requests::Dealt>, Trouble>>,
+    /// The greatest difference between a clock of Puppet and ours, in seconds, if one was measured.
+    pub(crate) clock_skew_s: Option<i64>,
     /// When the credentials expire.
     pub(crate) credentials: Watch,
     /// The messages to publish, each with its subject.
@@ -47,23 +53,37 @@ pub(crate) fn less_what_is_kept(budget: Budget, now: Timestamp) -> Budget {
 
 /// Looks for orphans and checks the credentials, side by side. `groups` are those that opted in, as far as they are known.
 pub(crate) async fn housekeep(run: Run<'_>, groups: Result<Vec<Group>, Trouble>) -> HousekeepingReport {
-    let Run { context, budget } = run;
+    let Run { context, budget, .. } = run;
     let config = &context.config.housekeeping;
     let now = context.clock.now();
     let every = config.every.unwrap_or_default();
     let puppet = call(context, budget.work, Service::SecretsManager, context.puppet.open(context.clock.now())).await;
+    let turn = now.as_second() / i64::try_from(every.as_secs()).unwrap_or(i64::MAX).max(1);
+    let of_requests = groups.clone();
+    let look_for_requests = async {
+        match (&puppet, of_requests) {
+            _ if config.orphans == OrphanMode::Off => None,
+            (Ok(puppet), Ok(groups)) => Some(Box::pin(requests::check(run, puppet, groups, turn)).await),
+            (Err(trouble), _) => Some(Err(trouble.clone())),
+            (_, Err(trouble)) => Some(Err(trouble)),
+        }
+    };
     let look_for_orphans = async {
         if config.orphans == OrphanMode::Off {
             return None;
         }
-        let turn = now.as_second() / i64::try_from(every.as_secs()).unwrap_or(i64::MAX).max(1);
         Some(match (&puppet, groups) {
             (Ok(puppet), Ok(groups)) => Box::pin(orphans::check(run, puppet, groups, turn)).await,
             (Err(trouble), _) => Err(trouble.clone()),
             (_, Err(trouble)) => Err(trouble),
         })
     };
-    let (orphans, credentials) = tokio::join!(look_for_orphans, credentials::look(run, &puppet));
+    let began = Instant::now();
+    let (orphans, requests, credentials) =
+        tokio::join!(look_for_orphans, look_for_requests, credentials::look(run, &puppet));
+    if let Ok(puppet) = &puppet {
+        puppet.compare_clock(began, context.clock.now());
+    }
 
     // What lasts for days is reported once a day; what has been done, and that the breaker is open, at once.
     let remind = expiry::reminds(every, now);
@@ -74,7 +94,11 @@ pub(crate) async fn housekeep(run: Run<'_>, groups: Result<Vec<Group>, Trouble>)
         None => {}
     }
     news.extend(credentials.tell(config.warn_days.into(), remind, now));
-    HousekeepingReport { orphans, credentials, news }
+    if let Some(Err(trouble)) = &requests {
+        tracing::error!("the pending requests could not be looked at; none was deleted: {trouble}");
+    }
+    let clock_skew_s = context.puppet.clocks.greatest();
+    HousekeepingReport { orphans, requests, clock_skew_s, credentials, news }
 }
 
 impl HousekeepingReport {
@@ -85,7 +109,12 @@ impl HousekeepingReport {
             Some(Ok(check)) => check.payload(),
             Some(Err(trouble)) => json!({ "error": trouble.text }),
         };
-        json!({ "orphans": orphans, "credentials": self.credentials.payload(now) })
+        let requests = match &self.requests {
+            None => Value::Null,
+            Some(Ok(dealt)) => dealt.iter().map(requests::Dealt::payload).collect(),
+            Some(Err(trouble)) => json!({ "error": trouble.text }),
+        };
+        json!({ "orphans": orphans, "requests": requests, "credentials": self.credentials.payload(now) })
     }
 
     /// What it could not do, if anything.
@@ -100,6 +129,7 @@ impl HousekeepingReport {
             values.push(("BreakerOpen", check.breaker.is_some().into()));
             values.push(("OrphansRemoved", i64::try_from(check.removed()).unwrap_or(i64::MAX)));
         }
+        values.extend(self.clock_skew_s.map(|seconds| ("ClockSkewSeconds", seconds)));
         values.extend(expiry::days_left(&self.credentials.known, now).map(|days| ("CredentialDaysLeft", days)));
         values
     }

@@ -70,7 +70,8 @@ pub async fn handle(
     event: &Value,
     platform_deadline: Option<Timestamp>,
 ) -> Answer {
-    let run = Run { context, budget: Budget::new(context.clock.now(), context.config.budget, platform_deadline) };
+    let budget = Budget::new(context.clock.now(), context.config.budget, platform_deadline);
+    let run = Run { context, budget, sweeps: function == Function::Sweep };
     if function == Function::Sweep {
         // Boxed: the loop's future is large, and the function's futures nest around it.
         let mut swept = Box::pin(sweep(run)).await;
@@ -108,6 +109,7 @@ pub async fn handle(
             code,
             reason,
             decide_by: None,
+            announce: false,
             steps: Vec::new(),
         };
         match message.content.clone() {

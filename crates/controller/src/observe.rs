@@ -5,6 +5,7 @@ mod aws;
 mod lookups;
 pub(crate) mod orphans;
 mod puppet;
+pub(crate) mod requests;
 
 pub(crate) use aws::{aws, by_id, hooks_of, starts};
 pub(crate) use lookups::lookups;

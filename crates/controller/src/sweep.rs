@@ -43,7 +43,7 @@ pub(crate) async fn sweep(run: Run<'_>) -> Swept {
         health.lacks(trouble.clone());
     }
     let oldest_waiting = work.batch.oldest_waiting(run.now());
-    let receipts = receipts(work.batch);
+    let receipts = receipts(run, work.batch);
     health.ended_with(&receipts);
     Swept { receipts, kept, health, oldest_waiting }
 }
@@ -121,10 +121,10 @@ async fn add_the_waiting(run: Run<'_>, work: &mut Work) -> Result<(Vec<Group>, R
 }
 
 /// The receipts, but for the guesses that Auto Scaling did not confirm: whether an instance was returning to the pool.
-fn receipts(batch: Batch) -> Vec<Receipt> {
+fn receipts(run: Run<'_>, batch: Batch) -> Vec<Receipt> {
     let is_guess =
         |action: &LifecycleAction| action.transition == Transition::Terminating && action.destination.is_some();
-    batch.into_receipts(|item| item.is_completed() || !is_guess(item.action()))
+    batch.into_receipts(run, |item| item.is_completed() || !is_guess(item.action()))
 }
 
 /// Every action that waits at a hook of ours; and what went wrong, where actions may be missing.

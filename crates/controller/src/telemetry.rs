@@ -132,6 +132,9 @@ fn log(function: Function, receipt: &Receipt) {
     let (code, mode) = (receipt.code.as_str(), receipt.mode.map(Mode::as_str));
     match receipt.outcome {
         Outcome::Failed => tracing::error!(function, outcome, code, instance, group, certname, mode, steps, "{reason}"),
+        Outcome::Waiting if receipt.announce => {
+            tracing::warn!(function, outcome, code, instance, group, certname, mode, steps, "{reason}");
+        }
         Outcome::Refused => tracing::warn!(function, outcome, code, instance, group, certname, mode, steps, "{reason}"),
         _ => tracing::info!(function, outcome, code, instance, group, certname, mode, steps, "{reason}"),
     }
@@ -157,12 +160,13 @@ async fn publish(context: &Context, function: Function, receipts: &[Receipt]) ->
     Ok(())
 }
 
-/// Waiting is no news, and that an action is still refused is none either when the sweep finds it so every minute: that is what the
+/// Waiting is no news, unless the receipt says so, and that an action is still refused is none either when the sweep finds it so every minute: that is what the
 /// metric is for. In observe mode nothing is written anywhere.
 fn is_news(function: Function, receipt: &Receipt) -> bool {
     receipt.mode != Some(Mode::Observe)
         && match receipt.outcome {
-            Outcome::Waiting | Outcome::Ignored => false,
+            Outcome::Waiting => receipt.announce,
+            Outcome::Ignored => false,
             Outcome::Refused | Outcome::Failed => function != Function::Sweep,
             Outcome::Continued | Outcome::Abandoned => true,
         }
@@ -186,6 +190,7 @@ mod tests {
             code: Code::NothingToDo,
             reason: String::new(),
             decide_by: None,
+            announce: false,
             steps: Vec::new(),
         }
     }
@@ -196,6 +201,17 @@ mod tests {
             assert!(is_news(Function::Purge, &receipt(outcome, Some(Mode::Act))), "{outcome:?}");
             assert!(is_news(Function::Purge, &receipt(outcome, None)), "{outcome:?}");
             assert!(!is_news(Function::Purge, &receipt(outcome, Some(Mode::Observe))), "{outcome:?}");
+        }
+    }
+
+    #[test]
+    fn waiting_is_no_news_unless_it_is_to_be_announced() {
+        for function in [Function::Onboard, Function::Sweep] {
+            for announce in [false, true] {
+                let receipt = |mode| Receipt { announce, ..receipt(Outcome::Waiting, Some(mode)) };
+                assert_eq!(is_news(function, &receipt(Mode::Act)), announce, "{function:?}");
+                assert!(!is_news(function, &receipt(Mode::Observe)), "{function:?}");
+            }
         }
     }
 

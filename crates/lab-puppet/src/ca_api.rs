@@ -87,6 +87,10 @@ impl Service for CaService {
         if let Ok(version) = HeaderValue::try_from(options.server_version.to_string()) {
             reply.headers_mut().insert("X-Puppet-Version", version);
         }
+        let date = self.site.ca_time(&options).strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
+        if let Ok(date) = HeaderValue::try_from(date) {
+            reply.headers_mut().insert(http::header::DATE, date);
+        }
         reply
     }
 }

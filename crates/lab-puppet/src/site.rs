@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use rcgen::KeyPair;
 use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
@@ -174,7 +174,13 @@ impl Site {
         options: &PuppetOptions,
     ) -> Result<(), Thrown> {
         let ttl = ttl.unwrap_or_else(|| lifetime(options));
-        self.ca().sign(certname, ttl, &self.authority, self.clock.now())
+        self.ca().sign(certname, ttl, &self.authority, self.ca_time(options))
+    }
+
+    /// The clock of the CA's host.
+    pub(crate) fn ca_time(&self, options: &PuppetOptions) -> Timestamp {
+        let now = self.clock.now();
+        now.saturating_add(SignedDuration::from_secs(options.ca_clock_ahead_s.into())).unwrap_or(now)
     }
 
     /// Issues a certificate without asking any policy.

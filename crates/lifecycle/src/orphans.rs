@@ -4,6 +4,7 @@
 //! terminated, and the answers that say so are reliable. In doubt, a name is left alone.
 
 mod cloud;
+mod requests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -11,6 +12,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 pub use cloud::{Cloud, Fate};
+pub use requests::PendingRequest;
 use stagedoor_types::{Certname, InstanceId, Mode};
 
 use crate::deadline;

@@ -78,11 +78,11 @@ codes! {
     /// Too little time is left for what would have to be done.
     NoTimeLeft = "no_time_left", "Raise the timeout if it is too short for your fleet.";
 
-    /// The certificate request does not pass the profile's checks, and the launch is abandoned.
+    /// The certificate request does not pass the profile's checks. It is deleted, and the launch waits for another.
     RequestRefused = "request_refused", "Correct the user data (csr_attributes.yaml) or the profile; else find out who sent it.";
     /// The certificate holds what the profile forbids: it is revoked, and the launch is abandoned.
     CertificateRefused = "certificate_refused", "Correct whatever signed it, or the profile.";
-    /// The CA signed another request than the one that was checked. The certificate is revoked, and the launch is abandoned.
+    /// The CA signed another request than the one that was checked. The certificate is revoked, and the launch waits on.
     RequestReplaced = "request_replaced", "Find out who replaced it. Set allow-duplicate-certs to false.";
     /// The CA refuses to sign the request.
     SignatureRefused = "signature_refused", "Change what the reason names: mostly a setting in ca.conf.";

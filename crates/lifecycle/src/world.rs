@@ -16,7 +16,7 @@ use crate::admission::{Admission, CloudView, PendingAction, admit};
 use crate::observation::{Began, CertificateView, LifecycleAction, NodeView, RequestView};
 use crate::profile::Profile;
 use crate::refresh::{Order, RunView, TargetView};
-use crate::signing::{Challenge, Key, Request};
+use crate::signing::{Challenge, Key, Request, Signature};
 
 /// The instance that launches or terminates.
 pub(crate) const OURS: &str = "i-0a1b2c3d4e5f60718";
@@ -151,7 +151,7 @@ pub(crate) fn machine(instance: &str, state: &str) -> Machine {
 pub(crate) fn says(owner: Option<&str>) -> Request {
     Request {
         common_name: Some(NAME.into()),
-        signature_valid: true,
+        signature: Signature::Valid,
         extensions: owner.map(|id| ("pp_instance_id".to_owned(), id.to_owned())).into_iter().collect(),
         other_extensions: Vec::new(),
         alt_names: Vec::new(),
@@ -164,7 +164,8 @@ pub(crate) fn says(owner: Option<&str>) -> Request {
 
 pub(crate) fn certificate(owner: Option<&str>, issued: Timestamp) -> CertificateView {
     let instance = owner.map(|id| id.parse().unwrap());
-    CertificateView { serial: "01A1".into(), instance, issued, holds: says(owner) }
+    let tolerance = Duration::from_secs(60);
+    CertificateView { serial: "01A1".into(), instance, issued, tolerance, appeared: false, holds: says(owner) }
 }
 
 pub(crate) fn request(owner: Option<&str>) -> RequestView {

@@ -19,7 +19,7 @@ pub use status::{CertificateStatus, Expirations, State};
 use crate::crl::RevocationLists;
 use crate::csr::Csr;
 use crate::error::{Error, Service};
-use crate::http::{Answer, Ask, Connection, Endpoint};
+use crate::http::{Answer, Ask, Connection, Endpoint, ServerDate};
 use crate::tls::Transport;
 use crate::x509::Certificate;
 
@@ -48,6 +48,13 @@ impl Ca {
     #[must_use]
     pub fn new(transport: &Transport, endpoint: &Endpoint) -> Self {
         Self { connection: Connection::new(transport, endpoint, Service::Ca) }
+    }
+
+    /// The CA's clock, by which it dates certificates, as its newest answer showed it. Puppet Server's Jetty sends the header
+    /// `Date` with every answer.
+    #[must_use]
+    pub fn date(&self) -> Option<ServerDate> {
+        self.connection.date()
     }
 
     /// `GET certificate_status`: the state of the certificate of this name, or of the pending CSR

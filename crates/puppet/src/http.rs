@@ -1,11 +1,13 @@
 //! The one path that every request takes: time-outs, size limits, the retry on a stale
 //! connection, and the judgement of each outcome. I/O.
 
+mod date;
 mod endpoint;
 mod network;
 mod outcome;
 
 use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use reqwest::Method;
@@ -13,6 +15,7 @@ use reqwest::header::HeaderValue;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
+pub use date::ServerDate;
 pub use endpoint::{Endpoint, InvalidEndpoint};
 use network::MEBIBYTE;
 pub(crate) use network::Sockets;
@@ -28,6 +31,8 @@ pub(crate) struct Connection {
     transport: Transport,
     endpoint: Endpoint,
     service: Service,
+    /// The clock of Puppet Server, as its newest answer showed it.
+    date: Arc<Mutex<Option<ServerDate>>>,
 }
 
 impl fmt::Debug for Connection {
@@ -111,7 +116,12 @@ impl<'a> Ask<'a> {
 
 impl Connection {
     pub(crate) fn new(transport: &Transport, endpoint: &Endpoint, service: Service) -> Self {
-        Self { transport: transport.clone(), endpoint: endpoint.clone(), service }
+        Self { transport: transport.clone(), endpoint: endpoint.clone(), service, date: Arc::default() }
+    }
+
+    /// The clock of Puppet Server, as its newest answer showed it.
+    pub(crate) fn date(&self) -> Option<ServerDate> {
+        *self.date.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The RBAC token, where the credentials hold one.
@@ -138,8 +148,12 @@ impl Connection {
 
         let elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         match outcome {
-            Ok(Reply { status, puppet_version, body }) => {
+            Ok(Reply { status, puppet_version, date, body }) => {
                 tracing::debug!(%call, status, elapsed_ms, "answered");
+                // What stands between us and Puppet Server answers by its own clock.
+                if let Some(date) = date.filter(|_| puppet_version.is_some()) {
+                    *self.date.lock().unwrap_or_else(PoisonError::into_inner) = Some(date);
+                }
                 Ok(Answer {
                     call,
                     status,

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use stagedoor_lab_aws::Terminate;
 use stagedoor_lab_core::clock::Clock;
 use stagedoor_lab_core::faults::FaultKind;
-use stagedoor_lab_puppet::PuppetOptions;
+use stagedoor_lab_puppet::{CsrAttributes, PuppetOptions};
 use stagedoor_lifecycle::receipt::Outcome;
 
 use super::fleet::{ACCOUNT, REGION, fleet, id, keep_house, metadata, name, stage, stage_of, still_there};
@@ -232,6 +232,39 @@ async fn where_they_are_only_to_be_told_nothing_is_written() {
         let may = |write: &String| mode.starts_with("orphans") && write.starts_with("sns");
         assert!(writes.iter().all(may), "{mode}: {writes:?}");
     }
+}
+
+#[tokio::test]
+async fn the_request_of_a_terminated_instance_is_deleted_and_every_other_is_left() {
+    for (mode, outcome) in [("orphans.mode = \"purge\"", "removed"), ("orphans.mode = \"report\"", "found")] {
+        let mut scene = fleet(0..3, 0..0);
+        scene["instances"] = json!([{"id": id(3), "ec2_state": "terminated"}]);
+        // EC2 forgets it after an hour.
+        let mut stage = stage_of(scene, 0, PuppetOptions::default()).await;
+        stage.configure(|config| format!("{mode}\n{config}"));
+        let asks = |instance: Option<String>| CsrAttributes { instance_id: instance, ..CsrAttributes::default() };
+        let puppet = &stage.lab.puppet;
+        // Of the terminated one; of one that EC2 does not know; of one that lives; of none.
+        for (number, instance) in [(3, Some(id(3))), (4, Some(id(4))), (5, Some(id(1))), (6, None)] {
+            puppet.submit_csr(&name(number), &asks(instance)).unwrap();
+        }
+        let answer = stage.invoke("sweep", &json!({})).await;
+        let dealt = &answer["housekeeping"]["requests"];
+        let expected = json!([{"certname": name(3), "instance_id": id(3), "outcome": outcome, "error": null}]);
+        assert_eq!(*dealt, expected, "{answer:#}");
+        let left = (3..7).filter(|number| stage.lab.puppet.has_request(&name(*number)));
+        assert_eq!(left.collect::<Vec<_>>(), if outcome == "removed" { vec![4, 5, 6] } else { vec![3, 4, 5, 6] });
+        assert_eq!(still_there(&stage, 0..3), 3);
+    }
+}
+
+#[tokio::test]
+async fn the_greatest_difference_of_clocks_is_a_metric() {
+    let options = PuppetOptions { ca_clock_ahead_s: -150, ..PuppetOptions::default() };
+    let mut stage = stage_of(fleet(0..1, 0..0), 0, options).await;
+    stage.invoke("sweep", &json!({})).await;
+    let seconds = stage.metrics("sweep").await["ClockSkewSeconds"].as_i64();
+    assert!(seconds.is_some_and(|seconds| (145..=155).contains(&seconds)), "{seconds:?}");
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ use crate::context::{PuppetWriter, Run};
 use crate::snapshot::PuppetSnapshot;
 
 /// The CA serialises its writes: more at a time would only queue there.
-const CA_WRITES_AT_ONCE: usize = 2;
+pub(super) const CA_WRITES_AT_ONCE: usize = 2;
 /// How many certificates go into one request: so many that the price of a request does not matter, and so few that it
 /// ends long before the CA's own time-outs.
 const CLEANED_AT_ONCE: usize = 200;
@@ -152,6 +152,7 @@ async fn replaced(
         removals.filter_map(|removal| Some((removal.name.certname(), removal.certificate.as_ref()?))).collect();
     let now = certificates_now(run, writer, seen.keys().copied()).await;
     let reason = |(name, read): (Certname, Result<Option<Certificate>, Trouble>)| match read {
+        // By its serial number: one that was renewed meanwhile has the same key, which shows that the key is in use.
         Ok(Some(now)) if seen.get(&name).is_some_and(|serial| now.serial().to_string() == **serial) => None,
         Ok(_) => {
             let changed = format!("the certificate of {name} has just changed; it is observed again");
@@ -209,7 +210,7 @@ async fn remove_files(
 }
 
 /// Deletes the requests that are pending under these names.
-pub(super) async fn delete_requests<'a>(
+async fn delete_requests<'a>(
     run: Run<'_>,
     writer: &PuppetWriter,
     names: impl Iterator<Item = &'a Certname>,

@@ -20,7 +20,7 @@ pub(crate) struct Watch {
 
 /// Reads when each credential expires; `puppet` may hold why there are no clients.
 pub(super) async fn look(run: Run<'_>, puppet: &Result<std::sync::Arc<Puppet>, Trouble>) -> Watch {
-    let Run { context, budget } = run;
+    let Run { context, budget, .. } = run;
     let mut watch = Watch::default();
     match puppet {
         Ok(puppet) => look_with(context, puppet, budget, &mut watch).await,

@@ -161,6 +161,7 @@ async fn still(
     let names: Vec<Certname> = orphans.iter().map(|orphan| orphan.removal.name.certname().clone()).collect();
     let seen = Box::pin(closely(run, puppet, &names)).await;
     let now = rules.judge(&seen.suspects, fleet, cloud, run.now()).orphans;
+    // By serial number: a certificate that was renewed meanwhile has the same key, which shows that the key is in use.
     let same = |orphan: &&Orphan| {
         orphans.iter().any(|before| {
             before.removal.certificate == orphan.removal.certificate && before.instance == orphan.instance

@@ -25,7 +25,7 @@ const MANY: usize = 200;
 
 /// Asks Auto Scaling and EC2, side by side, about all these actions.
 pub(crate) async fn aws(run: Run<'_>, actions: Vec<LifecycleAction>) -> AwsSnapshot {
-    let Run { context, budget } = run;
+    let Run { context, budget, .. } = run;
     let at = context.clock.now();
     if actions.is_empty() {
         return AwsSnapshot { at, took: Duration::ZERO, views: BTreeMap::new() };
@@ -62,7 +62,7 @@ pub(crate) async fn aws(run: Run<'_>, actions: Vec<LifecycleAction>) -> AwsSnaps
 
 /// The hooks of each of these groups.
 pub(crate) async fn hooks_of(run: Run<'_>, groups: &[GroupName]) -> Vec<Result<Vec<Hook>, Trouble>> {
-    let Run { context, budget } = run;
+    let Run { context, budget, .. } = run;
     let asked =
         groups.iter().map(|group| call(context, budget.work, Service::AutoScaling, context.autoscaling.hooks(group)));
     stream::iter(asked).buffered(AT_ONCE).collect().await
@@ -95,7 +95,7 @@ async fn machines(context: &Context, groups: &[GroupName], instances: &[Instance
 
 /// What EC2 says about instances that certificates and requests name.
 pub(super) async fn owners(run: Run<'_>, instances: &[InstanceId]) -> BTreeMap<InstanceId, Lookup<Machine>> {
-    let Run { context, budget } = run;
+    let Run { context, budget, .. } = run;
     let machines = by_id(call(context, budget.work, Service::Ec2, context.machines.machines(instances)).await);
     instances.iter().map(|id| (id.clone(), pick(&machines, id))).collect()
 }
@@ -105,7 +105,7 @@ pub(crate) async fn starts(
     run: Run<'_>,
     actions: &[LifecycleAction],
 ) -> BTreeMap<ActionKey, Result<Option<Timestamp>, Trouble>> {
-    let Run { context, budget } = run;
+    let Run { context, budget, .. } = run;
     let mut by_group: BTreeMap<GroupName, BTreeSet<(InstanceId, Transition)>> = BTreeMap::new();
     for LifecycleAction { group, instance, transition, .. } in actions {
         by_group.entry(group.clone()).or_default().insert((instance.clone(), *transition));

@@ -4,8 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::future::join;
 use futures_util::stream::{self, StreamExt};
+use jiff::{SignedDuration, Timestamp};
 use stagedoor_puppet::Error as PuppetError;
 use stagedoor_types::{Certname, Service};
+use tokio::time::Instant;
 
 use super::ask;
 use crate::batch::Wanted;
@@ -18,7 +20,7 @@ const LIST_REQUESTS_FROM: usize = 8;
 
 /// Asks the CA, PuppetDB and the classifier, side by side.
 pub(crate) async fn puppet(run: Run<'_>, puppet: &Puppet, wanted: &Wanted) -> PuppetSnapshot {
-    let started = run.now();
+    let (began, started) = (Instant::now(), run.now());
     let crl = async { if wanted.crl { ask(run, Service::Ca, puppet.ca.crl()).await.ok() } else { None } };
     let groups = async {
         match &puppet.classifier {
@@ -36,6 +38,10 @@ pub(crate) async fn puppet(run: Run<'_>, puppet: &Puppet, wanted: &Wanted) -> Pu
         crl,
         groups,
     );
+    puppet.compare_clock(began, run.now());
+    if let Ok(time) = &time {
+        puppet.clocks.measured(Service::PuppetDb, outside(*time, started, run.now()));
+    }
     PuppetSnapshot {
         took: run.context.clock.since(started),
         known_as,
@@ -44,6 +50,11 @@ pub(crate) async fn puppet(run: Run<'_>, puppet: &Puppet, wanted: &Wanted) -> Pu
         crl,
         ..PuppetSnapshot::of_names(puppet, started, files, nodes, identities, groups)
     }
+}
+
+/// How far a time is from the ones between these, in which it was read: below zero, before them.
+fn outside(time: Timestamp, from: Timestamp, to: Timestamp) -> SignedDuration {
+    time.duration_since(time.clamp(from.min(to), to))
 }
 
 /// What the CA has under these names. Each certificate is read by itself: for the list of all certificates, a CA parses every

@@ -71,7 +71,7 @@ async fn an_agent_asks_with_its_attributes_and_reports_once_it_is_signed() {
     assert!(waiting.submitted >= 1 && waiting.reports == 0);
     let request = request_of(&lab, NAME).await;
     assert_eq!(request.common_name(), NAME);
-    assert!(request.is_self_signed());
+    assert_eq!(*request.self_signature(), stagedoor_puppet::SelfSignature::Valid);
     assert_eq!(request.challenge().unwrap().expose_secret(), "one-time");
     let extensions: Vec<String> = request.extensions().iter().map(|(oid, text)| format!("{oid} {text}")).collect();
     assert!(extensions.iter().any(|one| one.ends_with(".1.2 i-0a1b2c3d4e5f60718")), "{extensions:?}");

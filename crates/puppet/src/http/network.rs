@@ -9,7 +9,7 @@ use reqwest::header::{ACCEPT, HeaderName, HeaderValue};
 use reqwest::{Method, Url};
 use tokio::net::TcpStream;
 
-use super::outcome;
+use super::{ServerDate, outcome};
 
 /// Puppet Enterprise's RBAC token goes here. Other Puppets ignore it.
 const X_AUTHENTICATION: HeaderName = HeaderName::from_static("x-authentication");
@@ -60,6 +60,8 @@ pub struct Reply {
     pub status: u16,
     /// `X-Puppet-Version`: sent with every answer of Puppet Server's CA, and by no other service.
     pub puppet_version: Option<String>,
+    /// The server's clock, by its header `Date`.
+    pub date: Option<ServerDate>,
     /// The body.
     pub body: Vec<u8>,
 }
@@ -119,8 +121,9 @@ impl Network for Sockets {
                 request = request.json(body);
             }
             let mut response = request.send().await.map_err(failure)?;
-            let version = response.headers().get("x-puppet-version").and_then(|version| version.to_str().ok());
-            let puppet_version = version.map(str::to_owned);
+            let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
+            let puppet_version = header("x-puppet-version").map(str::to_owned);
+            let date = header("date").and_then(ServerDate::read);
             let mut body = Vec::new();
             while let Some(chunk) = response.chunk().await.map_err(failure)? {
                 if body.len() + chunk.len() > attempt.limit {
@@ -129,7 +132,7 @@ impl Network for Sockets {
                 }
                 body.extend_from_slice(&chunk);
             }
-            Ok(Reply { status: response.status().as_u16(), puppet_version, body })
+            Ok(Reply { status: response.status().as_u16(), puppet_version, date, body })
         })
     }
 

@@ -1,10 +1,10 @@
 //! Reading from the CA: one test for each answer it is known to give.
 
-use stagedoor_puppet::{Error, Serial, State};
+use stagedoor_puppet::{Error, SelfSignature, Serial, State};
 use stagedoor_types::Certname;
 
 use crate::pki::{PKI, csr, issue};
-use crate::stage::{Stage, balancer_says, ca_says};
+use crate::stage::{Act, Stage, balancer_says, ca_says};
 
 const ID: &str = "i-0a1b2c3d4e5f60718";
 
@@ -177,7 +177,7 @@ async fn a_csr_is_read_and_its_absence_is_told() {
     .await;
     let ca = stage.ca();
     let csr = ca.csr(&name()).await.unwrap().unwrap();
-    assert!(csr.is_self_signed() && csr.common_name() == "n.example.net");
+    assert!(*csr.self_signature() == SelfSignature::Valid && csr.common_name() == "n.example.net");
     assert!(ca.csr(&name()).await.unwrap().is_none());
 }
 
@@ -224,4 +224,16 @@ async fn the_version_is_told_even_while_another_service_starts() {
     let ca = stage.ca();
     assert_eq!(ca.version().await.unwrap(), "8.7.0");
     assert!(matches!(ca.version().await, Err(Error::Busy { status: 503, .. })));
+}
+
+#[tokio::test]
+async fn the_clock_of_the_ca_is_read_from_its_answers_and_not_from_those_of_a_balancer() {
+    const BALANCER: &str = "Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n";
+    const CA: &str = "X-Puppet-Version: 8.7.0\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n";
+    let stage = Stage::new([BALANCER, CA].map(|headers| Act::Say(404, headers, String::new()))).await;
+    let ca = stage.ca();
+    let _ = ca.certificate(&name()).await;
+    assert_eq!(ca.date(), None);
+    let _ = ca.certificate(&name()).await;
+    assert_eq!(ca.date().unwrap().date.to_string(), "1994-11-06T08:49:37Z");
 }
