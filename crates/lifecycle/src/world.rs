@@ -178,7 +178,7 @@ pub(crate) fn node(active: bool, newest: Timestamp) -> NodeView {
 
 pub(crate) fn run(start: Timestamp, status: &str) -> RunView {
     let end = Timestamp::from_second(start.as_second() + 10).unwrap();
-    RunView { start, end, status: status.into(), noop: false, cached: false }
+    RunView { start, end, status: status.into(), noop: false, cached: false, catalog: true }
 }
 
 /// A run that was ordered in this job.

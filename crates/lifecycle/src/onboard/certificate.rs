@@ -172,20 +172,23 @@ impl Rules<'_> {
         let external = self.launching.profile.sign == SignMode::External;
         let request = match name.request.known() {
             Err(why) => return trouble(why),
-            _ if external => {
-                return news(
-                    Code::SignaturePending,
-                    format!("waiting until the certificate of {certname} is signed by other means"),
-                );
+            Ok(request) if external => {
+                let signed = format!("waiting until the certificate of {certname} is signed by other means");
+                let waiting = Fact::new(Code::SignaturePending, signed);
+                return if request.is_some() { news(waiting.code, waiting.text) } else { self.nothing_came(waiting) };
             }
             Ok(None) => {
-                return news(Code::RequestPending, format!("waiting for the certificate request of {certname}"));
+                let requested = format!("waiting for the certificate request of {certname}");
+                return self.nothing_came(Fact::new(Code::RequestPending, requested));
             }
             Ok(Some(request)) => request,
         };
         let rules = &self.launching.profile.rules;
         let objections = match signing::approve(&request.asks, certname, &self.action.instance, rules) {
-            Ok(signable) => return Decision::Apply(Effect::Sign(signable)).into(),
+            // Pinned first: a Puppet run that began before the pin would prove nothing.
+            Ok(signable) => {
+                return self.pinned(name).err().unwrap_or_else(|| Decision::Apply(Effect::Sign(signable)).into());
+            }
             Err(objections) => objections,
         };
         // A request that a terminated predecessor left behind is no objection to this instance: it is removed.
