@@ -4,6 +4,7 @@
 mod enrol;
 mod orders;
 mod remove;
+mod unpin;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,6 +16,7 @@ use stagedoor_puppet::Certificate;
 use stagedoor_types::{ActionKey, Certname, Service, Trouble};
 
 pub(crate) use remove::{Removed, carry_out};
+pub(crate) use unpin::unpin_abandoned;
 
 use crate::batch::{Reports, Task};
 use crate::call::{AT_ONCE, call};

@@ -2,11 +2,14 @@
 
 mod credentials;
 mod orphans;
+mod pins;
+
+use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use stagedoor_lifecycle::{deadline, expiry};
-use stagedoor_types::{Group, Service, Trouble};
+use stagedoor_types::{Certname, Group, Service, Trouble};
 
 use crate::budget::Budget;
 use crate::call::call;
@@ -14,6 +17,7 @@ use crate::config::OrphanMode;
 use crate::context::{Context, Run};
 use credentials::Watch;
 use orphans::Check;
+use pins::LeftOver;
 
 /// The interval of the sweeps: one of those that run once in it finds that housekeeping is due.
 const SWEEPS: std::time::Duration = std::time::Duration::from_secs(60);
@@ -24,6 +28,8 @@ const KEPT: std::time::Duration = std::time::Duration::from_secs(20);
 pub(crate) struct HousekeepingReport {
     /// The orphans that were found, or why they could not be looked for; `None` where they are not to be.
     pub(crate) orphans: Option<Result<Check, Trouble>>,
+    /// The pins without a node, or why they could not be looked for; `None` where no profile pins.
+    pub(crate) pins: Option<Result<LeftOver, Trouble>>,
     /// When the credentials expire.
     pub(crate) credentials: Watch,
     /// The messages to publish, each with its subject.
@@ -45,25 +51,39 @@ pub(crate) fn less_what_is_kept(budget: Budget, now: Timestamp) -> Budget {
     Budget { passes: deadline::before(budget.passes, KEPT.min(half)), ..budget }
 }
 
-/// Looks for orphans and checks the credentials, side by side. `groups` are those that opted in, as far as they are known.
-pub(crate) async fn housekeep(run: Run<'_>, groups: Result<Vec<Group>, Trouble>) -> HousekeepingReport {
+/// Looks for orphans and for pins without a node, and checks the credentials, side by side. `groups` are those that opted in, as far as
+/// they are known, and `launching` the names of the instances that launch.
+pub(crate) async fn housekeep(
+    run: Run<'_>,
+    groups: Result<Vec<Group>, Trouble>,
+    launching: &BTreeSet<Certname>,
+) -> HousekeepingReport {
     let Run { context, budget } = run;
     let config = &context.config.housekeeping;
     let now = context.clock.now();
     let every = config.every.unwrap_or_default();
     let puppet = call(context, budget.work, Service::SecretsManager, context.puppet.open(context.clock.now())).await;
+    let turn = now.as_second() / i64::try_from(every.as_secs()).unwrap_or(i64::MAX).max(1);
     let look_for_orphans = async {
         if config.orphans == OrphanMode::Off {
             return None;
         }
-        let turn = now.as_second() / i64::try_from(every.as_secs()).unwrap_or(i64::MAX).max(1);
         Some(match (&puppet, groups) {
             (Ok(puppet), Ok(groups)) => Box::pin(orphans::check(run, puppet, groups, turn)).await,
             (Err(trouble), _) => Err(trouble.clone()),
             (_, Err(trouble)) => Err(trouble),
         })
     };
-    let (orphans, credentials) = tokio::join!(look_for_orphans, credentials::look(run, &puppet));
+    let look_for_pins = async {
+        if context.config.profiles.values().all(|profile| profile.pin.is_empty()) {
+            return None;
+        }
+        Some(match &puppet {
+            Ok(puppet) => Box::pin(pins::look(run, puppet, launching, turn)).await,
+            Err(trouble) => Err(trouble.clone()),
+        })
+    };
+    let (orphans, pins, credentials) = tokio::join!(look_for_orphans, look_for_pins, credentials::look(run, &puppet));
 
     // What lasts for days is reported once a day; what has been done, and that the breaker is open, at once.
     let remind = expiry::reminds(every, now);
@@ -73,8 +93,13 @@ pub(crate) async fn housekeep(run: Run<'_>, groups: Result<Vec<Group>, Trouble>)
         Some(Err(trouble)) => tracing::error!("orphans could not be looked for; nothing was removed: {trouble}"),
         None => {}
     }
+    match &pins {
+        Some(Ok(left)) => news.extend(left.tell(remind)),
+        Some(Err(trouble)) => tracing::warn!("pins without a node could not be looked for: {trouble}"),
+        None => {}
+    }
     news.extend(credentials.tell(config.warn_days.into(), remind, now));
-    HousekeepingReport { orphans, credentials, news }
+    HousekeepingReport { orphans, pins, credentials, news }
 }
 
 impl HousekeepingReport {
@@ -85,7 +110,12 @@ impl HousekeepingReport {
             Some(Ok(check)) => check.payload(),
             Some(Err(trouble)) => json!({ "error": trouble.text }),
         };
-        json!({ "orphans": orphans, "credentials": self.credentials.payload(now) })
+        let pins = match &self.pins {
+            None => Value::Null,
+            Some(Ok(left)) => left.payload(),
+            Some(Err(trouble)) => json!({ "error": trouble.text }),
+        };
+        json!({ "orphans": orphans, "pins": pins, "credentials": self.credentials.payload(now) })
     }
 
     /// The metrics that there are values for.

@@ -37,7 +37,8 @@ pub(crate) async fn sweep(run: Run<'_>) -> Swept {
     }
     let for_the_waiting = Run { budget: housekeeping::less_what_is_kept(run.budget, now), ..run };
     let groups = Box::pin(handle_the_waiting(for_the_waiting, &mut work)).await;
-    let kept = Box::pin(housekeeping::housekeep(run, groups));
+    let launching = work.batch.launching_names();
+    let kept = Box::pin(housekeeping::housekeep(run, groups, &launching));
     let kept = Some(work.heartbeats.beside(run, kept).await);
     if work.batch.is_open() {
         // With what housekeeping has left of the time.

@@ -10,17 +10,17 @@ use stagedoor_lifecycle::admission::PendingAction;
 use stagedoor_lifecycle::deadline;
 use stagedoor_lifecycle::decision::Question;
 use stagedoor_lifecycle::observation::LifecycleAction;
-use stagedoor_lifecycle::onboard::LaunchView;
-use stagedoor_lifecycle::profile::Probe;
+use stagedoor_lifecycle::onboard::{self, LaunchView};
+use stagedoor_lifecycle::profile::Protected;
 use stagedoor_lifecycle::purge::TerminationView;
 use stagedoor_lifecycle::reason::{Code, Fact};
 use stagedoor_lifecycle::receipt::{Outcome, Receipt, SCHEMA, Stage, Step};
 use stagedoor_lifecycle::removal::{Applied, Removal};
 use stagedoor_plan::{PermittedEffect, Seen, Situation, Status, Tried, Verdict};
 use stagedoor_puppet::Certificate;
-use stagedoor_types::{Certname, Lookup, Mode, Observed, WritePermit};
+use stagedoor_types::{ActionResult, Certname, Lookup, Mode, Observed, WritePermit};
 
-use super::{Decided, Query, Report, Task, Waiting};
+use super::{Decided, LeftPinned, Query, Report, Task, Waiting};
 use crate::snapshot::{PuppetSnapshot, issued, revocation};
 
 /// How far an action is.
@@ -58,6 +58,8 @@ pub(crate) struct WorkItem {
     pub(super) tried: Tried,
     state: State,
     status: Status,
+    /// Whether what an abandoned launch has left pinned was dealt with.
+    unpinned: bool,
     /// Whether Auto Scaling has accepted the completion.
     completed: bool,
     /// What was reported as seen already.
@@ -81,6 +83,7 @@ impl WorkItem {
             tried: Tried::default(),
             state: State::Open,
             status: Status::new(Outcome::Failed, ended),
+            unpinned: false,
             completed: false,
             reported: BTreeSet::new(),
             steps: Vec::new(),
@@ -164,13 +167,14 @@ impl WorkItem {
     /// What is needed to answer a question about it.
     pub(super) fn query(&self, question: Question) -> Option<Query> {
         let pending = self.pending()?;
-        let probes = pending.profile.ready.iter().filter(|probe| **probe != Probe::Report);
+        let probes = pending.profile.ready.iter().filter(|probe| !probe.is_report());
         Some(Query {
             key: self.action.key(),
             question,
             certname: self.names().next().cloned(),
             certificate: self.own_certificate().cloned(),
-            address: pending.address,
+            addresses: pending.addresses.clone(),
+            classified: pending.profile.classified.clone(),
             targets: pending.profile.refresh.clone(),
             probes: probes.copied().collect(),
         })
@@ -186,6 +190,16 @@ impl WorkItem {
             other_hooks: self.pending().is_none_or(|pending| pending.other_hooks),
             permit: self.permit(),
         })
+    }
+
+    /// What it leaves pinned, if it is about to be abandoned: that is removed first.
+    pub(super) fn left_pinned(&self, protected: &Protected) -> Option<LeftPinned> {
+        let State::Decided(Verdict { result: ActionResult::Abandon, .. }) = &self.state else { return None };
+        if self.unpinned || !self.is_launching() {
+            return None;
+        }
+        let (certname, groups) = onboard::pins_left(&self.action, self.pending()?, &self.launch, protected)?;
+        Some(LeftPinned { key: self.action.key(), certname, groups, permit: self.permit()? })
     }
 
     /// If its hook would time out before the profile's timeout, and it may be kept alive.
@@ -215,8 +229,19 @@ impl WorkItem {
 
     /// What was done.
     pub(super) fn absorb(&mut self, report: Report) {
-        let Report { steps, status, finished, verdict, trouble, removal, refused, removed, may_repeat, completed } =
-            report;
+        let Report {
+            steps,
+            status,
+            finished,
+            verdict,
+            trouble,
+            removal,
+            refused,
+            removed,
+            unpinned,
+            may_repeat,
+            completed,
+        } = report;
         self.steps.extend(steps);
         for removal in removed {
             self.removed(removal);
@@ -228,6 +253,12 @@ impl WorkItem {
             self.tried.effect = None;
         }
         self.completed |= completed;
+        if let Some(left) = unpinned {
+            self.unpinned = true;
+            if let (State::Decided(verdict), Some(left)) = (&mut self.state, left) {
+                verdict.reason = verdict.reason.clone().and(left);
+            }
+        }
         if let Some(status) = status {
             self.set_status(status);
         }

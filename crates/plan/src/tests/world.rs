@@ -131,7 +131,7 @@ impl Item {
             expected: Ok(name(number)),
             has_pool: false,
             launched: None,
-            address: None,
+            addresses: Vec::new(),
             waits: true,
             doubt: None,
             other_hooks: false,

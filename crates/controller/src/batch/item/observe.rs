@@ -84,7 +84,9 @@ impl WorkItem {
         for what in seen {
             self.saw(snapshot.took, what);
         }
-        self.launch = LaunchView { name: view, run, ..LaunchView::default() };
+        // Where it is under another name is looked for once in an invocation.
+        let (node_groups, elsewhere) = (snapshot.node_groups(), self.launch.elsewhere.take());
+        self.launch = LaunchView { name: view, run, node_groups, elsewhere, ..LaunchView::default() };
     }
 
     fn look_at_termination(&mut self, snapshot: &PuppetSnapshot) {
@@ -111,6 +113,7 @@ impl WorkItem {
             Answer::Targets(targets) if self.is_launching() => self.launch.targets = Some(targets),
             Answer::Targets(targets) => self.termination.value.targets = Some(targets),
             Answer::Probes(probes) => self.launch.probes = Some(probes),
+            Answer::Elsewhere(found) => self.launch.elsewhere = Some(found),
         }
     }
 
