@@ -228,10 +228,15 @@ impl Rehearsal {
         self.log()
     }
 
-    /// Ends a function: the metrics of its last invocation.
-    pub(crate) async fn metrics(&mut self, function: &str) -> Value {
+    /// Ends a function, so that the next invocation starts it with the configuration of then.
+    pub(crate) async fn end(&mut self, function: &str) {
         let mut child = self.functions.remove(function).expect("it runs");
         child.kill().await.expect("it can be ended");
+    }
+
+    /// Ends a function: the metrics of its last invocation.
+    pub(crate) async fn metrics(&mut self, function: &str) -> Value {
+        self.end(function).await;
         let log = self.ended_log().await;
         let line = log
             .lines()
