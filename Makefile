@@ -7,7 +7,8 @@ SHELL := /bin/bash
 CARGO ?= cargo
 # Where cargo builds; both names end in the same directory.
 TARGET := $(or $(CARGO_TARGET_DIR),target)
-# Where the end-to-end tests put what each function calls (STAGEDOOR_SEEN): FUNCTION/*.json, lists of AWS actions.
+# Where the end-to-end tests put what each function calls and what the sweep measures (STAGEDOOR_SEEN): FUNCTION/*.json, lists of AWS
+# actions; metrics/*.jsonl, the metrics of sweeps in each scenario.
 SEEN ?= $(TARGET)/seen
 # Where `make tools` puts cargo-deny and cargo-machete. Debug builds: they run for seconds, and are compiled in half the time.
 TOOLS ?= .cache/tools
@@ -24,9 +25,11 @@ BUILD = $(CARGO) build --locked --workspace
 
 .PHONY: demo
 demo: ## See it work: the built functions against the lab, told as a story (first time: minutes of compiling)
-	@bin=$$(tools/cargo-lambda); \
+	@tools/cargo-lambda >/dev/null & installing=$$!; \
 	echo "Building the functions and the lab (the EC2 SDK alone takes minutes the first time) …"; \
 	$(BUILD) --bins --example demo; \
+	wait $$installing; \
+	bin=$$(tools/cargo-lambda); \
 	PATH="$$bin:$$PATH" "$(TARGET)/debug/examples/demo"
 
 .PHONY: bench
@@ -43,7 +46,7 @@ test: ## Run every test that needs nothing but the workspace
 	$(MAKE) --no-print-directory --jobs=2 built infra-check
 	rm -rf "$(SEEN)"
 	INSTA_UPDATE=no STAGEDOOR_SEEN="$(abspath $(SEEN))" $(CARGO) test --locked --workspace -- --test-threads "$(THREADS)"
-	$(MAKE) --no-print-directory least-privilege
+	$(MAKE) --no-print-directory least-privilege alarms
 
 .PHONY: built
 built:
@@ -56,6 +59,10 @@ infra-check: ## Check the CloudFormation templates, the user data, the event pat
 .PHONY: least-privilege
 least-privilege: ## Compare the calls that the tests saw with what the roles allow (SEEN=directory)
 	tests/infra/run least-privilege "$(SEEN)"
+
+.PHONY: alarms
+alarms: ## Evaluate the alarms on the metrics that the tests recorded (SEEN=directory)
+	tests/infra/run alarms "$(SEEN)"
 
 .PHONY: package
 package: ## Package the functions for Lambda (ARCH=arm64 or x86_64; both without it) and report their size (first time: half an hour)

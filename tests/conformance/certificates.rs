@@ -120,7 +120,9 @@ async fn statuses(site: &Site, state: Option<State>) -> Vec<CertificateStatus> {
     loop {
         match site.ca().statuses(state).await {
             Ok(listed) => return listed,
-            Err(error) if error.is_retryable() && tries < 20 => tries += 1,
+            Err(stagedoor_puppet::Error::Busy { .. } | stagedoor_puppet::Error::Unreachable { .. }) if tries < 20 => {
+                tries += 1
+            }
             Err(error) => panic!("{error}"),
         }
     }

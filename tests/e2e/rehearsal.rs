@@ -234,15 +234,17 @@ impl Rehearsal {
         child.kill().await.expect("it can be ended");
     }
 
-    /// Ends a function: the metrics of its last invocation.
+    /// Ends a function: the metrics of its last invocation, without those of single services.
     pub(crate) async fn metrics(&mut self, function: &str) -> Value {
+        self.every_metric(function).await.pop().unwrap_or_else(|| panic!("no metrics in {}", self.log()))
+    }
+
+    /// Ends a function: all documents with metrics that it has written.
+    pub(crate) async fn every_metric(&mut self, function: &str) -> Vec<Value> {
         self.end(function).await;
         let log = self.ended_log().await;
-        let line = log
-            .lines()
-            .rfind(|line| line.contains("\"CloudWatchMetrics\":"))
-            .unwrap_or_else(|| panic!("no metrics in {log}"));
-        serde_json::from_str(line).expect("metrics are JSON")
+        let lines = log.lines().filter(|line| line.contains("\"CloudWatchMetrics\":"));
+        lines.map(|line| serde_json::from_str(line).expect("metrics are JSON")).collect()
     }
 
     /// Invokes a function and returns its answer, after checking that no secret is in the answer, the log or the journal.

@@ -1,5 +1,6 @@
 //! The function `sweep`, as it is built, against the lab.
 
 mod fleet;
+mod health;
 mod housekeeping;
 mod waiting;

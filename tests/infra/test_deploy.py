@@ -319,6 +319,28 @@ def test_the_example_configuration_has_only_keys_that_the_readme_explains():
     assert set(keys(tomllib.loads(EXAMPLE.read_text()))) <= set(keys(documented))
 
 
+@pytest.mark.parametrize(
+    ("timeout", "more", "accepted"),
+    [
+        ("90m", {}, True),
+        ("1h 31m", {}, False),
+        ("91 minutes", {}, False),
+        ("2h", {"OldestWaitingAlarmSeconds": 7200}, True),
+        ("PT2H", {}, True),
+    ],
+)
+def test_a_timeout_must_not_be_longer_than_what_raises_the_alarm(tmp_path, timeout, more, accepted):
+    assert load("stagedoor")["Parameters"]["OldestWaitingAlarmSeconds"]["Default"] == deploy.OLDEST_WAITING
+    file = tmp_path / "stagedoor.toml"
+    file.write_text(f'{CONFIGURATION}timeout.launch = "{timeout}"\n')
+    parameters = {"SecretArn": "arn:aws:secretsmanager:eu-west-1:123456789012:secret:stagedoor/puppet-AbCdEf", **more}
+    if accepted:
+        assert deploy.configuration(file, parameters) == file.read_text()
+    else:
+        with pytest.raises(deploy.CannotDeploy, match="profile.compiler.timeout.launch .* OldestWaitingAlarmSeconds"):
+            deploy.configuration(file, parameters)
+
+
 @pytest.mark.parametrize("name", ["stagedoor", "compilers"])
 def test_every_parameter_is_explained_in_the_guide(name):
     guide = (ROOT / "docs" / "deployment.md").read_text()

@@ -182,7 +182,7 @@ def test_who_makes_endpoints_must_say_who_uses_them(made, clients, accepted):
     )
 
 
-def test_every_alarm_is_on_the_dashboard_and_tells_somebody():
+def test_every_alarm_is_on_the_dashboard_and_notifies():
     template = load("stagedoor")
     alarms = of_type(template, "AWS::CloudWatch::Alarm")
     body = template["Resources"]["Dashboard"]["Properties"]["DashboardBody"]["Fn::Sub"]
@@ -206,7 +206,7 @@ def test_only_documented_metrics_are_read():
     assert shown | watched == documented
     # What the controller writes.
     controller = ROOT / "crates" / "controller" / "src"
-    sources = [(controller / name).read_text() for name in ("telemetry.rs", "housekeeping.rs")]
+    sources = [(controller / name).read_text() for name in ("telemetry.rs", "housekeeping.rs", "health.rs")]
     assert documented == set(re.findall(r'\("([A-Z][A-Za-z]+)", ', "\n".join(sources)))
 
 
@@ -221,8 +221,9 @@ def test_the_table_of_outcomes_shows_fields_that_the_log_has():
 
 
 @pytest.mark.parametrize("name", NOT_IN_MOTO)
-def test_the_template_is_small_enough_to_be_sent_without_a_bucket(name):
-    assert len((INFRA / f"{name}.yaml").read_bytes()) <= 51_200
+def test_the_template_is_small_enough_for_the_bucket_that_it_is_sent_through(name):
+    # infra/deploy and the commands in docs/deployment.md upload it; sent within the call, a template may have 51,200 bytes.
+    assert len((INFRA / f"{name}.yaml").read_bytes()) <= 460_800
 
 
 @pytest.mark.parametrize("edition", ["pe", "open-source"])

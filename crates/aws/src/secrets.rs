@@ -33,6 +33,8 @@ pub struct Reading {
 struct Kept {
     reading: Reading,
     read_at: Timestamp,
+    /// Why it could not be read anew when it was older than [`KEPT`].
+    outdated: Option<Error>,
 }
 
 impl Secret {
@@ -51,10 +53,19 @@ impl Secret {
         }
         let fetched = self.fetch(&mut kept, now).await;
         // Secrets Manager may be down: what it said before is better than nothing.
-        match (fetched, kept.as_ref()) {
-            (Err(Error::Unreachable { .. } | Error::Throttled { .. }), Some(kept)) => Ok(kept.reading.clone()),
+        match (fetched, kept.as_mut()) {
+            (Err(error @ (Error::Unreachable { .. } | Error::Throttled { .. })), Some(kept)) => {
+                kept.outdated = Some(error);
+                Ok(kept.reading.clone())
+            }
             (fetched, _) => fetched,
         }
+    }
+
+    /// Why the text in use is older than [`KEPT`], if it is: Secrets Manager was unreachable when it was to be read anew. A new
+    /// process could not start with it.
+    pub async fn outdated(&self) -> Option<Error> {
+        self.kept.lock().await.as_ref()?.outdated.clone()
     }
 
     /// Its current text, read anew because the reading with this number was refused by its user. Callers that were
@@ -81,7 +92,41 @@ impl Secret {
         };
         let number = kept.as_ref().map_or(1, |kept| kept.reading.number + 1);
         let reading = Reading { text: text.into(), number };
-        *kept = Some(Kept { reading: reading.clone(), read_at: now });
+        *kept = Some(Kept { reading: reading.clone(), read_at: now, outdated: None });
         Ok(reading)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_sdk_secretsmanager::config::{BehaviorVersion, Config, Credentials, Region, retry::RetryConfig};
+
+    use super::*;
+
+    /// A secret that was read at this time, at an endpoint where nothing listens any more.
+    fn read_before(read_at: Timestamp) -> Secret {
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let config = Config::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .region(Region::new("eu-west-1"))
+            .credentials_provider(Credentials::new("id", "key", None, None, "test"))
+            .endpoint_url(format!("http://127.0.0.1:{port}"))
+            .retry_config(RetryConfig::disabled())
+            .build();
+        let reading = Reading { text: "{}".to_owned().into(), number: 1 };
+        let kept = Kept { reading, read_at, outdated: None };
+        Secret { client: Client::from_conf(config), name: "stagedoor/puppet".into(), kept: Mutex::new(Some(kept)) }
+    }
+
+    #[tokio::test]
+    async fn a_text_that_could_not_be_read_anew_is_used_and_said_to_be_outdated() {
+        let read_at = Timestamp::from_second(1_800_000_000).unwrap();
+        let secret = read_before(read_at);
+        for (seconds, outdated) in [(299, false), (301, true)] {
+            let now = Timestamp::from_second(read_at.as_second() + seconds).unwrap();
+            assert_eq!(secret.read(now).await.unwrap().number, 1, "after {seconds} s");
+            let trouble = secret.outdated().await;
+            assert_eq!(matches!(trouble, Some(Error::Unreachable { .. })), outdated, "after {seconds} s: {trouble:?}");
+        }
     }
 }

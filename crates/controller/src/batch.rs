@@ -1,6 +1,7 @@
 //! The set of actions that an invocation works on. The only place that changes a work item. No I/O.
 
 mod item;
+mod progress;
 mod report;
 mod request;
 
@@ -38,7 +39,7 @@ pub(crate) struct Batch {
     pause: Duration,
     /// The actions whose start Auto Scaling was asked for.
     asked_start: BTreeSet<ActionKey>,
-    /// What AWS confirmed before this is not acted upon in this pass.
+    /// Anything AWS confirmed before this time is too old to act on in this pass.
     fresh_since: Timestamp,
 }
 
@@ -79,24 +80,25 @@ impl Batch {
         undecided.filter(|item| !fresh(item)).map(|item| item.action.clone()).collect()
     }
 
-    /// Takes in what AWS says: which actions are ours, and how much time they have.
+    /// Takes in what AWS says: which actions are ours, and how much time they have; see `WorkItem::admit`.
     pub(crate) fn admit(&mut self, aws: &AwsSnapshot, context: &Context) {
         self.fresh_since = earliest_fresh(aws.at);
+        self.items.values_mut().for_each(WorkItem::begin_pass);
         for (key, view) in &aws.views {
             if let Some(item) = self.items.get_mut(key) {
-                let admission = admit(&item.action, view, &|name| context.profile(name));
-                item.admit(admission, view, aws.at, aws.took);
+                let (mode, admission) = admit(&item.action, view, &|name| context.profile(name));
+                item.admit(mode, admission, view, aws);
             }
         }
     }
 
     /// The undecided actions that are ours.
     fn ours(&self) -> impl Iterator<Item = &WorkItem> {
-        self.items.values().filter(|item| item.is_undecided() && item.pending.is_some())
+        self.items.values().filter(|item| item.is_active())
     }
 
     fn ours_mut(&mut self) -> impl Iterator<Item = &mut WorkItem> {
-        self.items.values_mut().filter(|item| item.is_undecided() && item.pending.is_some())
+        self.items.values_mut().filter(|item| item.is_active())
     }
 
     /// What Puppet has to be asked.
@@ -104,7 +106,7 @@ impl Batch {
         Wanted::of(self.ours())
     }
 
-    /// Takes in what Puppet says, or why it is unavailable.
+    /// Takes in what Puppet says, or why it is unavailable; see `WorkItem::take_in`.
     pub(crate) fn take_in(&mut self, puppet: Result<&PuppetSnapshot, &Trouble>) {
         for item in self.ours_mut() {
             match puppet {
@@ -127,7 +129,7 @@ impl Batch {
             }
         }
         for (key, status) in &plan.statuses {
-            self.change(key, |item| item.set_status(status.clone()));
+            self.change(key, |item| item.plan(status.clone()));
         }
         for (key, verdict) in &plan.verdicts {
             self.change(key, |item| item.decide(verdict.clone()));
@@ -182,8 +184,8 @@ impl Batch {
         self.items.values().filter(|item| item.is_launching()).flat_map(WorkItem::names).cloned().collect()
     }
 
-    /// The actions whose start has to be asked for. One call answers for a whole group, so those of which nothing is known are asked
-    /// about as well, as soon as one has to be known that was not asked about.
+    /// Actions whose start time to request. One call answers for a whole group, so as soon as one start is needed, all other unknown
+    /// ones are requested too.
     pub(crate) fn starts_to_ask(&self, wanted: &BTreeSet<ActionKey>) -> Vec<LifecycleAction> {
         if wanted.iter().all(|key| self.asked_start.contains(key)) {
             return Vec::new();
@@ -210,7 +212,7 @@ impl Batch {
                     self.asked_start.insert(key);
                     any = true;
                 }
-                Err(trouble) => item.set_status(Status::new(Outcome::Failed, Fact::from(trouble))),
+                Err(trouble) => item.report(Status::new(Outcome::Failed, Fact::from(trouble))),
             }
         }
         any
@@ -221,7 +223,13 @@ impl Batch {
         self.items.values().filter_map(WorkItem::waiting).collect()
     }
 
-    /// How long to pause before the next pass; what was done before that may be done again after it.
+    /// How long the oldest of the actions that still wait has waited, as far as it is known when they began.
+    pub(crate) fn oldest_waiting(&self, now: Timestamp) -> Option<Duration> {
+        let began = self.items.values().filter(|item| item.still_waits()).filter_map(|item| item.action.began.time());
+        began.min().map(|began| Duration::try_from(now.duration_since(began)).unwrap_or_default())
+    }
+
+    /// How long to pause before the next pass. Effects tried before the pause may be tried again after it.
     pub(crate) fn pause(&mut self) -> Duration {
         let pause = self.pause;
         self.pause = (pause * 2).min(LONGEST_PAUSE);

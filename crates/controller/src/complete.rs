@@ -17,7 +17,7 @@ use crate::batch::{Decided, Report, Reports};
 use crate::call::{call, unique};
 use crate::context::Run;
 
-/// How many completions are under way at a time: all calls of an account and Region share one bucket.
+/// How many completions run at a time: all calls in an account and Region share one rate limit.
 const AT_ONCE: usize = 8;
 /// How long after its beginning an action is visible for certain: the propagation takes seconds.
 const SURELY_VISIBLE: Duration = Duration::from_secs(120);
@@ -94,7 +94,7 @@ fn judge(decided: &Decided, groups: &[Group], now: Timestamp, report: &mut Repor
     let LifecycleAction { group, instance, began, .. } = action;
     let members = groups.iter().find(|described| described.name == *group).map(|described| &described.members);
     let still_held = members.and_then(|members| members.get(instance)).is_some_and(LifecycleState::may_wait);
-    // A sweep does not know when the action began: it saw the instance waiting, which is not the first thing to be visible.
+    // A sweep has no start time, but it saw the instance waiting, and by then the action is visible.
     let visible = began.time().is_none_or(|began| now >= deadline::after(began, SURELY_VISIBLE));
     if !still_held {
         let before = "the action had been completed before";

@@ -208,6 +208,11 @@ impl PuppetSite {
         self.read_again(number, now).await
     }
 
+    /// Why the secret in use is older than it should be, if it is.
+    pub(crate) async fn outdated(&self) -> Option<Trouble> {
+        Some(Trouble::of(Service::SecretsManager, &self.secret.outdated().await?))
+    }
+
     /// The clients made of a new reading of the secret, after those of `refused` were refused by Puppet.
     pub(crate) async fn reopen(&self, refused: &Puppet, now: Timestamp) -> Result<Arc<Puppet>, Trouble> {
         self.read_again(refused.reading, now).await

@@ -45,7 +45,7 @@ impl Heartbeats {
         self.due.retain(|due| awaited.contains(&due.key));
     }
 
-    /// Runs this work to its end, and sends heartbeats meanwhile.
+    /// Runs this work to completion, sending heartbeats meanwhile.
     pub(crate) async fn beside<T>(&mut self, run: Run<'_>, work: impl Future<Output = T>) -> T {
         let beating = async {
             loop {

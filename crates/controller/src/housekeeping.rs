@@ -118,9 +118,16 @@ impl HousekeepingReport {
         json!({ "orphans": orphans, "pins": pins, "credentials": self.credentials.payload(now) })
     }
 
+    /// What it could not do, if anything.
+    pub(crate) fn trouble(&self) -> Option<&Trouble> {
+        let orphans = self.orphans.as_ref().and_then(|orphans| orphans.as_ref().err());
+        let pins = || self.pins.as_ref().and_then(|pins| pins.as_ref().err());
+        orphans.or_else(pins).or_else(|| self.credentials.trouble())
+    }
+
     /// The metrics that there are values for.
     pub(crate) fn metrics(&self, now: Timestamp) -> Vec<(&'static str, i64)> {
-        let mut values = Vec::new();
+        let mut values = vec![("HousekeepingOk", self.trouble().is_none().into())];
         if let Some(Ok(check)) = &self.orphans {
             values.push(("BreakerOpen", check.breaker.is_some().into()));
             values.push(("OrphansRemoved", i64::try_from(check.removed()).unwrap_or(i64::MAX)));

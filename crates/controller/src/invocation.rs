@@ -13,7 +13,7 @@ use stagedoor_types::{ActionKey, Transition};
 use crate::budget::Budget;
 use crate::context::{Context, Run};
 use crate::reconcile::reconcile;
-use crate::sweep::{Swept, sweep};
+use crate::sweep::sweep;
 use crate::telemetry::{self, log_and_publish};
 
 /// Which function was invoked.
@@ -32,8 +32,8 @@ pub enum Function {
 pub struct Answer {
     /// The answer to the caller of the function.
     pub payload: Value,
-    /// The metrics of the invocation, as a line for the log that CloudWatch reads metrics from.
-    pub metrics: Value,
+    /// The metrics of the invocation, as lines for the log that CloudWatch reads metrics from.
+    pub metrics: Vec<Value>,
 }
 
 impl Function {
@@ -61,7 +61,9 @@ impl Function {
 /// For SQS the answer is `{"batchItemFailures": […]}` with the messages that should come again; for every other source
 /// `{"results": […]}` with a receipt for each instance. A message that can never be handled is not asked for again.
 ///
-/// A sweep needs no event: it finds the waiting actions itself.
+/// A sweep needs no event: it finds the waiting actions itself. One that could not do its work has an answer as well, which says what
+/// was missing, and the metric `SweepOk` is 0: an error would take the receipts out of the answer, and the metric `Errors`
+/// of Lambda would no longer say that a function crashed (ADR 13).
 pub async fn handle(
     context: &Context,
     function: Function,
@@ -71,15 +73,22 @@ pub async fn handle(
     let run = Run { context, budget: Budget::new(context.clock.now(), context.config.budget, platform_deadline) };
     if function == Function::Sweep {
         // Boxed: the loop's future is large, and the function's futures nest around it.
-        let Swept { receipts, kept } = Box::pin(sweep(run)).await;
-        log_and_publish(run, function, &receipts, &[]).await;
+        let mut swept = Box::pin(sweep(run)).await;
+        if let Err(trouble) = log_and_publish(run, function, &swept.receipts, &[]).await {
+            swept.health.lacks(trouble);
+        }
+        if let Some(kept) = &swept.kept
+            && let Err(trouble) = telemetry::tell(run, kept).await
+        {
+            swept.health.lacks(trouble);
+        }
+        swept.health.log();
         let now = context.clock.now();
-        let mut payload = json!({ "results": receipts });
-        if let Some(kept) = &kept {
-            telemetry::tell(run, kept).await;
+        let mut payload = json!({ "results": swept.receipts, "health": swept.health.payload() });
+        if let Some(kept) = &swept.kept {
             payload["housekeeping"] = kept.payload(now);
         }
-        return Answer { payload, metrics: telemetry::metrics(context, function, &receipts, kept.as_ref(), now) };
+        return Answer { payload, metrics: telemetry::metrics_of_sweep(context, &swept, now) };
     }
     let delivery = decode(event);
     // Duplicates within a batch collapse.
@@ -129,8 +138,9 @@ pub async fn handle(
     // Boxed: the loop's future is large, and the function's futures nest around it.
     let dealt_with = if actions.is_empty() { Vec::new() } else { Box::pin(reconcile(run, actions)).await };
     // The receipts leave here: a log line for each, and the topic. The payload repeats them for a caller that waits.
-    log_and_publish(run, function, &dealt_with, &receipts).await;
-    let metrics = telemetry::metrics(context, function, &dealt_with, None, context.clock.now());
+    // A receipt that could not be published is in the log.
+    let _ = log_and_publish(run, function, &dealt_with, &receipts).await;
+    let metrics = vec![telemetry::metrics(context, function, &dealt_with, &[], context.clock.now())];
 
     let payload = match delivery.source {
         Source::Sqs => {

@@ -17,6 +17,7 @@ mod call;
 mod complete;
 pub mod config;
 mod context;
+mod health;
 mod heartbeat;
 mod housekeeping;
 mod invocation;
@@ -41,7 +42,7 @@ mod tests {
         &["call"],
         &["snapshot"],
         &["batch"],
-        &["observe", "apply", "complete", "heartbeat"],
+        &["observe", "apply", "complete", "heartbeat", "health"],
         &["resolve"],
         &["reconcile", "housekeeping"],
         &["sweep", "telemetry", "invocation"],

@@ -36,7 +36,7 @@ pub(crate) async fn reconcile(run: Run<'_>, actions: Vec<LifecycleAction>) -> Ve
 /// How to go on after a pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Requeue {
-    /// It found out or changed something: observe again at once, which is the proof.
+    /// It learned or changed something: observe again at once. After a removal, that observation is the proof.
     AtOnce,
     /// Something has to happen elsewhere first.
     AfterPause,
@@ -58,16 +58,20 @@ impl Work {
     }
 
     /// One pass: observe, plan, complete, apply.
+    ///
+    /// A purge takes two. In the first, AWS confirms the action (`lifecycle::admission`), `lifecycle::purge` finds what is left and
+    /// returns `Effect::Remove`, and `apply/remove.rs` removes it. In the second, which does not ask AWS again, nothing is left under the
+    /// name: `Removal::proof` holds, `lifecycle::purge` returns `Complete`, and `complete.rs` completes the action.
     pub(crate) async fn pass(&mut self, run: Run<'_>) -> Requeue {
         let Self { batch, heartbeats, renewed } = self;
         let opening = call(run.context, run.budget.work, Service::SecretsManager, run.context.puppet.open(run.now()));
-        // Boxed, as below: futures of this size are copied about otherwise.
+        // Boxed, as below, so that futures this large are not copied around.
         let (opened, aws) =
             Box::pin(async { tokio::join!(opening, observe::aws(run, batch.to_look_at(run.now()))) }).await;
         batch.admit(&aws, run.context);
         heartbeats.watch(batch.waiting(), run.now());
         let opened = opened.as_deref().map_err(Clone::clone);
-        let again = heartbeats.beside(run, Box::pin(act(run, batch, opened, renewed))).await;
+        let again = heartbeats.beside(run, Box::pin(rest_of_pass(run, batch, opened, renewed))).await;
         match again {
             _ if !batch.is_open() || run.now() >= run.budget.calls => Requeue::Over,
             true => Requeue::AtOnce,
@@ -90,7 +94,7 @@ impl Work {
 }
 
 /// What a pass does once AWS was asked; returns whether to observe again at once.
-async fn act(run: Run<'_>, batch: &mut Batch, opened: Result<&Puppet, Trouble>, renewed: &mut bool) -> bool {
+async fn rest_of_pass(run: Run<'_>, batch: &mut Batch, opened: Result<&Puppet, Trouble>, renewed: &mut bool) -> bool {
     let wanted = batch.wanted();
     let mut look = match opened {
         Ok(puppet) if wanted.is_empty() => Ok((puppet, PuppetSnapshot::nothing(puppet, run.now()))),
@@ -98,6 +102,7 @@ async fn act(run: Run<'_>, batch: &mut Batch, opened: Result<&Puppet, Trouble>, 
         Err(trouble) => Err(trouble),
     };
     batch.take_in(look.as_ref().map(|(_, snapshot)| snapshot));
+    // Also records statuses, verdicts and proofs in the batch.
     let (plan, refused) = resolve(run, batch, &mut look).await;
     // New names are observed in the next pass.
     let mut again = !plan.names.is_empty();

@@ -17,7 +17,7 @@ pub(crate) type Look<'a> = Result<(&'a Puppet, PuppetSnapshot), Trouble>;
 /// Plans, looks up what the plan asks for, and plans again, until no question is new. Also says whether Puppet refused the
 /// credentials.
 pub(crate) async fn resolve(run: Run<'_>, batch: &mut Batch, look: &mut Look<'_>) -> (Plan, bool) {
-    let mut next = planned(run, batch, look);
+    let mut next = plan_and_record(run, batch, look);
     let mut refused = look.as_ref().is_ok_and(|(_, snapshot)| snapshot.is_unauthenticated());
     for _ in 0..QUESTIONS_IN_A_ROW {
         let Ok((puppet, snapshot)) = look else { break };
@@ -27,7 +27,7 @@ pub(crate) async fn resolve(run: Run<'_>, batch: &mut Batch, look: &mut Look<'_>
         let answers = observe::lookups(run, puppet, snapshot, &batch.queries(&next.questions)).await;
         refused |= answers.unauthenticated || snapshot.is_unauthenticated();
         batch.answered(answers.all);
-        let before = std::mem::replace(&mut next, planned(run, batch, look));
+        let before = std::mem::replace(&mut next, plan_and_record(run, batch, look));
         next.names.extend(before.names);
         next.start_times.extend(before.start_times);
     }
@@ -35,7 +35,7 @@ pub(crate) async fn resolve(run: Run<'_>, batch: &mut Batch, look: &mut Look<'_>
 }
 
 /// The plan for the batch as it is, taken in by the batch.
-fn planned(run: Run<'_>, batch: &mut Batch, look: &Look<'_>) -> Plan {
+fn plan_and_record(run: Run<'_>, batch: &mut Batch, look: &Look<'_>) -> Plan {
     let protected = look.as_ref().map_or(&run.context.config.protected, |(puppet, _)| &puppet.protected);
     let orchestrated = run.context.config.orchestrator.is_some();
     let site = Site { protected, orchestrated, now: run.now() };

@@ -13,6 +13,7 @@ use stagedoor_types::{
 use crate::batch::Batch;
 use crate::call::call;
 use crate::context::Run;
+use crate::health::{self, Health};
 use crate::housekeeping::{self, HousekeepingReport};
 use crate::observe::hooks_of;
 use crate::reconcile::{Requeue, Work};
@@ -25,73 +26,99 @@ pub(crate) struct Swept {
     pub(crate) receipts: Vec<Receipt>,
     /// The result of the housekeeping, where it was due.
     pub(crate) kept: Option<HousekeepingReport>,
+    /// Whether it could do its work.
+    pub(crate) health: Health,
+    /// How long the oldest of the actions that still wait has waited; `None` where none waits.
+    pub(crate) oldest_waiting: Option<Duration>,
 }
 
-/// Handles all waiting actions; then, every few minutes, housekeeping.
+/// Handles all waiting actions; then, every few minutes, housekeeping. Beside that, reads a little from each service: where nothing
+/// waits, there is no other reason to call them.
 pub(crate) async fn sweep(run: Run<'_>) -> Swept {
-    let now = run.now();
     let mut work = Work::new(run);
+    let (mut health, (search, kept)) =
+        tokio::join!(Box::pin(health::read_a_little(run)), Box::pin(work_through(run, &mut work)));
+    health.saw(Service::AutoScaling, search);
+    if let Some(trouble) = kept.as_ref().and_then(HousekeepingReport::trouble) {
+        health.lacks(trouble.clone());
+    }
+    let oldest_waiting = work.batch.oldest_waiting(run.now());
+    let receipts = receipts(work.batch);
+    health.ended_with(&receipts);
+    Swept { receipts, kept, health, oldest_waiting }
+}
+
+/// Handles all waiting actions, and keeps house if that is due; returns whether the last search for waiting actions was complete.
+async fn work_through(run: Run<'_>, work: &mut Work) -> (Result<(), Trouble>, Option<HousekeepingReport>) {
+    let now = run.now();
     if !housekeeping::is_due(run.context, now) {
-        let _ = Box::pin(handle_the_waiting(run, &mut work)).await;
-        return Swept { receipts: receipts(work.batch), kept: None };
+        return (Box::pin(handle_the_waiting(run, work)).await.complete, None);
     }
     let for_the_waiting = Run { budget: housekeeping::less_what_is_kept(run.budget, now), ..run };
-    let groups = Box::pin(handle_the_waiting(for_the_waiting, &mut work)).await;
+    let Search { groups, mut complete } = Box::pin(handle_the_waiting(for_the_waiting, work)).await;
     let launching = work.batch.launching_names();
     let kept = Box::pin(housekeeping::housekeep(run, groups, &launching));
-    let kept = Some(work.heartbeats.beside(run, kept).await);
+    let kept = work.heartbeats.beside(run, kept).await;
     if work.batch.is_open() {
         // With what housekeeping has left of the time.
-        let _ = Box::pin(handle_the_waiting(run, &mut work)).await;
+        complete = Box::pin(handle_the_waiting(run, work)).await.complete;
     }
-    Swept { receipts: receipts(work.batch), kept }
+    (complete, Some(kept))
 }
 
-/// Handles all waiting actions until none is left or the time is up. Where none waits, that costs one call. Also returns the
-/// groups as they were last seen.
-async fn handle_the_waiting(run: Run<'_>, work: &mut Work) -> Result<Vec<Group>, Trouble> {
-    let mut groups = Err(Trouble {
+/// What the searches for waiting actions ended with.
+struct Search {
+    /// The groups as they were last seen.
+    groups: Result<Vec<Group>, Trouble>,
+    /// Whether the last search was complete, or why it was not.
+    complete: Result<(), Trouble>,
+}
+
+/// Handles all waiting actions until none is left or the time is up. Where none waits, that costs one call.
+async fn handle_the_waiting(run: Run<'_>, work: &mut Work) -> Search {
+    let not_asked = Trouble {
         kind: TroubleKind::Timeout,
         service: Service::AutoScaling,
         text: "Auto Scaling was not asked yet".to_owned(),
-    });
+    };
+    let mut search = Search { groups: Err(not_asked.clone()), complete: Err(not_asked) };
     let mut looked = None;
     loop {
         let now = run.now();
         if !work.batch.is_open() || looked.is_none_or(|looked| now >= deadline::after(looked, LOOK_EVERY)) {
             looked = Some(now);
-            let trouble = match add_the_waiting(run, work).await {
-                Ok((seen, trouble)) => {
-                    groups = Ok(seen);
-                    trouble
+            search.complete = match add_the_waiting(run, work).await {
+                Ok((seen, complete)) => {
+                    search.groups = Ok(seen);
+                    complete
                 }
                 Err(trouble) => {
-                    groups = groups.map_err(|_| trouble.clone());
-                    Some(trouble)
+                    search.groups = search.groups.map_err(|_| trouble.clone());
+                    Err(trouble)
                 }
             };
-            match trouble {
-                Some(trouble) => tracing::error!("the sweep could not read which instances wait: {trouble}"),
-                None if !work.batch.is_open() => return groups,
-                None => {}
+            match &search.complete {
+                Err(trouble) => tracing::error!("the sweep could not read which instances wait: {trouble}"),
+                Ok(()) if !work.batch.is_open() => return search,
+                Ok(()) => {}
             }
         }
         let requeue = if work.batch.is_open() { Box::pin(work.pass(run)).await } else { Requeue::AfterPause };
         let time_is_up = run.now() >= run.budget.calls;
         // With every action finished, one more search says whether others have begun to wait meanwhile.
         if time_is_up || requeue != Requeue::Over && !work.rest(run, requeue).await {
-            return groups;
+            return search;
         }
     }
 }
 
 /// Adds all waiting actions to the batch; returns the groups that opted in, and what went wrong where actions may be missing.
-async fn add_the_waiting(run: Run<'_>, work: &mut Work) -> Result<(Vec<Group>, Option<Trouble>), Trouble> {
+async fn add_the_waiting(run: Run<'_>, work: &mut Work) -> Result<(Vec<Group>, Result<(), Trouble>), Trouble> {
     let opted_in = run.context.autoscaling.opted_in_groups();
     let groups = call(run.context, run.budget.work, Service::AutoScaling, opted_in).await?;
-    let (actions, trouble) = waiting(run, &groups).await;
+    let (actions, complete) = waiting(run, &groups).await;
     work.batch.add(actions);
-    Ok((groups, trouble))
+    Ok((groups, complete))
 }
 
 /// The receipts, but for the guesses that Auto Scaling did not confirm: whether an instance was returning to the pool.
@@ -102,18 +129,18 @@ fn receipts(batch: Batch) -> Vec<Receipt> {
 }
 
 /// Every action that waits at a hook of ours; and what went wrong, where actions may be missing.
-async fn waiting(run: Run<'_>, groups: &[Group]) -> (Vec<LifecycleAction>, Option<Trouble>) {
+async fn waiting(run: Run<'_>, groups: &[Group]) -> (Vec<LifecycleAction>, Result<(), Trouble>) {
     let started = run.now();
     let waiting: Vec<&Group> =
         groups.iter().filter(|group| group.members.values().any(|state| way(state).is_some())).collect();
     let names: Vec<GroupName> = waiting.iter().map(|group| group.name.clone()).collect();
     let hooks = hooks_of(run, &names).await;
-    let (mut actions, mut trouble) = (Vec::new(), None);
+    let (mut actions, mut complete) = (Vec::new(), Ok(()));
     for (group, hooks) in waiting.into_iter().zip(hooks) {
         let hooks = match hooks {
             Ok(hooks) => hooks,
             Err(why) => {
-                trouble = Some(why);
+                complete = Err(why);
                 continue;
             }
         };
@@ -145,7 +172,7 @@ async fn waiting(run: Run<'_>, groups: &[Group]) -> (Vec<LifecycleAction>, Optio
         took_ms = run.context.clock.since(started).as_millis(),
         "looked for waiting instances"
     );
-    (actions, trouble)
+    (actions, complete)
 }
 
 /// The transition that an instance in this state waits in, if it waits.

@@ -4,13 +4,15 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use stagedoor_aws::Error as AwsError;
 use stagedoor_lifecycle::deadline;
+use stagedoor_lifecycle::reason::Code;
 use stagedoor_lifecycle::receipt::{Outcome, Receipt};
-use stagedoor_types::{Mode, Service};
+use stagedoor_types::{Mode, Service, Trouble};
 
 use crate::call::call;
 use crate::context::{Context, Run};
 use crate::housekeeping::HousekeepingReport;
 use crate::invocation::Function;
+use crate::sweep::Swept;
 
 /// The most results in one published message, which may have 256 KiB.
 const RESULTS_PER_MESSAGE: usize = 100;
@@ -19,61 +21,103 @@ const LONGEST_REASON: usize = 500;
 /// An instance that still waits so shortly before it has to be decided is worth an alarm.
 const NEAR: std::time::Duration = std::time::Duration::from_secs(300);
 
-/// Logs each receipt, once, and publishes the news.
-pub(crate) async fn log_and_publish(run: Run<'_>, function: Function, dealt_with: &[Receipt], others: &[Receipt]) {
+/// Logs each receipt, once, and publishes the news; an error says that those could not be published.
+pub(crate) async fn log_and_publish(
+    run: Run<'_>,
+    function: Function,
+    dealt_with: &[Receipt],
+    others: &[Receipt],
+) -> Result<(), Trouble> {
     for receipt in dealt_with.iter().chain(others) {
         log(function, receipt);
     }
     let published = call(run.context, run.budget.calls, Service::Sns, publish(run.context, function, dealt_with)).await;
-    if let Err(trouble) = published {
+    published.inspect_err(|trouble| {
         tracing::warn!(function = function.name(), "the outcome could not be published: {trouble}");
-    }
+    })
 }
 
-/// Publishes the result of the housekeeping.
-pub(crate) async fn tell(run: Run<'_>, kept: &HousekeepingReport) {
-    let Some(topic) = &run.context.topic else { return };
+/// Publishes the result of the housekeeping; an error says that some of it could not be published.
+pub(crate) async fn tell(run: Run<'_>, kept: &HousekeepingReport) -> Result<(), Trouble> {
+    let mut all = Ok(());
+    let Some(topic) = &run.context.topic else { return all };
     for (subject, message) in &kept.news {
         let message = message.to_string();
         let published = call(run.context, run.budget.calls, Service::Sns, topic.publish(subject, &message)).await;
         if let Err(trouble) = published {
             tracing::warn!("the result of the housekeeping could not be published: {trouble}");
+            all = Err(trouble);
         }
     }
+    all
 }
 
 /// The metrics of an invocation in CloudWatch's
 /// [embedded metric format](https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/CloudWatch_Embedded_Metric_Format_Specification.html):
-/// a log line that needs no call and no permission.
+/// a log line that needs no call and no permission. `more` are those that only this function has.
 pub(crate) fn metrics(
     context: &Context,
     function: Function,
     receipts: &[Receipt],
-    kept: Option<&HousekeepingReport>,
+    more: &[(&'static str, i64)],
     now: Timestamp,
 ) -> Value {
-    let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
     let count = |outcome| number(receipts.iter().filter(|receipt| receipt.outcome == outcome).count());
     let near = |receipt: &&Receipt| receipt.decide_by.is_some_and(|by| deadline::after(now, NEAR) >= by);
+    let enrolled = |receipt: &&Receipt| receipt.outcome == Outcome::Continued && receipt.code == Code::Enrolled;
     let mut values = vec![
         ("Continued", count(Outcome::Continued)),
+        ("Enrolled", number(receipts.iter().filter(enrolled).count())),
         ("Abandoned", count(Outcome::Abandoned)),
         ("Waiting", count(Outcome::Waiting)),
         ("Refused", count(Outcome::Refused)),
         ("Failed", count(Outcome::Failed)),
         ("WaitingNearDeadline", number(receipts.iter().filter(near).count())),
     ];
-    values.extend(kept.map(|kept| kept.metrics(now)).unwrap_or_default());
-    let names: Vec<Value> = values.iter().map(|(name, _)| json!({"Name": name, "Unit": "Count"})).collect();
+    values.extend(more);
+    line(deployed_as(context, function), None, &values, now)
+}
+
+/// The metrics of a sweep: one line for each service of Puppet, and one for everything else.
+pub(crate) fn metrics_of_sweep(context: &Context, swept: &Swept, now: Timestamp) -> Vec<Value> {
+    let Swept { receipts, kept, health, oldest_waiting } = swept;
+    let function = Function::Sweep;
+    let services = health.of_puppet().map(|(service, usable)| {
+        line(deployed_as(context, function), Some(service), &[("PuppetReachable", usable.into())], now)
+    });
+    let waiting = oldest_waiting.map_or(0, |age| i64::try_from(age.as_secs()).unwrap_or(i64::MAX));
+    let mut more = health.metrics();
+    more.push(("OldestWaitingSeconds", waiting));
+    more.extend(kept.as_ref().map(|kept| kept.metrics(now)).unwrap_or_default());
+    services.chain([metrics(context, function, receipts, &more, now)]).collect()
+}
+
+fn number(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+/// The name that the metrics of a function bear.
+fn deployed_as(context: &Context, function: Function) -> &str {
+    context.deployed_as.as_deref().unwrap_or(function.name())
+}
+
+/// One document in the embedded metric format, which has one value for each metric and dimension.
+fn line(function: &str, service: Option<&str>, values: &[(&'static str, i64)], now: Timestamp) -> Value {
+    let unit = |name: &str| if name.ends_with("Seconds") { "Seconds" } else { "Count" };
+    let names: Vec<Value> = values.iter().map(|(name, _)| json!({"Name": name, "Unit": unit(name)})).collect();
+    let dimensions: &[&str] = if service.is_some() { &["Function", "Service"] } else { &["Function"] };
     let mut line = json!({
         "_aws": {
             "Timestamp": now.as_millisecond(),
-            "CloudWatchMetrics": [{"Namespace": "Stagedoor", "Dimensions": [["Function"]], "Metrics": names}],
+            "CloudWatchMetrics": [{"Namespace": "Stagedoor", "Dimensions": [dimensions], "Metrics": names}],
         },
-        "Function": context.deployed_as.as_deref().unwrap_or(function.name()),
+        "Function": function,
     });
+    if let Some(service) = service {
+        line["Service"] = service.into();
+    }
     for (name, value) in values {
-        line[name] = value.into();
+        line[name] = (*value).into();
     }
     line
 }
@@ -126,7 +170,6 @@ fn is_news(function: Function, receipt: &Receipt) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use stagedoor_lifecycle::reason::Code;
     use stagedoor_lifecycle::receipt::SCHEMA;
 
     use super::*;

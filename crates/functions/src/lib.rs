@@ -43,15 +43,15 @@ async fn serve_until_stopped(function: Function) -> anyhow::Result<()> {
         let deadline = deadline(invocation.context.deadline, context.clock.now());
         // Boxed: optimized, the futures nest deeper than the compiler's recursion limit.
         let Answer { payload, metrics } = Box::pin(handle(context, function, &invocation.payload, deadline)).await;
-        // A line of its own: CloudWatch takes metrics only from documents that begin with them.
-        println!("{metrics}");
+        // Lines of their own: CloudWatch takes metrics only from documents that begin with them.
+        metrics.iter().for_each(|line| println!("{line}"));
         Ok::<_, std::convert::Infallible>(payload)
     };
     lambda_runtime::run(service_fn(answer)).await.map_err(|error| anyhow!("the Lambda runtime stopped: {error}"))
 }
 
-/// When the platform ends the invocation, from its header in milliseconds since 1970. One that has passed before the
-/// invocation began is none: `cargo lambda watch` always sends ten minutes past midnight of 1 January 1970.
+/// When the platform ends the invocation, from its header in milliseconds since 1970. A deadline that is already in the past is
+/// ignored: `cargo lambda watch` always sends ten minutes past midnight of 1 January 1970.
 fn deadline(header_ms: u64, now: Timestamp) -> Option<Timestamp> {
     let deadline = Timestamp::from_millisecond(i64::try_from(header_ms).ok()?).ok()?;
     (deadline > now).then_some(deadline)

@@ -138,6 +138,7 @@ pub async fn serve<S: Service>(
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
+            biased;
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
                     let tls = tls.as_ref().map(|source| source.config());

@@ -71,6 +71,7 @@ impl CargoLambda {
         command.args(["--invoke-port", &self.port.to_string(), "--data-file"]).arg(event);
         command.stdin(Stdio::null()).kill_on_drop(true);
         let output = tokio::select! {
+            biased;
             output = tokio::time::timeout(LONGEST_INVOCATION, command.output()) => output,
             status = self.ended(function) => anyhow::bail!("{function} has ended: {status}\n{}", self.log()),
         };

@@ -61,6 +61,7 @@ async fn main() -> anyhow::Result<()> {
     }
     println!("ready eval \"$(curl -s {}/env)\"", endpoints.control);
     tokio::select! {
+        biased;
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
     }

@@ -31,8 +31,8 @@ pub struct CloudView {
 pub enum Admission {
     /// Auto Scaling confirms it, and it is ours.
     Ours(PendingAction),
-    /// It waits, but there is nothing to do for it: complete with CONTINUE, if this mode permits it.
-    Pass(Mode, Fact),
+    /// It waits, but there is nothing to do for it: complete with CONTINUE.
+    Pass(Fact),
     /// It is not ours.
     Ignore(Fact),
     /// It must not be handled.
@@ -54,7 +54,7 @@ pub struct PendingAction {
     pub launched: Option<Timestamp>,
     /// Its addresses, as far as EC2 shows any, in the order in which they are tried.
     pub addresses: Vec<IpAddr>,
-    /// Whether the hook may still hold it. If not, Auto Scaling has ended the action itself, and Puppet is still to be purged.
+    /// Whether the hook may still hold it. If not, Auto Scaling has already ended the action, but Puppet must still be purged.
     pub waits: bool,
     /// Why it is not known whether it terminates. Then Puppet keeps it, and the timeout decides.
     pub doubt: Option<Fact>,
@@ -92,36 +92,55 @@ impl PendingAction {
     }
 }
 
-/// Rules about AWS, top to bottom: is it ours, and is it where it is said to be?
+/// Rules about AWS, top to bottom: is it ours, and is it where it is said to be? With the mode of its group's profile, once that is known.
 #[must_use]
 pub fn admit(
     action: &LifecycleAction,
     cloud: &CloudView,
     profile_named: &dyn Fn(&ProfileName) -> Option<Arc<Profile>>,
-) -> Admission {
-    let LifecycleAction { group: group_name, hook: hook_name, .. } = action;
+) -> (Option<Mode>, Admission) {
+    match profile_of(action, cloud, profile_named) {
+        Ok((group, profile)) => (Some(profile.mode), admit_to(action, cloud, group, profile)),
+        Err(admission) => (None, *admission),
+    }
+}
+
+/// The group, and the profile that its tag names; or why the action is not handled.
+fn profile_of<'a>(
+    action: &LifecycleAction,
+    cloud: &'a CloudView,
+    profile_named: &dyn Fn(&ProfileName) -> Option<Arc<Profile>>,
+) -> Result<(&'a Group, Arc<Profile>), Box<Admission>> {
+    let group_name = &action.group;
     let group = match cloud.group.known() {
-        Err(trouble) => return Admission::Fail(trouble.into()),
+        Err(trouble) => return Err(Box::new(Admission::Fail(trouble.into()))),
         Ok(None) => {
             let nowhere = format!("Auto Scaling has no group {group_name} in this account and Region");
-            return Admission::Refuse(Fact::new(Code::GroupNotFound, nowhere));
+            return Err(Box::new(Admission::Refuse(Fact::new(Code::GroupNotFound, nowhere))));
         }
         Ok(Some(group)) => group,
     };
     let Some(tag) = group.tags.get(PROFILE_TAG) else {
         let untagged = format!("group {group_name} has not opted in: it has no tag {PROFILE_TAG}");
-        return Admission::Ignore(Fact::new(Code::NotOptedIn, untagged));
+        return Err(Box::new(Admission::Ignore(Fact::new(Code::NotOptedIn, untagged))));
     };
     let Some(profile) = tag.parse().ok().and_then(|name| profile_named(&name)) else {
-        return Admission::Fail(Fact::new(Code::ProfileUnknown, no_such_profile(group_name, tag)));
+        let unknown = Fact::new(Code::ProfileUnknown, no_such_profile(group_name, tag));
+        return Err(Box::new(Admission::Fail(unknown)));
     };
+    Ok((group, profile))
+}
+
+/// The rules for an action of a group with this profile.
+fn admit_to(action: &LifecycleAction, cloud: &CloudView, group: &Group, profile: Arc<Profile>) -> Admission {
+    let hook_name = &action.hook;
     if !profile.owns(hook_name) {
         let other = format!("hook {hook_name} is another tool's: ours begin with {:?}", profile.hook_prefix);
         return Admission::Ignore(Fact::new(Code::OtherHook, other));
     }
     let hold = match action.transition {
         Transition::Launching => launching(action, group),
-        Transition::Terminating => terminating(action, group, cloud, profile.mode),
+        Transition::Terminating => terminating(action, group, cloud),
     };
     match hold {
         Ok(hold) => Admission::Ours(held(action, cloud, profile, group.has_pool, hold)),
@@ -151,7 +170,7 @@ impl Hold {
 }
 
 /// How the terminating instance is held; or why it is not handled as one.
-fn terminating(action: &LifecycleAction, group: &Group, cloud: &CloudView, mode: Mode) -> Result<Hold, Box<Admission>> {
+fn terminating(action: &LifecycleAction, group: &Group, cloud: &CloudView) -> Result<Hold, Box<Admission>> {
     let LifecycleAction { instance, group: group_name, .. } = action;
     let doubt = || {
         let unknown = format!(
@@ -165,13 +184,12 @@ fn terminating(action: &LifecycleAction, group: &Group, cloud: &CloudView, mode:
     let to_the_pool = action.destination == Some(Place::WarmPool) && group.reuses;
     Err(Box::new(match group.members.get(instance) {
         Some(LifecycleState::TerminatingWait | LifecycleState::WarmedPendingWait) if to_the_pool => Admission::Pass(
-            mode,
             Fact::new(Code::ReturnsToWarmPool, format!("{instance} goes to the warm pool and stays known to Puppet")),
         ),
-        Some(LifecycleState::ReplacingRootVolumeWait) => Admission::Pass(
-            mode,
-            Fact::new(Code::RootVolumeReplaced, format!("{instance} gets a new root volume and stays known to Puppet")),
-        ),
+        Some(LifecycleState::ReplacingRootVolumeWait) => Admission::Pass(Fact::new(
+            Code::RootVolumeReplaced,
+            format!("{instance} gets a new root volume and stays known to Puppet"),
+        )),
         Some(LifecycleState::TerminatingWait | LifecycleState::Terminating) if in_doubt => {
             return Ok(Hold { waits: true, doubt: Some(doubt()) });
         }

@@ -1,4 +1,4 @@
-//! The purge decision: an instance terminates; what does Puppet still hold of it, and have others learnt of it? Pure.
+//! The purge decision for a terminating instance: what does Puppet still hold of it, and have the refresh targets learnt that? Pure.
 //!
 //! It reads like the operator's checklist. Applying an effect and observing again is the proof: an action is completed when
 //! there is nothing left to remove.
@@ -139,7 +139,7 @@ fn refreshed(
         Decision::Complete(ActionResult::Continue, Reason::new(first, facts.collect()))
     };
     let deactivated = seen.names.iter().filter_map(|view| view.node.known().ok().flatten()?.deactivated).max();
-    // Nothing that others could have seen has changed.
+    // No node was deactivated, so no other node's catalog can have changed.
     let Some(change) = deactivated else { return purged(story) };
     match refresh::all(action, terminating, seen.targets.as_deref(), change, orchestrated, now) {
         Ok(learnt) => {

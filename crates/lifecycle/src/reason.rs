@@ -136,6 +136,8 @@ codes! {
     StillThere = "still_there", "Read the failed step. The next sweep removes it again.";
     /// What was done is not visible yet.
     NotSeenYet = "not_seen_yet", "Nothing: the sweep looks again.";
+    /// The action is decided, and the invocation ended before it was completed.
+    CompletionPending = "completion_pending", "Nothing: the event comes again, or the next sweep completes it.";
     /// A lookup was not answered in time.
     LookupUnanswered = "lookup_unanswered", "Nothing: the sweep looks again.";
     /// Other changes came first.
@@ -160,8 +162,8 @@ codes! {
     SecretsManagerUnavailable = "secrets_manager_unavailable", "Read the reason: network or permission.";
     /// SNS is unavailable.
     SnsUnavailable = "sns_unavailable", "Read the reason: network or permission.";
-    /// The secret cannot be used.
-    SecretUnusable = "secret_unusable", "Correct the field that the reason names. It is read again at the next invocation.";
+    /// The secret does not exist, or cannot be used.
+    SecretUnusable = "secret_unusable", "Correct what the reason names: the secret's name, its deletion, a field. It is read again at the next invocation.";
     /// The Puppet CA is unavailable.
     CaUnavailable = "ca_unavailable", "Look at Puppet Server on the CA host.";
     /// PuppetDB is unavailable.
@@ -174,7 +176,9 @@ codes! {
     RbacUnavailable = "rbac_unavailable", "Look at the RBAC service.";
     /// A service on the instance is unavailable.
     InstanceUnavailable = "instance_unavailable", "Look at the service on the instance, and at security groups.";
-    /// A service does not permit a call, or does not accept the credentials.
+    /// A service does not accept the credentials: the certificate, the token or the role's keys.
+    NotAuthenticated = "not_authenticated", "The reason names the service. Renew the certificate or the token in the secret; it is read again at once.";
+    /// A service does not permit a call.
     NotPermitted = "not_permitted", "The reason names the call and the remedy.";
     /// A service refuses a call.
     Refused = "refused", "The reason holds the service's words.";
@@ -209,8 +213,9 @@ impl<'de> Deserialize<'de> for Code {
 impl From<&Trouble> for Code {
     fn from(trouble: &Trouble) -> Self {
         match (trouble.kind, trouble.service) {
-            (TroubleKind::Unusable, _) => Self::SecretUnusable,
-            (TroubleKind::NotPermitted | TroubleKind::Unauthenticated, _) => Self::NotPermitted,
+            (TroubleKind::Unusable, _) | (TroubleKind::Refused, Service::SecretsManager) => Self::SecretUnusable,
+            (TroubleKind::Unauthenticated, _) => Self::NotAuthenticated,
+            (TroubleKind::NotPermitted, _) => Self::NotPermitted,
             (TroubleKind::Refused, _) => Self::Refused,
             (_, Service::AutoScaling) => Self::AutoScalingUnavailable,
             (_, Service::Ec2) => Self::Ec2Unavailable,

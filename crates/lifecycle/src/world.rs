@@ -83,7 +83,7 @@ impl Aws {
 
     pub(crate) fn admit(&self) -> Admission {
         let profile = Arc::new(self.profile.clone());
-        admit(&self.action, &self.cloud, &|name| (*name == profile.name).then(|| profile.clone()))
+        admit(&self.action, &self.cloud, &|name| (*name == profile.name).then(|| profile.clone())).1
     }
 
     /// It is handled, like this.

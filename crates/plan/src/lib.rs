@@ -123,7 +123,7 @@ pub struct Plan {
     pub names: Vec<(ActionKey, Vec<Certname>)>,
     /// The actions whose start has to be confirmed by Auto Scaling.
     pub start_times: BTreeSet<ActionKey>,
-    /// The actions of which this look proves what was removed.
+    /// The actions for which what was removed has to be compared with this observation: what is gone is proven.
     pub proven: BTreeSet<ActionKey>,
     /// What would be changed if the controller acted; these actions are finished.
     pub withheld: BTreeMap<ActionKey, Vec<String>>,

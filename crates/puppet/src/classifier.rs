@@ -24,6 +24,10 @@ use crate::tls::Transport;
 
 const TIMEOUT: Duration = Duration::from_secs(20);
 
+/// The group *All Nodes*, which every classifier has.
+/// See [hierarchy of node groups](https://help.puppet.com/pe/current/topics/node_group_hierarchy.htm).
+const ROOT: &str = "00000000-0000-4000-8000-000000000000";
+
 /// The node classifier, read only.
 #[derive(Debug, Clone)]
 pub struct Classifier {
@@ -43,6 +47,20 @@ impl Classifier {
     pub async fn groups(&self) -> Result<Vec<Group>, Error> {
         let ask = Ask::new(Method::GET, "GET groups", &["classifier-api", "v1", "groups"], TIMEOUT).large();
         self.connection.json(ask).await
+    }
+
+    /// `GET groups/<id>` of the root group: whether the classifier answers and accepts the credentials, at the price of one small
+    /// group. That it does not know the group, or that the role may not see this one, is an answer as well: a role may be limited
+    /// to the parents of the groups that are in use.
+    pub async fn answers(&self) -> Result<(), Error> {
+        let ask = Ask::new(Method::GET, "GET groups/<id>", &["classifier-api", "v1", "groups", ROOT], TIMEOUT);
+        let answer = self.connection.send(ask).await?;
+        match answer.status {
+            200 => answer.json::<Group>().map(drop),
+            404 if answer.kind().is_some_and(|kind| kind == "not-found") => Ok(()),
+            403 if answer.kind().is_some_and(|kind| kind == "permission-denied") => Ok(()),
+            _ => Err(answer.into_error()),
+        }
     }
 
     /// `POST classified/nodes`: how a node of this name with these facts would be classified now, pins included.

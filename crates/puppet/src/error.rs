@@ -179,18 +179,6 @@ impl Error {
             Self::Unexpected { .. } => "Unexpected",
         }
     }
-
-    /// Whether the same call may succeed later although nothing is changed.
-    #[must_use]
-    pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Unreachable { .. } | Self::Busy { .. })
-    }
-
-    /// Whether reading the credentials again, once, may help.
-    #[must_use]
-    pub fn credentials_may_be_stale(&self) -> bool {
-        matches!(self, Self::TlsRefused { .. } | Self::Unauthorized { .. })
-    }
 }
 
 #[cfg(test)]
@@ -211,20 +199,20 @@ mod tests {
     }
 
     #[test]
-    fn only_what_time_can_mend_is_retryable_and_only_refused_credentials_may_be_stale() {
+    fn each_error_is_of_the_kind_that_says_what_the_caller_does_next() {
+        use TroubleKind as Kind;
         let reason = String::new;
         let table = [
-            (Error::Unreachable { call: call(), reason: reason() }, true, false),
-            (Error::Busy { call: call(), status: 500, words: reason() }, true, false),
-            (Error::TlsRefused { call: call(), reason: reason() }, false, true),
-            (Error::Unauthorized { call: call(), words: reason() }, false, true),
-            (Error::NotPermitted { call: call(), words: reason(), remedy: reason() }, false, false),
-            (Error::Refused { call: call(), status: 400, words: reason(), remedy: None }, false, false),
-            (Error::Unexpected { call: call(), reason: reason() }, false, false),
+            (Error::Unreachable { call: call(), reason: reason() }, Kind::Unreachable),
+            (Error::Busy { call: call(), status: 500, words: reason() }, Kind::Busy),
+            (Error::TlsRefused { call: call(), reason: reason() }, Kind::Unauthenticated),
+            (Error::Unauthorized { call: call(), words: reason() }, Kind::Unauthenticated),
+            (Error::NotPermitted { call: call(), words: reason(), remedy: reason() }, Kind::NotPermitted),
+            (Error::Refused { call: call(), status: 400, words: reason(), remedy: None }, Kind::Refused),
+            (Error::Unexpected { call: call(), reason: reason() }, Kind::Unexpected),
         ];
-        for (error, retryable, stale) in table {
-            assert_eq!(error.is_retryable(), retryable, "{}", error.name());
-            assert_eq!(error.credentials_may_be_stale(), stale, "{}", error.name());
+        for (error, kind) in table {
+            assert_eq!(stagedoor_types::Kind::kind(&error), kind, "{}", error.name());
         }
     }
 }

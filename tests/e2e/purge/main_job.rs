@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use stagedoor_lab_core::faults::{Fault, FaultKind};
 use stagedoor_lifecycle::reason::Code;
 use stagedoor_lifecycle::receipt::{Outcome, Stage};
+use stagedoor_types::Mode;
 
 use crate::e2e::rehearsal::{LEAVING, NAME, OTHER, Rehearsal, TOPIC};
 use crate::e2e::rehearsal::{compilers, count, event, only, receipts, redacted, said};
@@ -190,6 +191,44 @@ async fn observe_mode_writes_nothing_anywhere() {
     assert!(receipt.steps.iter().any(|step| step.stage == Stage::Would), "{receipt:#?}");
     assert_eq!(stage.writes(), Vec::<String>::new());
     assert_eq!(stage.state_of(LEAVING).as_deref(), Some("Terminating:Wait"));
+}
+
+#[tokio::test]
+async fn a_profile_in_observe_mode_writes_nothing_while_another_acts() {
+    const WEB: &str = "i-0c3d4e5f60718293a";
+    let mut scene = compilers("Terminating:Wait");
+    let mut web = scene["groups"][0].clone();
+    web["name"] = "web".into();
+    web["tags"]["stagedoor:profile"] = "web".into();
+    web["hooks"][0]["heartbeat_timeout_s"] = 30.into();
+    web["instances"] = json!([{"id": WEB, "state": "Terminating:Wait", "private_dns": "web.ec2.internal"}]);
+    scene["groups"].as_array_mut().unwrap().push(web);
+    scene["nodes"].as_array_mut().unwrap().push(json!({"certname": "web.ec2.internal", "instance_id": WEB}));
+    let mut stage = Rehearsal::of(scene).await;
+    stage.configure(|config| {
+        format!(
+            "{config}\n[profile.web]\nmode = \"observe\"\ncertname = \"{{private_dns}}\"\ntimeout.terminate = \"1h\"\n"
+        )
+    });
+    let receipts = receipts(&stage.invoke("sweep", &json!({})).await);
+    let of = |id: &str| receipts.iter().find(|receipt| receipt.instance_id.as_ref().unwrap().as_str() == id).unwrap();
+    assert_eq!((of(LEAVING).mode, of(LEAVING).outcome), (Some(Mode::Act), Outcome::Continued));
+    assert_eq!((of(WEB).mode, of(WEB).code), (Some(Mode::Observe), Code::ObserveMode), "{receipts:#?}");
+    assert_eq!(stage.state_of(WEB).as_deref(), Some("Terminating:Wait"));
+    assert_eq!(stage.puppet_has("web.ec2.internal"), (true, true));
+
+    // What is refused is news to an operator, but not of a profile that only observes.
+    let mut event = event("eventbridge-terminate");
+    event["detail"]["EC2InstanceId"] = WEB.into();
+    event["detail"]["AutoScalingGroupName"] = "web".into();
+    event["detail"]["LifecycleHookName"] = "stagedoor-terminate".into();
+    event["detail"]["LifecycleTransition"] = "autoscaling:EC2_INSTANCE_LAUNCHING".into();
+    let refused = only(&stage.invoke("onboard", &event).await);
+    assert_eq!((refused.mode, refused.outcome), (Some(Mode::Observe), Outcome::Refused), "{refused:#?}");
+    let writes = stage.writes();
+    assert!(writes.iter().all(|write| !write.contains(WEB) && !write.contains("web.ec2.internal")), "{writes:?}");
+    let published = format!("{:?}", stage.lab.aws.published(TOPIC));
+    assert!(published.contains(LEAVING) && !published.contains(WEB), "{published}");
 }
 
 #[tokio::test]

@@ -54,11 +54,28 @@ async fn with_every_event_lost_twenty_instances_arrive_and_leave_by_the_sweep_al
 }
 
 #[tokio::test]
-async fn where_nobody_waits_it_costs_one_call() {
-    let mut stage = Stage::open_source("").await;
-    assert_eq!(sweep(&mut stage).await, []);
-    let calls: Vec<String> = stage.rehearsal.lab.journal.entries().into_iter().map(|entry| entry.call).collect();
-    assert_eq!(calls, ["DescribeAutoScalingGroups"]);
+async fn where_nothing_waits_it_costs_one_small_call_of_each_service() {
+    for (mut stage, of_puppet) in [(Stage::open_source("").await, 2), (Stage::enterprise("").await, 4)] {
+        assert_eq!(sweep(&mut stage).await, []);
+        // With the secret, which is kept for five minutes.
+        let services = |stage: &Stage| -> Vec<String> {
+            let mut services: Vec<_> =
+                stage.rehearsal.lab.journal.entries().into_iter().map(|entry| entry.service).collect();
+            services.sort();
+            services
+        };
+        let all = ["autoscaling", "ca", "classifier", "ec2", "orchestrator", "puppetdb", "secretsmanager"];
+        let all: Vec<&str> = all
+            .into_iter()
+            .filter(|service| of_puppet == 4 || !["classifier", "orchestrator"].contains(service))
+            .collect();
+        assert_eq!(services(&stage), all);
+        stage.rehearsal.lab.journal.clear();
+        assert_eq!(sweep(&mut stage).await, []);
+        let kept: Vec<&str> = all.into_iter().filter(|service| *service != "secretsmanager").collect();
+        assert_eq!(services(&stage), kept);
+        assert!(stage.rehearsal.writes().is_empty());
+    }
 }
 
 #[tokio::test]

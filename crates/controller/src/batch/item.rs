@@ -1,6 +1,6 @@
 //! One action on its way through an invocation: what is known of it and what was done. No I/O.
 
-mod observe;
+mod take_in;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -13,25 +13,28 @@ use stagedoor_lifecycle::observation::LifecycleAction;
 use stagedoor_lifecycle::onboard::{self, LaunchView};
 use stagedoor_lifecycle::profile::Protected;
 use stagedoor_lifecycle::purge::TerminationView;
-use stagedoor_lifecycle::reason::{Code, Fact};
+use stagedoor_lifecycle::reason::{Code, Fact, Reason};
 use stagedoor_lifecycle::receipt::{Outcome, Receipt, SCHEMA, Stage, Step};
 use stagedoor_lifecycle::removal::{Applied, Removal};
 use stagedoor_plan::{PermittedEffect, Seen, Situation, Status, Tried, Verdict};
 use stagedoor_puppet::Certificate;
 use stagedoor_types::{ActionResult, Certname, Lookup, Mode, Observed, WritePermit};
 
+use super::progress::Progress;
 use super::{Decided, LeftPinned, Query, Report, Task, Waiting};
 use crate::snapshot::{PuppetSnapshot, issued, revocation};
 
 /// How far an action is.
 #[derive(Debug)]
 enum State {
-    /// There is something to decide.
-    Open,
+    /// AWS has not confirmed it yet.
+    New,
+    /// AWS has confirmed it, and it is to be decided.
+    Active,
     /// It is decided, and has to be completed.
-    Decided(Verdict),
+    Decided(Decided),
     /// It is over for this invocation.
-    Finished,
+    Finished(Status),
 }
 
 /// An action that an invocation works on. Only [`Batch`](super::Batch) changes one.
@@ -52,12 +55,12 @@ pub(crate) struct WorkItem {
     launch: LaunchView,
     /// The certificates that were seen.
     certificates: BTreeMap<Certname, Certificate>,
-    /// Of what was removed and is not proven yet: the certificate that the CRL must hold then.
+    /// Certificates that were removed and are not proven gone yet; the CRL must list them.
     revoked: BTreeMap<Certname, Certificate>,
     /// What this invocation has tried.
     pub(super) tried: Tried,
     state: State,
-    status: Status,
+    progress: Progress,
     /// Whether what an abandoned launch has left pinned was dealt with.
     unpinned: bool,
     /// Whether Auto Scaling has accepted the completion.
@@ -69,20 +72,19 @@ pub(crate) struct WorkItem {
 
 impl WorkItem {
     pub(super) fn new(action: LifecycleAction) -> Self {
-        let ended = Fact::new(Code::InvocationEnded, "the invocation ended before this instance was looked at");
         Self {
             action,
             pending: None,
             mode: None,
             unconfirmed: None,
             more_names: Vec::new(),
-            termination: Observed { value: observe::nothing(Lookup::Absent), at: Timestamp::MIN },
+            termination: Observed { value: take_in::nothing(Lookup::Absent), at: Timestamp::MIN },
             launch: LaunchView::default(),
             certificates: BTreeMap::new(),
             revoked: BTreeMap::new(),
             tried: Tried::default(),
-            state: State::Open,
-            status: Status::new(Outcome::Failed, ended),
+            state: State::New,
+            progress: Progress::new(),
             unpinned: false,
             completed: false,
             reported: BTreeSet::new(),
@@ -110,12 +112,17 @@ impl WorkItem {
     }
 
     pub(super) fn is_open(&self) -> bool {
-        !matches!(self.state, State::Finished)
+        !matches!(self.state, State::Finished(_))
     }
 
     /// Whether there is something to decide yet.
     pub(super) fn is_undecided(&self) -> bool {
-        matches!(self.state, State::Open)
+        matches!(self.state, State::New | State::Active)
+    }
+
+    /// Whether AWS has confirmed it and it is to be decided.
+    pub(super) fn is_active(&self) -> bool {
+        matches!(self.state, State::Active)
     }
 
     /// The names to observe.
@@ -182,30 +189,34 @@ impl WorkItem {
 
     /// If it waits to be completed.
     pub(super) fn decided(&self) -> Option<Decided> {
-        let State::Decided(verdict) = &self.state else { return None };
-        Some(Decided {
-            action: self.action.clone(),
-            verdict: verdict.clone(),
-            waits: self.pending().is_none_or(|pending| pending.waits),
-            other_hooks: self.pending().is_none_or(|pending| pending.other_hooks),
-            permit: self.permit(),
-        })
+        if let State::Decided(decided) = &self.state { Some(decided.clone()) } else { None }
     }
 
     /// What it leaves pinned, if it is about to be abandoned: that is removed first.
     pub(super) fn left_pinned(&self, protected: &Protected) -> Option<LeftPinned> {
-        let State::Decided(Verdict { result: ActionResult::Abandon, .. }) = &self.state else { return None };
-        if self.unpinned || !self.is_launching() {
+        let State::Decided(decided) = &self.state else { return None };
+        if decided.verdict.result != ActionResult::Abandon || self.unpinned || !self.is_launching() {
             return None;
         }
         let (certname, groups) = onboard::pins_left(&self.action, self.pending()?, &self.launch, protected)?;
-        Some(LeftPinned { key: self.action.key(), certname, groups, permit: self.permit()? })
+        Some(LeftPinned { key: self.action.key(), certname, groups, permit: decided.permit? })
     }
 
-    /// If its hook would time out before the profile's timeout, and it may be kept alive.
+    /// Set if the hook would time out before the profile's timeout, and heartbeats may be sent.
     pub(super) fn waiting(&self) -> Option<Waiting> {
-        let timeout = self.pending().filter(|pending| pending.waits && self.is_undecided())?.heartbeat?;
+        let timeout = self.pending().filter(|pending| pending.waits && self.is_active())?.heartbeat?;
         Some(Waiting { key: self.action.key(), timeout, permit: self.permit()? })
+    }
+
+    /// How it is doing.
+    fn status(&self) -> &Status {
+        if let State::Finished(status) = &self.state { status } else { self.progress.status() }
+    }
+
+    /// Whether its hook holds the instance when the invocation ends, as far as AWS has shown.
+    pub(super) fn still_waits(&self) -> bool {
+        let open = matches!(self.status().outcome, Outcome::Waiting | Outcome::Refused | Outcome::Failed);
+        open && !self.completed && self.pending().is_some_and(|pending| pending.waits)
     }
 
     /// The permit of its profile's mode.
@@ -217,6 +228,8 @@ impl WorkItem {
     pub(super) fn task(&mut self, permitted: PermittedEffect) -> Task {
         let PermittedEffect { key, effect, permit } = permitted;
         self.tried.effect = Some(effect.key());
+        let unseen = format!("it was just applied, and is not seen yet: {}", effect.describe());
+        self.progress.plan(Status::new(Outcome::Failed, Fact::new(Code::NotSeenYet, unseen)));
         Task {
             key,
             launching: self.is_launching(),
@@ -229,6 +242,9 @@ impl WorkItem {
 
     /// What was done.
     pub(super) fn absorb(&mut self, report: Report) {
+        if !self.is_open() {
+            return;
+        }
         let Report {
             steps,
             status,
@@ -255,12 +271,12 @@ impl WorkItem {
         self.completed |= completed;
         if let Some(left) = unpinned {
             self.unpinned = true;
-            if let (State::Decided(verdict), Some(left)) = (&mut self.state, left) {
-                verdict.reason = verdict.reason.clone().and(left);
+            if let (State::Decided(decided), Some(left)) = (&mut self.state, left) {
+                decided.verdict.reason = decided.verdict.reason.clone().and(left);
             }
         }
         if let Some(status) = status {
-            self.set_status(status);
+            self.report(status);
         }
         if let Some(verdict) = verdict {
             self.decide(verdict);
@@ -309,30 +325,47 @@ impl WorkItem {
         self.finish(Status::new(Outcome::Waiting, Fact::new(Code::ObserveMode, observes)));
     }
 
-    /// It is decided.
+    /// It is decided, if it was to be.
     pub(super) fn decide(&mut self, verdict: Verdict) {
-        if !self.is_undecided() {
-            return;
-        }
+        let Some((true, pending)) = self.pending().map(|pending| (self.is_active(), pending)) else { return };
+        let (waits, other_hooks) = (pending.waits, pending.other_hooks);
         if self.is_launching() && verdict.reason.code() == Code::Enrolled {
             for fact in verdict.reason.facts() {
                 self.step(Stage::Proven, Duration::ZERO, fact.text.clone());
             }
         }
-        self.state = State::Decided(verdict);
+        self.set_decided(verdict, waits, other_hooks);
     }
 
-    /// Sets the provisional status; a later pass may replace it.
-    pub(super) fn set_status(&mut self, status: Status) {
-        if self.is_open() {
-            self.status = status;
-        }
+    /// It has to be completed; see [`Decided`].
+    fn set_decided(&mut self, verdict: Verdict, waits: bool, other_hooks: bool) {
+        let result = verdict.result.as_str();
+        let open =
+            Fact::new(Code::CompletionPending, format!("it is to be completed with {result}, which was not done yet"));
+        self.progress.plan(Status::new(Outcome::Failed, Reason::new(open, verdict.reason.facts().cloned().collect())));
+        let (action, permit) = (self.action.clone(), self.permit());
+        self.state = State::Decided(Decided { action, verdict, waits, other_hooks, permit });
+    }
+
+    pub(super) fn begin_pass(&mut self) {
+        self.progress.begin_pass();
+    }
+
+    /// The status that was planned; see [`Progress`].
+    pub(super) fn plan(&mut self, status: Status) {
+        self.progress.plan(status);
+    }
+
+    /// The status that a step reports; see [`Progress`].
+    pub(super) fn report(&mut self, status: Status) {
+        self.progress.report(status);
     }
 
     /// It is over for this invocation.
     fn finish(&mut self, status: Status) {
-        self.set_status(status);
-        self.state = State::Finished;
+        if self.is_open() {
+            self.state = State::Finished(status);
+        }
     }
 
     fn step(&mut self, stage: Stage, took: Duration, detail: impl Into<String>) {
@@ -348,8 +381,9 @@ impl WorkItem {
 
     pub(super) fn into_receipt(self) -> Receipt {
         let certname = self.names().next().cloned();
-        let open = matches!(self.status.outcome, Outcome::Waiting | Outcome::Refused | Outcome::Failed);
-        let pending = self.pending().filter(|pending| pending.waits && open);
+        let pending = self.pending().filter(|_| self.still_waits());
+        let status = self.status();
+        let (outcome, code, reason) = (status.outcome, status.reason.code(), status.reason.to_string());
         let decide_by = pending.zip(self.action.began.time());
         let decide_by = decide_by.map(|(pending, began)| deadline::after(began, pending.allowed));
         Receipt {
@@ -359,9 +393,9 @@ impl WorkItem {
             hook: Some(self.action.hook),
             certname,
             mode: self.mode,
-            outcome: self.status.outcome,
-            code: self.status.reason.code(),
-            reason: self.status.reason.to_string(),
+            outcome,
+            code,
+            reason,
             decide_by,
             steps: self.steps,
         }

@@ -90,6 +90,11 @@ impl Watch {
         Some((format!("Stagedoor: {first}"), json!({ "function": "sweep", "alert": "credentials", "expiring": soon })))
     }
 
+    /// Why the expiry of a credential is unknown, if it is. That there is no address to ask RBAC at is as it is configured.
+    pub(super) fn trouble(&self) -> Option<&Trouble> {
+        self.unknown.iter().find(|trouble| (trouble.service, trouble.kind) != (Service::Rbac, TroubleKind::Unusable))
+    }
+
     pub(super) fn payload(&self, now: Timestamp) -> Value {
         let known = self.known.iter().map(|credential| {
             json!({"name": credential.name, "expires": credential.expires.to_string(), "days_left": credential.days_left(now)})

@@ -32,6 +32,7 @@ pub(super) async fn live(inner: Arc<Inner>) {
         let starting_answers = inner.agent.starting_answers;
         inner.services.send_modify(|services| services.starting_answers = starting_answers);
         tokio::select! {
+            biased;
             () = booted(&inner) => {}
             () = inner.is_off_or_changed(volume) => {}
         }

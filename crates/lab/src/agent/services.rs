@@ -24,6 +24,7 @@ pub(super) async fn serve(inner: &Arc<Inner>, identity: &AgentIdentity) {
     loop {
         is_listening(&mut settings, true).await;
         let failed = tokio::select! {
+            biased;
             ended = listen(inner, identity) => ended.err(),
             () = is_listening(&mut settings, false) => None,
         };

@@ -233,7 +233,7 @@ fn an_instance_on_its_way_to_the_warm_pool_is_not_purged() {
     let mut aws = Aws::terminating().with_warm_pool();
     aws.action.destination = Some(Place::WarmPool);
     for state in ["Terminating:Wait", "Warmed:Pending:Wait"] {
-        assert!(matches!(aws.clone().in_state(state).admit(), Admission::Pass(Mode::Act, _)), "{state}");
+        assert!(matches!(aws.clone().in_state(state).admit(), Admission::Pass(_)), "{state}");
     }
 }
 
@@ -277,4 +277,20 @@ fn an_instance_that_is_about_to_wait_is_not_taken_for_gone() {
 #[test]
 fn an_instance_that_auto_scaling_no_longer_holds_is_leaving_all_the_same() {
     assert!(!Aws::terminating().in_state("Terminating:Proceed").admitted().waits);
+}
+
+#[test]
+fn the_mode_is_known_as_soon_as_the_profile_is_whatever_becomes_of_the_action() {
+    let admit = |aws: &Aws| {
+        let profile = Arc::new(aws.profile.clone());
+        admit(&aws.action, &aws.cloud, &|name| (*name == profile.name).then(|| profile.clone()))
+    };
+    let mut observing = Aws::terminating();
+    observing.profile.mode = Mode::Observe;
+    assert!(matches!(admit(&observing), (Some(Mode::Observe), Admission::Ours(_))));
+    let refused = observing.clone().in_state("InService");
+    assert!(matches!(admit(&refused), (Some(Mode::Observe), Admission::Refuse(_))));
+    let mut untagged = observing;
+    untagged.group().tags.clear();
+    assert!(matches!(admit(&untagged), (None, Admission::Ignore(_))));
 }

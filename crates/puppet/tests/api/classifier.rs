@@ -36,6 +36,27 @@ async fn all_groups_are_told_in_one_call() {
 }
 
 #[tokio::test]
+async fn the_classifier_answers_also_where_it_does_not_show_its_root_group() {
+    let root =
+        r#"{"id":"00000000-0000-4000-8000-000000000000","name":"All Nodes","rule":["~","name",".*"],"classes":{}}"#;
+    let denied = pe_fails(403, "permission-denied", "You don't have permission to view node groups.");
+    let stage = Stage::new([pe_says(200, root), not_found(), denied]).await;
+    for _ in 0..3 {
+        stage.classifier().answers().await.unwrap();
+    }
+    assert_eq!(stage.lines(), ["GET /classifier-api/v1/groups/00000000-0000-4000-8000-000000000000"; 3]);
+
+    let not_accepted = pe_fails(401, "token-expired", "The provided token has expired.");
+    let others = [balancer_says(404, "<html>"), balancer_says(200, "<html>"), balancer_says(403, "<html>")];
+    let stage = Stage::new([not_accepted].into_iter().chain(others)).await;
+    let mut names = Vec::new();
+    for _ in 0..4 {
+        names.push(stage.classifier().answers().await.unwrap_err().name());
+    }
+    assert_eq!(names, ["Unauthorized", "Unexpected", "Unexpected", "NotPermitted"]);
+}
+
+#[tokio::test]
 async fn a_nodes_groups_and_classes_are_told_for_its_trusted_facts() {
     let body = r#"{"name":"n.example.net","environment":"production","groups":[{"id":"4cdec347-20c6-46d7-9658-7189c1537ae9","name":"PE Master"}],"classes":["puppet_enterprise::profile::master"],"parameters":{},"config_data":{}}"#;
     let stage = Stage::new([pe_says(200, body)]).await;

@@ -1,7 +1,5 @@
 //! Takes in what AWS and Puppet say of an action. No I/O.
 
-use std::time::Duration;
-
 use jiff::Timestamp;
 use stagedoor_lifecycle::admission::{Admission, CloudView};
 use stagedoor_lifecycle::observation::NameView;
@@ -9,15 +7,23 @@ use stagedoor_lifecycle::onboard::LaunchView;
 use stagedoor_lifecycle::purge::TerminationView;
 use stagedoor_lifecycle::receipt::{Outcome, Stage};
 use stagedoor_plan::{Status, Verdict};
-use stagedoor_types::{ActionResult, Certname, Lookup, Observed, Trouble};
+use stagedoor_types::{ActionResult, Certname, Lookup, Mode, Observed, Trouble};
 
-use super::WorkItem;
+use super::{State, WorkItem};
 use crate::batch::Answer;
-use crate::snapshot::{PuppetSnapshot, describe};
+use crate::snapshot::{AwsSnapshot, PuppetSnapshot, describe};
 
 impl WorkItem {
     /// AWS says this of it.
-    pub(in crate::batch) fn admit(&mut self, admission: Admission, view: &CloudView, at: Timestamp, took: Duration) {
+    pub(in crate::batch) fn admit(
+        &mut self,
+        mode: Option<Mode>,
+        admission: Admission,
+        view: &CloudView,
+        aws: &AwsSnapshot,
+    ) {
+        let (at, took) = (aws.at, aws.took);
+        self.mode = mode.or(self.mode);
         let shown = view.group.known().ok().flatten().and_then(|group| group.members.get(&self.action.instance));
         let shown = shown.map_or_else(|| "not in the group".to_owned(), ToString::to_string);
         self.unconfirmed = None;
@@ -30,20 +36,22 @@ impl WorkItem {
                     let machine = view.machine.known().ok().flatten().map_or("unknown", |machine| &machine.state);
                     self.step(Stage::Seen, took, format!("Auto Scaling: {shown}; EC2: {machine}"));
                 }
-                self.mode = Some(pending.profile.mode);
                 self.pending = Some(Observed { value: pending, at });
+                if matches!(self.state, State::New) {
+                    self.state = State::Active;
+                }
             }
-            Admission::Pass(mode, reason) => {
-                self.mode = Some(mode);
+            Admission::Pass(reason) => {
                 self.step(Stage::Seen, took, format!("Auto Scaling: {shown}"));
-                self.decide(Verdict { result: ActionResult::Continue, reason: reason.into() });
+                // Whether it still waits, and at which hooks, is not known.
+                self.set_decided(Verdict { result: ActionResult::Continue, reason: reason.into() }, true, true);
             }
             Admission::Ignore(reason) => self.finish(Status::new(Outcome::Ignored, reason)),
             Admission::Refuse(reason) => self.finish(Status::new(Outcome::Refused, reason)),
             Admission::Fail(reason) => {
                 // What AWS confirmed before still says when the timeout expires.
                 self.unconfirmed = self.pending.is_some().then(|| reason.clone());
-                self.set_status(Status::new(Outcome::Failed, reason));
+                self.plan(Status::new(Outcome::Failed, reason));
             }
         }
     }
