@@ -7,7 +7,6 @@ set -euo pipefail
 
 confdir=${STAGEDOOR_CONFDIR:-/etc/puppetlabs/puppet}
 puppet=${STAGEDOOR_PUPPET:-/opt/puppetlabs/bin/puppet}
-imds=${STAGEDOOR_IMDS:-http://169.254.169.254}/latest
 
 say() { echo "stagedoor: $*"; }
 die() { echo "stagedoor: $*" >&2; exit 1; }
@@ -36,14 +35,28 @@ again() {
   sleep "${STAGEDOOR_PAUSE_S:-15}"
 }
 
+retries=${STAGEDOOR_RETRIES:-10}
 # curl for the metadata service: never through a proxy, and with retries, as the network may still be starting.
 metadata_curl() {
-  curl --silent --show-error --fail --noproxy '*' --connect-timeout 2 --max-time 5 \
-    --retry "${STAGEDOOR_RETRIES:-10}" --retry-delay 1 --retry-connrefused --header @- "$@"
+  curl --silent --show-error --fail --globoff --noproxy '*' --connect-timeout 2 --max-time 5 \
+    --retry "$retries" --retry-delay 1 --retry-connrefused --header @- "$@"
 }
-# The token is valid for longer than all attempts take.
-token=$(metadata_curl --request PUT "$imds/api/token" <<<"X-aws-ec2-metadata-token-ttl-seconds: 21600") ||
-  die "the metadata service gives no IMDSv2 token"
+# The metadata service has an IPv4 address and, where the launch template enables it, an IPv6 address: in a subnet with IPv6 alone
+# only that is reached. The token is valid for longer than all attempts take.
+read -ra services <<<"${STAGEDOOR_IMDS:-http://169.254.169.254 http://[fd00:ec2::254]}"
+find_metadata_service() {
+  local attempt service
+  for ((attempt = 0; attempt <= retries; attempt++)); do
+    [ "$attempt" = 0 ] || sleep 1
+    for service in "${services[@]}"; do
+      imds=$service/latest
+      token=$(metadata_curl --retry 0 --request PUT "$imds/api/token" <<<"X-aws-ec2-metadata-token-ttl-seconds: 21600") &&
+        return
+    done
+  done
+  return 1
+}
+find_metadata_service || die "the metadata service gives no IMDSv2 token"
 # Passed on standard input, so that no process list shows it.
 metadata() { metadata_curl "$imds/$1" <<<"X-aws-ec2-metadata-token: $token" || die "the metadata service does not say $1"; }
 

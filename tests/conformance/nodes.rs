@@ -209,7 +209,8 @@ pub(super) async fn the_newest_reports_of_a_set_are_those_of_its_active_nodes(si
     report(site, &gone, "changed", newest).await;
     deactivate(site, &gone).await;
     facts(site, &silent, None, None, newest).await;
-    let told = site.puppetdb().latest_reports(&[silent, gone, twice.clone(), fresh("nobody")]).await.unwrap();
+    let mut told = site.puppetdb().latest_reports(&[silent, gone, twice.clone(), fresh("nobody")]).await.unwrap();
+    assert!(told[0].catalog_uuid.take().is_some(), "{told:?}");
     let expected = Report {
         certname: twice,
         start_time: newest - SignedDuration::from_secs(10),
@@ -218,6 +219,7 @@ pub(super) async fn the_newest_reports_of_a_set_are_those_of_its_active_nodes(si
         job_id: None,
         noop: Some(false),
         cached_catalog_status: Some("not_used".to_owned()),
+        catalog_uuid: None,
     };
     assert_eq!(told, [expected]);
     assert_eq!(site.puppetdb().latest_reports(&[]).await, Ok(vec![]));

@@ -228,6 +228,12 @@ impl Rehearsal {
         self.log()
     }
 
+    /// Ends a function, so that the next invocation starts it with the configuration of then.
+    pub(crate) async fn end(&mut self, function: &str) {
+        let mut child = self.functions.remove(function).expect("it runs");
+        child.kill().await.expect("it can be ended");
+    }
+
     /// Ends a function: the metrics of its last invocation, without those of single services.
     pub(crate) async fn metrics(&mut self, function: &str) -> Value {
         self.every_metric(function).await.pop().unwrap_or_else(|| panic!("no metrics in {}", self.log()))
@@ -235,8 +241,7 @@ impl Rehearsal {
 
     /// Ends a function: all documents with metrics that it has written.
     pub(crate) async fn every_metric(&mut self, function: &str) -> Vec<Value> {
-        let mut child = self.functions.remove(function).expect("it runs");
-        child.kill().await.expect("it can be ended");
+        self.end(function).await;
         let log = self.ended_log().await;
         let lines = log.lines().filter(|line| line.contains("\"CloudWatchMetrics\":"));
         lines.map(|line| serde_json::from_str(line).expect("metrics are JSON")).collect()

@@ -4,6 +4,7 @@ programs that it calls."""
 import datetime
 import json
 import os
+import socket
 import ssl
 import subprocess
 import textwrap
@@ -35,7 +36,7 @@ METADATA = {
 class Server:
     """An HTTP server on a port of its own; `answer(handler)` returns status and text."""
 
-    def __init__(self, answer, context=None):
+    def __init__(self, answer, context=None, host="127.0.0.1"):
         self.requests = []
         outer = self
 
@@ -55,10 +56,12 @@ class Server:
                 pass
 
         class Quiet(ThreadingHTTPServer):
+            address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+
             def handle_error(self, *_):
                 pass
 
-        self.http = Quiet(("127.0.0.1", 0), Handler)
+        self.http = Quiet((host, 0), Handler)
         if context:
             self.http.socket = context.wrap_socket(self.http.socket, server_side=True)
         self.port = self.http.server_address[1]
@@ -69,7 +72,7 @@ class Server:
         self.http.server_close()
 
 
-def metadata_service(metadata, late=0, not_yet=()):
+def metadata_service(metadata, late=0, not_yet=(), host="127.0.0.1"):
     """IMDSv2: nothing without a token, and a token only by PUT. The first `late` requests it cannot answer yet, and what is
     `not_yet` there it does not know when it is first asked."""
     countdown = iter(range(late))
@@ -89,7 +92,7 @@ def metadata_service(metadata, late=0, not_yet=()):
             return 404, ""
         return (200, metadata[path]) if path in metadata else (404, "")
 
-    return Server(answer)
+    return Server(answer, host=host)
 
 
 def secrets_manager(secret=CHALLENGE, first=()):

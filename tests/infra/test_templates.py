@@ -76,6 +76,24 @@ def test_the_controller_deploys_with_everything(account, deploy):
     assert made == expected("stagedoor", "UsesEventBridge", "UsesSns", "MakesEndpoints")
 
 
+def test_the_functions_reach_puppet_over_ipv6_only_where_there_is_a_range_for_it(account, deploy):
+    # moto's CloudFormation does not keep egress rules.
+    template = load("stagedoor")
+    rules = template["Resources"]["FunctionSecurityGroup"]["Properties"]["SecurityGroupEgress"]
+    conditions = {
+        rule["Fn::If"][1]["FromPort"]: rule["Fn::If"][0]
+        for rule in rules
+        if "Fn::If" in rule and "CidrIpv6" in rule["Fn::If"][1]
+    }
+    enterprise = dict.fromkeys((8143, 4433, 8142), "HasIpv6AndEnterprise")
+    assert conditions == {8140: "HasIpv6", 8081: "HasIpv6", **enterprise}
+    for function in of_type(template, "AWS::Lambda::Function").values():
+        allowed = function["Properties"]["VpcConfig"]["Ipv6AllowedForDualStack"]
+        assert allowed == {"Fn::If": ["HasIpv6", True, {"Ref": "AWS::NoValue"}]}
+    made = deploy("stagedoor", controller_parameters(account, PuppetIpv6Cidr="2001:db8:7::/56"))
+    assert made == expected("stagedoor", "UsesEventBridge", "UsesOtherEndpoints")
+
+
 def test_the_functions_are_configured_with_the_text_and_the_topic(account, deploy):
     text = 'mode = "act"\n\n[puppet]\nsecret = "stagedoor/puppet"\n\n[profile.x]\ncertname = "{private_dns}"'
     deploy("stagedoor", controller_parameters(account, Configuration=text))
@@ -124,8 +142,11 @@ def test_the_functions_may_only_go_out_to_puppet_and_to_endpoints():
     group = load("stagedoor")["Resources"]["FunctionSecurityGroup"]["Properties"]
     assert "SecurityGroupIngress" not in group
     rules = [rule.get("Fn::If", [None, rule])[1] for rule in group["SecurityGroupEgress"]]
-    assert sorted(rule["FromPort"] for rule in rules) == [4433, 8081, 8140, 8142, 8143]
-    assert all(rule["CidrIp"] == {"Ref": "PuppetCidr"} for rule in rules)
+    for family, parameter in (("CidrIp", "PuppetCidr"), ("CidrIpv6", "PuppetIpv6Cidr")):
+        of_family = [rule for rule in rules if family in rule]
+        assert sorted(rule["FromPort"] for rule in of_family) == [4433, 8081, 8140, 8142, 8143]
+        assert all(rule[family] == {"Ref": parameter} and rule["FromPort"] == rule["ToPort"] for rule in of_family)
+    assert len(rules) == 10
 
 
 def test_endpoints_that_answer_for_the_whole_vpc_let_the_whole_vpc_in():
@@ -271,6 +292,7 @@ def test_the_instance_refresh_is_one_that_auto_scaling_carries_out():
 def test_instances_speak_imdsv2_only_and_may_read_the_challenge_only():
     resources = load("compilers")["Resources"]
     options = resources["LaunchTemplate"]["Properties"]["LaunchTemplateData"]["MetadataOptions"]
+    assert options.pop("HttpProtocolIpv6") == {"Ref": "MetadataIpv6"}
     assert options == {"HttpEndpoint": "enabled", "HttpTokens": "required", "HttpPutResponseHopLimit": 1}
     role = resources["InstanceRole"]["Properties"]
     assert "ManagedPolicyArns" not in role

@@ -81,15 +81,14 @@ class World:
             "STAGEDOOR_RELEASE_PACKAGE": f"https://localhost:{port}/openvox8-release-debian12.deb",
             **settings,
         }
-        return self.instance.run(
-            told(self.rendered(edition), settings),
-            STAGEDOOR_IMDS=f"http://127.0.0.1:{self.imds.port}",
-            STAGEDOOR_SECRETS_ENDPOINT=f"http://localhost:{self.secrets.port}/",
-            STAGEDOOR_INSTALLER=f"https://localhost:{port}/packages/current/install.bash",
+        usual = {
+            "STAGEDOOR_IMDS": f"http://127.0.0.1:{self.imds.port}",
+            "STAGEDOOR_SECRETS_ENDPOINT": f"http://localhost:{self.secrets.port}/",
+            "STAGEDOOR_INSTALLER": f"https://localhost:{port}/packages/current/install.bash",
             # The operating system's own trust, which the open source repositories are checked with.
-            CURL_CA_BUNDLE=str(self.authority.path),
-            **(environment or {}),
-        )
+            "CURL_CA_BUNDLE": str(self.authority.path),
+        }
+        return self.instance.run(told(self.rendered(edition), settings), **{**usual, **(environment or {})})
 
     def replace(self, name, server):
         """Puts another server in the place of one."""
@@ -245,6 +244,29 @@ def test_without_the_metadata_service_nothing_is_done(world, edition):
     world.servers.remove(world.imds)
     refused(world, world.run(edition), "gives no IMDSv2 token")
     assert world.instance.calls() == []
+
+
+def test_a_metadata_service_that_has_ipv6_alone_is_found(world):
+    try:
+        service = sandbox.metadata_service(world.metadata, host="::1")
+    except OSError:
+        pytest.skip("this machine has no ::1")
+    world.replace("imds", service)
+    addresses = f"http://127.0.0.1:1 http://[::1]:{service.port}"
+    done = world.run(environment={"STAGEDOOR_IMDS": addresses})
+    assert done.returncode == 0, done.stderr
+    assert world.identity() == IDENTITY
+
+
+def test_one_without_a_token_at_either_address_is_an_error(world):
+    done = world.run(environment={"STAGEDOOR_IMDS": "http://127.0.0.1:1 http://127.0.0.1:2"})
+    assert done.returncode == 1
+    assert "the metadata service gives no IMDSv2 token" in done.stderr
+    assert world.instance.files() == {}
+
+
+def test_both_addresses_of_the_metadata_service_are_tried(rendered):
+    assert "STAGEDOOR_IMDS:-http://169.254.169.254 http://[fd00:ec2::254]}" in rendered("pe")
 
 
 def test_a_metadata_service_that_is_late_is_waited_for(world):

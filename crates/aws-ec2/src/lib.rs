@@ -1,9 +1,10 @@
 //! EC2, alone in its crate: its SDK takes minutes to compile, and nothing but the functions should wait for it.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use aws_sdk_ec2::Client;
-use aws_sdk_ec2::types::{Filter, Instance};
+use aws_sdk_ec2::types::{Filter, Instance, InstanceNetworkInterface};
 use jiff::Timestamp;
 use stagedoor_aws::{Error, SdkConfig, classify};
 use stagedoor_types::{GroupName, InstanceId, Machine};
@@ -58,7 +59,23 @@ impl Ec2 {
     }
 }
 
+/// The IPv6 address of the instance, which EC2 gives where there is a primary one; else the first of its primary network interface.
+/// See [`InstanceNetworkInterface`](https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_InstanceNetworkInterface.html).
+fn ipv6(described: &Instance) -> Option<IpAddr> {
+    let primary = |interface: &&InstanceNetworkInterface| {
+        interface.attachment().is_some_and(|attachment| attachment.device_index() == Some(0))
+    };
+    let of_interface = || {
+        let addresses = described.network_interfaces().iter().find(primary)?.ipv6_addresses();
+        let marked = addresses.iter().find(|address| address.is_primary_ipv6() == Some(true));
+        marked.or(addresses.first())?.ipv6_address()
+    };
+    let address = described.ipv6_address().filter(|address| !address.is_empty()).or_else(of_interface);
+    address.and_then(|address| address.parse().ok())
+}
+
 fn machine(described: Instance) -> Option<Machine> {
+    let ipv6 = ipv6(&described);
     let tags = described.tags.unwrap_or_default().into_iter();
     Some(Machine {
         instance: described.instance_id?.parse().ok()?,
@@ -66,6 +83,7 @@ fn machine(described: Instance) -> Option<Machine> {
         // A terminated instance has an empty one.
         private_dns: described.private_dns_name.filter(|name| !name.is_empty()),
         private_ip: described.private_ip_address.and_then(|address| address.parse().ok()),
+        ipv6,
         launched: described.launch_time.and_then(|time| Timestamp::from_second(time.secs()).ok()),
         tags: tags.filter_map(|tag| Some((tag.key?, tag.value.unwrap_or_default()))).collect::<BTreeMap<_, _>>(),
     })

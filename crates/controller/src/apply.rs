@@ -5,6 +5,7 @@ mod enrol;
 mod orders;
 mod refuse;
 mod remove;
+mod unpin;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -17,6 +18,7 @@ use stagedoor_types::{ActionKey, Certname, Service, Trouble};
 
 pub(crate) use refuse::{Deletion, delete_request};
 pub(crate) use remove::{Removed, carry_out};
+pub(crate) use unpin::unpin_abandoned;
 
 use crate::batch::{Reports, Task};
 use crate::call::{AT_ONCE, call};

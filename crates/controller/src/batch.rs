@@ -12,14 +12,15 @@ use jiff::{SignedDuration, Timestamp};
 use stagedoor_lifecycle::admission::admit;
 use stagedoor_lifecycle::decision::Question;
 use stagedoor_lifecycle::observation::{Began, LifecycleAction};
+use stagedoor_lifecycle::profile::Protected;
 use stagedoor_lifecycle::reason::Fact;
 use stagedoor_lifecycle::receipt::{Outcome, Receipt};
 use stagedoor_plan::{PermittedEffect, Plan, Situation, Status};
-use stagedoor_types::{ActionKey, Trouble};
+use stagedoor_types::{ActionKey, Certname, Trouble};
 
 pub(crate) use item::WorkItem;
 pub(crate) use report::{Report, Reports};
-pub(crate) use request::{Answer, Decided, Query, Task, Waiting, Wanted};
+pub(crate) use request::{Answer, Decided, LeftPinned, Query, Task, Waiting, Wanted};
 
 use crate::context::{Context, Run};
 use crate::snapshot::{AwsSnapshot, PuppetSnapshot};
@@ -167,9 +168,20 @@ impl Batch {
         }
     }
 
-    /// The actions that wait to be completed.
-    pub(crate) fn decided(&self) -> Vec<Decided> {
-        self.items.values().filter_map(WorkItem::decided).collect()
+    /// The actions that wait to be completed, and have left nothing that is to be removed before.
+    pub(crate) fn decided(&self, protected: &Protected) -> Vec<Decided> {
+        let left_nothing = |item: &&WorkItem| item.left_pinned(protected).is_none();
+        self.items.values().filter(left_nothing).filter_map(WorkItem::decided).collect()
+    }
+
+    /// The launches that are about to be abandoned, and have left pins.
+    pub(crate) fn left_pinned(&self, protected: &Protected) -> Vec<LeftPinned> {
+        self.items.values().filter_map(|item| item.left_pinned(protected)).collect()
+    }
+
+    /// The names of the instances that launch.
+    pub(crate) fn launching_names(&self) -> BTreeSet<Certname> {
+        self.items.values().filter(|item| item.is_launching()).flat_map(WorkItem::names).cloned().collect()
     }
 
     /// Actions whose start time to request. One call answers for a whole group, so as soon as one start is needed, all other unknown

@@ -2,12 +2,15 @@
 
 mod credentials;
 mod orphans;
+mod pins;
 mod requests;
+
+use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use stagedoor_lifecycle::{deadline, expiry};
-use stagedoor_types::{Group, Service, Trouble};
+use stagedoor_types::{Certname, Group, Service, Trouble};
 use tokio::time::Instant;
 
 use crate::budget::Budget;
@@ -16,6 +19,7 @@ use crate::config::OrphanMode;
 use crate::context::{Context, Run};
 use credentials::Watch;
 use orphans::Check;
+use pins::LeftOver;
 
 /// The interval of the sweeps: one of those that run once in it finds that housekeeping is due.
 const SWEEPS: std::time::Duration = std::time::Duration::from_secs(60);
@@ -30,6 +34,8 @@ pub(crate) struct HousekeepingReport {
     requests: Option<Result<Vec<requests::Dealt>, Trouble>>,
     /// The greatest difference between a clock of Puppet and ours, in seconds, if one was measured.
     pub(crate) clock_skew_s: Option<i64>,
+    /// The pins without a node, or why they could not be looked for; `None` where no profile pins.
+    pub(crate) pins: Option<Result<LeftOver, Trouble>>,
     /// When the credentials expire.
     pub(crate) credentials: Watch,
     /// The messages to publish, each with its subject.
@@ -51,8 +57,13 @@ pub(crate) fn less_what_is_kept(budget: Budget, now: Timestamp) -> Budget {
     Budget { passes: deadline::before(budget.passes, KEPT.min(half)), ..budget }
 }
 
-/// Looks for orphans and checks the credentials, side by side. `groups` are those that opted in, as far as they are known.
-pub(crate) async fn housekeep(run: Run<'_>, groups: Result<Vec<Group>, Trouble>) -> HousekeepingReport {
+/// Looks for orphans and for pins without a node, and checks the credentials, side by side. `groups` are those that opted in, as far as
+/// they are known, and `launching` the names of the instances that launch.
+pub(crate) async fn housekeep(
+    run: Run<'_>,
+    groups: Result<Vec<Group>, Trouble>,
+    launching: &BTreeSet<Certname>,
+) -> HousekeepingReport {
     let Run { context, budget, .. } = run;
     let config = &context.config.housekeeping;
     let now = context.clock.now();
@@ -78,9 +89,18 @@ pub(crate) async fn housekeep(run: Run<'_>, groups: Result<Vec<Group>, Trouble>)
             (_, Err(trouble)) => Err(trouble),
         })
     };
+    let look_for_pins = async {
+        if context.config.profiles.values().all(|profile| profile.pin.is_empty()) {
+            return None;
+        }
+        Some(match &puppet {
+            Ok(puppet) => Box::pin(pins::look(run, puppet, launching, turn)).await,
+            Err(trouble) => Err(trouble.clone()),
+        })
+    };
     let began = Instant::now();
-    let (orphans, requests, credentials) =
-        tokio::join!(look_for_orphans, look_for_requests, credentials::look(run, &puppet));
+    let (orphans, requests, pins, credentials) =
+        tokio::join!(look_for_orphans, look_for_requests, look_for_pins, credentials::look(run, &puppet));
     if let Ok(puppet) = &puppet {
         puppet.compare_clock(began, context.clock.now());
     }
@@ -93,12 +113,17 @@ pub(crate) async fn housekeep(run: Run<'_>, groups: Result<Vec<Group>, Trouble>)
         Some(Err(trouble)) => tracing::error!("orphans could not be looked for; nothing was removed: {trouble}"),
         None => {}
     }
+    match &pins {
+        Some(Ok(left)) => news.extend(left.tell(remind)),
+        Some(Err(trouble)) => tracing::warn!("pins without a node could not be looked for: {trouble}"),
+        None => {}
+    }
     news.extend(credentials.tell(config.warn_days.into(), remind, now));
     if let Some(Err(trouble)) = &requests {
         tracing::error!("the pending requests could not be looked at; none was deleted: {trouble}");
     }
     let clock_skew_s = context.puppet.clocks.greatest();
-    HousekeepingReport { orphans, requests, clock_skew_s, credentials, news }
+    HousekeepingReport { orphans, requests, pins, clock_skew_s, credentials, news }
 }
 
 impl HousekeepingReport {
@@ -114,12 +139,20 @@ impl HousekeepingReport {
             Some(Ok(dealt)) => dealt.iter().map(requests::Dealt::payload).collect(),
             Some(Err(trouble)) => json!({ "error": trouble.text }),
         };
-        json!({ "orphans": orphans, "requests": requests, "credentials": self.credentials.payload(now) })
+        let pins = match &self.pins {
+            None => Value::Null,
+            Some(Ok(left)) => left.payload(),
+            Some(Err(trouble)) => json!({ "error": trouble.text }),
+        };
+        let credentials = self.credentials.payload(now);
+        json!({ "orphans": orphans, "requests": requests, "pins": pins, "credentials": credentials })
     }
 
     /// What it could not do, if anything.
     pub(crate) fn trouble(&self) -> Option<&Trouble> {
-        self.orphans.as_ref().and_then(|orphans| orphans.as_ref().err()).or_else(|| self.credentials.trouble())
+        let orphans = self.orphans.as_ref().and_then(|orphans| orphans.as_ref().err());
+        let pins = || self.pins.as_ref().and_then(|pins| pins.as_ref().err());
+        orphans.or_else(pins).or_else(|| self.credentials.trouble())
     }
 
     /// The metrics that there are values for.

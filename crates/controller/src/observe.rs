@@ -2,6 +2,8 @@
 //! snapshots and answers, and change no work item; `lookups` adds to the snapshot what is read once a pass.
 
 mod aws;
+mod classification;
+mod elsewhere;
 mod lookups;
 pub(crate) mod orphans;
 mod puppet;

@@ -8,7 +8,7 @@ use stagedoor_lifecycle::observation::LifecycleAction;
 use stagedoor_lifecycle::receipt::Receipt;
 use stagedoor_types::{Service, Trouble};
 
-use crate::apply::apply;
+use crate::apply::{apply, unpin_abandoned};
 use crate::batch::Batch;
 use crate::call::call;
 use crate::complete::complete;
@@ -141,7 +141,7 @@ async fn rest_of_pass(
         // Decided actions first: they must not wait for the effects of others. But only for a few seconds, because the effects rest on
         // a snapshot that ages. The rest is completed at the end of the pass.
         let limit = deadline::after(run.now(), BEFORE_EFFECTS);
-        batch.absorb(complete(run, batch.decided(), limit).await.into_inner());
+        batch.absorb(complete(run, batch.decided(&puppet.protected), limit).await.into_inner());
         let applied = apply(run, puppet, snapshot, tasks).await;
         batch.absorb(applied.reports.into_inner());
         again |= applied.changed;
@@ -155,6 +155,10 @@ async fn rest_of_pass(
         let reopening = run.context.puppet.reopen(puppet, run.now());
         again |= call(run.context, run.budget.work, Service::SecretsManager, reopening).await.is_ok();
     }
-    batch.absorb(complete(run, batch.decided(), run.budget.calls).await.into_inner());
+    let protected = look.as_ref().map_or(&run.context.config.protected, |(puppet, _)| &puppet.protected);
+    // A launch that is abandoned leaves no pins behind. Whether that succeeds or not, it is completed then.
+    let pinned = batch.left_pinned(protected);
+    batch.absorb(unpin_abandoned(run, look.as_ref().map_err(Clone::clone), pinned).await.into_inner());
+    batch.absorb(complete(run, batch.decided(protected), run.budget.calls).await.into_inner());
     again
 }

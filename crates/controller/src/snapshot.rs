@@ -180,6 +180,19 @@ impl PuppetSnapshot {
         }
     }
 
+    /// The names of the node groups, if they were asked for.
+    pub(crate) fn node_groups(&self) -> Option<Lookup<BTreeSet<String>>> {
+        Some(match self.groups.as_ref()? {
+            Ok(groups) => Lookup::Found(groups.iter().map(|group| group.name.clone()).collect()),
+            Err(trouble) => Lookup::Unavailable(trouble.clone()),
+        })
+    }
+
+    /// The node group of this name, if it is known.
+    pub(crate) fn node_group(&self, name: &str) -> Option<&Group> {
+        self.groups.as_ref()?.as_ref().ok()?.iter().find(|group| group.name == name)
+    }
+
     fn fact_instance(&self, name: &Certname) -> Lookup<InstanceId> {
         of(&self.identities, name, identity)
     }
@@ -255,6 +268,7 @@ pub(crate) fn run_of(runs: &Result<BTreeMap<Certname, Report>, Trouble>, name: &
             status: report.status.clone().unwrap_or_else(|| "unknown".to_owned()),
             noop: report.noop == Some(true),
             cached: report.cached_catalog_status.as_deref().is_some_and(|status| status != "not_used"),
+            catalog: report.catalog_uuid.is_some(),
         })
     })
 }

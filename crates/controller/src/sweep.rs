@@ -56,7 +56,8 @@ async fn work_through(run: Run<'_>, work: &mut Work) -> (Result<(), Trouble>, Op
     }
     let for_the_waiting = Run { budget: housekeeping::less_what_is_kept(run.budget, now), ..run };
     let Search { groups, mut complete } = Box::pin(handle_the_waiting(for_the_waiting, work)).await;
-    let kept = Box::pin(housekeeping::housekeep(run, groups));
+    let launching = work.batch.launching_names();
+    let kept = Box::pin(housekeeping::housekeep(run, groups, &launching));
     let kept = work.heartbeats.beside(run, kept).await;
     if work.batch.is_open() {
         // With what housekeeping has left of the time.

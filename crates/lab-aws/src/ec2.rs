@@ -96,7 +96,7 @@ fn matches((instance, (state, code)): Shown<'_>, filters: &[(&str, Vec<&str>)]) 
                 "instance-state-name" => vec![state.to_owned()],
                 "instance-state-code" => vec![code.to_string()],
                 "private-dns-name" if alive => vec![instance.private_dns.clone()],
-                "private-ip-address" if alive => vec![instance.private_ip.clone()],
+                "private-ip-address" if alive => instance.private_ip.iter().cloned().collect(),
                 "private-dns-name" | "private-ip-address" => Vec::new(),
                 "tag-key" => tags.into_iter().map(|(name, _)| name.to_owned()).collect(),
                 "owner-id" => vec![ACCOUNT.to_owned()],
@@ -169,9 +169,9 @@ fn write_instance(xml: &mut Xml, world: &World, instance: &Instance, state: &str
             xml.text("state", "disabled");
         });
     if alive {
-        xml.text("subnetId", "subnet-0aaaaaaaaaaaaaaaa")
-            .text("vpcId", "vpc-0aaaaaaaaaaaaaaaa")
-            .text("privateIpAddress", &instance.private_ip);
+        xml.text("subnetId", "subnet-0aaaaaaaaaaaaaaaa").text("vpcId", "vpc-0aaaaaaaaaaaaaaaa");
+        xml.maybe("privateIpAddress", instance.private_ip.clone());
+        xml.list("networkInterfaceSet", "item", [instance], write_interface);
     }
     xml.text("architecture", "x86_64")
         .text("rootDeviceType", "ebs")
@@ -182,6 +182,18 @@ fn write_instance(xml: &mut Xml, world: &World, instance: &Instance, state: &str
         })
         .text("hypervisor", "xen")
         .text("ebsOptimized", false);
+}
+
+/// The primary network interface, as far as its addresses go
+/// (<https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_InstanceNetworkInterface.html>).
+fn write_interface(xml: &mut Xml, instance: &Instance) {
+    xml.text("networkInterfaceId", instance.id.replacen('i', "eni", 1)).within("attachment", |xml| {
+        xml.text("deviceIndex", 0).text("status", "attached");
+    });
+    xml.maybe("privateIpAddress", instance.private_ip.clone());
+    xml.list("ipv6AddressesSet", "item", &instance.ipv6, |xml, address| {
+        xml.text("ipv6Address", address).text("isPrimaryIpv6", false);
+    });
 }
 
 #[cfg(test)]

@@ -45,8 +45,10 @@ pub struct Aws {
 pub struct Machine {
     /// `pending`, `running`, `shutting-down`, `terminated`, `stopping` or `stopped`.
     pub state: &'static str,
-    /// The private IPv4 address.
-    pub private_ip: String,
+    /// The private IPv4 address; none in a subnet with IPv6 alone.
+    pub private_ip: Option<String>,
+    /// The IPv6 address, if it has one.
+    pub ipv6: Option<String>,
     /// The private DNS name.
     pub private_dns: String,
     /// How many root volumes it has had, this one included.
@@ -133,8 +135,13 @@ impl Aws {
         inner.world.settle(now);
         let instance = inner.world.instances.get(instance_id)?;
         let (state, _) = instance.ec2_state(now)?;
-        let (private_ip, private_dns) = (instance.private_ip.clone(), instance.private_dns.clone());
-        Some(Machine { state, private_ip, private_dns, root_volumes: instance.root_volumes })
+        Some(Machine {
+            state,
+            private_ip: instance.private_ip.clone(),
+            ipv6: instance.ipv6.clone(),
+            private_dns: instance.private_dns.clone(),
+            root_volumes: instance.root_volumes,
+        })
     }
 
     /// Every lifecycle event since the scene was set, oldest first; also those that no control call answered with,
@@ -192,6 +199,7 @@ fn snapshot(world: &World, now: jiff::Timestamp) -> Value {
             "state": instance.state,
             "ec2_state": instance.ec2_state(now).map(|(name, _)| name),
             "private_ip": instance.private_ip,
+            "ipv6": instance.ipv6,
             "private_dns": instance.private_dns,
             "tags": instance.tags,
             "actions": actions.collect::<Vec<_>>(),

@@ -22,6 +22,10 @@ pub struct Launch {
     pub to: Option<Place>,
     /// The private IPv4 address; made up if absent.
     pub private_ip: Option<String>,
+    /// The IPv6 address; none if absent.
+    pub ipv6: Option<String>,
+    /// Whether it is launched into a subnet with IPv6 alone, so that it has no IPv4 address.
+    pub ipv6_only: bool,
     /// The private DNS name; follows from the address if absent.
     pub private_dns: Option<String>,
     /// The instance's tags.
@@ -265,6 +269,8 @@ impl World {
                 let from = scene::Instance {
                     id: id.clone(),
                     private_ip: launch.private_ip.clone(),
+                    ipv6: launch.ipv6.clone(),
+                    ipv6_only: launch.ipv6_only,
                     private_dns: launch.private_dns.clone(),
                     tags: launch.tags.clone(),
                     ..scene::Instance::default()

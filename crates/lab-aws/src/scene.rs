@@ -160,6 +160,12 @@ pub struct Instance {
     /// The private IPv4 address; made up if absent.
     #[serde(default)]
     pub private_ip: Option<String>,
+    /// The IPv6 address; none if absent.
+    #[serde(default)]
+    pub ipv6: Option<String>,
+    /// Whether it is in a subnet with IPv6 alone, so that it has no IPv4 address.
+    #[serde(default)]
+    pub ipv6_only: bool,
     /// The private DNS name; follows from the address if absent.
     #[serde(default)]
     pub private_dns: Option<String>,

@@ -57,7 +57,9 @@ pub(crate) struct Instance {
     pub(crate) state: String,
     pub(crate) passage: Option<Passage>,
     pub(crate) ec2_state: Option<String>,
-    pub(crate) private_ip: String,
+    /// `None`: in a subnet with IPv6 alone.
+    pub(crate) private_ip: Option<String>,
+    pub(crate) ipv6: Option<String>,
     pub(crate) private_dns: String,
     pub(crate) tags: BTreeMap<String, String>,
     pub(crate) launched: Timestamp,
@@ -194,7 +196,8 @@ impl World {
         self.made_up += 1;
         let n = self.made_up;
         let private_ip = from.private_ip.clone().unwrap_or_else(|| self.make_up_address(n));
-        let private_dns = from.private_dns.clone().unwrap_or_else(|| self.dns_name(&private_ip));
+        let private_ip = (!from.ipv6_only).then_some(private_ip);
+        let private_dns = from.private_dns.clone().unwrap_or_else(|| self.dns_name(private_ip.as_deref(), &from.id));
         Instance {
             id: from.id.clone(),
             group: group.map(str::to_owned),
@@ -202,6 +205,7 @@ impl World {
             passage: None,
             ec2_state: from.ec2_state.clone(),
             private_ip,
+            ipv6: from.ipv6.clone(),
             private_dns,
             tags: from.tags.clone(),
             launched: Timestamp::UNIX_EPOCH,
@@ -221,8 +225,9 @@ impl World {
     }
 
     /// <https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/ec2-instance-naming.html>
-    fn dns_name(&self, ip: &str) -> String {
-        let host = format!("ip-{}", ip.replace('.', "-"));
+    /// Without an IPv4 address it is the resource name.
+    fn dns_name(&self, ip: Option<&str>, id: &str) -> String {
+        let host = ip.map_or_else(|| id.to_owned(), |ip| format!("ip-{}", ip.replace('.', "-")));
         match self.region.as_str() {
             "us-east-1" => format!("{host}.ec2.internal"),
             region => format!("{host}.{region}.compute.internal"),

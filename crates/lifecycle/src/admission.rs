@@ -55,8 +55,8 @@ pub struct PendingAction {
     pub has_pool: bool,
     /// When EC2 launched it, or started it again.
     pub launched: Option<Timestamp>,
-    /// Its private address, if EC2 shows one.
-    pub address: Option<IpAddr>,
+    /// Its addresses, as far as EC2 shows any, in the order in which they are tried.
+    pub addresses: Vec<IpAddr>,
     /// Whether the hook may still hold it. If not, Auto Scaling has already ended the action, but Puppet must still be purged.
     pub waits: bool,
     /// Why it is not known whether it terminates. Then Puppet keeps it, and the timeout decides.
@@ -290,7 +290,7 @@ fn held(
         alt_names: AltNames::of(&profile.rules.alt_names, &action.instance, &cloud.machine),
         has_pool,
         launched: machine.ok().flatten().and_then(|machine| machine.launched),
-        address: machine.ok().flatten().and_then(|machine| machine.private_ip),
+        addresses: machine.ok().flatten().map(Machine::addresses).unwrap_or_default(),
         waits: hold.waits,
         doubt: hold.doubt,
         other_hooks: hooks.iter().filter(guards).any(|hook| another(&hook.name)),

@@ -36,13 +36,18 @@ pub enum Question {
     /// What does EC2 say about this instance, which a certificate or request names?
     Owner(InstanceId),
     /// Which groups does the classifier put the node into?
-    Classification,
+    Classification {
+        /// Whether by the facts of its newest run as well. Before the first there are none.
+        with_facts: bool,
+    },
     /// Is the node connected to the orchestrator, and is a run of it under way?
     Connection,
     /// When did the refresh targets last run Puppet, and are runs of them under way?
     Targets,
     /// Do the node's services answer?
     Probes,
+    /// Is the instance known to Puppet under another name than the expected one?
+    Elsewhere,
 }
 
 /// One change at Puppet.
@@ -108,10 +113,11 @@ impl Question {
             Self::Names(_) => "what there is under its other names".to_owned(),
             Self::Began => "when the action began".to_owned(),
             Self::Owner(owner) => format!("whether {owner} still exists"),
-            Self::Classification => "how it is classified".to_owned(),
+            Self::Classification { .. } => "how it is classified".to_owned(),
             Self::Connection => "whether the orchestrator reaches it".to_owned(),
             Self::Targets => "whether the refresh targets have run Puppet".to_owned(),
             Self::Probes => "whether its services answer".to_owned(),
+            Self::Elsewhere => "whether it has another name".to_owned(),
         }
     }
 }

@@ -7,7 +7,8 @@
 //! * [`observation`] and [`profile`] hold what is known and what is required,
 //! * [`admission`] says what AWS knows of an instance, [`identity`] whose a name is, [`signing`] what may be signed,
 //! * [`onboard`] and [`purge`] decide, [`refresh`] says who is to run Puppet, [`deadline`] until when,
-//! * [`orphans`] says which nodes outlived their instances, [`expiry`] which credentials are about to expire,
+//! * [`orphans`] says which nodes outlived their instances, [`pins`] which pins outlived their nodes, [`expiry`] which credentials are
+//!   about to expire,
 //! * [`removal`] leads from what is left of an instance to the proof that it is gone,
 //! * [`receipt`] says what happened, [`reason`] why.
 
@@ -20,6 +21,7 @@ pub mod identity;
 pub mod observation;
 pub mod onboard;
 pub mod orphans;
+pub mod pins;
 pub mod profile;
 pub mod purge;
 pub mod reason;

@@ -4,6 +4,8 @@
 //! hold, the instance has earned its CONTINUE.
 
 mod certificate;
+mod classification;
+mod missing;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -15,9 +17,12 @@ use crate::admission::{Nameless, PendingAction};
 use crate::deadline;
 use crate::decision::{Decision, Effect, Missing, Question, not_yet};
 use crate::observation::{Began, CertificateView, LifecycleAction, NameView};
-use crate::profile::{Probe, Protected};
+use crate::profile::{AwaitedRun, Probe, Protected};
 use crate::reason::{Code, Fact, Reason};
 use crate::refresh::{self, Order, RunView, SETTLING, TargetView};
+
+pub use classification::{Classified, Mismatch, pins_left};
+pub use missing::Elsewhere;
 
 /// What Puppet says about a launching instance, as far as it was asked.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -28,6 +33,8 @@ pub struct LaunchView {
     pub refused: Option<Refused>,
     /// The instance that the certificate under its name is of, at EC2.
     pub owner: Option<(InstanceId, Lookup<Machine>)>,
+    /// The node groups that the classifier has, or shows to us; `Absent` where there is no classifier.
+    pub node_groups: Option<Lookup<BTreeSet<String>>>,
     /// What the classifier says about the node.
     pub classification: Option<Lookup<Classified>>,
     /// The node's newest run of Puppet.
@@ -38,6 +45,8 @@ pub struct LaunchView {
     pub targets: Option<Vec<TargetView>>,
     /// What each probe of the profile said; the text is what is wrong.
     pub probes: Option<Vec<(Probe, ProbeResult)>>,
+    /// Where the instance was found under other names than the expected one.
+    pub elsewhere: Option<Vec<Elsewhere>>,
 }
 
 /// A request that was refused in this invocation.
@@ -51,15 +60,6 @@ pub struct Refused {
 
 /// What a probe said: nothing is wrong, or what is.
 pub type ProbeResult = Result<(), String>;
-
-/// What the classifier says about a node.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Classified {
-    /// The groups that the node is in, by rule or by pin.
-    pub groups: BTreeSet<String>,
-    /// Those of the profile's groups that the classifier has, or shows to us.
-    pub known: BTreeSet<String>,
-}
 
 /// A node at the orchestrator.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -153,14 +153,23 @@ struct Rules<'a> {
 impl Rules<'_> {
     fn all(&self) -> Result<Reason, NotYet> {
         let name = self.named()?;
+        // A request that passes every check is signed once its name is pinned.
         let certificate = self.signed(name)?;
         self.pinned(name)?;
-        self.classified()?;
-        let run = self.first_run(name, certificate)?;
-        let told = self.refreshed(run)?;
+        let own = self.own_run(name, certificate)?;
+        let unclassified = self.classified(own.is_some())?;
+        let run = self.first_run(name, certificate, own)?;
+        if let Some(waiting) = unclassified {
+            return Err(self.reclassified(name, certificate, own, waiting));
+        }
+        let told = run.map_or(Ok(None), |run| self.refreshed(run))?;
         self.ready()?;
         let has = format!("{} has its certificate {}", name.certname, certificate.serial);
-        let ran = format!("its Puppet run at {} was successful ({})", run.start, run.status);
+        let ran = match run {
+            Some(run) if run.is_good() => format!("its Puppet run at {} was successful ({})", run.start, run.status),
+            Some(run) => format!("its Puppet run at {} had a catalog and ended as {}", run.start, run.status),
+            None => "the profile awaits no Puppet run of it".to_owned(),
+        };
         let facts = [Fact::new(Code::Enrolled, ran)].into_iter().chain(told).collect();
         Ok(Reason::new(Fact::new(Code::Enrolled, has), facts))
     }
@@ -180,106 +189,74 @@ impl Rules<'_> {
         }
     }
 
-    /// It is pinned to every group that the profile pins to.
-    fn pinned(&self, name: &NameView) -> Result<(), NotYet> {
-        let wanted = &self.launching.profile.pin;
-        if wanted.is_empty() {
-            return Ok(());
+    /// Its newest run of Puppet since it has its certificate, and in this launch, if there is one and anything depends on it. Where it
+    /// comes from the warm pool, a run from before counts: the pool is there to save time.
+    fn own_run(&self, name: &NameView, certificate: &CertificateView) -> Result<Option<&RunView>, NotYet> {
+        let profile = &self.launching.profile;
+        if profile.awaited_run() == AwaitedRun::None && profile.classified.is_empty() {
+            return Ok(None);
         }
-        let pins = name.pins.known().map_err(trouble)?;
-        let missing: Vec<String> =
-            wanted.iter().filter(|group| !pins.is_some_and(|pins| pins.contains(group))).cloned().collect();
-        if missing.is_empty() {
-            return Ok(());
-        }
-        let known = &self.classification()?.known;
-        self.all_known(&missing, known)?;
-        Err(Decision::Apply(Effect::Pin(name.certname.clone(), missing)).into())
-    }
-
-    /// The classifier puts it into every group that the profile asks for.
-    fn classified(&self) -> Result<(), NotYet> {
-        let wanted = &self.launching.profile.classified;
-        if wanted.is_empty() {
-            return Ok(());
-        }
-        let classification = self.classification()?;
-        let missing: Vec<String> =
-            wanted.iter().filter(|group| !classification.groups.contains(*group)).cloned().collect();
-        if missing.is_empty() {
-            return Ok(());
-        }
-        self.all_known(&missing, &classification.known)?;
-        Err(news(
-            Code::ClassificationPending,
-            format!("waiting for the classifier to put it into {}", missing.join(", ")),
-        ))
-    }
-
-    fn classification(&self) -> Result<&Classified, NotYet> {
-        match &self.seen.classification {
-            None => ask(Question::Classification),
-            Some(Lookup::Found(classified)) => Ok(classified),
-            Some(Lookup::Absent) => {
-                Err(wrong(Code::NotConfigured, "the profile needs a classifier, and none is configured"))
-            }
-            Some(Lookup::Unavailable(why)) => Err(trouble(why)),
-        }
-    }
-
-    fn all_known(&self, wanted: &[String], known: &BTreeSet<String>) -> Result<(), NotYet> {
-        let unknown: Vec<&str> = wanted.iter().filter(|group| !known.contains(*group)).map(String::as_str).collect();
-        if unknown.is_empty() {
-            return Ok(());
-        }
-        Err(wrong(
-            Code::NodeGroupUnknown,
-            format!(
-                "the classifier shows no node group {}: create it, correct the profile {}, or let the token's role view it",
-                unknown.join(", "),
-                self.launching.profile.name
-            ),
-        ))
-    }
-
-    /// Its newest run of Puppet since it has its certificate, and in this launch, was successful. Where it comes from the warm
-    /// pool, a run from before counts: the pool is there to save time.
-    fn first_run(&self, name: &NameView, certificate: &CertificateView) -> Result<&RunView, NotYet> {
         let run = match &self.seen.run {
             None => return Err(trouble(&unanswered(Service::PuppetDb, &name.certname))),
             Some(run) => run.known().map_err(trouble)?,
         };
         // A run of the name's former owner is not its own; the two clocks that are compared here may differ.
-        let LifecycleAction { origin, began, .. } = self.action;
+        let since = self.runs_count_since(certificate);
+        // So the facts that came with a run decide whose it was, where they say.
+        let by_another = name.fact_instance.known().map_err(trouble)?.is_some_and(|ran| *ran != self.action.instance);
+        Ok(run.filter(|run| !by_another && deadline::after(run.end, CLOCKS_DIFFER) >= since))
+    }
+
+    /// Since when its runs of Puppet are of this launch.
+    fn runs_count_since(&self, certificate: &CertificateView) -> Timestamp {
+        let began = self.action.began.time().unwrap_or(Timestamp::MIN);
+        if self.has_rested() { certificate.issued } else { began.max(certificate.issued) }
+    }
+
+    /// Whether it comes from the warm pool.
+    fn has_rested(&self) -> bool {
         // An event says where this launch comes from only if it is of this launch, and of a group that has such a place.
-        let of_this_launch = match began {
+        let of_this_launch = match self.action.began {
             Began::Confirmed { recorded: Some(recorded), said: Some(said) } => said >= recorded,
             Began::Confirmed { .. } | Began::Unknown => false,
             Began::Said(_) => true,
         };
-        let rested = *origin == Some(Place::WarmPool) && self.launching.has_pool && of_this_launch;
-        let since =
-            if rested { certificate.issued } else { began.time().unwrap_or(Timestamp::MIN).max(certificate.issued) };
-        // So the facts that came with a run decide whose it was, where they say.
-        let by_another = name.fact_instance.known().map_err(trouble)?.is_some_and(|ran| *ran != self.action.instance);
-        let own = run.filter(|run| !by_another && deadline::after(run.end, CLOCKS_DIFFER) >= since);
-        if let Some(good) = own.filter(|run| run.is_good()) {
-            return match began {
+        self.action.origin == Some(Place::WarmPool) && self.launching.has_pool && of_this_launch
+    }
+
+    /// Its newest run is one that the profile awaits; `None` where it awaits none.
+    fn first_run<'a>(
+        &self,
+        name: &NameView,
+        certificate: &CertificateView,
+        own: Option<&'a RunView>,
+    ) -> Result<Option<&'a RunView>, NotYet> {
+        let awaited = self.launching.profile.awaited_run();
+        let is_enough: fn(&RunView) -> bool = match awaited {
+            AwaitedRun::None => return Ok(None),
+            AwaitedRun::WithCatalog => RunView::has_own_catalog,
+            AwaitedRun::Successful => RunView::is_good,
+        };
+        if let Some(enough) = own.filter(|run| is_enough(run)) {
+            return match self.action.began {
                 Began::Unknown => ask(Question::Began),
-                Began::Said(_) if rested => ask(Question::Began),
-                _ => Ok(good),
+                Began::Said(_) if self.has_rested() => ask(Question::Began),
+                _ => Ok(Some(enough)),
             };
         }
+        let since = self.runs_count_since(certificate);
         let awaited = match own {
             None => Fact::new(
                 Code::WaitingForRun,
                 format!("waiting for the first Puppet run of {} since {since}", name.certname),
             ),
             Some(run) => {
-                let why = if run.noop {
-                    "was a noop run; waiting for one that applies its catalog".to_owned()
-                } else if run.cached {
+                let why = if run.cached {
                     "applied a cached catalog; waiting for one with a new catalog".to_owned()
+                } else if awaited == AwaitedRun::WithCatalog {
+                    "had no catalog, because none could be compiled; waiting for one that has".to_owned()
+                } else if run.noop {
+                    "was a noop run; waiting for one that applies its catalog".to_owned()
                 } else {
                     format!("ended as {}; waiting for a successful one", run.status)
                 };
@@ -321,7 +298,7 @@ impl Rules<'_> {
 
     /// Its services answer.
     fn ready(&self) -> Result<(), NotYet> {
-        let wanted = self.launching.profile.ready.iter().filter(|probe| **probe != Probe::Report);
+        let wanted = self.launching.profile.ready.iter().filter(|probe| !probe.is_report());
         let mut failing = Vec::new();
         for probe in wanted {
             let Some(probes) = &self.seen.probes else { return ask(Question::Probes) };

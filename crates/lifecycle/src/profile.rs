@@ -34,7 +34,7 @@ pub struct Profile {
     pub refresh: Vec<Certname>,
     /// Whether to wait for those runs where there is no orchestrator to order them.
     pub await_refresh: bool,
-    /// What else must answer before a launching node may serve. A first successful run is always required.
+    /// What a launching node needs before it may serve: a Puppet run, and services that answer.
     pub ready: Vec<Probe>,
     /// Whether an instance may get a new certificate in place of its own old one.
     pub rekey: Rekey,
@@ -63,7 +63,7 @@ impl Profile {
             classified: Vec::new(),
             refresh: Vec::new(),
             await_refresh: false,
-            ready: Vec::new(),
+            ready: vec![Probe::Report],
             rekey: Rekey::Allow,
             launch_timeout: Duration::from_secs(1800),
             on_launch_timeout: ActionResult::Abandon,
@@ -72,11 +72,34 @@ impl Profile {
         }
     }
 
+    /// The Puppet run that a launching node must have ended: the strictest that `ready` names.
+    #[must_use]
+    pub fn awaited_run(&self) -> AwaitedRun {
+        if self.ready.contains(&Probe::Report) {
+            AwaitedRun::Successful
+        } else if self.ready.contains(&Probe::AnyReport) {
+            AwaitedRun::WithCatalog
+        } else {
+            AwaitedRun::None
+        }
+    }
+
     /// Whether actions of this hook are ours to complete.
     #[must_use]
     pub fn owns(&self, hook: &HookName) -> bool {
         hook.as_str().starts_with(&self.hook_prefix)
     }
+}
+
+/// The Puppet run that a launching node must have ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AwaitedRun {
+    /// None.
+    None,
+    /// Any run with a catalog that was compiled for it.
+    WithCatalog,
+    /// A successful run.
+    Successful,
 }
 
 /// Who signs certificate requests.
@@ -101,8 +124,11 @@ pub enum Rekey {
 /// What must answer before a node may serve.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Probe {
-    /// `report`: its newest Puppet run was successful. Always required.
+    /// `report`: its newest Puppet run was successful.
     Report,
+    /// `report:any`: its newest Puppet run had a catalog that was compiled for it, however the run ended; for nodes whose first run can
+    /// only succeed once they are in service.
+    AnyReport,
     /// `status:8140`: the Status API on this port says `running`, under the node's own certificate.
     Status(u16),
     /// `tcp:8142`: the port takes connections.
@@ -111,7 +137,7 @@ pub enum Probe {
 
 /// A text that is no probe.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("{0:?} is no probe; there are \"report\", \"status:PORT\" and \"tcp:PORT\"")]
+#[error("{0:?} is no probe; there are \"report\", \"report:any\", \"status:PORT\" and \"tcp:PORT\"")]
 pub struct InvalidProbe(String);
 
 impl std::str::FromStr for Probe {
@@ -121,6 +147,7 @@ impl std::str::FromStr for Probe {
         let port = |port: &str| port.parse().ok().filter(|port| *port != 0);
         match text.split_once(':') {
             None if text == "report" => Some(Self::Report),
+            Some(("report", "any")) => Some(Self::AnyReport),
             Some(("status", number)) => port(number).map(Self::Status),
             Some(("tcp", number)) => port(number).map(Self::Tcp),
             _ => None,
@@ -129,10 +156,19 @@ impl std::str::FromStr for Probe {
     }
 }
 
+impl Probe {
+    /// Whether it is about a Puppet run, and not about a service on the node.
+    #[must_use]
+    pub fn is_report(self) -> bool {
+        matches!(self, Self::Report | Self::AnyReport)
+    }
+}
+
 impl std::fmt::Display for Probe {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Report => f.write_str("report"),
+            Self::AnyReport => f.write_str("report:any"),
             Self::Status(port) => write!(f, "status:{port}"),
             Self::Tcp(port) => write!(f, "tcp:{port}"),
         }
@@ -189,10 +225,10 @@ mod tests {
 
     #[test]
     fn a_probe_is_written_as_it_is_read() {
-        for text in ["report", "status:8140", "tcp:8142"] {
+        for text in ["report", "report:any", "status:8140", "tcp:8142"] {
             assert_eq!(text.parse::<Probe>().unwrap().to_string(), text);
         }
-        for text in ["", "reports", "status", "status:0", "tcp:70000", "udp:53"] {
+        for text in ["", "reports", "report:", "report:all", "status", "status:0", "tcp:70000", "udp:53"] {
             assert!(text.parse::<Probe>().unwrap_err().to_string().contains("no probe"), "{text}");
         }
     }

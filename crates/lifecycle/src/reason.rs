@@ -41,7 +41,7 @@ macro_rules! codes {
 }
 
 codes! {
-    /// The instance has its certificate, a successful Puppet run and everything else that its profile requires.
+    /// The instance has its certificate and everything else that its profile requires, such as a successful Puppet run.
     Enrolled = "enrolled", "Nothing.";
     /// What Puppet had under the instance's names is removed, and that is proven.
     Purged = "purged", "Nothing.";
@@ -61,6 +61,10 @@ codes! {
 
     /// The certificate request has not arrived.
     RequestPending = "request_pending", "Does the agent run, with the CA's address and the certname that the reason names?";
+    /// The instance is known to Puppet under another name than its profile expects.
+    FoundUnderAnotherName = "found_under_another_name", "Make the agent's certname and the profile's the same. Make images without /etc/puppetlabs/puppet/ssl.";
+    /// EC2 launched the instance long before this action began, so that its user data does not run again.
+    LaunchedBeforeAction = "launched_before_action", "Replace the instance, or enrol it manually.";
     /// The profile leaves signing to others, and nothing is signed yet.
     SignaturePending = "signature_pending", "See to whatever signs.";
     /// The instance has not run Puppet since it has its certificate.
@@ -69,6 +73,10 @@ codes! {
     RunNotSuccessful = "run_not_successful", "Read the report of that run.";
     /// The classifier does not put the node into the groups of `classified`.
     ClassificationPending = "classification_pending", "Check the rules of these node groups against the node's facts.";
+    /// The node's certificate contradicts the rules of a node group of `classified`, or those of a group above it.
+    ClassificationNeverMatches = "classification_never_matches", "Change the rule, the extensions in csr_attributes.yaml, or `classified`.";
+    /// The facts of the node's newest Puppet run contradict the rules of a node group of `classified`, or those of a group above it.
+    ClassificationRuleNotMet = "classification_rule_not_met", "Compare the condition that the reason names with the node's facts.";
     /// The refresh targets have not run Puppet since the change.
     WaitingForRefresh = "waiting_for_refresh", "Can these nodes run Puppet, and are they connected to the orchestrator?";
     /// A probe of `ready` does not succeed.
@@ -84,6 +92,8 @@ codes! {
     CertificateRefused = "certificate_refused", "Correct whatever signed it, or the profile.";
     /// The CA signed another request than the one that was checked. The certificate is revoked, and the launch waits on.
     RequestReplaced = "request_replaced", "Find out who replaced it. Set allow-duplicate-certs to false.";
+    /// The launch is abandoned, and its name could not be unpinned: the name's next owner would inherit the pins.
+    PinsLeft = "pins_left", "Unpin the name from the node groups that the reason names.";
     /// The CA refuses to sign the request.
     SignatureRefused = "signature_refused", "Change what the reason names: mostly a setting in ca.conf.";
     /// The instance lost its key, and the profile allows no new certificate.

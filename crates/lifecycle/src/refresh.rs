@@ -28,6 +28,8 @@ pub struct RunView {
     pub noop: bool,
     /// Whether it applied a cached catalog, not one that was compiled for it.
     pub cached: bool,
+    /// Whether it had a catalog at all. It has none if none could be compiled.
+    pub catalog: bool,
 }
 
 impl RunView {
@@ -35,6 +37,12 @@ impl RunView {
     #[must_use]
     pub fn is_good(&self) -> bool {
         matches!(self.status.as_str(), "changed" | "unchanged") && !self.noop && !self.cached
+    }
+
+    /// Whether it had a catalog that was compiled for it, however it ended.
+    #[must_use]
+    pub fn has_own_catalog(&self) -> bool {
+        self.catalog && !self.cached
     }
 }
 
@@ -210,7 +218,14 @@ mod tests {
     }
 
     fn ran(start: i64, end: i64, status: &str) -> Lookup<RunView> {
-        Lookup::Found(RunView { start: at(start), end: at(end), status: status.into(), noop: false, cached: false })
+        Lookup::Found(RunView {
+            start: at(start),
+            end: at(end),
+            status: status.into(),
+            noop: false,
+            cached: false,
+            catalog: true,
+        })
     }
 
     fn order(began: i64, ended: Option<i64>) -> Order {
@@ -238,7 +253,8 @@ mod tests {
 
     #[test]
     fn a_run_without_effect_proves_nothing() {
-        let run = RunView { start: at(1), end: at(2), status: "unchanged".into(), noop: false, cached: false };
+        let run =
+            RunView { start: at(1), end: at(2), status: "unchanged".into(), noop: false, cached: false, catalog: true };
         let standing = |run: RunView| standing_of(Lookup::Found(run), vec![]);
         assert!(matches!(standing(run.clone()), Standing::Learnt(_)));
         assert!(!matches!(standing(RunView { noop: true, ..run.clone() }), Standing::Learnt(_)));

@@ -143,6 +143,7 @@ pub(crate) fn machine(instance: &str, state: &str) -> Machine {
         state: state.into(),
         private_dns: Some(NAME.into()),
         private_ip: Some([10, 0, 3, 7].into()),
+        ipv6: None,
         tags: BTreeMap::new(),
     }
 }
@@ -179,7 +180,7 @@ pub(crate) fn node(active: bool, newest: Timestamp) -> NodeView {
 
 pub(crate) fn run(start: Timestamp, status: &str) -> RunView {
     let end = Timestamp::from_second(start.as_second() + 10).unwrap();
-    RunView { start, end, status: status.into(), noop: false, cached: false }
+    RunView { start, end, status: status.into(), noop: false, cached: false, catalog: true }
 }
 
 /// A run that was ordered in this job.

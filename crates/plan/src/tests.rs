@@ -94,13 +94,21 @@ fn a_request_that_fails_a_check_is_deleted() {
 fn a_missing_pin_is_set() {
     let world = launching(1).each(|item| {
         item.profile().pin = vec!["Canaries".into()];
-        let groups = ["Canaries".to_owned()];
-        item.launch.classification = Some(Lookup::Found(stagedoor_lifecycle::onboard::Classified {
-            groups: groups.clone().into(),
-            known: groups.into(),
-        }));
+        item.launch.node_groups = Some(Lookup::Found(["Canaries".to_owned()].into()));
     });
     assert_eq!(world.effects(), [EffectKey::Pin(name(0), vec!["Canaries".into()])]);
+}
+
+#[test]
+fn a_node_is_pinned_before_its_request_is_signed() {
+    let mut world = launching(1).each(|item| {
+        item.asks();
+        item.profile().pin = vec!["Canaries".into()];
+        item.launch.node_groups = Some(Lookup::Found(["Canaries".to_owned()].into()));
+    });
+    assert_eq!(world.effects(), [EffectKey::Pin(name(0), vec!["Canaries".into()])]);
+    world.items[0].launch_view().pins = Lookup::Found(vec!["Canaries".into()]);
+    assert_eq!(world.effects(), [EffectKey::Sign(name(0))]);
 }
 
 #[test]

@@ -6,6 +6,7 @@
 
 mod admin;
 mod group;
+mod rule;
 
 use std::time::Duration;
 
@@ -14,7 +15,8 @@ use serde_json::{Value, json};
 use stagedoor_types::Certname;
 
 pub use admin::{ClassifierAdmin, Unpinned};
-pub use group::{Classification, Group, GroupId, GroupRef, trusted_facts};
+pub use group::{Classification, Group, GroupId, GroupRef, reported_trusted_facts, trusted_facts};
+pub use rule::{Fit, NodeFacts, Unmet, facts_of_rules, fit};
 
 use crate::error::{Error, Service};
 use crate::http::{Ask, Connection, Endpoint};

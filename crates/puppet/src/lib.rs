@@ -14,7 +14,10 @@ mod tls;
 mod x509;
 
 pub use ca::{Ca, CaAdmin, CertificateStatus, Cleaned, Expirations, Outcome, Signed, State};
-pub use classifier::{Classification, Classifier, ClassifierAdmin, Group, GroupId, GroupRef, Unpinned, trusted_facts};
+pub use classifier::{
+    Classification, Classifier, ClassifierAdmin, Fit, Group, GroupId, GroupRef, NodeFacts, Unmet, Unpinned,
+    facts_of_rules, fit, reported_trusted_facts, trusted_facts,
+};
 pub use crl::{RevocationList, RevocationLists};
 pub use csr::{Csr, SIZE_LIMIT as CSR_SIZE_LIMIT, SelfSignature};
 pub use error::{Call, Error, Service};

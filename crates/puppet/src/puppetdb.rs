@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use reqwest::Method;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use stagedoor_types::{Certname, InstanceId};
 
 pub use admin::{Deactivated, PuppetDbAdmin};
@@ -30,6 +30,9 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// So many names go into one query: 500 names are about 20 KiB of text.
 const NAMES_PER_QUERY: usize = 500;
+
+/// So many nodes' facts go into one answer: those of a node may be 100 KiB.
+const NODES_PER_FACTS_QUERY: usize = 50;
 
 /// PuppetDB, read only.
 #[derive(Debug, Clone)]
@@ -96,6 +99,27 @@ impl PuppetDb {
         Ok(KnownIdentity::collect(facts))
     }
 
+    /// The facts of these names with these first names, `trusted` among them if it is named; all facts where no names are given. Names
+    /// without any are left out, deactivated and expired nodes included. One query for every 50 names.
+    pub async fn facts(
+        &self,
+        certnames: &[Certname],
+        names: Option<&BTreeSet<String>>,
+    ) -> Result<BTreeMap<Certname, Map<String, Value>>, Error> {
+        let mut all: BTreeMap<Certname, Map<String, Value>> = BTreeMap::new();
+        for chunk in certnames.chunks(NODES_PER_FACTS_QUERY) {
+            let mut condition = vec![json!("and"), ast::named(chunk), ast::in_any_state()];
+            condition.extend(names.map(ast::facts_named));
+            let query = json!(["from", "facts", ["extract", ["certname", "name", "value"], condition]]);
+            for node::Fact { certname, name, value } in self.query::<node::Fact>(&query).await? {
+                if let Ok(certname) = certname.parse() {
+                    all.entry(certname).or_default().insert(name, value);
+                }
+            }
+        }
+        Ok(all)
+    }
+
     /// What the certificate of every active node said at its newest run; nodes that never sent facts are left out. One
     /// query, of the fact `trusted` alone.
     pub async fn certified(&self) -> Result<Vec<KnownIdentity>, Error> {
@@ -107,7 +131,8 @@ impl PuppetDb {
     /// The newest report of each of these nodes, no matter what started the run; nodes without any are left out, and
     /// so are deactivated and expired ones. One query for every 500 names.
     pub async fn latest_reports(&self, certnames: &[Certname]) -> Result<Vec<Report>, Error> {
-        let fields = ["certname", "start_time", "end_time", "status", "job_id", "noop", "cached_catalog_status"];
+        let fields =
+            ["certname", "start_time", "end_time", "status", "job_id", "noop", "cached_catalog_status", "catalog_uuid"];
         let mut reports = Vec::with_capacity(certnames.len());
         for chunk in certnames.chunks(NAMES_PER_QUERY) {
             let condition = json!(["and", ["=", "latest_report?", true], ast::named(chunk)]);

@@ -218,8 +218,10 @@ pub struct Machine {
     pub state: String,
     /// Its private DNS name. Empty at EC2 once it is terminated, `None` here.
     pub private_dns: Option<String>,
-    /// Its private address, by which the controller reaches its services. None at EC2 once it is terminated.
+    /// Its private IPv4 address. None at EC2 once it is terminated, and none in a subnet that has IPv6 alone.
     pub private_ip: Option<IpAddr>,
+    /// Its IPv6 address, if it has one: the primary one, where EC2 says which that is.
+    pub ipv6: Option<IpAddr>,
     /// When it was launched, or last started.
     pub launched: Option<Timestamp>,
     /// Its tags.
@@ -227,6 +229,12 @@ pub struct Machine {
 }
 
 impl Machine {
+    /// The addresses at which the controller reaches its services, in the order in which they are tried.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        self.private_ip.into_iter().chain(self.ipv6).collect()
+    }
+
     /// Whether EC2 itself says that it is terminated, or about to be.
     #[must_use]
     pub fn is_gone(&self) -> bool {

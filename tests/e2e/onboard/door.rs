@@ -15,7 +15,7 @@ use crate::e2e::rehearsal::redacted;
 
 #[tokio::test]
 async fn each_wait_names_what_it_waits_for() {
-    let mut stage = Stage::open_source("ready = [\"tcp:8142\"]").await;
+    let mut stage = Stage::open_source("ready = [\"report\", \"tcp:8142\"]").await;
     stage.budget("1s");
     let (instance, event) = stage.launch();
     let receipt = stage.rehearsal.onboard(&event).await;
@@ -43,6 +43,28 @@ async fn each_wait_names_what_it_waits_for() {
     agent.set_listening(true);
     agent.serves().await.unwrap();
     assert_eq!(stage.rehearsal.onboard(&event).await.outcome, Outcome::Continued);
+}
+
+#[tokio::test]
+async fn without_a_report_in_ready_it_is_let_in_before_it_has_run_puppet() {
+    let mut stage = Stage::open_source("ready = []").await;
+    let (instance, event) = stage.launch();
+    let agent = stage.start(Agent { first_run: false, ..Stage::compiler(&instance) });
+    let receipt = stage.rehearsal.onboard(&event).await;
+    assert_eq!((receipt.outcome, receipt.code), (Outcome::Continued, Code::Enrolled), "{receipt:#?}");
+    assert_eq!(agent.state().reports, 0);
+    assert_eq!(stage.rehearsal.puppet_has(&stage.name_of(&instance)), (true, false));
+}
+
+#[tokio::test]
+async fn with_any_report_a_failed_run_with_a_catalog_is_enough_also_for_the_targets() {
+    let mut stage = Stage::enterprise(&format!("ready = [\"report:any\"]\nrefresh = [\"{PRIMARY}\"]")).await;
+    stage.rehearsal.lab.puppet.connect(PRIMARY);
+    let (instance, event) = stage.launch();
+    stage.start(Agent { status: "failed".to_owned(), ..Stage::compiler(&instance) });
+    let receipt = stage.rehearsal.onboard(&event).await;
+    assert_eq!((receipt.outcome, receipt.code), (Outcome::Continued, Code::Enrolled), "{receipt:#?}");
+    assert_eq!(stage.rehearsal.lab.puppet.times_ordered(PRIMARY), 1);
 }
 
 #[tokio::test]

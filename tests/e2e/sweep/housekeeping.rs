@@ -328,3 +328,24 @@ async fn what_could_not_be_asked_is_not_taken_for_fine() {
     let metrics = stage.metrics("sweep").await;
     assert_eq!((&metrics["HousekeepingOk"], &metrics["PuppetReachable"]), (&json!(0), &json!(1)), "{metrics}");
 }
+
+#[tokio::test]
+async fn a_pin_without_a_node_is_reported_and_left_to_an_operator() {
+    let mut scene = fleet(0..3, 3..3);
+    let pinned = [name(0), name(7), "primary.example.com".to_owned()];
+    scene["node_groups"] = json!([{"name": "Agents", "pinned": pinned}, {"name": "Operators", "pinned": [name(8)]}]);
+    let mut stage = stage_of(scene, 3, PuppetOptions::enterprise()).await;
+    stage.configure(|config| {
+        let config = config.replace("[puppet]", "[puppet]\nprotected = [\"primary.example.com\"]");
+        format!("{config}pin = [\"Agents\"]\n")
+    });
+    let answer = stage.invoke("sweep", &json!({})).await;
+    let left = json!({"left_over": [{"certname": name(7), "groups": ["Agents"]}], "unclear": 0});
+    assert_eq!(answer["housekeeping"]["pins"], left, "{answer:#}");
+    assert!(stage.lab.puppet.is_pinned("Agents", &name(7)));
+    assert_eq!(stage.writes().iter().filter(|write| write.starts_with("classifier")).count(), 0);
+
+    stage.fault("classifier", "*", None, FaultKind::Reset);
+    let answer = stage.invoke("sweep", &json!({})).await;
+    assert!(answer["housekeeping"]["pins"]["error"].is_string(), "{answer:#}");
+}

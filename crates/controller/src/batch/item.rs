@@ -10,18 +10,18 @@ use stagedoor_lifecycle::admission::PendingAction;
 use stagedoor_lifecycle::deadline;
 use stagedoor_lifecycle::decision::Question;
 use stagedoor_lifecycle::observation::LifecycleAction;
-use stagedoor_lifecycle::onboard::{LaunchView, Refused};
-use stagedoor_lifecycle::profile::Probe;
+use stagedoor_lifecycle::onboard::{self, LaunchView, Refused};
+use stagedoor_lifecycle::profile::Protected;
 use stagedoor_lifecycle::purge::TerminationView;
 use stagedoor_lifecycle::reason::{Code, Fact, Reason};
 use stagedoor_lifecycle::receipt::{Outcome, Receipt, SCHEMA, Stage, Step};
 use stagedoor_lifecycle::removal::{Applied, Removal};
 use stagedoor_plan::{PermittedEffect, Seen, Situation, Status, Tried, Verdict};
 use stagedoor_puppet::Certificate;
-use stagedoor_types::{Certname, Lookup, Mode, Observed, WritePermit};
+use stagedoor_types::{ActionResult, Certname, Lookup, Mode, Observed, WritePermit};
 
 use super::progress::Progress;
-use super::{Decided, Query, Report, Task, Waiting};
+use super::{Decided, LeftPinned, Query, Report, Task, Waiting};
 use crate::context::Run;
 use crate::snapshot::{PuppetSnapshot, issued, revocation};
 
@@ -68,6 +68,8 @@ pub(crate) struct WorkItem {
     pub(super) tried: Tried,
     state: State,
     progress: Progress,
+    /// Whether what an abandoned launch has left pinned was dealt with.
+    unpinned: bool,
     /// Whether Auto Scaling has accepted the completion.
     completed: bool,
     /// What was reported as seen already.
@@ -93,6 +95,7 @@ impl WorkItem {
             tried: Tried::default(),
             state: State::New,
             progress: Progress::new(),
+            unpinned: false,
             completed: false,
             reported: BTreeSet::new(),
             steps: Vec::new(),
@@ -188,13 +191,14 @@ impl WorkItem {
     /// What is needed to answer a question about it.
     pub(super) fn query(&self, question: Question) -> Option<Query> {
         let pending = self.pending()?;
-        let probes = pending.profile.ready.iter().filter(|probe| **probe != Probe::Report);
+        let probes = pending.profile.ready.iter().filter(|probe| !probe.is_report());
         Some(Query {
             key: self.action.key(),
             question,
             certname: self.names().next().cloned(),
             certificate: self.own_certificate().cloned(),
-            address: pending.address,
+            addresses: pending.addresses.clone(),
+            classified: pending.profile.classified.clone(),
             targets: pending.profile.refresh.clone(),
             probes: probes.copied().collect(),
         })
@@ -203,6 +207,16 @@ impl WorkItem {
     /// If it waits to be completed.
     pub(super) fn decided(&self) -> Option<Decided> {
         if let State::Decided(decided) = &self.state { Some(decided.clone()) } else { None }
+    }
+
+    /// What it leaves pinned, if it is about to be abandoned: that is removed first.
+    pub(super) fn left_pinned(&self, protected: &Protected) -> Option<LeftPinned> {
+        let State::Decided(decided) = &self.state else { return None };
+        if decided.verdict.result != ActionResult::Abandon || self.unpinned || !self.is_launching() {
+            return None;
+        }
+        let (certname, groups) = onboard::pins_left(&self.action, self.pending()?, &self.launch, protected)?;
+        Some(LeftPinned { key: self.action.key(), certname, groups, permit: decided.permit? })
     }
 
     /// Set if the hook would time out before the profile's timeout, and heartbeats may be sent.
@@ -258,6 +272,7 @@ impl WorkItem {
             refused,
             refused_request,
             removed,
+            unpinned,
             may_repeat,
             completed,
         } = report;
@@ -273,6 +288,12 @@ impl WorkItem {
             self.tried.effect = None;
         }
         self.completed |= completed;
+        if let Some(left) = unpinned {
+            self.unpinned = true;
+            if let (State::Decided(decided), Some(left)) = (&mut self.state, left) {
+                decided.verdict.reason = decided.verdict.reason.clone().and(left);
+            }
+        }
         if let Some(status) = status {
             self.report(status);
         }

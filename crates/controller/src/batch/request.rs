@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use stagedoor_lifecycle::decision::{Effect, Question};
 use stagedoor_lifecycle::observation::LifecycleAction;
-use stagedoor_lifecycle::onboard::{Classified, Connection, ProbeResult};
+use stagedoor_lifecycle::onboard::{Classified, Connection, Elsewhere, ProbeResult};
 use stagedoor_lifecycle::profile::Probe;
 use stagedoor_lifecycle::refresh::TargetView;
 use stagedoor_plan::Verdict;
@@ -73,8 +73,10 @@ pub(crate) struct Query {
     pub(crate) certname: Option<Certname>,
     /// The instance's own certificate.
     pub(crate) certificate: Option<Certificate>,
-    /// The instance's address.
-    pub(crate) address: Option<IpAddr>,
+    /// The instance's addresses, in the order in which they are tried.
+    pub(crate) addresses: Vec<IpAddr>,
+    /// The node groups that the profile asks for.
+    pub(crate) classified: Vec<String>,
     /// The profile's refresh targets.
     pub(crate) targets: Vec<Certname>,
     /// What must answer, besides the report.
@@ -89,6 +91,7 @@ pub(crate) enum Answer {
     Connection(Connection),
     Targets(Vec<TargetView>),
     Probes(Vec<(Probe, ProbeResult)>),
+    Elsewhere(Vec<Elsewhere>),
 }
 
 /// An effect to apply, with what is needed for it.
@@ -102,6 +105,17 @@ pub(crate) struct Task {
     pub(crate) began: Option<Timestamp>,
     /// Whether a removal was tried in this invocation.
     pub(crate) tried_before: bool,
+    /// The permit of its profile's mode.
+    pub(crate) permit: WritePermit,
+}
+
+/// The pins of a launch that is about to be abandoned.
+#[derive(Debug, Clone)]
+pub(crate) struct LeftPinned {
+    pub(crate) key: ActionKey,
+    pub(crate) certname: Certname,
+    /// The node groups that the name is pinned to.
+    pub(crate) groups: Vec<String>,
     /// The permit of its profile's mode.
     pub(crate) permit: WritePermit,
 }

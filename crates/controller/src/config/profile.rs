@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use stagedoor_lifecycle::profile::{AltNameTemplate, Profile, Protected, Rekey, SignMode};
+use stagedoor_lifecycle::profile::{AltNameTemplate, Probe, Profile, Protected, Rekey, SignMode};
 use stagedoor_lifecycle::signing::SigningRules;
 use stagedoor_puppet::{long_name, short_name};
-use stagedoor_types::{ActionResult, Mode, ProfileName};
+use stagedoor_types::{ActionResult, Certname, Mode, ProfileName};
 
 use super::MODES;
 use super::reader::{Problems, Reader};
@@ -81,6 +81,19 @@ fn extension(sign: &Reader<'_>, list: &str, key: &str) -> Option<String> {
     Some(name.to_owned())
 }
 
+/// What the awaited Puppet run has to do with the rest of the profile.
+fn check_reports(section: &Reader<'_>, ready: &[Probe], refresh: &[Certname]) {
+    let [report, any] = [Probe::Report, Probe::AnyReport].map(|probe| ready.contains(&probe));
+    if report && any {
+        section.problem("ready", "has both \"report\" and \"report:any\": leave one out");
+    }
+    if !refresh.is_empty() && !report && !any {
+        let needs =
+            "needs \"report\" or \"report:any\" in ready: the nodes are refreshed after a Puppet run of the new one";
+        section.problem("refresh", needs);
+    }
+}
+
 /// The profile, unless something in it is wrong; `mode` is what it has if it does not say, and `has_classifier` says whether there is
 /// a classifier.
 pub(super) fn profile(name: &str, mut section: Reader<'_>, mode: Mode, has_classifier: bool) -> Option<Profile> {
@@ -103,7 +116,8 @@ pub(super) fn profile(name: &str, mut section: Reader<'_>, mode: Mode, has_class
     }
     let refresh = section.parsed_list("refresh");
     let await_refresh = section.flag("await_refresh", false);
-    let ready = section.parsed_list("ready");
+    let ready = section.parsed_list_or("ready", vec![Probe::Report]);
+    check_reports(&section, &ready, &refresh);
     let rekey = section.choice("rekey", &[("allow", Rekey::Allow), ("refuse", Rekey::Refuse)], Rekey::Allow);
 
     let mut timeout = section.below("timeout");

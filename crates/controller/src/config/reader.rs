@@ -148,6 +148,13 @@ impl<'a> Reader<'a> {
         texts.iter().filter_map(|text| text.parse().map_err(|error| self.problem(key, error)).ok()).collect()
     }
 
+    /// The same with a default for an absent list.
+    pub(super) fn parsed_list_or<T: FromStr<Err: Display>>(&mut self, key: &str, default: Vec<T>) -> Vec<T> {
+        let is_there = self.has(key);
+        let list = self.parsed_list(key);
+        if is_there { list } else { default }
+    }
+
     /// A table of texts; empty if absent.
     pub(super) fn text_table(&mut self, key: &str) -> BTreeMap<String, String> {
         let mut reader = self.below(key);

@@ -146,7 +146,8 @@ fn defaults_are_those_of_the_documentation() {
     assert_eq!(profile.on_terminate_timeout, ActionResult::Continue);
     assert_eq!((profile.sign, profile.rekey), (SignMode::Verify, Rekey::Allow));
     assert_eq!((profile.launch_timeout.as_secs(), profile.on_launch_timeout), (1800, ActionResult::Abandon));
-    assert!(profile.refresh.is_empty() && profile.ready.is_empty() && !profile.await_refresh);
+    assert!(profile.refresh.is_empty() && !profile.await_refresh);
+    assert_eq!(profile.ready, [Probe::Report]);
 }
 
 #[test]
@@ -263,6 +264,29 @@ fn an_extension_that_could_not_be_meant_is_refused_in_either_list() {
         );
         let problems = problems(&text);
         assert!(problems.iter().any(|found| found.contains(problem)), "{problem} is not in {problems:#?}");
+    }
+}
+
+#[test]
+fn a_report_may_be_left_out_unless_nodes_are_refreshed_after_it() {
+    let with = |ready: &str, refresh: &str| {
+        Config::parse(&format!(
+            "puppet = {{ secret = 's', ca = 'https://ca:8140', puppetdb = 'https://db:8081' }}\n\
+             [profile.x]\ncertname = '{{instance_id}}'\nready = {ready}\nrefresh = {refresh}"
+        ))
+    };
+    let ready = |ready: &str| with(ready, "[]").unwrap().profiles[&"x".parse().unwrap()].ready.clone();
+    assert_eq!(ready("[]"), []);
+    assert_eq!(ready("['tcp:8142']"), [Probe::Tcp(8142)]);
+    assert_eq!(ready("['report:any', 'tcp:8142']"), [Probe::AnyReport, Probe::Tcp(8142)]);
+    with("['report:any']", "['primary.example.com']").unwrap();
+    for (ready, refresh, key) in [
+        ("['tcp:8142']", "['primary.example.com']", "profile.x.refresh: needs"),
+        ("[]", "['primary.example.com']", "profile.x.refresh: needs"),
+        ("['report', 'report:any']", "[]", "profile.x.ready: has both"),
+    ] {
+        let problems = with(ready, refresh).expect_err("should be refused").0;
+        assert!(problems.len() == 1 && problems[0].starts_with(key), "{problems:?}");
     }
 }
 

@@ -1,19 +1,18 @@
 //! Answers to questions: what a decision needs to know besides the snapshot. Reads only, once per batch where one call answers
 //! for all.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt};
 use jiff::Timestamp;
-use serde_json::json;
 use stagedoor_lifecycle::decision::Question;
-use stagedoor_lifecycle::onboard::{Classified, Connection, ProbeResult};
+use stagedoor_lifecycle::onboard::{Connection, ProbeResult};
 use stagedoor_lifecycle::profile::Probe;
 use stagedoor_lifecycle::refresh::{Order, TargetView};
-use stagedoor_puppet::{Job, ServiceState, StatusApi, trusted_facts};
-use stagedoor_types::{ActionKey, Certname, InstanceId, Lookup, Service, Trouble, TroubleKind};
+use stagedoor_puppet::{Job, ServiceState, StatusApi};
+use stagedoor_types::{ActionKey, Certname, InstanceId, Lookup, Service, Trouble};
 
 use super::{ask, aws};
 use crate::batch::{Answer, Query};
@@ -43,7 +42,8 @@ pub(crate) async fn lookups(
     let of = |wanted: fn(&Question) -> bool| -> Vec<&Query> {
         queries.iter().filter(|query| wanted(&query.question)).collect()
     };
-    let classified = of(|question| matches!(question, Question::Classification));
+    let classified = of(|question| matches!(question, Question::Classification { .. }));
+    let elsewhere = of(|question| matches!(question, Question::Elsewhere));
     let connected = of(|question| matches!(question, Question::Connection));
     let targets = of(|question| matches!(question, Question::Targets));
     let probed = of(|question| matches!(question, Question::Probes));
@@ -56,7 +56,8 @@ pub(crate) async fn lookups(
     if let (Some(classifier), None, false) = (&puppet.classifier, &snapshot.groups, classified.is_empty()) {
         snapshot.groups = Some(ask(run, Service::Classifier, classifier.groups()).await);
     }
-    answers.add(classification(run, puppet, snapshot, &classified).await);
+    answers.add(super::classification::classification(run, puppet, snapshot, &classified).await);
+    answers.add(super::elsewhere::elsewhere(run, puppet, snapshot, &elsewhere).await);
     answers.add(connections(run, puppet, snapshot, &connected).await);
     answers.add(refresh_targets(run, puppet, snapshot, &targets).await);
     answers.all.extend(probes(run, puppet, &probed).await);
@@ -86,47 +87,6 @@ async fn owners(run: Run<'_>, queries: &[Query]) -> Vec<(ActionKey, Answer)> {
         (key, Answer::Owner(owner, machine))
     };
     owners.into_iter().map(answer).collect()
-}
-
-/// Which groups the classifier puts these nodes into.
-async fn classification(run: Run<'_>, puppet: &Puppet, snapshot: &PuppetSnapshot, queries: &[&Query]) -> Answers {
-    let Some(classifier) = &puppet.classifier else {
-        let absent = |query: &&Query| (query.key.clone(), Answer::Classification(Lookup::Absent));
-        return Answers { all: queries.iter().map(absent).collect(), unauthenticated: false };
-    };
-    let certified = queries.iter().filter_map(|query| Some((query.key.clone(), query.certificate.clone()?)));
-    let asked = stream::iter(certified).map(|(key, certificate)| async move {
-        let answer = match certificate.common_name().parse::<Certname>() {
-            Ok(certname) => {
-                let (facts, trusted) = (json!({}), trusted_facts(&certificate));
-                ask(run, Service::Classifier, classifier.classified(&certname, &facts, &trusted)).await
-            }
-            Err(error) => {
-                let text = format!("the name of its certificate is no certname: {error}");
-                Err(Trouble { kind: TroubleKind::Unexpected, service: Service::Ca, text })
-            }
-        };
-        (key, answer)
-    });
-    let known: Result<BTreeSet<String>, Trouble> = match &snapshot.groups {
-        Some(Ok(groups)) => Ok(groups.iter().map(|group| group.name.clone()).collect()),
-        Some(Err(trouble)) => Err(trouble.clone()),
-        None => Ok(BTreeSet::new()),
-    };
-    let mut answers = Answers::default();
-    for (key, answer) in asked.buffer_unordered(AT_ONCE).collect::<Vec<_>>().await {
-        answers.unauthenticated |= is_unauthenticated(&answer);
-        let both = answer.and_then(|answer| Ok((answer, known.clone()?)));
-        let classification = match both {
-            Ok((answer, known)) => {
-                let groups = answer.groups.into_iter().map(|group| group.name).collect();
-                Lookup::Found(Classified { groups, known })
-            }
-            Err(trouble) => Lookup::Unavailable(trouble),
-        };
-        answers.all.push((key, Answer::Classification(classification)));
-    }
-    answers
 }
 
 /// Whether the orchestrator reaches these nodes, and what it ordered for them.
@@ -202,9 +162,9 @@ async fn probes(run: Run<'_>, puppet: &Puppet, queries: &[&Query]) -> Vec<(Actio
     let wanted =
         queries.iter().enumerate().flat_map(|(at, query)| query.probes.iter().map(move |probe| (at, *query, *probe)));
     let asked = stream::iter(wanted).map(|(at, query, probe)| async move {
-        let answer = match (&query.certname, query.address) {
-            (Some(name), Some(address)) => ask_probe(run, puppet, name, address, probe).await,
-            _ => Err("EC2 shows no private address for it".to_owned()),
+        let answer = match &query.certname {
+            Some(name) => ask_addresses(run, puppet, name, &query.addresses, probe).await,
+            None => Err("its certname is unknown".to_owned()),
         };
         (at, probe, answer)
     });
@@ -217,28 +177,55 @@ async fn probes(run: Run<'_>, puppet: &Puppet, queries: &[&Query]) -> Vec<(Actio
     queries.iter().zip(said).map(|(query, said)| (query.key.clone(), Answer::Probes(said))).collect()
 }
 
-/// Whether the node's service answers as it should; the text says what it did instead.
-async fn ask_probe(run: Run<'_>, puppet: &Puppet, name: &Certname, address: IpAddr, probe: Probe) -> ProbeResult {
+/// What a service said at one address.
+enum Said {
+    /// What it should, or what it said instead.
+    Answered(ProbeResult),
+    /// Nothing answers there.
+    Unreachable(String),
+}
+
+/// Whether the node's service answers as it should at the first of its addresses that answers; the text says what it did instead.
+async fn ask_addresses(
+    run: Run<'_>,
+    puppet: &Puppet,
+    name: &Certname,
+    addresses: &[IpAddr],
+    probe: Probe,
+) -> ProbeResult {
+    let mut unreachable = Vec::new();
+    for address in addresses {
+        match ask_probe(run, puppet, name, *address, probe).await {
+            Said::Answered(result) => return result,
+            Said::Unreachable(why) if addresses.len() == 1 => return Err(why),
+            Said::Unreachable(why) => unreachable.push(format!("{address}: {why}")),
+        }
+    }
+    Err(if addresses.is_empty() { "EC2 shows no private address for it".to_owned() } else { unreachable.join("; ") })
+}
+
+async fn ask_probe(run: Run<'_>, puppet: &Puppet, name: &Certname, address: IpAddr, probe: Probe) -> Said {
     match probe {
-        Probe::Report => Ok(()),
+        Probe::Report | Probe::AnyReport => Said::Answered(Ok(())),
         Probe::Status(port) => {
-            let api = StatusApi::of_node(&puppet.transport, name, SocketAddr::new(address, port));
-            let api = api.map_err(|error| error.to_string())?;
-            match ask(run, Service::Node, api.simple()).await.map_err(|trouble| trouble.text)? {
-                ServiceState::Running => Ok(()),
-                ServiceState::Unreachable { reason } => Err(reason),
-                other => Err(format!("it says that it is {other}")),
+            let api = match StatusApi::of_node(&puppet.transport, name, SocketAddr::new(address, port)) {
+                Ok(api) => api,
+                Err(error) => return Said::Answered(Err(error.to_string())),
+            };
+            match ask(run, Service::Node, api.simple()).await {
+                Ok(ServiceState::Running) => Said::Answered(Ok(())),
+                Ok(ServiceState::Unreachable { reason }) => Said::Unreachable(reason),
+                Ok(other) => Said::Answered(Err(format!("it says that it is {other}"))),
+                Err(trouble) => Said::Answered(Err(trouble.text)),
             }
         }
         Probe::Tcp(port) => {
             let connecting = tokio::time::timeout(CONNECT, puppet.transport.connect(SocketAddr::new(address, port)));
-            match within(run.context, run.budget.work, Service::Node, connecting)
-                .await
-                .map_err(|trouble| trouble.text)?
-            {
-                Ok(Ok(())) => Ok(()),
-                Ok(Err(error)) => Err(error.to_string()),
-                Err(_) => Err("no answer within 5 s".to_owned()),
+            match within(run.context, run.budget.work, Service::Node, connecting).await {
+                Ok(Ok(Ok(()))) => Said::Answered(Ok(())),
+                Ok(Ok(Err(error))) => Said::Unreachable(error.to_string()),
+                Ok(Err(_)) => Said::Unreachable("no answer within 5 s".to_owned()),
+                Err(trouble) => Said::Answered(Err(trouble.text)),
             }
         }
     }

@@ -53,8 +53,19 @@ pub(crate) async fn lists(run: Run<'_>, puppet: &Puppet, rules: &Rules<'_>, turn
     Ok(certified.iter().filter_map(listed).chain(read.into_iter().flatten()).collect())
 }
 
+/// Those of these names that have no active node in PuppetDB, in order.
+pub(crate) async fn names_without_node(
+    run: Run<'_>,
+    puppet: &Puppet,
+    names: &[Certname],
+) -> Result<Vec<Certname>, Trouble> {
+    let nodes = ask(run, Service::PuppetDb, puppet.puppetdb.nodes(names)).await?;
+    let active: BTreeSet<&Certname> = nodes.iter().filter(|node| node.is_active()).map(|node| &node.certname).collect();
+    Ok(names.iter().filter(|name| !active.contains(name)).cloned().collect())
+}
+
 /// Those whose turn it is.
-fn in_turn(names: &[Certname], turn: i64) -> &[Certname] {
+pub(crate) fn in_turn(names: &[Certname], turn: i64) -> &[Certname] {
     let turns = i64::try_from(names.len().div_ceil(READ)).unwrap_or(i64::MAX).max(1);
     let chosen = usize::try_from(turn.rem_euclid(turns)).unwrap_or(0);
     names.chunks(READ).nth(chosen).unwrap_or_default()

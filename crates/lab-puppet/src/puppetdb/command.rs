@@ -203,7 +203,9 @@ fn read(
             let started = time("start_time")?.unwrap_or(at - SignedDuration::from_secs(10));
             let ended = time("end_time")?.unwrap_or(at);
             let status = payload["status"].as_str().unwrap_or("unchanged");
-            Command::Report(site.puppetdb().new_report(status, started, ended, at))
+            let mut report = site.puppetdb().new_report(status, started, ended, at);
+            report.catalog_uuid = payload["catalog_uuid"].as_str().map(str::to_owned);
+            Command::Report(report)
         }
         _ => Command::Nothing,
     };

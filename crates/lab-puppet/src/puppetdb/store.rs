@@ -15,6 +15,8 @@ pub(crate) struct Report {
     pub(crate) started: Timestamp,
     pub(crate) ended: Timestamp,
     pub(crate) produced: Timestamp,
+    /// The run's catalog; none if it could not be compiled.
+    pub(crate) catalog_uuid: Option<String>,
     /// The orchestrator job that ordered the run.
     pub(crate) job_id: Option<String>,
 }
@@ -222,7 +224,7 @@ impl Store {
     ) -> Report {
         self.hashes += 1;
         let hash = format!("{:040x}", 0x5eed_0000_0000_u64 + self.hashes);
-        Report { hash, status: status.to_owned(), started, ended, produced, job_id: None }
+        Report { hash, status: status.to_owned(), started, ended, produced, catalog_uuid: None, job_id: None }
     }
 
     /// Stores the catalog and the report of an agent run; returns the report's hash.
@@ -230,6 +232,7 @@ impl Store {
         let AgentRun { status, started, ended, job_id } = *run;
         let mut report = self.new_report(status, started, ended, ended);
         report.job_id = job_id.map(str::to_owned);
+        report.catalog_uuid = Some(uuid::Uuid::new_v4().to_string());
         let hash = report.hash.clone();
         self.carry_out(certname, Command::Catalog { produced: ended }, ended);
         self.carry_out(certname, Command::Report(report), ended);

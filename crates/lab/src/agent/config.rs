@@ -1,7 +1,7 @@
 //! The configuration of a simulated agent. No I/O.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use anyhow::Context as _;
 use secrecy::SecretString;
@@ -39,8 +39,8 @@ pub struct Agent {
     pub status: String,
     /// How long a run of its own takes, in milliseconds.
     pub run_ms: u64,
-    /// The private address at which its node's ports are, 127.x.y.z; needed if there are any.
-    pub address: Option<Ipv4Addr>,
+    /// The private address at which its node's ports are, 127.x.y.z or ::1; needed if there are any.
+    pub address: Option<IpAddr>,
     /// Ports that answer the Status API over TLS, under its own certificate, from the first report on.
     pub status_ports: Vec<u16>,
     /// Ports that take connections, from the first report on.
@@ -101,7 +101,7 @@ impl Agent {
             let id = id.clone();
             self.instance_id.get_or_insert(id);
             if self.address.is_none() {
-                self.address = machine.private_ip.parse().ok();
+                self.address = machine.private_ip.or(machine.ipv6).and_then(|address| address.parse().ok());
             }
         }
         anyhow::ensure!(!self.certname.is_empty(), "an agent needs a certname, or `on`: the instance it runs on");
@@ -114,7 +114,7 @@ impl Agent {
         let serves = !self.status_ports.is_empty() || !self.tcp_ports.is_empty();
         anyhow::ensure!(
             !serves || self.address.is_some_and(|address| address.is_loopback()),
-            "agent {}: its ports need an address on loopback, 127.x.y.z; the scene's setting loopback_addresses gives \
+            "agent {}: its ports need an address on loopback, 127.x.y.z or ::1; the scene's setting loopback_addresses gives \
              instances such",
             self.certname
         );

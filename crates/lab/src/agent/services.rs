@@ -1,7 +1,7 @@
 //! What listens on an agent's node: the Status API under its own certificate, and plain ports. Network I/O on loopback.
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -66,7 +66,7 @@ async fn listen(inner: &Arc<Inner>, identity: &AgentIdentity) -> anyhow::Result<
     std::future::pending().await
 }
 
-async fn bind(address: Ipv4Addr, port: u16) -> io::Result<TcpListener> {
+async fn bind(address: IpAddr, port: u16) -> io::Result<TcpListener> {
     TcpListener::bind((address, port)).await
 }
 

@@ -178,13 +178,18 @@ fn an_instance_that_is_not_in_the_group_is_refused_as_arriving_whatever_ec2_says
 }
 
 #[test]
-fn an_arriving_instance_is_reached_at_the_address_that_ec2_shows() {
+fn an_arriving_instance_is_reached_at_the_addresses_that_ec2_shows_ipv4_first() {
     let mut aws = Aws::launching();
-    assert_eq!(aws.admitted().address, Some([10, 0, 3, 7].into()));
+    let (v4, v6) = (IpAddr::from([10, 0, 3, 7]), "2001:db8::7".parse::<IpAddr>().unwrap());
+    assert_eq!(aws.admitted().addresses, [v4]);
+    aws.machine().ipv6 = Some(v6);
+    assert_eq!(aws.admitted().addresses, [v4, v6]);
     aws.machine().private_ip = None;
-    assert_eq!(aws.admitted().address, None);
+    assert_eq!(aws.admitted().addresses, [v6], "a subnet with IPv6 alone");
+    aws.machine().ipv6 = None;
+    assert!(aws.admitted().addresses.is_empty());
     aws.cloud.machine = down();
-    assert_eq!(aws.admitted().address, None);
+    assert!(aws.admitted().addresses.is_empty());
 }
 
 // Terminations.

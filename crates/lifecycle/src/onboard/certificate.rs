@@ -197,19 +197,20 @@ impl Rules<'_> {
         let external = self.launching.profile.sign == SignMode::External;
         let request = match name.request.known() {
             Err(why) => return trouble(why),
-            _ if external => {
-                return news(
-                    Code::SignaturePending,
-                    format!("waiting until the certificate of {certname} is signed by other means"),
-                );
+            Ok(request) if external => {
+                let signed = format!("waiting until the certificate of {certname} is signed by other means");
+                let waiting = Fact::new(Code::SignaturePending, signed);
+                return if request.is_some() { news(waiting.code, waiting.text) } else { self.nothing_came(waiting) };
             }
             Ok(None) => {
-                let awaited =
-                    Fact::new(Code::RequestPending, format!("waiting for the certificate request of {certname}"));
-                return NotYet::Missing(Missing::NotYet(match &self.seen.refused {
-                    None => awaited.into(),
-                    Some(refused) => Reason::new(refused.reason.clone(), vec![awaited]),
-                }));
+                let requested = format!("waiting for the certificate request of {certname}");
+                let awaited = Fact::new(Code::RequestPending, requested);
+                return match &self.seen.refused {
+                    None => self.nothing_came(awaited),
+                    Some(refused) => {
+                        NotYet::Missing(Missing::NotYet(Reason::new(refused.reason.clone(), vec![awaited])))
+                    }
+                };
             }
             Ok(Some(request)) => request,
         };
@@ -218,7 +219,8 @@ impl Rules<'_> {
             Err(not_yet) => return not_yet,
         };
         match signing::approve(&request.asks, &expected) {
-            Ok(signable) => Decision::Apply(Effect::Sign(signable)).into(),
+            // Pinned first: a Puppet run that began before the pin would prove nothing.
+            Ok(signable) => self.pinned(name).err().unwrap_or_else(|| Decision::Apply(Effect::Sign(signable)).into()),
             Err(objections) => self.refuse(certname, &request.asks, &objections),
         }
     }

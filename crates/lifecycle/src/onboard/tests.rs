@@ -1,7 +1,9 @@
 //! Onboarding, rule by rule.
 
 mod certificate;
+mod classification;
 mod fitness;
+mod missing;
 mod properties;
 use stagedoor_types::Place;
 
@@ -43,6 +45,7 @@ fn world() -> World {
         puppet: LaunchView {
             name: Some(name),
             run: Some(Lookup::Found(run(at(100), "changed"))),
+            elsewhere: Some(Vec::new()),
             ..LaunchView::default()
         },
         protected: Protected::new([PRIMARY]).unwrap(),
@@ -131,6 +134,13 @@ fn abandoned(decision: Decision) -> String {
 fn waits(decision: Decision) -> String {
     match decision {
         Decision::Wait(reason) => reason.to_string(),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn waiting_code(decision: Decision) -> Code {
+    match decision {
+        Decision::Wait(reason) => reason.code(),
         other => panic!("{other:?}"),
     }
 }

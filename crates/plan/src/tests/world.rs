@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use stagedoor_lifecycle::observation::{CertificateView, NameView, NodeView, RequestView};
-use stagedoor_lifecycle::profile::{Profile, Rekey, SignMode};
+use stagedoor_lifecycle::profile::{Probe, Profile, Rekey, SignMode};
 use stagedoor_lifecycle::refresh::RunView;
 use stagedoor_lifecycle::signing::{AltNames, Challenge, Key, Request, Signature, SigningRules};
 use stagedoor_types::{InstanceId, Mode, Place, Service, Transition, TroubleKind};
@@ -36,7 +36,7 @@ pub(super) fn profile() -> Profile {
         classified: Vec::new(),
         refresh: Vec::new(),
         await_refresh: false,
-        ready: Vec::new(),
+        ready: vec![Probe::Report],
         rekey: Rekey::Allow,
         launch_timeout: Duration::from_secs(1800),
         on_launch_timeout: ActionResult::Abandon,
@@ -106,7 +106,14 @@ pub(super) fn view(number: u32) -> NameView {
 }
 
 pub(super) fn ran(start: i64) -> RunView {
-    RunView { start: at(start), end: at(start + 10), status: "changed".into(), noop: false, cached: false }
+    RunView {
+        start: at(start),
+        end: at(start + 10),
+        status: "changed".into(),
+        noop: false,
+        cached: false,
+        catalog: true,
+    }
 }
 
 impl Item {
@@ -127,7 +134,7 @@ impl Item {
             expected: Ok(name(number)),
             has_pool: false,
             launched: None,
-            address: None,
+            addresses: Vec::new(),
             waits: true,
             doubt: None,
             other_hooks: false,

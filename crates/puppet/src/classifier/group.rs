@@ -47,6 +47,24 @@ pub struct Group {
 }
 
 impl Group {
+    /// The nodes that are pinned to the group. What is no certname is left out.
+    #[must_use]
+    pub fn pinned(&self) -> Vec<Certname> {
+        let Some(rule) = self.rule.as_ref().and_then(Value::as_array) else { return Vec::new() };
+        let name = |condition: &[Value]| match condition {
+            [Value::String(equal), Value::String(name), Value::String(node)] if equal == "=" && name == "name" => {
+                node.parse().ok()
+            }
+            _ => None,
+        };
+        match rule.as_slice() {
+            [Value::String(operator), alternatives @ ..] if operator == "or" => {
+                alternatives.iter().filter_map(Value::as_array).filter_map(|one| name(one)).collect()
+            }
+            rule => name(rule).into_iter().collect(),
+        }
+    }
+
     /// Whether this node is pinned to the group: named by its rule, alone or as one of the alternatives. A node
     /// that the rule matches by its facts is in the group and not pinned to it.
     #[must_use]
@@ -122,7 +140,9 @@ impl From<Wire> for Classification {
 }
 
 /// The [trusted facts](https://www.puppet.com/docs/puppet/8/lang_facts_builtin_variables.html) of a node that has
-/// this certificate.
+/// this certificate, each extension under its OID and, where it has one, under its short name as well: rules are written with
+/// either. Puppet Server knows an extension by one of them, which depends on its version and settings: `pp_role`, but
+/// `1.3.6.1.4.1.34380.1.1.9812`, unless the site gave that a name.
 #[must_use]
 pub fn trusted_facts(certificate: &Certificate) -> Value {
     let certname = certificate.common_name();
@@ -130,11 +150,12 @@ pub fn trusted_facts(certificate: &Certificate) -> Value {
         Some((hostname, domain)) => (hostname, Some(domain)),
         None => (certname, None),
     };
-    let extensions: Map<String, Value> = certificate
-        .extensions()
-        .iter()
-        .map(|(oid, text)| (short_name(oid).unwrap_or(oid).to_owned(), text.into()))
-        .collect();
+    let spellings = |(oid, text): (&str, &str)| {
+        let names = [Some(oid.to_owned()), short_name(oid).map(str::to_owned)];
+        let text = text.to_owned();
+        names.into_iter().flatten().map(move |name| (name, Value::from(text.clone())))
+    };
+    let extensions: Map<String, Value> = certificate.extensions().iter().flat_map(spellings).collect();
     json!({
         "authenticated": "remote",
         "certname": certname,
@@ -143,6 +164,22 @@ pub fn trusted_facts(certificate: &Certificate) -> Value {
         "external": {},
         "hostname": hostname,
     })
+}
+
+/// The same with what Puppet Server recorded of them at the node's newest run (the fact `trusted` in PuppetDB): the names that the
+/// site gave to OIDs, and `external`. What the certificate says is not replaced.
+#[must_use]
+pub fn reported_trusted_facts(certificate: &Certificate, recorded: &Value) -> Value {
+    let mut trusted = trusted_facts(certificate);
+    if let (Some(all), Some(recorded)) = (trusted["extensions"].as_object_mut(), recorded["extensions"].as_object()) {
+        for (name, value) in recorded {
+            all.entry(name.clone()).or_insert_with(|| value.clone());
+        }
+    }
+    if let Some(external) = recorded.get("external") {
+        trusted["external"] = external.clone();
+    }
+    trusted
 }
 
 #[cfg(test)]
@@ -168,6 +205,27 @@ mod tests {
         assert!(!pins(json!(["not", ["=", "name", "n.example.net"]])));
         assert!(!pins(json!(["and", ["=", "name", "n.example.net"], ["=", ["fact", "os"], "x"]])));
         assert!(!pins(json!(["=", ["fact", "name"], "n.example.net"])));
+    }
+
+    #[test]
+    fn those_who_are_pinned_are_listed_and_those_whom_a_rule_names_otherwise_are_not() {
+        let pinned = |rule: Value| {
+            let group: Group = serde_json::from_value(json!({"id": "g", "name": "G", "rule": rule})).unwrap();
+            let names: Vec<String> = group.pinned().iter().map(ToString::to_string).collect();
+            names
+        };
+        assert_eq!(pinned(json!(["=", "name", "a"])), ["a"]);
+        let rule = json!([
+            "or",
+            ["and", ["=", "name", "x"]],
+            ["=", "name", "a"],
+            ["=", "name", "No Certname"],
+            ["=", "name", "b"]
+        ]);
+        assert_eq!(pinned(rule), ["a", "b"]);
+        for nobody in [Value::Null, json!(["not", ["=", "name", "a"]]), json!(["~", "name", "a"])] {
+            assert_eq!(pinned(nobody.clone()), Vec::<String>::new(), "{nobody}");
+        }
     }
 
     #[test]

@@ -2,6 +2,8 @@
 //!
 //! See PuppetDB's [AST query language](https://www.puppet.com/docs/puppetdb/8/api/query/v4/ast.html).
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 use stagedoor_types::Certname;
 
@@ -19,6 +21,12 @@ pub(super) fn named(certnames: &[Certname]) -> Value {
     json!(["in", "certname", ["array", names]])
 }
 
+/// The condition that a fact has one of these names, its first one where it is structured.
+pub(super) fn facts_named(names: &BTreeSet<String>) -> Value {
+    let names: Vec<&str> = PREFIX.into_iter().chain(names.iter().map(String::as_str)).collect();
+    json!(["in", "name", ["array", names]])
+}
+
 /// The condition under which deactivated and expired nodes are shown too. Without it, PuppetDB shows active nodes alone.
 pub(super) fn in_any_state() -> Value {
     json!(["=", "node_state", "any"])
@@ -34,6 +42,7 @@ mod tests {
             let names = [word, "web"].map(|name| name.parse().unwrap());
             assert_eq!(named(&names), json!(["in", "certname", ["array", ["", "", word, "web"]]]));
             assert_eq!(named(&names[..1]), json!(["in", "certname", ["array", ["", "", word]]]));
+            assert_eq!(facts_named(&[word.to_owned()].into()), json!(["in", "name", ["array", ["", "", word]]]));
         }
     }
 }

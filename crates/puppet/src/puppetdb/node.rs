@@ -135,9 +135,9 @@ fn region(ec2_metadata: &Value) -> Option<String> {
 /// A row of the facts endpoint.
 #[derive(Deserialize)]
 pub(super) struct Fact {
-    certname: String,
-    name: String,
-    value: Value,
+    pub(super) certname: String,
+    pub(super) name: String,
+    pub(super) value: Value,
 }
 
 #[cfg(test)]

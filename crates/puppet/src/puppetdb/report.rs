@@ -27,4 +27,7 @@ pub struct Report {
     /// `explicitly_requested`. See [PuppetDB's reports](https://www.puppet.com/docs/puppetdb/7/api/query/v4/reports).
     #[serde(default)]
     pub cached_catalog_status: Option<String>,
+    /// The catalog of the run; none if none could be compiled.
+    #[serde(default)]
+    pub catalog_uuid: Option<String>,
 }

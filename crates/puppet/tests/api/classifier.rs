@@ -1,7 +1,7 @@
 //! The node classifier: one test for each answer it is known to give.
 
 use serde_json::{Value, json};
-use stagedoor_puppet::{Certificate, Error, Group, trusted_facts};
+use stagedoor_puppet::{Certificate, Error, Group, reported_trusted_facts, trusted_facts};
 use stagedoor_types::Certname;
 
 use crate::pki::{PKI, issue};
@@ -87,11 +87,35 @@ fn trusted_facts_are_what_puppet_makes_of_the_certificate() {
         trusted_facts(&certificate),
         json!({
             "authenticated": "remote", "certname": "n.example.net", "hostname": "n", "domain": "example.net",
-            "extensions": {"pp_role": "compiler"}, "external": {},
+            "extensions": {"pp_role": "compiler", "1.3.6.1.4.1.34380.1.1.13": "compiler"}, "external": {},
         })
     );
     let plain = Certificate::from_pem(&issue(&PKI.ca, "n", 8, &[]).cert.pem()).unwrap();
     assert_eq!(trusted_facts(&plain)["domain"], Value::Null);
+}
+
+#[test]
+fn an_extension_is_there_under_its_oid_too_and_one_without_a_registered_name_under_its_oid_alone() {
+    let letter: (&[u64], &[u8]) = (&[1, 9813], b"\x0c\x01A");
+    let own: (&[u64], &[u8]) = (&[2, 7], b"\x0c\x04gold");
+    let certificate = Certificate::from_pem(&issue(&PKI.ca, "n", 9, &[letter, own]).cert.pem()).unwrap();
+    let extensions = &trusted_facts(&certificate)["extensions"];
+    assert_eq!(
+        *extensions,
+        json!({"peadm_availability_group": "A", "1.3.6.1.4.1.34380.1.1.9813": "A", "1.3.6.1.4.1.34380.1.2.7": "gold"})
+    );
+}
+
+#[test]
+fn the_sites_own_names_come_from_what_puppet_server_recorded_and_replace_nothing() {
+    let role: (&[u64], &[u8]) = (&[1, 13], b"\x0c\x08compiler");
+    let certificate = Certificate::from_pem(&issue(&PKI.ca, "n", 10, &[role]).cert.pem()).unwrap();
+    let recorded = json!({"extensions": {"pp_role": "primary", "our_tier": "gold"}, "external": {"cmdb": {"tier": 1}}});
+    let trusted = reported_trusted_facts(&certificate, &recorded);
+    assert_eq!(trusted["extensions"]["pp_role"], "compiler");
+    assert_eq!(trusted["extensions"]["our_tier"], "gold");
+    assert_eq!(trusted["external"]["cmdb"]["tier"], 1);
+    assert_eq!(reported_trusted_facts(&certificate, &Value::Null), trusted_facts(&certificate));
 }
 
 #[tokio::test]

@@ -88,16 +88,18 @@ async fn a_set_of_nodes_is_one_query_that_shows_inactive_ones_too() {
 
 #[tokio::test]
 async fn the_newest_reports_of_a_set_are_one_query() {
-    let rows = r#"[{"certname":"n.example.net","start_time":"2026-03-04T05:06:07.890Z","end_time":"2026-03-04T05:06:55Z","status":"changed","job_id":"81","noop":false,"cached_catalog_status":"on_failure"},
-                   {"certname":"x","start_time":"2026-03-04T05:06:07.890Z","end_time":"2026-03-04T05:06:55Z","status":null,"job_id":null,"noop":null}]"#;
+    let rows = r#"[{"certname":"n.example.net","start_time":"2026-03-04T05:06:07.890Z","end_time":"2026-03-04T05:06:55Z","status":"changed","job_id":"81","noop":false,"cached_catalog_status":"on_failure","catalog_uuid":"5a1c1b5e-0b9c-4c0e-9d3f-0f2c6d0e7a11"},
+                   {"certname":"x","start_time":"2026-03-04T05:06:07.890Z","end_time":"2026-03-04T05:06:55Z","status":null,"job_id":null,"noop":null,"catalog_uuid":null}]"#;
     let stage = Stage::new([pdb_says(200, rows)]).await;
     let reports = stage.puppetdb().latest_reports(&[name(), "x".parse().unwrap()]).await.unwrap();
     assert_eq!(reports[0].start_time.to_string(), "2026-03-04T05:06:07.89Z");
     assert_eq!((reports[0].status.as_deref(), reports[0].job_id.as_deref()), (Some("changed"), Some("81")));
     assert_eq!(reports[0].cached_catalog_status.as_deref(), Some("on_failure"));
     assert_eq!((&reports[1].status, &reports[1].job_id, reports[1].noop), (&None, &None, None));
+    assert!(reports[0].catalog_uuid.is_some() && reports[1].catalog_uuid.is_none());
     assert_eq!(stage.lines(), ["POST /pdb/query/v4"]);
-    let fields = ["certname", "start_time", "end_time", "status", "job_id", "noop", "cached_catalog_status"];
+    let fields =
+        ["certname", "start_time", "end_time", "status", "job_id", "noop", "cached_catalog_status", "catalog_uuid"];
     let names = json!(["in", "certname", ["array", ["", "", "n.example.net", "x"]]]);
     let newest = json!(["=", "latest_report?", true]);
     assert_eq!(query(&stage), json!(["from", "reports", ["extract", fields, ["and", newest, names]]]));
@@ -113,6 +115,28 @@ async fn a_large_set_is_asked_for_in_chunks_and_an_empty_one_not_at_all() {
     assert_eq!(puppetdb.nodes(&names).await.unwrap(), []);
     assert_eq!(puppetdb.latest_reports(&names).await.unwrap(), []);
     assert_eq!(stage.lines().len(), 4);
+}
+
+#[tokio::test]
+async fn the_facts_of_a_set_are_those_that_are_named_or_all() {
+    let rows = r#"[
+        {"certname":"n.example.net","name":"os","value":{"family":"Debian"}},
+        {"certname":"n.example.net","name":"virtual","value":"kvm"},
+        {"certname":"Not A Certname","name":"os","value":{}}]"#;
+    let stage = Stage::new([pdb_says(200, rows), pdb_says(200, "[]")]).await;
+    let wanted = ["os".to_owned(), "virtual".to_owned()].into();
+    let facts = stage.puppetdb().facts(&[name()], Some(&wanted)).await.unwrap();
+    assert_eq!(facts.len(), 1);
+    assert_eq!(serde_json::to_value(&facts[&name()]).unwrap(), json!({"os": {"family": "Debian"}, "virtual": "kvm"}));
+    assert!(stage.puppetdb().facts(&[name()], None).await.unwrap().is_empty());
+    assert!(stage.puppetdb().facts(&[], None).await.unwrap().is_empty());
+    let names = json!(["in", "certname", ["array", ["", "", "n.example.net"]]]);
+    let (any, named) = (json!(["=", "node_state", "any"]), json!(["in", "name", ["array", ["", "", "os", "virtual"]]]));
+    let columns = json!(["certname", "name", "value"]);
+    let expected = json!(["from", "facts", ["extract", columns, ["and", names, any, named]]]);
+    assert_eq!(query(&stage), expected);
+    let all: Value = serde_json::from_str(&stage.seen()[1].body).unwrap();
+    assert_eq!(all["query"], json!(["from", "facts", ["extract", columns, ["and", names, any]]]));
 }
 
 #[tokio::test]

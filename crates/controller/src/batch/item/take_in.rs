@@ -97,7 +97,10 @@ impl WorkItem {
             self.saw(snapshot.took, what);
         }
         self.vacant.extend(name.filter(|_| view.as_ref().is_some_and(|view| view.certificate == Lookup::Absent)));
-        self.launch = LaunchView { name: view, run, refused: self.refused.clone(), ..LaunchView::default() };
+        // Where it is under another name is looked for once in an invocation.
+        let (node_groups, elsewhere) = (snapshot.node_groups(), self.launch.elsewhere.take());
+        let refused = self.refused.clone();
+        self.launch = LaunchView { name: view, run, refused, node_groups, elsewhere, ..LaunchView::default() };
     }
 
     fn look_at_termination(&mut self, snapshot: &PuppetSnapshot) {
@@ -124,6 +127,7 @@ impl WorkItem {
             Answer::Targets(targets) if self.is_launching() => self.launch.targets = Some(targets),
             Answer::Targets(targets) => self.termination.value.targets = Some(targets),
             Answer::Probes(probes) => self.launch.probes = Some(probes),
+            Answer::Elsewhere(found) => self.launch.elsewhere = Some(found),
         }
     }
 

@@ -68,6 +68,7 @@ impl Entity {
             Self::FactContents => &["certname", "environment", "name", "path", "value"],
             Self::Reports => &[
                 "cached_catalog_status",
+                "catalog_uuid",
                 "certname",
                 "end_time",
                 "environment",
@@ -176,6 +177,7 @@ fn reports(certname: &str, record: &Record) -> Vec<Value> {
             "job_id": report.job_id,
             "noop": false,
             "cached_catalog_status": "not_used",
+            "catalog_uuid": report.catalog_uuid,
             "type": "agent",
             "start_time": millis(report.started),
             "end_time": millis(report.ended),

@@ -2,83 +2,6 @@
 
 use super::*;
 
-// Pins and classification.
-
-fn groups(names: &[&str]) -> BTreeSet<String> {
-    names.iter().map(|name| (*name).to_owned()).collect()
-}
-
-fn classified(in_groups: &[&str], known: &[&str]) -> Lookup<Classified> {
-    Lookup::Found(Classified { groups: groups(in_groups), known: groups(known) })
-}
-
-fn to_be_pinned() -> World {
-    let mut world = world();
-    world.aws.profile.pin = vec!["Canaries".into(), "Agents".into()];
-    world.view().pins = Lookup::Found(vec!["Agents".into()]);
-    world
-}
-
-#[test]
-fn a_node_is_pinned_to_the_groups_that_it_is_not_pinned_to_yet() {
-    let mut world = to_be_pinned();
-    assert_eq!(world.decide(), Decision::Ask(Question::Classification));
-    world.puppet.classification = Some(classified(&[], &["Canaries", "Agents"]));
-    assert_eq!(world.decide(), Decision::Apply(Effect::Pin(NAME.parse().unwrap(), vec!["Canaries".into()])));
-    world.view().pins = Lookup::Found(vec!["Agents".into(), "Canaries".into()]);
-    completed(world.decide());
-}
-
-#[test]
-fn nobody_is_pinned_before_its_certificate_is_its_own() {
-    let mut world = to_be_pinned().taken(0).other_is(Lookup::Found(machine(OTHER, "running")));
-    world.puppet.classification = Some(classified(&[], &["Canaries", "Agents"]));
-    refused(world.decide());
-}
-
-#[test]
-fn a_group_that_the_classifier_does_not_show_is_named_with_its_remedy() {
-    let mut world = to_be_pinned();
-    world.puppet.classification = Some(classified(&[], &["Agents"]));
-    let reason = refused(world.decide());
-    assert!(reason.contains("no node group Canaries") && reason.contains("profile compiler"), "{reason}");
-    let mut world = to_be_classified();
-    world.puppet.classification = Some(classified(&[], &[]));
-    assert!(refused(world.decide()).contains("no node group PE Master"));
-}
-
-fn to_be_classified() -> World {
-    let mut world = world();
-    world.aws.profile.classified = vec!["PE Master".into(), "Agents".into()];
-    world
-}
-
-#[test]
-fn a_node_waits_until_the_classifier_puts_it_into_every_group_that_is_asked_for() {
-    let mut world = to_be_classified();
-    assert_eq!(world.decide(), Decision::Ask(Question::Classification));
-    world.puppet.classification = Some(classified(&["Agents"], &["Agents", "PE Master"]));
-    assert!(waits(world.decide()).contains("put it into PE Master"));
-    world.puppet.classification = Some(classified(&["Agents", "PE Master"], &["Agents", "PE Master"]));
-    completed(world.decide());
-}
-
-#[test]
-fn a_profile_that_needs_a_classifier_where_there_is_none_is_refused() {
-    for mut world in [to_be_pinned(), to_be_classified()] {
-        world.puppet.classification = Some(Lookup::Absent);
-        assert!(refused(world.decide()).contains("none is configured"));
-    }
-}
-
-#[test]
-fn a_profile_without_groups_needs_no_classifier() {
-    let mut world = world();
-    world.view().pins = down();
-    world.puppet.classification = Some(down());
-    completed(world.decide());
-}
-
 // The first run.
 
 #[test]
@@ -99,6 +22,43 @@ fn a_run_that_failed_or_changed_nothing_on_purpose_or_had_an_old_catalog_is_show
     assert!(waits(world.decide()).contains("noop"));
     world.puppet.run = Some(Lookup::Found(RunView { cached: true, ..run(at(100), "unchanged") }));
     assert!(waits(world.decide()).contains("a cached catalog"));
+}
+
+#[test]
+fn where_any_report_is_enough_a_run_may_fail_but_must_have_had_a_catalog_of_its_own() {
+    let mut world = world();
+    world.aws.profile.ready = vec![Probe::AnyReport];
+    for good in [run(at(100), "changed"), run(at(100), "failed"), RunView { noop: true, ..run(at(100), "unchanged") }] {
+        world.puppet.run = Some(Lookup::Found(good));
+        completed(world.decide());
+    }
+    for bad in
+        [RunView { catalog: false, ..run(at(100), "failed") }, RunView { cached: true, ..run(at(100), "changed") }]
+    {
+        world.puppet.run = Some(Lookup::Found(bad));
+        assert_eq!(waiting_code(world.decide()), Code::RunNotSuccessful);
+    }
+    world.puppet.run = Some(Lookup::Absent);
+    assert_eq!(waiting_code(world.decide()), Code::WaitingForRun);
+    world.puppet.run = Some(Lookup::Found(run(at(-5000), "changed")));
+    assert_eq!(waiting_code(world.decide()), Code::WaitingForRun, "a run of an earlier launch");
+}
+
+#[test]
+fn where_no_report_is_asked_for_no_run_is_awaited_or_ordered() {
+    let mut world = connected(vec![]);
+    world.aws.profile.ready = Vec::new();
+    for run in [None, Some(Lookup::Absent), Some(Lookup::Found(run(at(100), "failed")))] {
+        world.puppet.run = run;
+        assert!(completed(world.decide()).contains("awaits no Puppet run"));
+    }
+    world.aws.profile.ready = vec![Probe::Tcp(8142)];
+    assert_eq!(world.decide(), Decision::Ask(Question::Probes));
+    world.puppet.probes = Some(vec![(Probe::Tcp(8142), Err("connection refused".to_owned()))]);
+    assert_eq!(waiting_code(world.decide()), Code::WaitingForReadiness);
+    let mut unsigned = self::world().new_to_puppet();
+    unsigned.aws.profile.ready = Vec::new();
+    assert_eq!(waiting_code(unsigned.decide()), Code::RequestPending, "its certificate is always required");
 }
 
 #[test]

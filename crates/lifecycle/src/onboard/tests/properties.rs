@@ -84,11 +84,20 @@ fn an_arrival() -> impl Strategy<Value = LaunchView> {
     let a_target = (reachable(a_run()), orders())
         .prop_map(|(run, orders)| vec![TargetView { run, orders: Some(orders), ..target(None, None) }]);
     let groups = || prop::collection::btree_set(Just("Canaries".to_owned()), 0..2);
-    let classified = (groups(), groups()).prop_map(|(groups, known)| Classified { groups, known });
+    let mismatch = prop_oneof![
+        Just(Mismatch::Certificate(vec!["pp_role".into()])),
+        Just(Mismatch::Facts(vec!["os".into()])),
+        Just(Mismatch::FactsNeeded),
+        Just(Mismatch::Unexplained),
+    ];
+    let classified = (groups(), groups(), mismatch, any::<bool>()).prop_map(|(groups, known, mismatch, with_facts)| {
+        Classified { groups, known, mismatches: [("Canaries".to_owned(), mismatch)].into(), with_facts }
+    });
     let probe = prop_oneof![3 => Just(Ok(())), 1 => Just(Err("it says starting".to_owned()))];
+    let node_groups = prop::option::weighted(0.9, reachable(groups()));
     (
         a_name(),
-        prop::option::of(other.prop_map(|machine| (OTHER.parse().unwrap(), machine))),
+        (prop::option::of(other.prop_map(|machine| (OTHER.parse().unwrap(), machine))), node_groups),
         prop::option::of(reachable(classified)),
         prop::option::weighted(0.9, reachable(a_run())),
         prop::option::of(
@@ -97,15 +106,17 @@ fn an_arrival() -> impl Strategy<Value = LaunchView> {
         prop::option::weighted(0.9, a_target),
         prop::option::weighted(0.9, probe.prop_map(|says| vec![(Probe::Tcp(8142), says)])),
     )
-        .prop_map(|(name, owner, classification, run, connection, targets, probes)| LaunchView {
+        .prop_map(|(name, (owner, node_groups), classification, run, connection, targets, probes)| LaunchView {
             name: Some(name),
             refused: None,
             owner,
+            node_groups,
             classification,
             run,
             connection,
             targets,
             probes,
+            elsewhere: None,
         })
 }
 
@@ -124,8 +135,9 @@ fn any_world() -> impl Strategy<Value = World> {
     let time = prop_oneof![3 => Just(200), 1 => Just(2001)];
     // Half of them are through with their certificate, so that the rules that come after it are reached.
     let flags = (any::<bool>(), any::<bool>());
-    (an_arrival(), a_beginning(), origin, wishes, flags, time).prop_map(
-        |(puppet, began, origin, wishes, (orchestrated, signed), now)| {
+    let report = prop_oneof![3 => Just(Some(Probe::Report)), 1 => Just(Some(Probe::AnyReport)), 1 => Just(None)];
+    (an_arrival(), a_beginning(), origin, wishes, (flags, report), time).prop_map(
+        |(puppet, began, origin, wishes, ((orchestrated, signed), report), now)| {
             let mut world = World { puppet, orchestrated, now: at(now), ..world() };
             if signed {
                 let own = certificate(Some(OURS), at(ISSUED));
@@ -139,9 +151,10 @@ fn any_world() -> impl Strategy<Value = World> {
             let [pin, classified, refresh, await_refresh, ready, refuse, external, require] = wishes;
             profile.pin = pin.then(|| "Canaries".to_owned()).into_iter().collect();
             profile.classified = classified.then(|| "Canaries".to_owned()).into_iter().collect();
-            profile.refresh = refresh.then(|| PRIMARY.parse().unwrap()).into_iter().collect();
+            // The configuration's parser refuses targets where no report is asked for.
+            profile.refresh = (refresh && report.is_some()).then(|| PRIMARY.parse().unwrap()).into_iter().collect();
             profile.await_refresh = await_refresh;
-            profile.ready = ready.then_some(Probe::Tcp(8142)).into_iter().collect();
+            profile.ready = ready.then_some(Probe::Tcp(8142)).into_iter().chain(report).collect();
             profile.rekey = if refuse { Rekey::Refuse } else { Rekey::Allow };
             profile.sign = if external { SignMode::External } else { SignMode::Verify };
             profile.rules.require = require.then(|| ("pp_role".into(), "compiler".into())).into_iter().collect();
@@ -217,6 +230,8 @@ proptest! {
             prop_assert_eq!(&seen.certificate, &Lookup::Absent);
             prop_assert!(matches!(&seen.request, Lookup::Found(pending) if world.would_sign(&pending.asks)));
             prop_assert!(world.aws.profile.sign == SignMode::Verify);
+            let pins = seen.pins.known().ok().flatten();
+            prop_assert!(world.aws.profile.pin.is_empty() || pins.is_some_and(|pins| !pins.is_empty()), "pinned first");
         }
     }
 
@@ -257,17 +272,22 @@ proptest! {
             let (seen, profile) = (world.seen(), &world.aws.profile);
             let Lookup::Found(its) = &seen.certificate else { panic!("{story}") };
             prop_assert!(its.instance.as_ref().is_some_and(|owner| owner.as_str() == OURS) && !world.objects_to(&its.holds));
-            let Some(Lookup::Found(run)) = &world.puppet.run else { panic!("{story}") };
-            prop_assert!(run.is_good() && run.end.as_second() + 60 >= its.issued.as_second());
-            prop_assert!(seen.fact_instance.known().is_ok_and(|ran| ran.is_none_or(|ran| ran.as_str() == OURS)));
+            let awaited = profile.awaited_run();
+            if awaited != AwaitedRun::None {
+                let Some(Lookup::Found(run)) = &world.puppet.run else { panic!("{story}") };
+                prop_assert!(run.is_good() || awaited == AwaitedRun::WithCatalog && run.has_own_catalog());
+                prop_assert!(run.end.as_second() + 60 >= its.issued.as_second());
+                prop_assert!(seen.fact_instance.known().is_ok_and(|ran| ran.is_none_or(|ran| ran.as_str() == OURS)));
+            }
             let probes = world.puppet.probes.as_deref().unwrap_or_default();
-            prop_assert!(profile.ready.is_empty() || probes.iter().any(|(_, says)| says.is_ok()));
+            let services = profile.ready.iter().any(|probe| !probe.is_report());
+            prop_assert!(!services || probes.iter().any(|(_, says)| says.is_ok()));
             let groups = world.puppet.classification.as_ref().and_then(|says| says.known().ok().flatten());
             prop_assert!(profile.classified.is_empty() || groups.is_some_and(|says| says.groups.contains("Canaries")));
             let pins = seen.pins.known().ok().flatten();
             prop_assert!(profile.pin.is_empty() || pins.is_some_and(|pins| !pins.is_empty()));
             let told = world.orchestrated || profile.await_refresh;
-            if told && !profile.refresh.is_empty() {
+            if let (true, false, Some(Lookup::Found(run))) = (told, profile.refresh.is_empty(), &world.puppet.run) {
                 let targets = world.puppet.targets.as_deref().unwrap_or_default();
                 let knows = |target: &TargetView| matches!(&target.run, Lookup::Found(its) if its.is_good() && its.start >= run.end);
                 prop_assert!(!targets.is_empty() && targets.iter().all(knows));
