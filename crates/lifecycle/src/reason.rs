@@ -202,6 +202,7 @@ impl From<&Trouble> for Code {
             (TroubleKind::Unusable, _) => Self::SecretUnusable,
             (TroubleKind::NotPermitted | TroubleKind::Unauthenticated, _) => Self::NotPermitted,
             (TroubleKind::Refused, _) => Self::Refused,
+            (TroubleKind::NotTried, _) => Self::Postponed,
             (_, Service::AutoScaling) => Self::AutoScalingUnavailable,
             (_, Service::Ec2) => Self::Ec2Unavailable,
             (_, Service::SecretsManager) => Self::SecretsManagerUnavailable,

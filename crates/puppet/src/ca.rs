@@ -13,7 +13,7 @@ use reqwest::Method;
 use serde::Deserialize;
 use stagedoor_types::Certname;
 
-pub use admin::{CaAdmin, Cleaned, Outcome, Signed};
+pub use admin::{CaAdmin, Outcome, Signed};
 pub use status::{CertificateStatus, Expirations, State};
 
 use crate::crl::RevocationLists;

@@ -140,6 +140,16 @@ pub enum Error {
         problem: String,
     },
 
+    /// This was not asked for: an earlier call of the same set was not answered, and this one would only wait as long. Ask again
+    /// later.
+    #[error("{call}: not tried, because {because}")]
+    NotTried {
+        /// The call that was not made.
+        call: Call,
+        /// What happened to the earlier call.
+        because: String,
+    },
+
     /// The answer was not understood: not what this service says, such as a balancer's page, or a
     /// certificate that cannot be read. Change nothing and notify an operator.
     #[error("{call}: the answer was not understood: {reason}")]
@@ -159,6 +169,7 @@ impl Kind for Error {
             Self::NotPermitted { .. } => TroubleKind::NotPermitted,
             Self::Busy { .. } => TroubleKind::Busy,
             Self::Refused { .. } | Self::UnreadableRequest { .. } => TroubleKind::Refused,
+            Self::NotTried { .. } => TroubleKind::NotTried,
             Self::Unexpected { .. } => TroubleKind::Unexpected,
         }
     }
@@ -176,6 +187,7 @@ impl Error {
             Self::Busy { .. } => "Busy",
             Self::Refused { .. } => "Refused",
             Self::UnreadableRequest { .. } => "UnreadableRequest",
+            Self::NotTried { .. } => "NotTried",
             Self::Unexpected { .. } => "Unexpected",
         }
     }
@@ -183,7 +195,7 @@ impl Error {
     /// Whether the same call may succeed later although nothing is changed.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Unreachable { .. } | Self::Busy { .. })
+        matches!(self, Self::Unreachable { .. } | Self::Busy { .. } | Self::NotTried { .. })
     }
 
     /// Whether reading the credentials again, once, may help.
@@ -220,6 +232,7 @@ mod tests {
             (Error::Unauthorized { call: call(), words: reason() }, false, true),
             (Error::NotPermitted { call: call(), words: reason(), remedy: reason() }, false, false),
             (Error::Refused { call: call(), status: 400, words: reason(), remedy: None }, false, false),
+            (Error::NotTried { call: call(), because: reason() }, true, false),
             (Error::Unexpected { call: call(), reason: reason() }, false, false),
         ];
         for (error, retryable, stale) in table {

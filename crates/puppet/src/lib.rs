@@ -13,7 +13,7 @@ mod status;
 mod tls;
 mod x509;
 
-pub use ca::{Ca, CaAdmin, CertificateStatus, Cleaned, Expirations, Outcome, Signed, State};
+pub use ca::{Ca, CaAdmin, CertificateStatus, Expirations, Outcome, Signed, State};
 pub use classifier::{Classification, Classifier, ClassifierAdmin, Group, GroupId, GroupRef, Unpinned, trusted_facts};
 pub use crl::{RevocationList, RevocationLists};
 pub use csr::{Csr, SIZE_LIMIT as CSR_SIZE_LIMIT};
