@@ -13,6 +13,7 @@ use stagedoor_types::{ActionKey, Transition};
 use crate::budget::Budget;
 use crate::context::{Context, Run};
 use crate::reconcile::reconcile;
+use crate::size::answer;
 use crate::sweep::{Swept, sweep};
 use crate::telemetry::{self, log_and_publish};
 
@@ -74,11 +75,10 @@ pub async fn handle(
         let Swept { receipts, kept } = Box::pin(sweep(run)).await;
         log_and_publish(run, function, &receipts, &[]).await;
         let now = context.clock.now();
-        let mut payload = json!({ "results": receipts });
         if let Some(kept) = &kept {
             telemetry::tell(run, kept).await;
-            payload["housekeeping"] = kept.payload(now);
         }
+        let payload = answer(&receipts, kept.as_ref().map(|kept| kept.payload(now)));
         return Answer { payload, metrics: telemetry::metrics(context, function, &receipts, kept.as_ref(), now) };
     }
     let delivery = decode(event);
@@ -143,7 +143,7 @@ pub async fn handle(
         }
         Source::Other => {
             receipts.splice(0..0, dealt_with);
-            json!({ "results": receipts })
+            answer(&receipts, None)
         }
     };
     Answer { payload, metrics }

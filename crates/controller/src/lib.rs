@@ -23,6 +23,7 @@ mod invocation;
 mod observe;
 mod reconcile;
 mod resolve;
+mod size;
 mod snapshot;
 mod sweep;
 mod telemetry;
@@ -36,7 +37,7 @@ mod tests {
 
     /// From the bottom up: a module may import those that stand before it, and those of its own line.
     const ORDER: [&[&str]; 9] = [
-        &["config", "budget"],
+        &["config", "budget", "size"],
         &["context"],
         &["call"],
         &["snapshot"],

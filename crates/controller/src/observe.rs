@@ -6,7 +6,7 @@ mod lookups;
 pub(crate) mod orphans;
 mod puppet;
 
-pub(crate) use aws::{aws, by_id, hooks_of, starts};
+pub(crate) use aws::{Described, aws, by_id, group_of, hooks_of, starts};
 pub(crate) use lookups::lookups;
 pub(crate) use puppet::puppet;
 

@@ -9,6 +9,7 @@ mod http;
 mod orchestrator;
 mod puppetdb;
 mod rbac;
+mod rows;
 mod status;
 mod tls;
 mod x509;

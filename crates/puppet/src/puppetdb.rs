@@ -24,6 +24,7 @@ pub use report::Report;
 
 use crate::error::{Error, Service};
 use crate::http::{Ask, Connection, Endpoint};
+use crate::rows::{Row, Rows};
 use crate::tls::Transport;
 
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -76,7 +77,7 @@ impl PuppetDb {
         for chunk in certnames.chunks(NAMES_PER_QUERY) {
             // No projection: fields differ between versions, and a node is small.
             let query = json!(["from", "nodes", ["and", ast::named(chunk), ast::in_any_state()]]);
-            nodes.extend(self.query::<NodeStatus>(&query).await?);
+            nodes.extend(self.rows::<NodeStatus>(&query).await?);
         }
         Ok(nodes)
     }
@@ -112,7 +113,7 @@ impl PuppetDb {
         for chunk in certnames.chunks(NAMES_PER_QUERY) {
             let condition = json!(["and", ["=", "latest_report?", true], ast::named(chunk)]);
             let query = json!(["from", "reports", ["extract", fields, condition]]);
-            reports.extend(self.query::<Report>(&query).await?);
+            reports.extend(self.rows::<Report>(&query).await?);
         }
         Ok(reports)
     }
@@ -124,10 +125,11 @@ impl PuppetDb {
         instances: &[InstanceId],
     ) -> Result<BTreeMap<InstanceId, BTreeSet<Certname>>, Error> {
         #[derive(Deserialize)]
-        struct Row {
+        struct Named {
             certname: Certname,
             value: InstanceId,
         }
+        impl Row for Named {}
         let mut names: BTreeMap<_, BTreeSet<_>> = instances.iter().map(|id| (id.clone(), BTreeSet::new())).collect();
         for chunk in instances.chunks(NAMES_PER_QUERY) {
             let certified = json!(["=", "path", ["trusted", "extensions", "pp_instance_id"]]);
@@ -135,11 +137,22 @@ impl PuppetDb {
             let known = json!(["in", "value", ["array", chunk]]);
             let condition = json!(["and", ["or", certified, reported], known, ast::in_any_state()]);
             let query = json!(["from", "fact_contents", ["extract", ["certname", "value"], condition]]);
-            for Row { certname, value } in self.query::<Row>(&query).await? {
+            for Named { certname, value } in self.rows::<Named>(&query).await? {
                 names.entry(value).or_default().insert(certname);
             }
         }
         Ok(names)
+    }
+
+    /// The rows of a query, without those of names that are no certnames.
+    async fn rows<T: Row>(&self, query: &Value) -> Result<Vec<T>, Error> {
+        let rows: Rows<T> = self.connection.json(Self::ask(query)).await?;
+        Ok(rows.valid())
+    }
+
+    fn ask(query: &Value) -> Ask<'static> {
+        let ask = Ask::new(Method::POST, "POST query", &["pdb", "query", "v4"], TIMEOUT);
+        ask.json(json!({ "query": query })).large()
     }
 
     /// The rows of any query in the [AST query language](https://www.puppet.com/docs/puppetdb/8/api/query/v4/ast.html):
@@ -150,10 +163,7 @@ impl PuppetDb {
     /// of the query language, because PuppetDB takes such a list for an expression. [`Error::Refused`] says that PuppetDB
     /// does not know an operator, an entity or a field.
     pub async fn query<T: DeserializeOwned>(&self, query: &Value) -> Result<Vec<T>, Error> {
-        let ask = Ask::new(Method::POST, "POST query", &["pdb", "query", "v4"], TIMEOUT)
-            .json(json!({ "query": query }))
-            .large();
-        self.connection.json(ask).await
+        self.connection.json(Self::ask(query)).await
     }
 
     /// PuppetDB's clock, by which timestamps of commands are compared.
