@@ -143,6 +143,7 @@ pub(crate) fn machine(instance: &str, state: &str) -> Machine {
         state: state.into(),
         private_dns: Some(NAME.into()),
         private_ip: Some([10, 0, 3, 7].into()),
+        terminated: None,
         tags: BTreeMap::new(),
     }
 }

@@ -143,6 +143,7 @@ mod tests {
             state: "running".into(),
             private_dns: Some("ip-10-0-3-7.ec2.internal".into()),
             private_ip: None,
+            terminated: None,
             tags: BTreeMap::from([("Name".into(), "Compiler-1".into())]),
         }
     }
