@@ -143,7 +143,7 @@ impl Config {
 /// to it. See [FIFO topics](https://docs.aws.amazon.com/sns/latest/dg/sns-fifo-topics.html).
 fn topic(notify: &mut Reader<'_>) -> Option<String> {
     let topic = notify.text("topic")?;
-    if topic.ends_with(".fifo") {
+    if topic.strip_suffix(".fifo").is_some() {
         notify.problem("topic", "is a FIFO topic, to which people cannot subscribe by email: use a standard topic");
         return None;
     }

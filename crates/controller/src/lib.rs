@@ -20,6 +20,7 @@ mod context;
 mod heartbeat;
 mod housekeeping;
 mod invocation;
+mod memory;
 mod observe;
 mod reconcile;
 mod resolve;
@@ -37,7 +38,7 @@ mod tests {
 
     /// From the bottom up: a module may import those that stand before it, and those of its own line.
     const ORDER: [&[&str]; 9] = [
-        &["config", "budget", "size"],
+        &["config", "budget", "size", "memory"],
         &["context"],
         &["call"],
         &["snapshot"],

@@ -9,6 +9,7 @@ mod status;
 
 use std::sync::Arc;
 
+use http::header::DATE;
 use http::{HeaderValue, Method, StatusCode};
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -86,6 +87,10 @@ impl Service for CaService {
         };
         if let Ok(version) = HeaderValue::try_from(options.server_version.to_string()) {
             reply.headers_mut().insert("X-Puppet-Version", version);
+        }
+        // By the clock that its files are dated by, as on one host.
+        if let Ok(date) = HeaderValue::try_from(now.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string()) {
+            reply.headers_mut().insert(DATE, date);
         }
         reply
     }

@@ -16,10 +16,10 @@ mod x509;
 
 pub use ca::{Ca, CaAdmin, CertificateStatus, Expirations, Outcome, Signed, State};
 pub use classifier::{Classification, Classifier, ClassifierAdmin, Group, GroupId, GroupRef, Unpinned, trusted_facts};
-pub use crl::{RevocationList, RevocationLists};
+pub use crl::{RevocationList, RevocationLists, Revocations};
 pub use csr::{Csr, SIZE_LIMIT as CSR_SIZE_LIMIT};
 pub use error::{Call, Error, Service};
-pub use http::{Attempt, Endpoint, Failure, InvalidEndpoint, Network, Reply};
+pub use http::{Attempt, Endpoint, Failure, InvalidEndpoint, Network, Reply, Sink};
 pub use orchestrator::{Job, JobId, JobState, Orchestrator, OrchestratorAdmin};
 pub use puppetdb::{Deactivated, KnownIdentity, NodeStatus, PuppetDb, PuppetDbAdmin, Report};
 pub use rbac::{Rbac, TokenStatus};

@@ -16,7 +16,7 @@ use reqwest::Method;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use stagedoor_types::{Certname, InstanceId};
+use stagedoor_types::{Certname, InstanceId, Location};
 
 pub use admin::{Deactivated, PuppetDbAdmin};
 pub use node::{KnownIdentity, NodeStatus};
@@ -97,12 +97,48 @@ impl PuppetDb {
         Ok(KnownIdentity::collect(facts))
     }
 
-    /// What the certificate of every active node said at its newest run; nodes that never sent facts are left out. One
-    /// query, of the fact `trusted` alone.
-    pub async fn certified(&self) -> Result<Vec<KnownIdentity>, Error> {
-        let query = json!(["from", "facts", ["extract", ["certname", "name", "value"], ["=", "name", "trusted"]]]);
-        let facts = self.query::<node::Fact>(&query).await?;
-        Ok(KnownIdentity::collect(facts))
+    /// What the certificate of every active node said at its newest run, but for nodes whose fact `ec2_metadata` says that they are
+    /// in another account or Region. Nodes that never sent facts are left out. One query, of the fact `trusted` alone, whose answer
+    /// is read as it arrives: `keep` says what is kept of each.
+    pub async fn certified<T: Send>(
+        &self,
+        home: Option<&Location>,
+        mut keep: impl FnMut(KnownIdentity) -> Option<T> + Send,
+    ) -> Result<Vec<T>, Error> {
+        let trusted = json!(["=", "name", "trusted"]);
+        let condition = match home {
+            Some(home) => json!(["and", trusted, ["not", ast::elsewhere(home)]]),
+            None => trusted,
+        };
+        let query = json!(["from", "facts", ["extract", ["certname", "name", "value"], condition]]);
+        let mut kept = Vec::new();
+        let each = |fact: node::Fact| kept.extend(KnownIdentity::collect(vec![fact]).into_iter().filter_map(&mut keep));
+        self.connection.elements(Self::ask(&query), each).await?;
+        Ok(kept)
+    }
+
+    /// The name of each active node. One query, whose answer is read as it arrives.
+    pub async fn active_names(&self, mut each: impl FnMut(&str) + Send) -> Result<(), Error> {
+        #[derive(Deserialize)]
+        struct Name {
+            certname: String,
+        }
+        let query = json!(["from", "nodes", ["extract", ["certname"], ["=", "node_state", "active"]]]);
+        self.connection.elements(Self::ask(&query), |name: Name| each(&name.certname)).await
+    }
+
+    /// The names of the nodes, deactivated and expired ones included, whose fact `ec2_metadata` says that they are, or were, in
+    /// this account and Region. One query.
+    pub async fn located_in(&self, home: &Location) -> Result<BTreeSet<Certname>, Error> {
+        #[derive(Deserialize)]
+        struct Name {
+            certname: String,
+        }
+        let query = json!(["from", "fact_contents", ["extract", ["certname"], ast::located_in(home)]]);
+        let mut names = BTreeSet::new();
+        let each = |name: Name| names.extend(name.certname.parse::<Certname>());
+        self.connection.elements(Self::ask(&query), each).await?;
+        Ok(names)
     }
 
     /// The newest report of each of these nodes, no matter what started the run; nodes without any are left out, and

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::future::join;
 use futures_util::stream::{self, StreamExt};
-use stagedoor_puppet::Error as PuppetError;
+use stagedoor_puppet::{Certificate, Error as PuppetError};
 use stagedoor_types::{Certname, Service};
 
 use super::ask;
@@ -19,7 +19,10 @@ const LIST_REQUESTS_FROM: usize = 8;
 /// Asks the CA, PuppetDB and the classifier, side by side.
 pub(crate) async fn puppet(run: Run<'_>, puppet: &Puppet, wanted: &Wanted) -> PuppetSnapshot {
     let started = run.now();
-    let crl = async { if wanted.crl { ask(run, Service::Ca, puppet.ca.crl()).await.ok() } else { None } };
+    let revoked: Vec<&Certificate> = wanted.revoked.iter().collect();
+    let crl = async {
+        if revoked.is_empty() { None } else { ask(run, Service::Ca, puppet.ca.revocations(&revoked)).await.ok() }
+    };
     let groups = async {
         match &puppet.classifier {
             Some(classifier) if wanted.groups => Some(ask(run, Service::Classifier, classifier.groups()).await),
