@@ -22,6 +22,7 @@ use tokio::time::Instant;
 
 use crate::budget::Budget;
 use crate::config::Config;
+use crate::memory::Memory;
 
 /// Shared context of every invocation: configuration, service clients and clock.
 #[derive(Debug)]
@@ -38,6 +39,8 @@ pub struct Context {
     pub(crate) topic: Option<Topic>,
     /// The name that the function was deployed under, which its metrics bear.
     pub deployed_as: Option<String>,
+    /// What is remembered between invocations.
+    pub(crate) memory: Memory,
     /// The time.
     pub clock: Clock,
 }
@@ -54,6 +57,7 @@ impl Context {
             topic: config.topic.as_ref().filter(|_| config.acts()).map(|arn| Topic::new(aws, arn)),
             config,
             deployed_as: None,
+            memory: Memory::default(),
             clock,
         }
     }
@@ -242,6 +246,12 @@ impl Puppet {
         if let Some(date) = self.ca.date().filter(|date| date.came >= began) {
             self.clocks.measured(Service::Ca, date.ahead(now));
         }
+    }
+
+    /// Whether it is Puppet Enterprise, which gives agents the CRL of the infrastructure alone: only it has an orchestrator and a
+    /// node classifier. (`enable-infra-crl` is its default and nobody else's.)
+    pub(crate) fn is_enterprise(&self) -> bool {
+        self.orchestrator.is_some() || self.classifier.is_some()
     }
 
     /// The clients that change something.

@@ -13,6 +13,7 @@ use stagedoor_types::{ActionKey, Transition};
 use crate::budget::Budget;
 use crate::context::{Context, Run};
 use crate::reconcile::reconcile;
+use crate::size::answer;
 use crate::sweep::sweep;
 use crate::telemetry::{self, log_and_publish};
 
@@ -85,10 +86,8 @@ pub async fn handle(
         }
         swept.health.log();
         let now = context.clock.now();
-        let mut payload = json!({ "results": swept.receipts, "health": swept.health.payload() });
-        if let Some(kept) = &swept.kept {
-            payload["housekeeping"] = kept.payload(now);
-        }
+        let mut payload = answer(&swept.receipts, swept.kept.as_ref().map(|kept| kept.payload(now)));
+        payload["health"] = swept.health.payload();
         return Answer { payload, metrics: telemetry::metrics_of_sweep(context, &swept, now) };
     }
     let delivery = decode(event);
@@ -155,7 +154,7 @@ pub async fn handle(
         }
         Source::Other => {
             receipts.splice(0..0, dealt_with);
-            json!({ "results": receipts })
+            answer(&receipts, None)
         }
     };
     Answer { payload, metrics }

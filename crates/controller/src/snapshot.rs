@@ -10,7 +10,7 @@ use stagedoor_lifecycle::admission::CloudView;
 use stagedoor_lifecycle::observation::{CertificateView, NameView, NodeView, RequestView};
 use stagedoor_lifecycle::refresh::RunView;
 use stagedoor_lifecycle::signing::Challenge;
-use stagedoor_puppet::{Certificate, Csr, Group, Job, KnownIdentity, NodeStatus, Report, RevocationLists};
+use stagedoor_puppet::{Certificate, Csr, Group, Job, KnownIdentity, NodeStatus, Report, Revocations};
 use stagedoor_types::{ActionKey, Certname, InstanceId, Lookup, Service, Trouble, TroubleKind};
 
 use request::{asks, unreadable};
@@ -60,7 +60,10 @@ pub(crate) struct PuppetSnapshot {
     pub(crate) runs: Result<BTreeMap<Certname, Report>, Trouble>,
     /// PuppetDB's clock, by which it compares times.
     pub(crate) puppetdb_time: Option<Timestamp>,
-    pub(crate) crl: Option<RevocationLists>,
+    /// What the CRL says of the certificates that were removed.
+    pub(crate) crl: Option<Revocations>,
+    /// Whether it is Puppet Enterprise's.
+    pub(crate) enterprise: bool,
     /// All node groups, if they were asked for.
     pub(crate) groups: Option<Result<Vec<Group>, Trouble>>,
     /// The newest orders of the orchestrator, if they were asked for.
@@ -90,6 +93,7 @@ impl PuppetSnapshot {
             runs: Ok(BTreeMap::new()),
             puppetdb_time: None,
             crl: None,
+            enterprise: puppet.is_enterprise(),
             groups,
             jobs: None,
         }
@@ -209,20 +213,26 @@ impl PuppetSnapshot {
     }
 }
 
-/// What the CRL says of a certificate that is gone; `cleaned` says whether the CA has said that it revoked it.
+/// What the CRL says of a certificate that is gone. `cleaned` says whether the CA has said that it revoked it; `enterprise`, whether the
+/// CRL that it gives to agents lists infrastructure nodes alone, as that of Puppet Enterprise does: absence from it proves nothing.
 pub(crate) fn revocation(
-    crl: Option<&RevocationLists>,
+    crl: Option<&Revocations>,
     certificate: Option<&Certificate>,
     cleaned: bool,
+    enterprise: bool,
 ) -> &'static str {
-    match crl.zip(certificate).map(|(crl, certificate)| crl.revokes(certificate)) {
-        Some(true) => "its serial is in the CRL",
-        Some(false) if cleaned => {
+    match (crl.zip(certificate).and_then(|(crl, certificate)| crl.revokes(certificate)), cleaned) {
+        (Some(true), _) => "its serial is in the CRL",
+        (Some(false), true) if enterprise => {
+            "revoked, by the CA's word; the CRL that Puppet Enterprise gives to agents lists infrastructure certificates only, so \
+             absence from it proves nothing"
+        }
+        (Some(false), true) => {
             "the CA has said that it is revoked, but the CRL that it gives to agents does NOT list it: look into the CA's own \
              CRL (docs/operations.md, revocations)"
         }
-        None if cleaned => "the CA has said that it is revoked; its CRL could not be read",
-        _ => "that it is revoked could NOT be seen: look into the CA's CRL",
+        (None, true) => "the CA has said that it is revoked; its CRL could not be read",
+        (Some(false) | None, false) => "that it is revoked could NOT be seen: look into the CA's CRL",
     }
 }
 

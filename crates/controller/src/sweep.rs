@@ -116,9 +116,11 @@ async fn handle_the_waiting(run: Run<'_>, work: &mut Work) -> Search {
 async fn add_the_waiting(run: Run<'_>, work: &mut Work) -> Result<(Vec<Group>, Result<(), Trouble>), Trouble> {
     let opted_in = run.context.autoscaling.opted_in_groups();
     let groups = call(run.context, run.budget.work, Service::AutoScaling, opted_in).await?;
-    let (actions, complete) = waiting(run, &groups).await;
+    let (actions, complete) = waiting(run, &groups.known).await;
     work.batch.add(actions);
-    Ok((groups, complete))
+    // The instances of a warm pool that could not be read are missing; all others are handled.
+    let unread = groups.unread_pools.values().next().map(|error| Trouble::of(Service::AutoScaling, error));
+    Ok((groups.known, complete.and(unread.map_or(Ok(()), Err))))
 }
 
 /// The receipts, but for the guesses that Auto Scaling did not confirm: whether an instance was returning to the pool.

@@ -12,10 +12,9 @@ use crate::call::call;
 use crate::context::{Context, Run};
 use crate::housekeeping::HousekeepingReport;
 use crate::invocation::Function;
+use crate::size::{cut, messages};
 use crate::sweep::Swept;
 
-/// The most results in one published message, which may have 256 KiB.
-const RESULTS_PER_MESSAGE: usize = 100;
 /// The longest reason in a published message, in characters.
 const LONGEST_REASON: usize = 500;
 /// An instance that still waits so shortly before it has to be decided is worth an alarm.
@@ -143,16 +142,15 @@ fn log(function: Function, receipt: &Receipt) {
 /// Publishes to the topic, if there is one, what was decided and what an operator should look at.
 async fn publish(context: &Context, function: Function, receipts: &[Receipt]) -> Result<(), AwsError> {
     let Some(topic) = &context.topic else { return Ok(()) };
-    let news: Vec<Value> = receipts
+    let news = receipts
         .iter()
         .filter(|receipt| is_news(function, receipt))
         .map(|receipt| {
             let Receipt { instance_id, group, hook, certname, outcome, code, reason, .. } = receipt;
-            let reason: String = reason.chars().take(LONGEST_REASON).collect();
+            let reason = cut(reason, LONGEST_REASON);
             json!({"instance_id": instance_id, "group": group, "hook": hook, "certname": certname, "outcome": outcome, "code": code, "reason": reason})
-        })
-        .collect();
-    for chunk in news.chunks(RESULTS_PER_MESSAGE) {
+        });
+    for chunk in messages(news) {
         let subject = format!("Stagedoor {}: {} instances", function.name(), chunk.len());
         let message = json!({"function": function.name(), "results": chunk}).to_string();
         topic.publish(&subject, &message).await?;

@@ -9,6 +9,7 @@ mod status;
 
 use std::sync::Arc;
 
+use http::header::DATE;
 use http::{HeaderValue, Method, StatusCode};
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -89,7 +90,7 @@ impl Service for CaService {
         }
         let date = self.site.ca_time(&options).strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
         if let Ok(date) = HeaderValue::try_from(date) {
-            reply.headers_mut().insert(http::header::DATE, date);
+            reply.headers_mut().insert(DATE, date);
         }
         reply
     }

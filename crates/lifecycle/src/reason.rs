@@ -217,6 +217,7 @@ impl From<&Trouble> for Code {
             (TroubleKind::Unauthenticated, _) => Self::NotAuthenticated,
             (TroubleKind::NotPermitted, _) => Self::NotPermitted,
             (TroubleKind::Refused, _) => Self::Refused,
+            (TroubleKind::NotTried, _) => Self::Postponed,
             (_, Service::AutoScaling) => Self::AutoScalingUnavailable,
             (_, Service::Ec2) => Self::Ec2Unavailable,
             (_, Service::SecretsManager) => Self::SecretsManagerUnavailable,

@@ -144,6 +144,7 @@ pub(crate) fn machine(instance: &str, state: &str) -> Machine {
         private_dns: Some(NAME.into()),
         private_ip: Some([10, 0, 3, 7].into()),
         ipv6: None,
+        terminated: None,
         tags: BTreeMap::new(),
     }
 }

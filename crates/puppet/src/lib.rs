@@ -9,19 +9,20 @@ mod http;
 mod orchestrator;
 mod puppetdb;
 mod rbac;
+mod rows;
 mod status;
 mod tls;
 mod x509;
 
-pub use ca::{Ca, CaAdmin, CertificateStatus, Cleaned, Expirations, Outcome, Signed, State};
+pub use ca::{Ca, CaAdmin, CertificateStatus, Expirations, Outcome, Signed, State};
 pub use classifier::{
     Classification, Classifier, ClassifierAdmin, Fit, Group, GroupId, GroupRef, NodeFacts, Unmet, Unpinned,
     facts_of_rules, fit, reported_trusted_facts, trusted_facts,
 };
-pub use crl::{RevocationList, RevocationLists};
+pub use crl::{RevocationList, RevocationLists, Revocations};
 pub use csr::{Csr, SIZE_LIMIT as CSR_SIZE_LIMIT, SelfSignature};
 pub use error::{Call, Error, Service};
-pub use http::{Attempt, Endpoint, Failure, InvalidEndpoint, Network, Reply, ServerDate};
+pub use http::{Attempt, Endpoint, Failure, InvalidEndpoint, Network, Reply, ServerDate, Sink};
 pub use orchestrator::{Job, JobId, JobState, Orchestrator, OrchestratorAdmin};
 pub use puppetdb::{Deactivated, KnownIdentity, NodeStatus, PuppetDb, PuppetDbAdmin, Report};
 pub use rbac::{Rbac, TokenStatus};

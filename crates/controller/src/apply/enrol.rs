@@ -50,7 +50,9 @@ pub(super) async fn sign(
             // Between the snapshot and the signing, another request took the place of the one that was checked.
             Ok(Some(Ok(Signed::Done))) if made.get(name).is_some_and(|print| print != signable.key_print()) => {
                 let cleaned = writer.ca.clean(std::slice::from_ref(name));
-                let cleaned = call(run.context, run.budget.work, Service::Ca, cleaned).await;
+                let cleaned = within(run.context, run.budget.work, Service::Ca, cleaned).await;
+                let cleaned = cleaned.map(|mut cleaned| cleaned.remove(name).transpose());
+                let cleaned = cleaned.and_then(|cleaned| cleaned.map_err(|error| Trouble::of(Service::Ca, &error)));
                 let what = cleaned.map(|_| {
                     format!("revoked and deleted the certificate of {name}: it is not of the request that was checked")
                 });

@@ -141,9 +141,10 @@ impl WorkItem {
         expected.into_iter().chain(&self.more_names)
     }
 
-    /// Whether a certificate was removed that is not proven to be gone.
-    pub(crate) fn awaits_proof_of_revocation(&self) -> bool {
-        self.tried.removals.applied.values().any(|removal| removal.certificate.is_some())
+    /// The certificates that were removed and are not proven to be gone.
+    pub(crate) fn removed_certificates(&self) -> impl Iterator<Item = &Certificate> {
+        let applied = self.tried.removals.applied.iter().filter(|(_, removal)| removal.certificate.is_some());
+        applied.filter_map(|(name, _)| self.revoked.get(name))
     }
 
     /// The names under which something was removed that is not proven yet.
@@ -321,7 +322,8 @@ impl WorkItem {
     pub(super) fn prove(&mut self, snapshot: &PuppetSnapshot) {
         for (name, removal) in std::mem::take(&mut self.tried.removals.applied) {
             let certificate = self.revoked.remove(&name);
-            let revocation = revocation(snapshot.crl.as_ref(), certificate.as_ref(), removal.is_revoked());
+            let revocation =
+                revocation(snapshot.crl.as_ref(), certificate.as_ref(), removal.is_revoked(), snapshot.enterprise);
             for part in removal.gone(&snapshot.view(&name), snapshot.at) {
                 self.step(Stage::Proven, snapshot.took, part.describe(&name, revocation));
             }

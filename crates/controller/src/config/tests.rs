@@ -44,6 +44,13 @@ timeout  = { launch = "20m", terminate = "5m" }
 on_timeout = { launch = "continue", terminate = "abandon" }
 "#;
 
+#[test]
+fn a_fifo_topic_is_refused_with_the_reason() {
+    let fifo = WHOLE.replace(":stagedoor\"", ":stagedoor.fifo\"");
+    let problems = Config::parse(&fifo).unwrap_err().0;
+    assert!(problems.len() == 1 && problems[0].starts_with("notify.topic: is a FIFO topic"), "{problems:?}");
+}
+
 /// One error in almost every line.
 const WRONG: &str = r#"
 mode = "dry"

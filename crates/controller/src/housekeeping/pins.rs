@@ -38,7 +38,7 @@ pub(super) async fn look(
     let mut pinned = ours(pins, &profiles, &puppet.protected, launching);
     let names: Vec<Certname> = pinned.keys().cloned().collect();
     let without_node = names_without_node(run, puppet, &names).await?;
-    let seen = crate::observe::orphans::closely(run, puppet, in_turn(&without_node, turn)).await;
+    let seen = crate::observe::orphans::closely(run, puppet, in_turn(&without_node, SHOWN, turn)).await;
     let mut left = LeftOver::default();
     for suspect in seen.suspects {
         let name = suspect.view.certname.clone();

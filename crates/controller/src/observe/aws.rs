@@ -8,6 +8,7 @@ use futures_util::future::join_all;
 use futures_util::stream::{self, StreamExt};
 use jiff::Timestamp;
 use stagedoor_aws::Error as AwsError;
+use stagedoor_aws::autoscaling::Groups;
 use stagedoor_lifecycle::admission::CloudView;
 use stagedoor_lifecycle::deadline;
 use stagedoor_lifecycle::observation::LifecycleAction;
@@ -41,13 +42,12 @@ pub(crate) async fn aws(run: Run<'_>, actions: Vec<LifecycleAction>) -> AwsSnaps
     let took = context.clock.since(started);
 
     // Shared and by name: a batch may be thousands in one group.
-    let described: Result<BTreeMap<GroupName, Arc<Group>>, Trouble> =
-        described.map(|groups| groups.into_iter().map(|group| (group.name.clone(), Arc::new(group))).collect());
+    let described = described.map(Described::from);
     let machines = by_id(machines);
     let hooks: BTreeMap<_, _> = groups.iter().zip(hooks).collect();
     let view = |action: LifecycleAction| {
         let view = CloudView {
-            group: pick(&described, &action.group),
+            group: group_of(&described, &action),
             hooks: match hooks.get(&action.group) {
                 Some(Ok(hooks)) => Lookup::Found(hooks.clone()),
                 Some(Err(trouble)) => Lookup::Unavailable(trouble.clone()),
@@ -58,6 +58,34 @@ pub(crate) async fn aws(run: Run<'_>, actions: Vec<LifecycleAction>) -> AwsSnaps
         (action.key(), view)
     };
     AwsSnapshot { at, took, views: actions.into_iter().map(view).collect() }
+}
+
+/// The groups by name.
+pub(crate) struct Described {
+    groups: BTreeMap<GroupName, Arc<Group>>,
+    unread_pools: BTreeMap<GroupName, AwsError>,
+}
+
+impl From<Groups> for Described {
+    fn from(Groups { known, unread_pools }: Groups) -> Self {
+        let groups = known.into_iter().map(|group| (group.name.clone(), Arc::new(group))).collect();
+        Self { groups, unread_pools }
+    }
+}
+
+/// The group of an action. Where its warm pool could not be read, it is unavailable to an instance that it does not show elsewhere.
+pub(crate) fn group_of(described: &Result<Described, Trouble>, action: &LifecycleAction) -> Lookup<Arc<Group>> {
+    let described = match described {
+        Ok(described) => described,
+        Err(trouble) => return Lookup::Unavailable(trouble.clone()),
+    };
+    match (described.groups.get(&action.group), described.unread_pools.get(&action.group)) {
+        (None, _) => Lookup::Absent,
+        (Some(group), Some(error)) if !group.members.contains_key(&action.instance) => {
+            Lookup::Unavailable(Trouble::of(Service::AutoScaling, error))
+        }
+        (Some(group), _) => Lookup::Found(group.clone()),
+    }
 }
 
 /// The hooks of each of these groups.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use futures_util::future::join;
 use futures_util::stream::{self, StreamExt};
 use jiff::{SignedDuration, Timestamp};
-use stagedoor_puppet::Error as PuppetError;
+use stagedoor_puppet::{Certificate, Error as PuppetError};
 use stagedoor_types::{Certname, Service};
 use tokio::time::Instant;
 
@@ -21,7 +21,10 @@ const LIST_REQUESTS_FROM: usize = 8;
 /// Asks the CA, PuppetDB and the classifier, side by side.
 pub(crate) async fn puppet(run: Run<'_>, puppet: &Puppet, wanted: &Wanted) -> PuppetSnapshot {
     let (began, started) = (Instant::now(), run.now());
-    let crl = async { if wanted.crl { ask(run, Service::Ca, puppet.ca.crl()).await.ok() } else { None } };
+    let revoked: Vec<&Certificate> = wanted.revoked.iter().collect();
+    let crl = async {
+        if revoked.is_empty() { None } else { ask(run, Service::Ca, puppet.ca.revocations(&revoked)).await.ok() }
+    };
     let groups = async {
         match &puppet.classifier {
             Some(classifier) if wanted.groups => Some(ask(run, Service::Classifier, classifier.groups()).await),

@@ -58,6 +58,8 @@ enum Expr {
     Compare(Comparison, Field, Value),
     Null(Field, bool),
     In(Vec<Field>, Values),
+    /// A path whose elements are these; `None` is any.
+    Path(Field, Vec<Option<String>>),
     /// `active`, `inactive` or `any`.
     NodeState(String),
     /// A fact of the node with this name and value.

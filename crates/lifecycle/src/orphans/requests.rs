@@ -32,7 +32,7 @@ impl Rules<'_> {
     #[must_use]
     pub fn may_delete(&self, request: &PendingRequest, cloud: &Cloud) -> Option<Mode> {
         let PendingRequest { certname, instance, .. } = request;
-        if self.protected.protects(certname).is_some() || cloud.fate(instance) != Fate::Terminated {
+        if self.protected.protects(certname).is_some() || !matches!(cloud.fate(instance), Fate::Terminated(_)) {
             return None;
         }
         let makers = self.profiles.iter().filter(|profile| profile.certname.could_make(certname, instance));

@@ -221,6 +221,7 @@ mod tests {
             private_dns: Some("ip-10-0-3-7.ec2.internal".into()),
             private_ip: None,
             ipv6: None,
+            terminated: None,
             tags: BTreeMap::from([("Name".into(), "Compiler-1".into())]),
         }
     }

@@ -1,6 +1,6 @@
 //! Reading from the CA: one test for each answer it is known to give.
 
-use stagedoor_puppet::{Error, SelfSignature, Serial, State};
+use stagedoor_puppet::{Certificate, Error, SelfSignature, Serial, State};
 use stagedoor_types::Certname;
 
 use crate::pki::{PKI, csr, issue};
@@ -206,6 +206,77 @@ async fn the_crl_knows_a_revoked_certificate_by_issuer_and_serial() {
     assert!(!crl.revokes(&ca.certificate(&name()).await.unwrap().unwrap()));
     assert_eq!(crl.next_update().unwrap().to_string(), "2100-01-01T00:00:00Z");
     assert_eq!(stage.lines()[0], "GET /puppet-ca/v1/certificate_revocation_list/ca");
+}
+
+/// An answer of the CA with its clock.
+fn at(date: &str, status: u16, body: &str) -> Act {
+    let headers = format!("X-Puppet-Version: 8.10.0\r\nDate: {date}\r\n");
+    Act::Say(status, Box::leak(headers.into_boxed_str()), body.to_owned())
+}
+
+fn conditions(stage: &Stage) -> Vec<Option<String>> {
+    let condition = |seen: crate::stage::Seen| {
+        let head = seen.head.to_ascii_lowercase();
+        Some(head.lines().find_map(|line| line.strip_prefix("if-modified-since: "))?.to_owned())
+    };
+    stage.seen().into_iter().map(condition).collect()
+}
+
+#[tokio::test]
+async fn the_crl_is_only_read_again_if_it_has_changed() {
+    let date = "Wed, 04 Mar 2026 05:06:07 GMT";
+    let (listed, unlisted) = (issue(&PKI.ca, "a", 7, &[]), issue(&PKI.ca, "b", 8, &[]));
+    let [listed, unlisted] = [&listed, &unlisted].map(|issued| Certificate::from_pem(&issued.cert.pem()).unwrap());
+    let crl = |serials: &[u64]| PKI.crl(serials).pem().unwrap();
+    let stage = Stage::new([
+        at(date, 200, &crl(&[7])),
+        at(date, 304, ""),
+        at(date, 200, &crl(&[7, 8])),
+        at(date, 200, &crl(&[7])),
+    ])
+    .await;
+    let ca = stage.ca();
+    let both = [&listed, &unlisted];
+    for expected in [[true, false], [true, false], [true, true]] {
+        let found = ca.revocations(&both).await.unwrap();
+        assert_eq!(both.map(|one| found.revokes(one)), expected.map(Some));
+    }
+    // Another certificate was not looked for.
+    let third = Certificate::from_pem(&issue(&PKI.ca, "c", 9, &[]).cert.pem()).unwrap();
+    assert_eq!(ca.revocations(&[&third]).await.unwrap().revokes(&third), Some(false));
+    // The clock of the answer, less what the answer took and a second.
+    let before = Some("wed, 04 mar 2026 05:06:0".to_owned());
+    let conditions: Vec<_> = conditions(&stage).into_iter().map(|at| at.map(|at| at[..24].to_owned())).collect();
+    assert_eq!(conditions, [None, before.clone(), before, None]);
+}
+
+#[tokio::test]
+async fn a_304_that_was_not_asked_for_and_a_ca_without_a_clock_say_nothing() {
+    let certificate = Certificate::from_pem(&issue(&PKI.ca, "a", 7, &[]).cert.pem()).unwrap();
+    let stage = Stage::new([ca_says(304, "")]).await;
+    assert!(stage.ca().revocations(&[&certificate]).await.is_err());
+
+    let crl = PKI.crl(&[7]).pem().unwrap();
+    let stage = Stage::new([ca_says(200, crl.clone()), ca_says(200, crl), ca_says(200, "<html>")]).await;
+    let ca = stage.ca();
+    for _ in 0..2 {
+        assert_eq!(ca.revocations(&[&certificate]).await.unwrap().revokes(&certificate), Some(true));
+    }
+    assert!(matches!(ca.revocations(&[&certificate]).await, Err(Error::Unexpected { .. })));
+    assert_eq!(conditions(&stage), [None, None, None]);
+}
+
+#[tokio::test]
+async fn the_names_of_signed_certificates_are_read_as_they_arrive() {
+    let body = r#"[{"name":"a","state":"signed","extra":[{"name":"x"}]},{"name":"B c","state":"signed"},{"name":"d","state":"revoked"}]"#;
+    let stage =
+        Stage::new([ca_says(200, body), ca_says(500, "The PEM stream must contain exactly 1 certificate")]).await;
+    let ca = stage.ca();
+    let mut names = Vec::new();
+    ca.signed_names(|name| names.push(name)).await.unwrap();
+    assert_eq!(names, ["a", "B c"]);
+    assert_eq!(stage.lines(), ["GET /puppet-ca/v1/certificate_statuses/any?state=signed"]);
+    assert!(matches!(ca.signed_names(|_| {}).await, Err(Error::Busy { status: 500, .. })));
 }
 
 #[tokio::test]

@@ -66,6 +66,12 @@ fn holds(filter: &Expr, row: &Row, store: &Store) -> bool {
         },
         Expr::Compare(comparison, field, wanted) => compares(*comparison, &value(row, field), wanted),
         Expr::Null(field, wanted) => value(row, field).is_null() == *wanted,
+        Expr::Path(field, wanted) => {
+            let path = value(row, field);
+            let path = path.as_array().map(Vec::as_slice).unwrap_or_default();
+            let is_like = |(held, wanted): (&Value, &Option<String>)| wanted.as_ref().is_none_or(|name| held == name);
+            path.len() == wanted.len() && path.iter().zip(wanted).all(is_like)
+        }
         Expr::In(fields, values) => is_in(fields, values, row, store),
         Expr::Fact(name, wanted) => row
             .fields
