@@ -218,7 +218,7 @@ pub struct PuppetOptions {
     pub rbac_tokens: Option<BTreeMap<String, TokenState>>,
     /// How long each write of the CA takes, in milliseconds. Writes come one after the other.
     pub ca_write_ms: u64,
-    /// By how many seconds the clock of the CA's host is ahead of the lab's; below zero, behind it.
+    /// By how many seconds the clock of the CA's host is ahead of all others; below zero, behind them.
     pub ca_clock_ahead_s: i32,
     /// State of the status service beside the CA.
     pub server_state: ServiceState,
