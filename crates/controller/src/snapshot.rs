@@ -343,3 +343,25 @@ pub(crate) fn describe(view: &NameView) -> String {
     };
     format!("{}: {certificate}{request}; {node}", view.certname)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_without_a_catalog_of_its_own_is_seen_as_one() {
+        let name: Certname = "n.example.com".parse().unwrap();
+        let seen = |catalog_uuid: &str, cached: &str| {
+            let report = format!(
+                r#"{{"certname":"n.example.com","start_time":"2026-03-04T05:06:07Z","end_time":"2026-03-04T05:06:55Z","status":"failed",
+                    "catalog_uuid":{catalog_uuid},"cached_catalog_status":{cached}}}"#
+            );
+            let runs = by_name(Ok(vec![serde_json::from_str(&report).unwrap()]), |report: &Report| &report.certname);
+            let Lookup::Found(run) = run_of(&runs, &name) else { panic!("no run") };
+            (run.catalog, run.cached)
+        };
+        assert_eq!(seen("\"5a1c\"", "\"not_used\""), (true, false));
+        assert_eq!(seen("null", "\"not_used\""), (false, false));
+        assert_eq!(seen("\"5a1c\"", "\"on_failure\""), (true, true));
+    }
+}

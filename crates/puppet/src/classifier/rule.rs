@@ -10,7 +10,7 @@ use regex_lite::Regex;
 use serde_json::Value;
 use stagedoor_types::Certname;
 
-use super::Group;
+use super::{Group, ROOT};
 use crate::x509::long_name;
 
 /// What is known of a node whose groups are to be explained.
@@ -91,7 +91,8 @@ fn chain<'a>(groups: &'a [Group], group: &'a Group) -> (Vec<&'a Group>, bool) {
         }
         match groups.iter().find(|one| one.id == *parent) {
             Some(parent) => last = parent,
-            None => return (chain, false),
+            // Every node matches the rule of the root, which a token's role need not see.
+            None => return (chain, parent.as_str() == ROOT),
         }
         chain.push(last);
     }

@@ -88,7 +88,12 @@ mod tests {
 
     #[test]
     fn an_endpoint_is_an_https_address_without_secrets_in_it() {
-        for good in ["https://puppet.example.com:8140", "https://127.0.0.1:8081/", "https://h/prefix"] {
+        for good in [
+            "https://puppet.example.com:8140",
+            "https://127.0.0.1:8081/",
+            "https://[2001:db8::1]:8140",
+            "https://h/prefix",
+        ] {
             assert!(good.parse::<Endpoint>().is_ok(), "{good}");
         }
         for bad in [
@@ -121,6 +126,14 @@ mod tests {
             url.as_str(),
             "https://puppet.example.com:8140/puppet-ca/v1/certificate/a%2F..%2Fb%20c?certname=a%26b%3Dc"
         );
+    }
+
+    #[test]
+    fn an_ipv6_address_is_a_host_in_brackets() {
+        let endpoint: Endpoint = "https://[2001:db8::1]:8140".parse().unwrap();
+        assert_eq!((endpoint.host(), endpoint.to_string().as_str()), ("[2001:db8::1]", "https://[2001:db8::1]:8140"));
+        assert_eq!(endpoint.url(&["status"], &[]).as_str(), "https://[2001:db8::1]:8140/status");
+        assert!("https://2001:db8::1:8140".parse::<Endpoint>().is_err());
     }
 
     #[test]

@@ -35,7 +35,7 @@ impl Pki {
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
         let client = issue(&ca, OWN_NAME, OWN_SERIAL, &[]);
-        let server = issue(&ca, "localhost", 2, &[]);
+        let server = issue_for(&ca, &["localhost", "::1"], 2, &[]);
         Self { ca, client, server }
     }
 
@@ -78,9 +78,19 @@ pub(crate) fn issue(
     serial: u64,
     extensions: &[(&[u64], &[u8])],
 ) -> Issued {
+    issue_for(ca, &[name], serial, extensions)
+}
+
+/// The same with alternative names, of which the first is the common name.
+fn issue_for(
+    ca: &CertifiedIssuer<'static, KeyPair>,
+    names: &[&str],
+    serial: u64,
+    extensions: &[(&[u64], &[u8])],
+) -> Issued {
     let key = KeyPair::generate().unwrap();
-    let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
-    params.distinguished_name.push(DnType::CommonName, name);
+    let mut params = CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()).unwrap();
+    params.distinguished_name.push(DnType::CommonName, names[0]);
     params.serial_number = Some(SerialNumber::from(serial));
     for (arc, value) in extensions {
         let oid = [&[1, 3, 6, 1, 4, 1, 34380, 1], *arc].concat();

@@ -83,6 +83,23 @@ impl Stage {
 
     /// A server that belongs to this CA and has revoked these serial numbers.
     pub(crate) async fn with(pki: &Pki, revoked: &[u64], script: impl IntoIterator<Item = Act>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::at(listener, "localhost", pki, revoked, script).await
+    }
+
+    /// A server that is called by its IPv6 address; none where this machine has no ::1.
+    pub(crate) async fn on_ipv6(script: impl IntoIterator<Item = Act>) -> Option<Self> {
+        let listener = TcpListener::bind("[::1]:0").await.ok()?;
+        Some(Self::at(listener, "[::1]", &PKI, &[], script).await)
+    }
+
+    async fn at(
+        listener: TcpListener,
+        host: &str,
+        pki: &Pki,
+        revoked: &[u64],
+        script: impl IntoIterator<Item = Act>,
+    ) -> Self {
         stagedoor_puppet::install_crypto_provider();
         let mut roots = RootCertStore::empty();
         roots.add(pki.ca.der().clone()).unwrap();
@@ -98,7 +115,6 @@ impl Stage {
             .with_single_cert(vec![pki.server.cert.der().clone()], key)
             .unwrap();
 
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let seen = Arc::new(Mutex::new(Vec::new()));
         let script = Arc::new(Mutex::new(script.into_iter().collect::<VecDeque<_>>()));
@@ -114,7 +130,7 @@ impl Stage {
                 });
             }
         });
-        let endpoint = format!("https://localhost:{port}").parse().unwrap();
+        let endpoint = format!("https://{host}:{port}").parse().unwrap();
         Self { endpoint, port, seen }
     }
 

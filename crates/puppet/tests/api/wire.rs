@@ -27,6 +27,15 @@ async fn a_connection_cut_under_a_request_is_replaced_once() {
 }
 
 #[tokio::test]
+async fn a_service_may_be_named_by_its_ipv6_address() {
+    let Some(stage) = Stage::on_ipv6([is_there()]).await else {
+        eprintln!("skipped: this machine has no ::1");
+        return;
+    };
+    assert!(stage.ca().status(&name()).await.unwrap().is_some());
+}
+
+#[tokio::test]
 async fn a_connection_cut_twice_means_that_nobody_could_be_asked() {
     let stage = Stage::new([Act::Cut, Act::Cut, is_there()]).await;
     let error = stage.ca().status(&name()).await.unwrap_err();

@@ -149,7 +149,8 @@ fn the_rules_above_a_group_must_match_too_and_one_without_a_rule_restricts_nothi
         ("narrow", Some("open"), narrow),
         ("under open", Some("open"), ours.clone()),
         ("under narrow", Some("narrow"), ours.clone()),
-        ("under hidden", Some("hidden"), ours),
+        ("under hidden", Some("hidden"), ours.clone()),
+        ("under the hidden root", Some(ROOT), ours),
     ]);
     let (certname, trusted) = ("n.example.net".parse().unwrap(), trusted());
     let fit_in = |name: &str| {
@@ -160,6 +161,7 @@ fn the_rules_above_a_group_must_match_too_and_one_without_a_rule_restricts_nothi
     assert_eq!(unmet(fit_in("under narrow"))[0].group, "narrow");
     assert_eq!(unmet(fit_in("open"))[0].condition, None);
     assert_eq!(fit_in("under hidden"), Fit::NotEvaluated, "who knows what it requires");
+    assert_eq!(fit_in("under the hidden root"), Fit::Matches);
 }
 
 #[test]
