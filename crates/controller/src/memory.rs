@@ -36,6 +36,14 @@ impl Memory {
         *lock(&self.certificates) = Some((at, certificates));
     }
 
+    /// Adds the names of certificates whose nodes have just been deactivated, and which could not be cleaned themselves.
+    pub(crate) fn add_certificates(&self, names: impl IntoIterator<Item = Certname>) {
+        if let Some((_, Ok(known))) = &mut *lock(&self.certificates) {
+            let all: BTreeSet<Certname> = known.iter().cloned().chain(names).collect();
+            *known = all.into_iter().collect();
+        }
+    }
+
     /// Those of the things that are wrong now that are to be reported: what was not wrong the last time, at once; the others when a
     /// reminder is due.
     pub(crate) fn to_report(&self, wrong: BTreeSet<String>, remind: bool) -> BTreeSet<String> {
@@ -77,6 +85,8 @@ mod tests {
         assert_eq!(memory.certificates(at(0)), None);
         memory.keep_certificates(at(0), Ok(Arc::new(["n.example.com".parse().unwrap()])));
         assert_eq!(memory.certificates(at(3599)).unwrap().unwrap().len(), 1);
+        memory.add_certificates(["m.example.com", "n.example.com"].map(|name| name.parse().unwrap()));
+        assert_eq!(memory.certificates(at(3599)).unwrap().unwrap().len(), 2);
         assert_eq!(memory.certificates(at(3600)), None);
     }
 }

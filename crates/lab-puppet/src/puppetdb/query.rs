@@ -6,6 +6,8 @@ mod ast;
 mod entity;
 mod evaluate;
 
+use std::collections::BTreeSet;
+
 use http::{HeaderValue, Method, StatusCode};
 use serde_json::Value;
 use stagedoor_lab_core::server::{Reply, Request};
@@ -79,6 +81,8 @@ enum Comparison {
 enum Values {
     List(Vec<Value>),
     Query(Box<Query>),
+    /// The rows of a query that was carried out, as JSON.
+    Rows(BTreeSet<String>),
 }
 
 impl Field {
