@@ -116,7 +116,9 @@ impl Config {
         let targets = profiles.values().flat_map(|profile| profile.refresh.clone());
         let protected = protected.map(|protected| hosts.chain(targets).fold(protected, |all, name| all.and(&name)));
         if let Some(protected) = &protected {
-            profiles.values().for_each(|profile| check_alt_names(profile, protected, &problems));
+            for profile in profiles.values() {
+                check_alt_names(profile, protected, &problems);
+            }
         }
 
         let built = || {

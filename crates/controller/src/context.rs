@@ -14,11 +14,10 @@ use stagedoor_aws::{Error as AwsError, SdkConfig};
 use stagedoor_lifecycle::profile::{Profile, Protected};
 use stagedoor_puppet::{
     Ca, CaAdmin, Classifier, ClassifierAdmin, Credentials, Network, Orchestrator, OrchestratorAdmin, PuppetDb,
-    PuppetDbAdmin, Transport,
+    PuppetDbAdmin, ServerDate, Transport,
 };
 use stagedoor_types::{GroupName, InstanceId, Machine, ProfileName, Service, Trouble, TroubleKind, WritePermit};
 use tokio::sync::Mutex;
-use tokio::time::Instant;
 
 use crate::budget::Budget;
 use crate::config::Config;
@@ -241,9 +240,9 @@ pub(crate) struct PuppetWriter {
 }
 
 impl Puppet {
-    /// Compares the CA's clock with ours, by the newest of its answers since `began`; `now` is our time.
-    pub(crate) fn compare_clock(&self, began: Instant, now: Timestamp) {
-        if let Some(date) = self.ca.date().filter(|date| date.came >= began) {
+    /// Compares the CA's clock with ours, by the newest of its answers after the one of `before`; `now` is our time.
+    pub(crate) fn compare_clock(&self, before: Option<ServerDate>, now: Timestamp) {
+        if let Some(date) = self.ca.date().filter(|date| before.is_none_or(|before| date.came > before.came)) {
             self.clocks.measured(Service::Ca, date.ahead(now));
         }
     }

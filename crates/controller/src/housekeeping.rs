@@ -11,7 +11,6 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use stagedoor_lifecycle::{deadline, expiry};
 use stagedoor_types::{Certname, Group, Service, Trouble};
-use tokio::time::Instant;
 
 use crate::budget::Budget;
 use crate::call::call;
@@ -98,11 +97,11 @@ pub(crate) async fn housekeep(
             Err(trouble) => Err(trouble.clone()),
         })
     };
-    let began = Instant::now();
+    let before = puppet.as_ref().ok().and_then(|puppet| puppet.ca.date());
     let (orphans, requests, pins, credentials) =
         tokio::join!(look_for_orphans, look_for_requests, look_for_pins, credentials::look(run, &puppet));
     if let Ok(puppet) = &puppet {
-        puppet.compare_clock(began, context.clock.now());
+        puppet.compare_clock(before, context.clock.now());
     }
 
     // What lasts for days is reported once a day; what has been done, and that the breaker is open, at once.
@@ -123,7 +122,7 @@ pub(crate) async fn housekeep(
         tracing::error!("the pending requests could not be looked at; none was deleted: {trouble}");
     }
     let clock_skew_s = context.puppet.clocks.greatest();
-    HousekeepingReport { orphans, requests, pins, clock_skew_s, credentials, news }
+    HousekeepingReport { orphans, requests, clock_skew_s, pins, credentials, news }
 }
 
 impl HousekeepingReport {

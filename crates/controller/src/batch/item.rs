@@ -274,6 +274,7 @@ impl WorkItem {
             refused_request,
             removed,
             unpinned,
+            pins_left,
             may_repeat,
             completed,
         } = report;
@@ -289,11 +290,9 @@ impl WorkItem {
             self.tried.effect = None;
         }
         self.completed |= completed;
-        if let Some(left) = unpinned {
-            self.unpinned = true;
-            if let (State::Decided(decided), Some(left)) = (&mut self.state, left) {
-                decided.verdict.reason = decided.verdict.reason.clone().and(left);
-            }
+        self.unpinned |= unpinned;
+        if let (State::Decided(decided), Some(left)) = (&mut self.state, pins_left) {
+            decided.verdict.reason = decided.verdict.reason.clone().and(left);
         }
         if let Some(status) = status {
             self.report(status);

@@ -29,8 +29,10 @@ pub(crate) struct Report {
     pub(crate) refused_request: Option<Refused>,
     /// What was removed, and waits for its proof.
     pub(crate) removed: Vec<Removal<Applied>>,
-    /// Whether what an abandoned launch has left pinned was dealt with; and what is left all the same.
-    pub(crate) unpinned: Option<Option<Fact>>,
+    /// Whether what an abandoned launch has left pinned was dealt with.
+    pub(crate) unpinned: bool,
+    /// What is left pinned all the same.
+    pub(crate) pins_left: Option<Fact>,
     /// Whether the effect may be applied again at once.
     pub(crate) may_repeat: bool,
     /// Whether Auto Scaling has accepted the completion.

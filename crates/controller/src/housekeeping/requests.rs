@@ -56,9 +56,10 @@ pub(super) async fn check(run: Run<'_>, puppet: &Puppet, groups: Vec<Group>, tur
         };
         let PendingRequest { certname, instance, .. } = &request;
         let what = "a certificate request of an instance that EC2 says is terminated";
-        match &trouble {
-            Some(trouble) => tracing::error!(%instance, %certname, outcome, "{what}: {trouble}"),
-            None => tracing::info!(%instance, %certname, outcome, "{what}"),
+        if let Some(trouble) = &trouble {
+            tracing::error!(%instance, %certname, outcome, "{what}: {trouble}");
+        } else {
+            tracing::info!(%instance, %certname, outcome, "{what}");
         }
         dealt.push(Dealt { request, outcome, trouble });
     }

@@ -7,7 +7,6 @@ use futures_util::stream::{self, StreamExt};
 use jiff::{SignedDuration, Timestamp};
 use stagedoor_puppet::{Certificate, Error as PuppetError};
 use stagedoor_types::{Certname, Service};
-use tokio::time::Instant;
 
 use super::ask;
 use crate::batch::Wanted;
@@ -20,7 +19,7 @@ const LIST_REQUESTS_FROM: usize = 8;
 
 /// Asks the CA, PuppetDB and the classifier, side by side.
 pub(crate) async fn puppet(run: Run<'_>, puppet: &Puppet, wanted: &Wanted) -> PuppetSnapshot {
-    let (began, started) = (Instant::now(), run.now());
+    let (before, started) = (puppet.ca.date(), run.now());
     let revoked: Vec<&Certificate> = wanted.revoked.iter().collect();
     let crl = async {
         if revoked.is_empty() { None } else { ask(run, Service::Ca, puppet.ca.revocations(&revoked)).await.ok() }
@@ -41,7 +40,7 @@ pub(crate) async fn puppet(run: Run<'_>, puppet: &Puppet, wanted: &Wanted) -> Pu
         crl,
         groups,
     );
-    puppet.compare_clock(began, run.now());
+    puppet.compare_clock(before, run.now());
     if let Ok(time) = &time {
         puppet.clocks.measured(Service::PuppetDb, outside(*time, started, run.now()));
     }
