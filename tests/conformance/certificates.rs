@@ -101,6 +101,26 @@ pub(super) async fn the_list_of_requests_names_them_and_no_certificate(site: &Si
     assert!(named(&requested) && !named(&signed) && !named(&fresh("nobody")));
 }
 
+pub(super) async fn the_names_of_signed_certificates_are_listed(site: &Site) {
+    let requested = Applicant::new("requested").apply(site).await.certname;
+    let signed = Applicant::new("signed").enrol(site).await.certname;
+    let revoked = Applicant::new("revoked").enrol(site).await.certname;
+    site.ca_admin().revoke(&revoked).await.unwrap();
+    let mut tries = 0;
+    let names = loop {
+        let mut names = Vec::new();
+        match site.ca().signed_names(|name| names.push(name)).await {
+            Ok(()) => break names,
+            Err(stagedoor_puppet::Error::Busy { .. } | stagedoor_puppet::Error::Unreachable { .. }) if tries < 20 => {
+                tries += 1
+            }
+            Err(error) => panic!("{error}"),
+        }
+    };
+    let is_listed = [&requested, &signed, &revoked].map(|name| names.iter().any(|listed| listed == name.as_str()));
+    assert_eq!(is_listed, [false, true, false]);
+}
+
 /// The time of issue is derived from this.
 pub(super) async fn a_certificate_is_valid_from_a_day_before_it_was_issued(site: &Site) {
     let applicant = Applicant::new("web").apply(site).await;

@@ -136,6 +136,21 @@ pub(super) async fn cleaning_a_mere_request_finds_nothing_and_leaves_it(site: &S
     assert_eq!(site.ca_admin().delete_csr(&applicant.certname).await, Ok(Outcome::Done));
 }
 
+/// The CRL is only sent again if it has changed. On the server's own clock, which a file's time is compared with.
+pub(super) async fn a_revocation_is_found_in_the_crl_however_soon_it_is_asked_for_again(site: &Site) {
+    let ca = site.ca();
+    for _ in 0..3 {
+        let applicant = Applicant::new("leaving").enrol(site).await;
+        let leaves = certificate(site, &applicant).await;
+        // The same client asks before and after, and once more where nothing has changed.
+        assert_eq!(ca.revocations(&[&leaves]).await.unwrap().revokes(&leaves), Some(false));
+        assert_eq!(missing(site, std::slice::from_ref(&applicant.certname)).await, []);
+        for _ in 0..2 {
+            assert_eq!(ca.revocations(&[&leaves]).await.unwrap().revokes(&leaves), Some(true));
+        }
+    }
+}
+
 pub(super) async fn a_cleaned_name_may_be_enrolled_again_with_a_new_serial(site: &Site) {
     let first = Applicant::new("web").enrol(site).await;
     let old = certificate(site, &first).await;

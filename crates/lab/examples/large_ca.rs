@@ -133,8 +133,9 @@ fn start(lab: &Lab) -> anyhow::Result<Child> {
     for (variable, value) in lab.function_environment("sweep") {
         match variable.as_str() {
             "STAGEDOOR_CONFIG" => {
-                let value = value.replace("\"never\"", "\"1m\"");
-                let value = format!("budget = \"200s\"\n{value}sign.require = {{ pp_role = \"compiler\" }}\n");
+                let value = format!(
+                    "budget = \"200s\"\nhousekeeping.every = \"1m\"\n{value}sign.require = {{ pp_role = \"compiler\" }}\n"
+                );
                 command.env(&variable, value)
             }
             _ => command.env(variable, value),

@@ -326,7 +326,7 @@ async fn the_request_of_a_terminated_instance_is_deleted_and_every_other_is_left
         let mut scene = fleet(0..3, 0..0);
         scene["instances"] = json!([{"id": id(3), "ec2_state": "terminated"}]);
         // EC2 forgets it after an hour.
-        let mut stage = stage_of(scene, 0, PuppetOptions::default()).await;
+        let mut stage = stage_of(scene, SignedDuration::ZERO, PuppetOptions::default()).await;
         stage.configure(|config| format!("{mode}\n{config}"));
         let asks = |instance: Option<String>| CsrAttributes { instance_id: instance, ..CsrAttributes::default() };
         let puppet = &stage.lab.puppet;
@@ -347,7 +347,7 @@ async fn the_request_of_a_terminated_instance_is_deleted_and_every_other_is_left
 #[tokio::test]
 async fn the_greatest_difference_of_clocks_is_a_metric() {
     let options = PuppetOptions { ca_clock_ahead_s: -150, ..PuppetOptions::default() };
-    let mut stage = stage_of(fleet(0..1, 0..0), 0, options).await;
+    let mut stage = stage_of(fleet(0..1, 0..0), SignedDuration::ZERO, options).await;
     stage.invoke("sweep", &json!({})).await;
     let seconds = stage.metrics("sweep").await["ClockSkewSeconds"].as_i64();
     assert!(seconds.is_some_and(|seconds| (145..=155).contains(&seconds)), "{seconds:?}");
@@ -420,7 +420,7 @@ async fn a_pin_without_a_node_is_reported_and_left_to_an_operator() {
     let mut scene = fleet(0..3, 3..3);
     let pinned = [name(0), name(7), "primary.example.com".to_owned()];
     scene["node_groups"] = json!([{"name": "Agents", "pinned": pinned}, {"name": "Operators", "pinned": [name(8)]}]);
-    let mut stage = stage_of(scene, 3, PuppetOptions::enterprise()).await;
+    let mut stage = stage_of(scene, SignedDuration::from_hours(3), PuppetOptions::enterprise()).await;
     stage.configure(|config| {
         let config = config.replace("[puppet]", "[puppet]\nprotected = [\"primary.example.com\"]");
         format!("{config}pin = [\"Agents\"]\n")
