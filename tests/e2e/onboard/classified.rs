@@ -144,9 +144,9 @@ async fn a_launch_that_is_abandoned_leaves_no_pin_behind() {
     let operators = NodeGroup { name: "Operators".into(), pinned: vec![name.clone()], ..NodeGroup::default() };
     puppet.put_node_group(&operators).unwrap();
 
-    // What was asked for breaks a rule now: the launch is abandoned.
+    // Its time is over now: the launch is abandoned.
     stage.rehearsal.lab.faults.clear();
-    stage.rehearsal.configure(|config| config.replace("pp_role = \"compiler\"", "pp_role = \"database\""));
+    stage.rehearsal.configure(|config| config.replace("timeout.launch = \"10m\"", "timeout.launch = \"1s\""));
     stage.rehearsal.end("onboard").await;
     let receipt = stage.rehearsal.onboard(&event).await;
     assert_eq!(receipt.outcome, Outcome::Abandoned, "{receipt:#?}");
@@ -157,7 +157,7 @@ async fn a_launch_that_is_abandoned_leaves_no_pin_behind() {
 
 #[tokio::test]
 async fn an_abandonment_does_not_wait_for_a_classifier_that_is_down() {
-    let mut stage = Stage::enterprise(&format!("pin = [\"{AGENTS}\"]")).await;
+    let mut stage = Stage::enterprise(&format!("pin = [\"{AGENTS}\"]\ntimeout.launch = \"1s\"")).await;
     stage.budget("4s");
     let (instance, event) = stage.launch();
     let name = stage.name_of(&instance);
@@ -168,6 +168,6 @@ async fn an_abandonment_does_not_wait_for_a_classifier_that_is_down() {
         Agent { extensions: [("pp_role".to_owned(), "database".to_owned())].into(), ..Stage::compiler(&instance) };
     stage.start(wrong).waits_for_certificate().await.unwrap();
     let receipt = stage.rehearsal.onboard(&event).await;
-    assert_eq!((receipt.outcome, receipt.code), (Outcome::Abandoned, Code::RequestRefused), "{receipt:#?}");
+    assert_eq!((receipt.outcome, receipt.code), (Outcome::Abandoned, Code::TimeoutExpired), "{receipt:#?}");
     assert!(receipt.reason.contains(&format!("{name} could not be unpinned from {AGENTS}")), "{receipt:#?}");
 }
