@@ -33,10 +33,12 @@ demo: ## See it work: the built functions against the lab, told as a story (firs
 	PATH="$$bin:$$PATH" "$(TARGET)/debug/examples/demo"
 
 .PHONY: bench
-bench: ## Measure mass events: calls and wall time for 1 to 5,000 terminations in one batch (about five minutes)
+bench: ## Measure mass events, 1 to 5,000 terminations in one batch, and a CA with 100,000 certificates (about seven minutes)
 	$(CARGO) build --release --locked -p stagedoor-functions
 	$(CARGO) build --release --locked -p stagedoor-lab --example mass
+	$(CARGO) build --release --locked -p stagedoor-lab --example large_ca
 	"$(TARGET)/release/examples/mass"
+	"$(TARGET)/release/examples/large_ca"
 
 # Most of what the tests do is to wait, for budgets that end and for agents that try again: more of them than cores run at once.
 THREADS ?= 4

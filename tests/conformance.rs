@@ -55,6 +55,7 @@ hold! {
         an_unknown_certificate_is_none,
         statuses_lists_every_name_in_its_state,
         the_list_of_requests_names_them_and_no_certificate,
+        the_names_of_signed_certificates_are_listed,
         statuses_leaves_out_a_name_that_was_cleaned,
         a_certificate_is_valid_from_a_day_before_it_was_issued,
         the_name_ca_means_the_cas_own_certificate,
@@ -98,6 +99,7 @@ hold! {
         cleaning_nothing_calls_nobody,
         cleaning_many_leaves_the_others_alone,
         cleaning_a_mere_request_finds_nothing_and_leaves_it,
+        a_revocation_is_found_in_the_crl_however_soon_it_is_asked_for_again,
         a_cleaned_name_may_be_enrolled_again_with_a_new_serial;
     nodes:
         an_unknown_node_is_none,
@@ -114,7 +116,12 @@ hold! {
         the_newest_report_can_be_asked_for,
         the_newest_reports_of_a_set_are_those_of_its_active_nodes,
         the_newest_report_of_a_node_that_came_back_is_told,
+<<<<<<< HEAD
         the_facts_of_a_set_are_asked_for_by_name,
+=======
+        nodes_of_another_account_or_region_are_left_out_by_the_query,
+        the_names_of_active_nodes_are_listed,
+>>>>>>> c785d2e
         the_server_tells_its_time_and_version;
     deactivating:
         a_known_node_is_deactivated_and_stays_known,

@@ -2,7 +2,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 use stagedoor_lab_core::clock::Clock;
-use stagedoor_puppet::{CertificateStatus, KeyKind, State};
+use stagedoor_puppet::{CertificateStatus, Curve, KeyKind, State};
 use stagedoor_types::Certname;
 
 use super::apply::{Applicant, PP_ROLE};
@@ -20,7 +20,7 @@ pub(super) async fn a_certificate_says_what_its_request_said(site: &Site) {
     assert_eq!(certificate.instance_id(), Some(instance));
     assert_eq!(certificate.extensions().get("pp_role"), Some("compiler"));
     assert_eq!(certificate.key(), csr.key());
-    assert_eq!(certificate.key().kind, KeyKind::Ec);
+    assert_eq!(certificate.key().kind, KeyKind::Ec(Curve::P256));
     let names: Vec<String> = certificate.alt_names().iter().map(ToString::to_string).collect();
     assert_eq!(names, [format!("DNS:{}", applicant.certname)], "the CA adds the name itself");
     let texts: Vec<&str> = certificate.extensions().iter().map(|(_, text)| text).collect();
@@ -84,7 +84,8 @@ pub(super) async fn statuses_lists_every_name_in_its_state(site: &Site) {
 
 pub(super) async fn statuses_leaves_out_a_name_that_was_cleaned(site: &Site) {
     let (cleaned, kept) = (Applicant::new("cleaned").enrol(site).await, Applicant::new("kept").enrol(site).await);
-    site.ca_admin().clean(std::slice::from_ref(&cleaned.certname)).await.unwrap();
+    let result = site.ca_admin().clean(std::slice::from_ref(&cleaned.certname)).await;
+    assert!(result.values().all(Result::is_ok), "{result:?}");
     let listed: Vec<String> = statuses(site, None).await.into_iter().map(|one| one.name).collect();
     assert!(!listed.iter().any(|name| name == cleaned.certname.as_str()), "its serial is in the inventory still");
     assert!(listed.iter().any(|name| name == kept.certname.as_str()));
@@ -98,6 +99,26 @@ pub(super) async fn the_list_of_requests_names_them_and_no_certificate(site: &Si
     assert!(listed.iter().all(|one| one.state == State::Requested), "{listed:#?}");
     let named = |name: &Certname| listed.iter().any(|one| one.name == name.as_str());
     assert!(named(&requested) && !named(&signed) && !named(&fresh("nobody")));
+}
+
+pub(super) async fn the_names_of_signed_certificates_are_listed(site: &Site) {
+    let requested = Applicant::new("requested").apply(site).await.certname;
+    let signed = Applicant::new("signed").enrol(site).await.certname;
+    let revoked = Applicant::new("revoked").enrol(site).await.certname;
+    site.ca_admin().revoke(&revoked).await.unwrap();
+    let mut tries = 0;
+    let names = loop {
+        let mut names = Vec::new();
+        match site.ca().signed_names(|name| names.push(name)).await {
+            Ok(()) => break names,
+            Err(stagedoor_puppet::Error::Busy { .. } | stagedoor_puppet::Error::Unreachable { .. }) if tries < 20 => {
+                tries += 1
+            }
+            Err(error) => panic!("{error}"),
+        }
+    };
+    let is_listed = [&requested, &signed, &revoked].map(|name| names.iter().any(|listed| listed == name.as_str()));
+    assert_eq!(is_listed, [false, true, false]);
 }
 
 /// The time of issue is derived from this.

@@ -1,12 +1,27 @@
 //! Revoking, deleting, cleaning, and the CRL that proves it.
 
-use stagedoor_puppet::{Certificate, Cleaned, Outcome, Signed, State};
+use std::collections::BTreeMap;
+
+use stagedoor_puppet::{Certificate, Outcome, Signed, State};
+use stagedoor_types::Certname;
 
 use super::apply::{Applicant, submit};
 use super::site::{Site, fresh};
 
 async fn certificate(site: &Site, applicant: &Applicant) -> Certificate {
     site.ca().certificate(&applicant.certname).await.unwrap().expect("the certificate")
+}
+
+/// Cleans these names, each of which must succeed; the names that had nothing to clean.
+async fn missing(site: &Site, names: &[Certname]) -> Vec<Certname> {
+    let cleaned = site.ca_admin().clean(names).await;
+    assert!(cleaned.len() == names.len() && cleaned.values().all(Result::is_ok), "{cleaned:?}");
+    cleaned.into_iter().filter(|(_, result)| *result == Ok(Outcome::AlreadyDone)).map(|(name, _)| name).collect()
+}
+
+fn sorted<const N: usize>(mut names: [Certname; N]) -> [Certname; N] {
+    names.sort();
+    names
 }
 
 pub(super) async fn revoking_twice_answers_done_both_times(site: &Site) {
@@ -67,7 +82,7 @@ pub(super) async fn cleaning_revokes_and_deletes(site: &Site) {
     let cleaned = certificate(site, &applicant).await;
     assert!(!site.ca().crl().await.unwrap().revokes(&cleaned));
     let names = [applicant.certname.clone()];
-    assert_eq!(site.ca_admin().clean(&names).await, Ok(Cleaned { missing: vec![] }));
+    assert_eq!(missing(site, &names).await, []);
     assert_eq!(site.ca().certificate(&applicant.certname).await, Ok(None));
     assert_eq!(site.ca().status(&applicant.certname).await, Ok(None));
     assert!(site.ca().crl().await.unwrap().revokes(&cleaned));
@@ -77,21 +92,21 @@ pub(super) async fn cleaning_tells_the_names_it_does_not_know(site: &Site) {
     let known = Applicant::new("web").enrol(site).await.certname;
     let (one, other) = (fresh("nobody"), fresh("nobody"));
     let names = [one.clone(), known.clone(), other.clone()];
-    assert_eq!(site.ca_admin().clean(&names).await, Ok(Cleaned { missing: vec![one, other] }));
+    assert_eq!(missing(site, &names).await, sorted([one, other]));
     assert_eq!(site.ca().certificate(&known).await, Ok(None), "the known one is cleaned all the same");
 }
 
 pub(super) async fn cleaning_twice_does_nothing_the_second_time(site: &Site) {
     let names = [Applicant::new("web").enrol(site).await.certname];
-    assert_eq!(site.ca_admin().clean(&names).await, Ok(Cleaned { missing: vec![] }));
+    assert_eq!(missing(site, &names).await, []);
     let crl = site.ca().crl().await.unwrap();
     let missing = if site.remembers_deleted_names() { vec![] } else { names.to_vec() };
-    assert_eq!(site.ca_admin().clean(&names).await, Ok(Cleaned { missing }));
+    assert_eq!(self::missing(site, &names).await, missing);
     assert_eq!(site.ca().crl().await.unwrap(), crl);
 }
 
 pub(super) async fn cleaning_nothing_calls_nobody(site: &Site) {
-    assert_eq!(site.ca_admin().clean(&[]).await, Ok(Cleaned { missing: vec![] }));
+    assert_eq!(site.ca_admin().clean(&[]).await, BTreeMap::new());
 }
 
 pub(super) async fn cleaning_many_leaves_the_others_alone(site: &Site) {
@@ -105,7 +120,7 @@ pub(super) async fn cleaning_many_leaves_the_others_alone(site: &Site) {
         certificates.push(certificate(site, applicant).await);
     }
     let names: Vec<_> = leaving.iter().map(|applicant| applicant.certname.clone()).collect();
-    assert_eq!(site.ca_admin().clean(&names).await, Ok(Cleaned { missing: vec![] }));
+    assert_eq!(missing(site, &names).await, []);
     let crl = site.ca().crl().await.unwrap();
     assert!(certificates.iter().all(|certificate| crl.revokes(certificate)));
     assert!(!crl.revokes(&certificate(site, &staying).await));
@@ -114,17 +129,32 @@ pub(super) async fn cleaning_many_leaves_the_others_alone(site: &Site) {
 pub(super) async fn cleaning_a_mere_request_finds_nothing_and_leaves_it(site: &Site) {
     let applicant = Applicant::new("web").apply(site).await;
     let names = [applicant.certname.clone()];
-    assert_eq!(site.ca_admin().clean(&names).await, Ok(Cleaned { missing: names.to_vec() }));
+    assert_eq!(missing(site, &names).await, names);
     assert!(site.ca().csr(&applicant.certname).await.unwrap().is_some());
     let (status, text) = submit(site, names[0].as_str(), Applicant::named(names[0].clone()).request()).await;
     assert!(status == 400 && text.contains("already has a requested certificate"), "{status} {text}");
     assert_eq!(site.ca_admin().delete_csr(&applicant.certname).await, Ok(Outcome::Done));
 }
 
+/// The CRL is only sent again if it has changed. On the server's own clock, which a file's time is compared with.
+pub(super) async fn a_revocation_is_found_in_the_crl_however_soon_it_is_asked_for_again(site: &Site) {
+    let ca = site.ca();
+    for _ in 0..3 {
+        let applicant = Applicant::new("leaving").enrol(site).await;
+        let leaves = certificate(site, &applicant).await;
+        // The same client asks before and after, and once more where nothing has changed.
+        assert_eq!(ca.revocations(&[&leaves]).await.unwrap().revokes(&leaves), Some(false));
+        assert_eq!(missing(site, std::slice::from_ref(&applicant.certname)).await, []);
+        for _ in 0..2 {
+            assert_eq!(ca.revocations(&[&leaves]).await.unwrap().revokes(&leaves), Some(true));
+        }
+    }
+}
+
 pub(super) async fn a_cleaned_name_may_be_enrolled_again_with_a_new_serial(site: &Site) {
     let first = Applicant::new("web").enrol(site).await;
     let old = certificate(site, &first).await;
-    site.ca_admin().clean(std::slice::from_ref(&first.certname)).await.unwrap();
+    assert_eq!(missing(site, std::slice::from_ref(&first.certname)).await, []);
     let second = Applicant::named(first.certname.clone()).apply(site).await;
     assert_eq!(site.ca_admin().sign(&second.certname).await, Ok(Signed::Done));
     let new = certificate(site, &second).await;

@@ -7,9 +7,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use stagedoor_lab_core::clock::Clock;
 use stagedoor_puppet::{Error, NodeStatus, Report};
-use stagedoor_types::{Certname, InstanceId};
+use stagedoor_types::{Certname, InstanceId, Location};
 
-use super::reporting::{facts, report, run, server_time};
+use super::reporting::{facts, facts_from, report, run, server_time};
 use super::site::{Site, fresh, fresh_instance};
 
 #[derive(Debug, Deserialize)]
@@ -258,6 +258,35 @@ pub(super) async fn the_facts_of_a_set_are_asked_for_by_name(site: &Site) {
     assert_eq!(own["trusted"]["extensions"]["pp_instance_id"], json!(instance.as_str()));
     let all = site.puppetdb().facts(&names, None).await.unwrap();
     assert_eq!(all[&certname]["ec2_metadata"]["instance-id"], json!(instance.as_str()));
+}
+
+pub(super) async fn nodes_of_another_account_or_region_are_left_out_by_the_query(site: &Site) {
+    let home = Location { account: "111122223333".into(), region: "eu-west-1".into() };
+    let [here, region, account, silent] = ["here", "region", "account", "silent"].map(fresh);
+    facts_from(site, &here, &home.account, &home.region).await;
+    facts_from(site, &region, &home.account, "us-east-1").await;
+    facts_from(site, &account, "999988887777", &home.region).await;
+    facts(site, &silent, None, None, server_time(site).await).await;
+    let known = site.puppetdb().certified(Some(&home), |known| Some(known.certname)).await.unwrap();
+    let is_known = [&here, &region, &account, &silent].map(|name| known.contains(name));
+    assert_eq!(is_known, [true, false, false, true], "a node that does not say where it is may be here");
+
+    let located = || async { site.puppetdb().located_in(&home).await.unwrap() };
+    let found = located().await;
+    assert_eq!([&here, &region, &account, &silent].map(|name| found.contains(name)), [true, false, false, false]);
+    deactivate(site, &here).await;
+    assert!(located().await.contains(&here), "where a deactivated node was is still known");
+}
+
+pub(super) async fn the_names_of_active_nodes_are_listed(site: &Site) {
+    let (active, gone) = (fresh("active"), fresh("gone"));
+    run(site, &active, &fresh_instance()).await;
+    run(site, &gone, &fresh_instance()).await;
+    deactivate(site, &gone).await;
+    let mut names = Vec::new();
+    site.puppetdb().active_names(|name| names.push(name.to_owned())).await.unwrap();
+    let is_listed = |name: &Certname| names.iter().any(|listed| listed == name.as_str());
+    assert!(is_listed(&active) && !is_listed(&gone), "{names:?}");
 }
 
 pub(super) async fn the_server_tells_its_time_and_version(site: &Site) {

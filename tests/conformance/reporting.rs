@@ -20,6 +20,25 @@ pub(crate) async fn server_time(site: &Site) -> Timestamp {
     Timestamp::from_millisecond(at.as_millisecond()).expect("a time")
 }
 
+/// The facts of a node in this account and Region.
+pub(crate) async fn facts_from(site: &Site, certname: &Certname, account: &str, region: &str) {
+    let values = json!({
+        "trusted": {"authenticated": "remote", "certname": certname.as_str(), "extensions": {}},
+        "ec2_metadata": {
+            "placement": {"region": region, "availability-zone": format!("{region}a")},
+            "network": {"interfaces": {"macs": {"02:00:00:00:00:01": {"owner-id": account}}}},
+        },
+    });
+    let body = json!({
+        "certname": certname.as_str(),
+        "environment": "production",
+        "producer": "localhost",
+        "producer_timestamp": server_time(site).await.to_string(),
+        "values": values,
+    });
+    command(site, REPLACE_FACTS, certname, &body).await;
+}
+
 /// The facts of a node, those about its identity among them.
 pub(crate) async fn facts(
     site: &Site,

@@ -1,7 +1,7 @@
 //! Pending requests: what agents send, and what the CA says about it.
 
 use secrecy::ExposeSecret;
-use stagedoor_puppet::{Outcome, State};
+use stagedoor_puppet::{Outcome, SelfSignature, State};
 
 use super::apply::{Applicant, PP_AUTH_ROLE, PP_CLI_AUTH, PP_ROLE, submit};
 use super::site::{Site, fresh, fresh_instance};
@@ -12,7 +12,7 @@ pub(super) async fn a_request_says_what_the_agent_wrote(site: &Site) {
     let applicant = applicant.alt_name("puppet.conformance.test").challenge("one-time-7Qm2").apply(site).await;
     let csr = site.ca().csr(&applicant.certname).await.unwrap().expect("the request");
     assert_eq!(csr.common_name(), applicant.certname.as_str());
-    assert!(csr.is_self_signed());
+    assert_eq!(*csr.self_signature(), SelfSignature::Valid);
     assert_eq!(csr.instance_id(), Some(instance));
     assert_eq!(csr.extensions().get("pp_role"), Some("compiler"));
     assert_eq!(csr.challenge().map(ExposeSecret::expose_secret), Some("one-time-7Qm2"));

@@ -154,6 +154,7 @@ impl Site {
             client_key: SecretString::from(identity.key.clone()),
             rbac_token: None,
             challenge: None,
+            previous_challenge: None,
         }
     }
 

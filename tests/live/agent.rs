@@ -106,6 +106,7 @@ impl Agent {
             client_key: SecretString::from(read("private_keys")),
             rbac_token: None,
             challenge: None,
+            previous_challenge: None,
         };
         let until = Instant::now() + Duration::from_secs(30);
         loop {

@@ -77,14 +77,39 @@ fn ipv6(described: &Instance) -> Option<IpAddr> {
 fn machine(described: Instance) -> Option<Machine> {
     let ipv6 = ipv6(&described);
     let tags = described.tags.unwrap_or_default().into_iter();
-    Some(Machine {
+    let mut machine = Machine {
         instance: described.instance_id?.parse().ok()?,
         state: described.state.and_then(|state| state.name).map(|name| name.as_str().to_owned()).unwrap_or_default(),
         // A terminated instance has an empty one.
         private_dns: described.private_dns_name.filter(|name| !name.is_empty()),
         private_ip: described.private_ip_address.and_then(|address| address.parse().ok()),
         ipv6,
+        terminated: described.state_transition_reason.as_deref().and_then(transition_time),
         launched: described.launch_time.and_then(|time| Timestamp::from_second(time.secs()).ok()),
         tags: tags.filter_map(|tag| Some((tag.key?, tag.value.unwrap_or_default()))).collect::<BTreeMap<_, _>>(),
-    })
+    };
+    // A stopped instance has such a time as well.
+    machine.terminated = machine.terminated.filter(|_| machine.is_gone());
+    Some(machine)
+}
+
+/// The time in a reason such as `User initiated (2026-01-02 03:04:05 GMT)`.
+/// See [`Instance`](https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_Instance.html), `StateTransitionReason`.
+fn transition_time(reason: &str) -> Option<Timestamp> {
+    let (_, time) = reason.trim().strip_suffix(" GMT)")?.rsplit_once('(')?;
+    format!("{}Z", time.replacen(' ', "T", 1)).parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reason_of_a_termination_has_its_time_or_none() {
+        let time = |reason| transition_time(reason).map(|time| time.to_string());
+        assert_eq!(time("User initiated (2026-01-02 03:04:05 GMT)").as_deref(), Some("2026-01-02T03:04:05Z"));
+        for reason in ["", "User initiated", "Server.SpotInstanceTermination", "User initiated (yesterday GMT)"] {
+            assert_eq!(time(reason), None, "{reason}");
+        }
+    }
 }

@@ -36,6 +36,16 @@ pub enum Answer {
     NoActiveAction,
 }
 
+/// Groups as Auto Scaling describes them.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Groups {
+    /// The groups.
+    pub known: Vec<Group>,
+    /// The groups whose warm pool could not be read, and why. They are known, without the instances of the pool: one that is not
+    /// among the members may be there.
+    pub unread_pools: BTreeMap<GroupName, Error>,
+}
+
 impl AutoScaling {
     /// A client with this configuration, whose calls share one token bucket: once Auto Scaling throttles, the SDK sends
     /// as many calls a second as are accepted.
@@ -51,39 +61,41 @@ impl AutoScaling {
 
     /// The groups with these names; unknown ones are missing from the answer.
     /// See [`DescribeAutoScalingGroups`](https://docs.aws.amazon.com/autoscaling/ec2/APIReference/API_DescribeAutoScalingGroups.html).
-    pub async fn groups(&self, names: &[GroupName]) -> Result<Vec<Group>, Error> {
-        let mut groups = Vec::new();
+    pub async fn groups(&self, names: &[GroupName]) -> Result<Groups, Error> {
+        let mut groups = Groups::default();
         for chunk in names.chunks(PAGE) {
             let names = chunk.iter().map(ToString::to_string).collect();
-            groups.extend(self.describe_groups(Some(names), None).await?);
+            let described = self.describe_groups(Some(names), None).await?;
+            groups.known.extend(described.known);
+            groups.unread_pools.extend(described.unread_pools);
         }
         Ok(groups)
     }
 
     /// Every group of the account and Region that carries the tag `stagedoor:profile`.
     /// See [`Filter`](https://docs.aws.amazon.com/autoscaling/ec2/APIReference/API_Filter.html).
-    pub async fn opted_in_groups(&self) -> Result<Vec<Group>, Error> {
+    pub async fn opted_in_groups(&self) -> Result<Groups, Error> {
         let filter = Filter::builder().name("tag-key").values(PROFILE_TAG).build();
         self.describe_groups(None, Some(vec![filter])).await
     }
 
-    async fn describe_groups(
-        &self,
-        names: Option<Vec<String>>,
-        filters: Option<Vec<Filter>>,
-    ) -> Result<Vec<Group>, Error> {
+    async fn describe_groups(&self, names: Option<Vec<String>>, filters: Option<Vec<Filter>>) -> Result<Groups, Error> {
         const CALL: &str = "DescribeAutoScalingGroups";
         let subject = names.as_ref().map_or_else(|| "groups that opted in".to_owned(), |names| names.join(", "));
         let request = self.client.describe_auto_scaling_groups().set_auto_scaling_group_names(names);
         let mut pages = request.set_filters(filters).max_records(100).into_paginator().send();
-        let mut groups = Vec::new();
+        let mut groups = Groups::default();
         while let Some(page) = pages.next().await {
             let page = page.map_err(|error| classify(CALL, &subject, &error))?;
-            groups.extend(page.auto_scaling_groups.unwrap_or_default().into_iter().filter_map(group));
+            groups.known.extend(page.auto_scaling_groups.unwrap_or_default().into_iter().filter_map(group));
         }
-        for group in groups.iter_mut().filter(|group| group.has_pool) {
-            let pooled = self.pooled(&group.name).await?;
-            group.members.extend(pooled);
+        for group in groups.known.iter_mut().filter(|group| group.has_pool) {
+            match self.pooled(&group.name).await {
+                Ok(pooled) => group.members.extend(pooled),
+                Err(error) => {
+                    groups.unread_pools.insert(group.name.clone(), error);
+                }
+            }
         }
         Ok(groups)
     }

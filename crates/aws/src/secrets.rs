@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use aws_sdk_secretsmanager::Client;
 use jiff::Timestamp;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::Mutex;
 
 use crate::{Error, SdkConfig, classify};
@@ -25,7 +25,7 @@ pub struct Secret {
 pub struct Reading {
     /// The text. Not shown by `Debug`.
     pub text: SecretString,
-    /// Which reading this is: the same number means that nothing was read anew.
+    /// Which text this is: the same number means that nothing has changed.
     pub number: u64,
 }
 
@@ -69,7 +69,7 @@ impl Secret {
     }
 
     /// Its current text, read anew because the reading with this number was refused by its user. Callers that were
-    /// refused at the same time share one new reading.
+    /// refused at the same time share one new reading. One with the same text has the same number: nothing has to be made anew of it.
     pub async fn read_again(&self, refused: u64, now: Timestamp) -> Result<Reading, Error> {
         let mut kept = self.kept.lock().await;
         if let Some(kept) = kept.as_ref().filter(|kept| kept.reading.number != refused) {
@@ -90,7 +90,10 @@ impl Secret {
                 message: "the secret is binary; store it as text (JSON)".into(),
             });
         };
-        let number = kept.as_ref().map_or(1, |kept| kept.reading.number + 1);
+        let number = match kept.as_ref().map(|kept| &kept.reading) {
+            Some(before) if before.text.expose_secret() == text => before.number,
+            before => before.map_or(1, |before| before.number + 1),
+        };
         let reading = Reading { text: text.into(), number };
         *kept = Some(Kept { reading: reading.clone(), read_at: now, outdated: None });
         Ok(reading)

@@ -3,6 +3,7 @@
 
 mod enrol;
 mod orders;
+mod refuse;
 mod remove;
 mod unpin;
 
@@ -10,11 +11,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt};
-use stagedoor_lifecycle::decision::{Effect, Rejection};
+use stagedoor_lifecycle::decision::Effect;
 use stagedoor_lifecycle::removal::Removal;
 use stagedoor_puppet::Certificate;
 use stagedoor_types::{ActionKey, Certname, Service, Trouble};
 
+pub(crate) use refuse::{Deletion, delete_request};
 pub(crate) use remove::{Removed, carry_out};
 pub(crate) use unpin::unpin_abandoned;
 
@@ -61,8 +63,8 @@ pub(crate) async fn apply(run: Run<'_>, puppet: &Puppet, snapshot: &PuppetSnapsh
         match effect {
             Effect::Remove(all) => removals.push(removal(all, key)),
             Effect::Sign(signable) => signs.push((key, signable)),
-            Effect::Reject(Rejection::Request(name, reason)) => requests.push((key, name, reason)),
-            Effect::Reject(Rejection::Certificate(certificate, reason)) => {
+            Effect::Delete(request) => requests.push((key, request)),
+            Effect::Reject(certificate, reason) => {
                 removals.push(removal(vec![certificate], key.clone()));
                 rejected.push((key, reason));
             }
@@ -78,7 +80,7 @@ pub(crate) async fn apply(run: Run<'_>, puppet: &Puppet, snapshot: &PuppetSnapsh
             applied.reports.of(&key).abandon(reason);
         }
     }
-    enrol::reject(run, writer, requests, &mut applied).await;
+    refuse::refuse(run, writer, requests, &mut applied.reports).await;
     enrol::sign(run, writer, signs, &mut applied).await;
     enrol::pin(run, writer, snapshot, pins, &mut applied).await;
     // A run that was ordered takes its time; observing at once would show nothing new.

@@ -22,7 +22,7 @@ pub(crate) use item::WorkItem;
 pub(crate) use report::{Report, Reports};
 pub(crate) use request::{Answer, Decided, LeftPinned, Query, Task, Waiting, Wanted};
 
-use crate::context::Context;
+use crate::context::{Context, Run};
 use crate::snapshot::{AwsSnapshot, PuppetSnapshot};
 
 /// How long an answer of AWS is used without asking again. Long enough that the pass that proves a removal asks Puppet alone.
@@ -246,9 +246,9 @@ impl Batch {
     }
 
     /// The receipts of the actions that pass the filter.
-    pub(crate) fn into_receipts(mut self, wanted: impl Fn(&WorkItem) -> bool) -> Vec<Receipt> {
+    pub(crate) fn into_receipts(mut self, run: Run<'_>, wanted: impl Fn(&WorkItem) -> bool) -> Vec<Receipt> {
         let items = std::mem::take(&mut self.order).into_iter().filter_map(|key| self.items.remove(&key));
-        items.filter(wanted).map(WorkItem::into_receipt).collect()
+        items.filter(wanted).map(|item| item.into_receipt(run)).collect()
     }
 
     fn change(&mut self, key: &ActionKey, change: impl FnOnce(&mut WorkItem)) {

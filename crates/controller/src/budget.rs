@@ -8,6 +8,8 @@ use stagedoor_lifecycle::deadline;
 /// Until when an invocation goes on.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Budget {
+    /// When it began.
+    pub(crate) began: Timestamp,
     /// After a pause, no new pass begins after this.
     pub(crate) passes: Timestamp,
     /// Every call to Puppet has ended by this, so that there is time to complete the actions.
@@ -30,7 +32,7 @@ impl Budget {
         // A CA write may wait for a minute on a lock. Without a platform that ends the invocation, it may take its time.
         let longest = budget + Duration::from_secs(90);
         let calls = deadline::invocation_ends(now, longest, platform_deadline, ANSWER_RESERVE);
-        Self { passes, work: deadline::before(calls, HOOKS_RESERVE), calls }
+        Self { began: now, passes, work: deadline::before(calls, HOOKS_RESERVE), calls }
     }
 }
 

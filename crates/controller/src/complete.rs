@@ -11,11 +11,12 @@ use stagedoor_lifecycle::observation::LifecycleAction;
 use stagedoor_lifecycle::reason::{Code, Fact, Reason};
 use stagedoor_lifecycle::receipt::{Outcome, Stage};
 use stagedoor_plan::{Status, Verdict};
-use stagedoor_types::{ActionResult, Group, GroupName, LifecycleState, Service};
+use stagedoor_types::{ActionResult, Group, GroupName, LifecycleState, Lookup, Service};
 
 use crate::batch::{Decided, Report, Reports};
 use crate::call::{call, unique};
 use crate::context::Run;
+use crate::observe::{Described, group_of};
 
 /// How many completions run at a time: all calls in an account and Region share one rate limit.
 const AT_ONCE: usize = 8;
@@ -41,12 +42,13 @@ pub(crate) async fn complete(run: Run<'_>, decided: Vec<Decided>, limit: Timesta
     // "No active Lifecycle Action" means done or not visible yet; the instance's state says which.
     let groups: Vec<GroupName> = unique(unclear.iter().map(|decided| &decided.action.group));
     let described = run.context.autoscaling.groups(&groups);
-    let described = call(run.context, run.budget.calls, Service::AutoScaling, described).await;
+    let described = call(run.context, run.budget.calls, Service::AutoScaling, described).await.map(Described::from);
     for decided in unclear {
         let report = reports.of(&decided.action.key());
-        match &described {
-            Ok(groups) => judge(decided, groups, run.now(), report),
-            Err(trouble) => report.status(Outcome::Failed, Fact::from(trouble)),
+        match group_of(&described, &decided.action) {
+            Lookup::Unavailable(trouble) => report.status(Outcome::Failed, Fact::from(&trouble)),
+            Lookup::Found(group) => judge(decided, Some(&group), run.now(), report),
+            Lookup::Absent => judge(decided, None, run.now(), report),
         }
     }
     reports
@@ -89,11 +91,11 @@ async fn one(run: Run<'_>, decided: &Decided) -> Option<Report> {
 }
 
 /// Done, or not visible yet? The state that Auto Scaling shows now decides.
-fn judge(decided: &Decided, groups: &[Group], now: Timestamp, report: &mut Report) {
+fn judge(decided: &Decided, group: Option<&Group>, now: Timestamp, report: &mut Report) {
     let Decided { action, verdict: Verdict { result, reason }, other_hooks, .. } = decided;
-    let LifecycleAction { group, instance, began, .. } = action;
-    let members = groups.iter().find(|described| described.name == *group).map(|described| &described.members);
-    let still_held = members.and_then(|members| members.get(instance)).is_some_and(LifecycleState::may_wait);
+    let LifecycleAction { instance, began, .. } = action;
+    let state = group.and_then(|group| group.members.get(instance));
+    let still_held = state.is_some_and(LifecycleState::may_wait);
     // A sweep has no start time, but it saw the instance waiting, and by then the action is visible.
     let visible = began.time().is_none_or(|began| now >= deadline::after(began, SURELY_VISIBLE));
     if !still_held {

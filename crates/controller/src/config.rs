@@ -18,7 +18,7 @@ use stagedoor_types::{Certname, Mode, ProfileName};
 pub use housekeeping::{Housekeeping, OrphanMode};
 
 use housekeeping::housekeeping;
-use profile::profile;
+use profile::{check_alt_names, profile};
 use reader::{Problems, Reader};
 
 /// What the controller is to do, and with which services.
@@ -98,7 +98,7 @@ impl Config {
         puppet.finish();
 
         let mut notify = root.optional_section("notify");
-        let topic = notify.as_mut().and_then(|notify| notify.text("topic"));
+        let topic = notify.as_mut().and_then(topic);
         notify.into_iter().for_each(Reader::finish);
 
         let housekeeping = housekeeping(&mut root);
@@ -115,6 +115,11 @@ impl Config {
         let hosts = hosts.filter_map(|endpoint| endpoint.host().parse::<Certname>().ok());
         let targets = profiles.values().flat_map(|profile| profile.refresh.clone());
         let protected = protected.map(|protected| hosts.chain(targets).fold(protected, |all, name| all.and(&name)));
+        if let Some(protected) = &protected {
+            for profile in profiles.values() {
+                check_alt_names(profile, protected, &problems);
+            }
+        }
 
         let built = || {
             let (secret, ca, puppetdb) = (secret?, ca?, puppetdb?);
@@ -137,6 +142,17 @@ impl Config {
             (problems, _) => Err(InvalidConfig(problems)),
         }
     }
+}
+
+/// The ARN of a standard topic. A FIFO topic takes no message without a group, and neither email nor an HTTPS endpoint may subscribe
+/// to it. See [FIFO topics](https://docs.aws.amazon.com/sns/latest/dg/sns-fifo-topics.html).
+fn topic(notify: &mut Reader<'_>) -> Option<String> {
+    let topic = notify.text("topic")?;
+    if topic.strip_suffix(".fifo").is_some() {
+        notify.problem("topic", "is a FIFO topic, to which people cannot subscribe by email: use a standard topic");
+        return None;
+    }
+    Some(topic)
 }
 
 #[cfg(test)]

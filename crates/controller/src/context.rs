@@ -1,10 +1,11 @@
 //! The shared context of every invocation: configuration, service clients and clock. The clients do the I/O.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use secrecy::SecretString;
 use stagedoor_aws::autoscaling::AutoScaling;
 use stagedoor_aws::secrets::Secret;
@@ -13,13 +14,14 @@ use stagedoor_aws::{Error as AwsError, SdkConfig};
 use stagedoor_lifecycle::profile::{Profile, Protected};
 use stagedoor_puppet::{
     Ca, CaAdmin, Classifier, ClassifierAdmin, Credentials, Network, Orchestrator, OrchestratorAdmin, PuppetDb,
-    PuppetDbAdmin, Transport,
+    PuppetDbAdmin, ServerDate, Transport,
 };
 use stagedoor_types::{GroupName, InstanceId, Machine, ProfileName, Service, Trouble, TroubleKind, WritePermit};
 use tokio::sync::Mutex;
 
 use crate::budget::Budget;
 use crate::config::Config;
+use crate::memory::Memory;
 
 /// Shared context of every invocation: configuration, service clients and clock.
 #[derive(Debug)]
@@ -36,6 +38,8 @@ pub struct Context {
     pub(crate) topic: Option<Topic>,
     /// The name that the function was deployed under, which its metrics bear.
     pub deployed_as: Option<String>,
+    /// What is remembered between invocations.
+    pub(crate) memory: Memory,
     /// The time.
     pub clock: Clock,
 }
@@ -52,6 +56,7 @@ impl Context {
             topic: config.topic.as_ref().filter(|_| config.acts()).map(|arn| Topic::new(aws, arn)),
             config,
             deployed_as: None,
+            memory: Memory::default(),
             clock,
         }
     }
@@ -75,6 +80,8 @@ impl Context {
 pub(crate) struct Run<'a> {
     pub(crate) context: &'a Context,
     pub(crate) budget: Budget,
+    /// Whether it is a sweep, of which one runs at a time.
+    pub(crate) sweeps: bool,
 }
 
 impl Run<'_> {
@@ -129,12 +136,55 @@ impl std::fmt::Debug for Clock {
     }
 }
 
+/// By how much the clocks of Puppet's services are ahead of ours, as last measured. They outlive the clients, and an invocation.
+#[derive(Debug, Default)]
+pub(crate) struct Clocks(std::sync::Mutex<BTreeMap<Service, SignedDuration>>);
+
+/// A difference that is smaller is none: the header `Date` has whole seconds, and an answer takes its time.
+const EXACT: SignedDuration = SignedDuration::from_secs(5);
+/// A greater difference is logged.
+const TOO_MUCH: SignedDuration = SignedDuration::from_secs(60);
+
+impl Clocks {
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<Service, SignedDuration>> {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// By how much the clock of this service is ahead of ours; `None` if it was never measured.
+    pub(crate) fn ahead(&self, service: Service) -> Option<SignedDuration> {
+        self.lock().get(&service).copied()
+    }
+
+    /// Takes in a measurement. One that does not differ from the last one changes nothing, so that times stay as they are.
+    pub(crate) fn measured(&self, service: Service, ahead: SignedDuration) {
+        let ahead = if ahead.abs() < EXACT { SignedDuration::ZERO } else { ahead };
+        let mut clocks = self.lock();
+        if clocks.get(&service).is_some_and(|known| known.saturating_sub(ahead).abs() < EXACT) {
+            return;
+        }
+        clocks.insert(service, ahead);
+        if ahead.abs() > TOO_MUCH {
+            let (seconds, way) = (ahead.abs().as_secs(), if ahead.is_negative() { "behind" } else { "ahead of" });
+            tracing::warn!(
+                clock_skew_s = ahead.as_secs(),
+                "the clock of {service} is {seconds} s {way} the controller's: synchronize it"
+            );
+        }
+    }
+
+    /// The greatest difference, in seconds: the metric `ClockSkewSeconds`. `None` if nothing was measured.
+    pub(crate) fn greatest(&self) -> Option<i64> {
+        self.lock().values().map(|ahead| ahead.abs().as_secs()).max()
+    }
+}
+
 /// The Puppet services of one site, whose clients are made of a secret that may be rotated at any time.
 pub(crate) struct PuppetSite {
     secret: Secret,
     config: Arc<Config>,
     /// What is in the place of sockets.
     network: Option<Arc<dyn Network>>,
+    pub(crate) clocks: Arc<Clocks>,
     made: Mutex<Option<Arc<Puppet>>>,
 }
 
@@ -158,11 +208,22 @@ pub(crate) struct Puppet {
     /// What connections to the nodes' own services are made of.
     pub(crate) transport: Transport,
     /// The `challengePassword` that instances are given, if they are given one.
-    pub(crate) challenge: Option<SecretString>,
+    pub(crate) challenges: Challenges,
     /// Names that are never purged, the controller's own certificate among them.
     pub(crate) protected: Protected,
+    /// The clocks of these services.
+    pub(crate) clocks: Arc<Clocks>,
     /// The reading of the secret that these were made of.
     reading: u64,
+}
+
+/// The `challengePassword` of requests, if the secret has one.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Challenges {
+    /// The one that instances are given.
+    pub(crate) current: Option<SecretString>,
+    /// The one that they were given before a rotation.
+    pub(crate) previous: Option<SecretString>,
 }
 
 /// The clients that change something. Only [`Puppet::writer`] makes them, for a permit of the mode of an item's profile.
@@ -179,6 +240,19 @@ pub(crate) struct PuppetWriter {
 }
 
 impl Puppet {
+    /// Compares the CA's clock with ours, by the newest of its answers after the one of `before`; `now` is our time.
+    pub(crate) fn compare_clock(&self, before: Option<ServerDate>, now: Timestamp) {
+        if let Some(date) = self.ca.date().filter(|date| before.is_none_or(|before| date.came > before.came)) {
+            self.clocks.measured(Service::Ca, date.ahead(now));
+        }
+    }
+
+    /// Whether it is Puppet Enterprise, which gives agents the CRL of the infrastructure alone: only it has an orchestrator and a
+    /// node classifier. (`enable-infra-crl` is its default and nobody else's.)
+    pub(crate) fn is_enterprise(&self) -> bool {
+        self.orchestrator.is_some() || self.classifier.is_some()
+    }
+
     /// The clients that change something.
     pub(crate) fn writer(&self, permit: WritePermit) -> PuppetWriter {
         let orchestrator = self.orchestrator.clone();
@@ -194,7 +268,13 @@ impl Puppet {
 
 impl PuppetSite {
     fn new(config: &Arc<Config>, aws: &SdkConfig) -> Self {
-        Self { secret: Secret::new(aws, &config.secret), config: config.clone(), network: None, made: Mutex::new(None) }
+        Self {
+            secret: Secret::new(aws, &config.secret),
+            config: config.clone(),
+            network: None,
+            clocks: Arc::default(),
+            made: Mutex::new(None),
+        }
     }
 
     /// The clients, made of the secret as it was at most five minutes ago; or why there are none.
@@ -213,7 +293,8 @@ impl PuppetSite {
         Some(Trouble::of(Service::SecretsManager, &self.secret.outdated().await?))
     }
 
-    /// The clients made of a new reading of the secret, after those of `refused` were refused by Puppet.
+    /// The clients made of a new reading of the secret, after those of `refused` were refused by Puppet, or a request had another
+    /// challenge.
     pub(crate) async fn reopen(&self, refused: &Puppet, now: Timestamp) -> Result<Arc<Puppet>, Trouble> {
         self.read_again(refused.reading, now).await
     }
@@ -244,10 +325,29 @@ impl PuppetSite {
         let orchestrator = self.config.orchestrator.as_ref().map(|url| Orchestrator::new(&transport, url));
         let classifier = self.config.classifier.as_ref().map(|url| Classifier::new(&transport, url));
         let protected = self.config.protected.clone().and(transport.certname());
-        let (challenge, reading) = (credentials.challenge, reading.number);
+        let challenges = Challenges { current: credentials.challenge, previous: credentials.previous_challenge };
+        let (clocks, reading) = (self.clocks.clone(), reading.number);
         let puppet =
-            Arc::new(Puppet { ca, puppetdb, orchestrator, classifier, transport, challenge, protected, reading });
+            Puppet { ca, puppetdb, orchestrator, classifier, transport, challenges, protected, clocks, reading };
+        let puppet = Arc::new(puppet);
         *made = Some(puppet.clone());
         Ok(puppet)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_small_difference_of_clocks_is_none_and_a_measurement_that_is_as_good_as_the_last_changes_nothing() {
+        let clocks = Clocks::default();
+        assert_eq!((clocks.ahead(Service::Ca), clocks.greatest()), (None, None));
+        for (measured, known) in [(2, 0), (-4, 0), (-150, -150), (-147, -150), (-144, -144), (1, 0)] {
+            clocks.measured(Service::Ca, SignedDuration::from_secs(measured));
+            assert_eq!(clocks.ahead(Service::Ca), Some(SignedDuration::from_secs(known)), "{measured}");
+        }
+        clocks.measured(Service::PuppetDb, SignedDuration::from_secs(-90));
+        assert_eq!(clocks.greatest(), Some(90));
     }
 }

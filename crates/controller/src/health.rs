@@ -68,7 +68,7 @@ async fn puppet(run: Run<'_>) -> Vec<(Service, Result<(), Trouble>)> {
     let opened = call(context, limit(run), Service::SecretsManager, context.puppet.open(run.now())).await;
     match opened {
         Ok(puppet) => {
-            let mut answers = services(run, &puppet).await;
+            let mut answers = Box::pin(services(run, &puppet)).await;
             answers.push((Service::SecretsManager, context.puppet.outdated().await.map_or(Ok(()), Err)));
             answers
         }

@@ -3,6 +3,7 @@
 mod credentials;
 mod orphans;
 mod pins;
+mod requests;
 
 use std::collections::BTreeSet;
 
@@ -28,6 +29,10 @@ const KEPT: std::time::Duration = std::time::Duration::from_secs(20);
 pub(crate) struct HousekeepingReport {
     /// The orphans that were found, or why they could not be looked for; `None` where they are not to be.
     pub(crate) orphans: Option<Result<Check, Trouble>>,
+    /// The requests of terminated instances that were found, or why they could not be looked for; `None` where they are not to be.
+    requests: Option<Result<Vec<requests::Dealt>, Trouble>>,
+    /// The greatest difference between a clock of Puppet and ours, in seconds, if one was measured.
+    pub(crate) clock_skew_s: Option<i64>,
     /// The pins without a node, or why they could not be looked for; `None` where no profile pins.
     pub(crate) pins: Option<Result<LeftOver, Trouble>>,
     /// When the credentials expire.
@@ -58,12 +63,21 @@ pub(crate) async fn housekeep(
     groups: Result<Vec<Group>, Trouble>,
     launching: &BTreeSet<Certname>,
 ) -> HousekeepingReport {
-    let Run { context, budget } = run;
+    let Run { context, budget, .. } = run;
     let config = &context.config.housekeeping;
     let now = context.clock.now();
     let every = config.every.unwrap_or_default();
     let puppet = call(context, budget.work, Service::SecretsManager, context.puppet.open(context.clock.now())).await;
     let turn = now.as_second() / i64::try_from(every.as_secs()).unwrap_or(i64::MAX).max(1);
+    let of_requests = groups.clone();
+    let look_for_requests = async {
+        match (&puppet, of_requests) {
+            _ if config.orphans == OrphanMode::Off => None,
+            (Ok(puppet), Ok(groups)) => Some(Box::pin(requests::check(run, puppet, groups, turn)).await),
+            (Err(trouble), _) => Some(Err(trouble.clone())),
+            (_, Err(trouble)) => Some(Err(trouble)),
+        }
+    };
     let look_for_orphans = async {
         if config.orphans == OrphanMode::Off {
             return None;
@@ -83,7 +97,12 @@ pub(crate) async fn housekeep(
             Err(trouble) => Err(trouble.clone()),
         })
     };
-    let (orphans, pins, credentials) = tokio::join!(look_for_orphans, look_for_pins, credentials::look(run, &puppet));
+    let before = puppet.as_ref().ok().and_then(|puppet| puppet.ca.date());
+    let (orphans, requests, pins, credentials) =
+        tokio::join!(look_for_orphans, look_for_requests, look_for_pins, credentials::look(run, &puppet));
+    if let Ok(puppet) = &puppet {
+        puppet.compare_clock(before, context.clock.now());
+    }
 
     // What lasts for days is reported once a day; what has been done, and that the breaker is open, at once.
     let remind = expiry::reminds(every, now);
@@ -99,7 +118,11 @@ pub(crate) async fn housekeep(
         None => {}
     }
     news.extend(credentials.tell(config.warn_days.into(), remind, now));
-    HousekeepingReport { orphans, pins, credentials, news }
+    if let Some(Err(trouble)) = &requests {
+        tracing::error!("the pending requests could not be looked at; none was deleted: {trouble}");
+    }
+    let clock_skew_s = context.puppet.clocks.greatest();
+    HousekeepingReport { orphans, requests, clock_skew_s, pins, credentials, news }
 }
 
 impl HousekeepingReport {
@@ -110,12 +133,18 @@ impl HousekeepingReport {
             Some(Ok(check)) => check.payload(),
             Some(Err(trouble)) => json!({ "error": trouble.text }),
         };
+        let requests = match &self.requests {
+            None => Value::Null,
+            Some(Ok(dealt)) => dealt.iter().map(requests::Dealt::payload).collect(),
+            Some(Err(trouble)) => json!({ "error": trouble.text }),
+        };
         let pins = match &self.pins {
             None => Value::Null,
             Some(Ok(left)) => left.payload(),
             Some(Err(trouble)) => json!({ "error": trouble.text }),
         };
-        json!({ "orphans": orphans, "pins": pins, "credentials": self.credentials.payload(now) })
+        let credentials = self.credentials.payload(now);
+        json!({ "orphans": orphans, "requests": requests, "pins": pins, "credentials": credentials })
     }
 
     /// What it could not do, if anything.
@@ -132,6 +161,7 @@ impl HousekeepingReport {
             values.push(("BreakerOpen", check.breaker.is_some().into()));
             values.push(("OrphansRemoved", i64::try_from(check.removed()).unwrap_or(i64::MAX)));
         }
+        values.extend(self.clock_skew_s.map(|seconds| ("ClockSkewSeconds", seconds)));
         values.extend(expiry::days_left(&self.credentials.known, now).map(|days| ("CredentialDaysLeft", days)));
         values
     }

@@ -13,6 +13,7 @@ use stagedoor_types::{ActionKey, Transition};
 use crate::budget::Budget;
 use crate::context::{Context, Run};
 use crate::reconcile::reconcile;
+use crate::size::answer;
 use crate::sweep::sweep;
 use crate::telemetry::{self, log_and_publish};
 
@@ -70,7 +71,8 @@ pub async fn handle(
     event: &Value,
     platform_deadline: Option<Timestamp>,
 ) -> Answer {
-    let run = Run { context, budget: Budget::new(context.clock.now(), context.config.budget, platform_deadline) };
+    let budget = Budget::new(context.clock.now(), context.config.budget, platform_deadline);
+    let run = Run { context, budget, sweeps: function == Function::Sweep };
     if function == Function::Sweep {
         // Boxed: the loop's future is large, and the function's futures nest around it.
         let mut swept = Box::pin(sweep(run)).await;
@@ -84,10 +86,8 @@ pub async fn handle(
         }
         swept.health.log();
         let now = context.clock.now();
-        let mut payload = json!({ "results": swept.receipts, "health": swept.health.payload() });
-        if let Some(kept) = &swept.kept {
-            payload["housekeeping"] = kept.payload(now);
-        }
+        let mut payload = answer(&swept.receipts, swept.kept.as_ref().map(|kept| kept.payload(now)));
+        payload["health"] = swept.health.payload();
         return Answer { payload, metrics: telemetry::metrics_of_sweep(context, &swept, now) };
     }
     let delivery = decode(event);
@@ -108,6 +108,7 @@ pub async fn handle(
             code,
             reason,
             decide_by: None,
+            announce: false,
             steps: Vec::new(),
         };
         match message.content.clone() {
@@ -153,7 +154,7 @@ pub async fn handle(
         }
         Source::Other => {
             receipts.splice(0..0, dealt_with);
-            json!({ "results": receipts })
+            answer(&receipts, None)
         }
     };
     Answer { payload, metrics }

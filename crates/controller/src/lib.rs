@@ -21,9 +21,11 @@ mod health;
 mod heartbeat;
 mod housekeeping;
 mod invocation;
+mod memory;
 mod observe;
 mod reconcile;
 mod resolve;
+mod size;
 mod snapshot;
 mod sweep;
 mod telemetry;
@@ -37,7 +39,7 @@ mod tests {
 
     /// From the bottom up: a module may import those that stand before it, and those of its own line.
     const ORDER: [&[&str]; 9] = [
-        &["config", "budget"],
+        &["config", "budget", "size", "memory"],
         &["context"],
         &["call"],
         &["snapshot"],

@@ -7,8 +7,9 @@ mod elsewhere;
 mod lookups;
 pub(crate) mod orphans;
 mod puppet;
+pub(crate) mod requests;
 
-pub(crate) use aws::{aws, by_id, hooks_of, starts};
+pub(crate) use aws::{Described, aws, by_id, group_of, hooks_of, starts};
 pub(crate) use lookups::lookups;
 pub(crate) use puppet::puppet;
 

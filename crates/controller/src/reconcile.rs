@@ -28,7 +28,7 @@ pub(crate) async fn reconcile(run: Run<'_>, actions: Vec<LifecycleAction>) -> Ve
     loop {
         let requeue = Box::pin(work.pass(run)).await;
         if requeue == Requeue::Over || !work.rest(run, requeue).await {
-            return work.batch.into_receipts(|_| true);
+            return work.batch.into_receipts(run, |_| true);
         }
     }
 }
@@ -48,13 +48,22 @@ pub(crate) enum Requeue {
 pub(crate) struct Work {
     pub(crate) batch: Batch,
     pub(crate) heartbeats: Heartbeats,
-    /// Whether the credentials were read anew.
-    renewed: bool,
+    /// For what the secret was read anew.
+    renewed: Renewed,
+}
+
+/// For what the secret was read anew in this invocation: for each once.
+#[derive(Debug, Clone, Copy, Default)]
+struct Renewed {
+    /// Puppet refused the credentials.
+    credentials: bool,
+    /// A request had another challenge, which may be a newer one.
+    challenge: bool,
 }
 
 impl Work {
     pub(crate) fn new(run: Run<'_>) -> Self {
-        Self { batch: Batch::new(), heartbeats: Heartbeats::new(run.now()), renewed: false }
+        Self { batch: Batch::new(), heartbeats: Heartbeats::new(run.now()), renewed: Renewed::default() }
     }
 
     /// One pass: observe, plan, complete, apply.
@@ -94,13 +103,32 @@ impl Work {
 }
 
 /// What a pass does once AWS was asked; returns whether to observe again at once.
-async fn rest_of_pass(run: Run<'_>, batch: &mut Batch, opened: Result<&Puppet, Trouble>, renewed: &mut bool) -> bool {
+async fn rest_of_pass(
+    run: Run<'_>,
+    batch: &mut Batch,
+    opened: Result<&Puppet, Trouble>,
+    renewed: &mut Renewed,
+) -> bool {
     let wanted = batch.wanted();
     let mut look = match opened {
         Ok(puppet) if wanted.is_empty() => Ok((puppet, PuppetSnapshot::nothing(puppet, run.now()))),
         Ok(puppet) => Ok((puppet, Box::pin(observe::puppet(run, puppet, &wanted)).await)),
         Err(trouble) => Err(trouble),
     };
+    if let Ok((puppet, snapshot)) = &mut look
+        && !renewed.challenge
+        && snapshot.has_another_challenge()
+    {
+        // Before a challenge is called wrong: it may have been rotated since the secret was read.
+        let reopening = run.context.puppet.reopen(puppet, run.now());
+        match call(run.context, run.budget.work, Service::SecretsManager, reopening).await {
+            Ok(puppet) => {
+                renewed.challenge = true;
+                snapshot.challenges = puppet.challenges.clone();
+            }
+            Err(trouble) => snapshot.challenge_unknown = Some(trouble),
+        }
+    }
     batch.take_in(look.as_ref().map(|(_, snapshot)| snapshot));
     // Also records statuses, verdicts and proofs in the batch.
     let (plan, refused) = resolve(run, batch, &mut look).await;
@@ -122,8 +150,8 @@ async fn rest_of_pass(run: Run<'_>, batch: &mut Batch, opened: Result<&Puppet, T
     if !starts.is_empty() {
         again |= batch.started(observe::starts(run, &starts).await, run.now());
     }
-    if let (Ok((puppet, _)), true, false) = (&look, refused, *renewed) {
-        *renewed = true;
+    if let (Ok((puppet, _)), true, false) = (&look, refused, renewed.credentials) {
+        renewed.credentials = true;
         let reopening = run.context.puppet.reopen(puppet, run.now());
         again |= call(run.context, run.budget.work, Service::SecretsManager, reopening).await.is_ok();
     }

@@ -6,11 +6,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use secrecy::SecretString;
 use stagedoor_lifecycle::admission::CloudView;
 use stagedoor_lifecycle::observation::{CertificateView, NameView, NodeView, RequestView};
 use stagedoor_lifecycle::refresh::RunView;
-use stagedoor_puppet::{Certificate, Csr, Group, Job, KnownIdentity, NodeStatus, Report, RevocationLists};
+use stagedoor_lifecycle::signing::Challenge;
+use stagedoor_puppet::{Certificate, Csr, Group, Job, KnownIdentity, NodeStatus, Report, Revocations};
 use stagedoor_types::{ActionKey, Certname, InstanceId, Lookup, Service, Trouble, TroubleKind};
 
 use request::{asks, unreadable};
@@ -18,7 +18,7 @@ use request::{asks, unreadable};
 pub(crate) use request::holds;
 
 use crate::call::is_unauthenticated;
-use crate::context::Puppet;
+use crate::context::{Challenges, Puppet};
 
 /// What AWS said of a set of actions.
 pub(crate) struct AwsSnapshot {
@@ -48,7 +48,11 @@ pub(crate) struct PuppetSnapshot {
     /// When Puppet was asked.
     pub(crate) at: Timestamp,
     pub(crate) took: Duration,
-    pub(crate) challenge: Option<SecretString>,
+    pub(crate) challenges: Challenges,
+    /// Why a challenge that differs cannot be called wrong.
+    pub(crate) challenge_unknown: Option<Trouble>,
+    /// By how much the CA's clock is ahead of ours; `None` if its answers do not say.
+    pub(crate) ca_ahead: Option<SignedDuration>,
     pub(crate) files: BTreeMap<Certname, Files>,
     pub(crate) known_as: Result<BTreeMap<InstanceId, BTreeSet<Certname>>, Trouble>,
     pub(crate) nodes: Result<BTreeMap<Certname, NodeStatus>, Trouble>,
@@ -56,7 +60,10 @@ pub(crate) struct PuppetSnapshot {
     pub(crate) runs: Result<BTreeMap<Certname, Report>, Trouble>,
     /// PuppetDB's clock, by which it compares times.
     pub(crate) puppetdb_time: Option<Timestamp>,
-    pub(crate) crl: Option<RevocationLists>,
+    /// What the CRL says of the certificates that were removed.
+    pub(crate) crl: Option<Revocations>,
+    /// Whether it is Puppet Enterprise's.
+    pub(crate) enterprise: bool,
     /// All node groups, if they were asked for.
     pub(crate) groups: Option<Result<Vec<Group>, Trouble>>,
     /// The newest orders of the orchestrator, if they were asked for.
@@ -76,7 +83,9 @@ impl PuppetSnapshot {
         Self {
             at,
             took: Duration::ZERO,
-            challenge: puppet.challenge.clone(),
+            challenges: puppet.challenges.clone(),
+            challenge_unknown: None,
+            ca_ahead: puppet.clocks.ahead(Service::Ca),
             files,
             known_as: Ok(BTreeMap::new()),
             nodes: by_name(nodes, |node| &node.certname),
@@ -84,6 +93,7 @@ impl PuppetSnapshot {
             runs: Ok(BTreeMap::new()),
             puppetdb_time: None,
             crl: None,
+            enterprise: puppet.is_enterprise(),
             groups,
             jobs: None,
         }
@@ -106,6 +116,15 @@ impl PuppetSnapshot {
             || self.jobs.as_ref().is_some_and(is_unauthenticated)
     }
 
+    /// Whether a request has another challenge than the secret, as far as that was read.
+    pub(crate) fn has_another_challenge(&self) -> bool {
+        let another = |(_, request): &Files| match request {
+            Ok(Some(Pending::Readable(csr))) => asks(csr, &self.challenges).challenge == Challenge::Different,
+            _ => false,
+        };
+        self.files.values().any(another)
+    }
+
     /// The names of the nodes whose facts name this instance.
     pub(crate) fn known_as(&self, instance: &InstanceId) -> Lookup<Vec<Certname>> {
         match &self.known_as {
@@ -125,10 +144,10 @@ impl PuppetSnapshot {
     }
 
     /// A name whose certificate is known, and was not asked for again.
-    pub(crate) fn view_with(&self, name: &Certname, own: &Certificate) -> NameView {
+    pub(crate) fn view_with(&self, name: &Certname, own: &Certificate, appeared: bool) -> NameView {
         NameView {
             certname: name.clone(),
-            certificate: Lookup::Found(certificate_view(own)),
+            certificate: Lookup::Found(CertificateView { appeared, ..certificate_view(own, self.ca_ahead) }),
             request: Lookup::Absent,
             node: Lookup::Absent,
             fact_instance: self.fact_instance(name),
@@ -147,11 +166,21 @@ impl PuppetSnapshot {
         };
         NameView {
             certname: name.clone(),
-            certificate: reachable(certificate, certificate_view),
-            request: reachable(request, |pending| request_view(pending, self.challenge.as_ref())),
+            certificate: reachable(certificate, |certificate| certificate_view(certificate, self.ca_ahead)),
+            request: self.request(request),
             node: of(&self.nodes, name, |node| Some(node_view(node))),
             fact_instance: self.fact_instance(name),
             pins: self.pins(name),
+        }
+    }
+
+    fn request(&self, request: &Result<Option<Pending>, Trouble>) -> Lookup<RequestView> {
+        let view = reachable(request, |pending| request_view(pending, &self.challenges));
+        match (&view, &self.challenge_unknown) {
+            (Lookup::Found(RequestView { asks, .. }), Some(unknown)) if asks.challenge == Challenge::Different => {
+                Lookup::Unavailable(unknown.clone())
+            }
+            _ => view,
         }
     }
 
@@ -184,35 +213,49 @@ impl PuppetSnapshot {
     }
 }
 
-/// What the CRL says of a certificate that is gone; `cleaned` says whether the CA has said that it revoked it.
+/// What the CRL says of a certificate that is gone. `cleaned` says whether the CA has said that it revoked it; `enterprise`, whether the
+/// CRL that it gives to agents lists infrastructure nodes alone, as that of Puppet Enterprise does: absence from it proves nothing.
 pub(crate) fn revocation(
-    crl: Option<&RevocationLists>,
+    crl: Option<&Revocations>,
     certificate: Option<&Certificate>,
     cleaned: bool,
+    enterprise: bool,
 ) -> &'static str {
-    match crl.zip(certificate).map(|(crl, certificate)| crl.revokes(certificate)) {
-        Some(true) => "its serial is in the CRL",
-        Some(false) if cleaned => {
+    match (crl.zip(certificate).and_then(|(crl, certificate)| crl.revokes(certificate)), cleaned) {
+        (Some(true), _) => "its serial is in the CRL",
+        (Some(false), true) if enterprise => {
+            "revoked, by the CA's word; the CRL that Puppet Enterprise gives to agents lists infrastructure certificates only, so \
+             absence from it proves nothing"
+        }
+        (Some(false), true) => {
             "the CA has said that it is revoked, but the CRL that it gives to agents does NOT list it: look into the CA's own \
              CRL (docs/operations.md, revocations)"
         }
-        None if cleaned => "the CA has said that it is revoked; its CRL could not be read",
-        _ => "that it is revoked could NOT be seen: look into the CA's CRL",
+        (None, true) => "the CA has said that it is revoked; its CRL could not be read",
+        (Some(false) | None, false) => "that it is revoked could NOT be seen: look into the CA's CRL",
     }
 }
 
-fn request_view(pending: &Pending, challenge: Option<&SecretString>) -> RequestView {
+fn request_view(pending: &Pending, challenges: &Challenges) -> RequestView {
     match pending {
-        Pending::Readable(csr) => RequestView { instance: csr.instance_id(), asks: asks(csr, challenge) },
+        Pending::Readable(csr) => RequestView { instance: csr.instance_id(), asks: asks(csr, challenges) },
         Pending::Unreadable(problem) => RequestView { instance: None, asks: unreadable(problem) },
     }
 }
 
-fn certificate_view(certificate: &Certificate) -> CertificateView {
+/// By how much the time at which a certificate was issued may be wrong where the CA's clock was compared with ours: the answer took
+/// its time, and clocks drift.
+const COMPARED: Duration = Duration::from_secs(60);
+/// The same where it was not. The clock of a CA that is further off is noticed elsewhere first: TLS fails.
+const NOT_COMPARED: Duration = Duration::from_secs(3600);
+
+fn certificate_view(certificate: &Certificate, ca_ahead: Option<SignedDuration>) -> CertificateView {
     CertificateView {
         serial: certificate.serial().to_string(),
         instance: certificate.instance_id(),
-        issued: issued(certificate),
+        issued: issued(certificate, ca_ahead),
+        tolerance: if ca_ahead.is_some() { COMPARED } else { NOT_COMPARED },
+        appeared: false,
         holds: holds(certificate),
     }
 }
@@ -267,9 +310,10 @@ fn of<T, V>(
     }
 }
 
-/// When a certificate was issued: the CA sets its beginning back by a day, for clocks that are behind.
-pub(crate) fn issued(certificate: &Certificate) -> Timestamp {
-    certificate.not_before().checked_add(SignedDuration::from_hours(24)).unwrap_or(Timestamp::MAX)
+/// When a certificate was issued, by our clock: the CA sets its beginning back by a day, for clocks that are behind.
+pub(crate) fn issued(certificate: &Certificate, ca_ahead: Option<SignedDuration>) -> Timestamp {
+    let by_ours = SignedDuration::from_hours(24).saturating_sub(ca_ahead.unwrap_or_default());
+    certificate.not_before().checked_add(by_ours).unwrap_or(Timestamp::MAX)
 }
 
 /// The instance that a node's facts name, unless they name two.

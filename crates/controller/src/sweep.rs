@@ -43,7 +43,7 @@ pub(crate) async fn sweep(run: Run<'_>) -> Swept {
         health.lacks(trouble.clone());
     }
     let oldest_waiting = work.batch.oldest_waiting(run.now());
-    let receipts = receipts(work.batch);
+    let receipts = receipts(run, work.batch);
     health.ended_with(&receipts);
     Swept { receipts, kept, health, oldest_waiting }
 }
@@ -116,16 +116,18 @@ async fn handle_the_waiting(run: Run<'_>, work: &mut Work) -> Search {
 async fn add_the_waiting(run: Run<'_>, work: &mut Work) -> Result<(Vec<Group>, Result<(), Trouble>), Trouble> {
     let opted_in = run.context.autoscaling.opted_in_groups();
     let groups = call(run.context, run.budget.work, Service::AutoScaling, opted_in).await?;
-    let (actions, complete) = waiting(run, &groups).await;
+    let (actions, complete) = waiting(run, &groups.known).await;
     work.batch.add(actions);
-    Ok((groups, complete))
+    // The instances of a warm pool that could not be read are missing; all others are handled.
+    let unread = groups.unread_pools.values().next().map(|error| Trouble::of(Service::AutoScaling, error));
+    Ok((groups.known, complete.and(unread.map_or(Ok(()), Err))))
 }
 
 /// The receipts, but for the guesses that Auto Scaling did not confirm: whether an instance was returning to the pool.
-fn receipts(batch: Batch) -> Vec<Receipt> {
+fn receipts(run: Run<'_>, batch: Batch) -> Vec<Receipt> {
     let is_guess =
         |action: &LifecycleAction| action.transition == Transition::Terminating && action.destination.is_some();
-    batch.into_receipts(|item| item.is_completed() || !is_guess(item.action()))
+    batch.into_receipts(run, |item| item.is_completed() || !is_guess(item.action()))
 }
 
 /// Every action that waits at a hook of ours; and what went wrong, where actions may be missing.

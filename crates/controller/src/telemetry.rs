@@ -12,10 +12,9 @@ use crate::call::call;
 use crate::context::{Context, Run};
 use crate::housekeeping::HousekeepingReport;
 use crate::invocation::Function;
+use crate::size::{cut, messages};
 use crate::sweep::Swept;
 
-/// The most results in one published message, which may have 256 KiB.
-const RESULTS_PER_MESSAGE: usize = 100;
 /// The longest reason in a published message, in characters.
 const LONGEST_REASON: usize = 500;
 /// An instance that still waits so shortly before it has to be decided is worth an alarm.
@@ -132,6 +131,9 @@ fn log(function: Function, receipt: &Receipt) {
     let (code, mode) = (receipt.code.as_str(), receipt.mode.map(Mode::as_str));
     match receipt.outcome {
         Outcome::Failed => tracing::error!(function, outcome, code, instance, group, certname, mode, steps, "{reason}"),
+        Outcome::Waiting if receipt.announce => {
+            tracing::warn!(function, outcome, code, instance, group, certname, mode, steps, "{reason}");
+        }
         Outcome::Refused => tracing::warn!(function, outcome, code, instance, group, certname, mode, steps, "{reason}"),
         _ => tracing::info!(function, outcome, code, instance, group, certname, mode, steps, "{reason}"),
     }
@@ -140,16 +142,15 @@ fn log(function: Function, receipt: &Receipt) {
 /// Publishes to the topic, if there is one, what was decided and what an operator should look at.
 async fn publish(context: &Context, function: Function, receipts: &[Receipt]) -> Result<(), AwsError> {
     let Some(topic) = &context.topic else { return Ok(()) };
-    let news: Vec<Value> = receipts
+    let news = receipts
         .iter()
         .filter(|receipt| is_news(function, receipt))
         .map(|receipt| {
             let Receipt { instance_id, group, hook, certname, outcome, code, reason, .. } = receipt;
-            let reason: String = reason.chars().take(LONGEST_REASON).collect();
+            let reason = cut(reason, LONGEST_REASON);
             json!({"instance_id": instance_id, "group": group, "hook": hook, "certname": certname, "outcome": outcome, "code": code, "reason": reason})
-        })
-        .collect();
-    for chunk in news.chunks(RESULTS_PER_MESSAGE) {
+        });
+    for chunk in messages(news) {
         let subject = format!("Stagedoor {}: {} instances", function.name(), chunk.len());
         let message = json!({"function": function.name(), "results": chunk}).to_string();
         topic.publish(&subject, &message).await?;
@@ -157,12 +158,13 @@ async fn publish(context: &Context, function: Function, receipts: &[Receipt]) ->
     Ok(())
 }
 
-/// Waiting is no news, and that an action is still refused is none either when the sweep finds it so every minute: that is what the
+/// Waiting is no news, unless the receipt says so, and that an action is still refused is none either when the sweep finds it so every minute: that is what the
 /// metric is for. In observe mode nothing is written anywhere.
 fn is_news(function: Function, receipt: &Receipt) -> bool {
     receipt.mode != Some(Mode::Observe)
         && match receipt.outcome {
-            Outcome::Waiting | Outcome::Ignored => false,
+            Outcome::Waiting => receipt.announce,
+            Outcome::Ignored => false,
             Outcome::Refused | Outcome::Failed => function != Function::Sweep,
             Outcome::Continued | Outcome::Abandoned => true,
         }
@@ -186,6 +188,7 @@ mod tests {
             code: Code::NothingToDo,
             reason: String::new(),
             decide_by: None,
+            announce: false,
             steps: Vec::new(),
         }
     }
@@ -196,6 +199,17 @@ mod tests {
             assert!(is_news(Function::Purge, &receipt(outcome, Some(Mode::Act))), "{outcome:?}");
             assert!(is_news(Function::Purge, &receipt(outcome, None)), "{outcome:?}");
             assert!(!is_news(Function::Purge, &receipt(outcome, Some(Mode::Observe))), "{outcome:?}");
+        }
+    }
+
+    #[test]
+    fn waiting_is_no_news_unless_it_is_to_be_announced() {
+        for function in [Function::Onboard, Function::Sweep] {
+            for announce in [false, true] {
+                let receipt = |mode| Receipt { announce, ..receipt(Outcome::Waiting, Some(mode)) };
+                assert_eq!(is_news(function, &receipt(Mode::Act)), announce, "{function:?}");
+                assert!(!is_news(function, &receipt(Mode::Observe)), "{function:?}");
+            }
         }
     }
 

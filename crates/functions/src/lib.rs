@@ -44,7 +44,9 @@ async fn serve_until_stopped(function: Function) -> anyhow::Result<()> {
         // Boxed: optimized, the futures nest deeper than the compiler's recursion limit.
         let Answer { payload, metrics } = Box::pin(handle(context, function, &invocation.payload, deadline)).await;
         // Lines of their own: CloudWatch takes metrics only from documents that begin with them.
-        metrics.iter().for_each(|line| println!("{line}"));
+        for line in metrics {
+            println!("{line}");
+        }
         Ok::<_, std::convert::Infallible>(payload)
     };
     lambda_runtime::run(service_fn(answer)).await.map_err(|error| anyhow!("the Lambda runtime stopped: {error}"))

@@ -152,7 +152,8 @@ fn write_instance(xml: &mut Xml, world: &World, instance: &Instance, state: &str
         .text("privateDnsName", if alive { instance.private_dns.as_str() } else { "" })
         .text("dnsName", "");
     if !alive {
-        xml.text("reason", "User initiated");
+        let at = instance.terminated.map(|at| at.strftime("User initiated (%Y-%m-%d %H:%M:%S GMT)").to_string());
+        xml.text("reason", at.unwrap_or_else(|| "User initiated".to_owned()));
         xml.within("stateReason", |xml| {
             xml.text("code", "Client.UserInitiatedShutdown")
                 .text("message", "Client.UserInitiatedShutdown: User initiated shutdown");

@@ -86,12 +86,17 @@ impl From<anyhow::Error> for Thrown {
 /// Where Puppet Server keeps its CA; appears in error texts.
 pub(crate) const CA_DIRECTORY: &str = "/etc/puppetlabs/puppetserver/ca";
 
+/// The first serial of the certificates that are only counted.
+const CROWD: u64 = 1_000_000_000;
+
 /// Everything the CA knows.
 pub(crate) struct Ca {
     last_serial: u64,
     pub(crate) signed: BTreeMap<String, Issued>,
     /// Names whose file in `signed/` is empty, as after a full disk or a crash.
     pub(crate) emptied: BTreeSet<String>,
+    /// How many more certificates its list shows, of which there are no files.
+    pub(crate) crowd: u32,
     pub(crate) requests: BTreeMap<String, Pending>,
     inventory: Vec<Row>,
     revoked: BTreeMap<u64, Timestamp>,
@@ -111,6 +116,7 @@ impl Ca {
             last_serial: 0,
             signed: BTreeMap::new(),
             emptied: BTreeSet::new(),
+            crowd: 0,
             requests: BTreeMap::new(),
             inventory: Vec::new(),
             revoked: BTreeMap::new(),
@@ -264,6 +270,17 @@ impl Ca {
             return Err(Thrown::file_not_found("signed", certname));
         }
         Ok(serials)
+    }
+
+    /// Makes the CA as large as this: so many more names in its list of certificates, and so many more serials in its CRL.
+    pub(crate) fn grow(&mut self, count: u32, authority: &Authority, now: Timestamp) -> anyhow::Result<()> {
+        self.crowd = count;
+        self.revoked.extend((0..u64::from(count)).map(|number| (CROWD + number, now)));
+        self.crl_number += 1;
+        let entries: Vec<_> = self.revoked.iter().map(|(serial, at)| (*serial, *at)).collect();
+        self.crl = authority.crl(&entries, self.crl_number, now)?;
+        self.crl_written = now;
+        Ok(())
     }
 
     /// The object of `certificate_status`: of the certificate, else of the request.

@@ -9,9 +9,11 @@ mod status;
 
 use std::sync::Arc;
 
+use http::header::DATE;
 use http::{HeaderValue, Method, StatusCode};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
+use stagedoor_lab_core::clock::Clock;
 use stagedoor_lab_core::server::{Call, Reply, Request, Service};
 
 use super::auth_conf::authorize;
@@ -86,6 +88,13 @@ impl Service for CaService {
         };
         if let Ok(version) = HeaderValue::try_from(options.server_version.to_string()) {
             reply.headers_mut().insert("X-Puppet-Version", version);
+        }
+        // By the machine's clock: whoever compares it with his own does not live in the lab's time, which tests move to make a past.
+        let ahead = SignedDuration::from_secs(options.ca_clock_ahead_s.into());
+        let date = Clock::machine_now().saturating_add(ahead).unwrap_or(now);
+        let date = date.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
+        if let Ok(date) = HeaderValue::try_from(date) {
+            reply.headers_mut().insert(DATE, date);
         }
         reply
     }

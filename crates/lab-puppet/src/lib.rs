@@ -173,6 +173,12 @@ impl Puppet {
         self.site.ca().emptied.insert(certname.to_owned());
     }
 
+    /// Makes the site as large as this, cheaply: so many certificates in the CA's list, serials in its CRL and active nodes in
+    /// PuppetDB, all of which belong to nobody here. Only lists show them.
+    pub fn grow(&self, count: u32) -> anyhow::Result<()> {
+        self.site.grow(count)
+    }
+
     /// Whether a signing request of this name waits at the CA.
     #[must_use]
     pub fn has_request(&self, certname: &str) -> bool {

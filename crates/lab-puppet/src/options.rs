@@ -218,6 +218,8 @@ pub struct PuppetOptions {
     pub rbac_tokens: Option<BTreeMap<String, TokenState>>,
     /// How long each write of the CA takes, in milliseconds. Writes come one after the other.
     pub ca_write_ms: u64,
+    /// By how many seconds the clock of the CA's host is ahead of all others; below zero, behind them.
+    pub ca_clock_ahead_s: i32,
     /// State of the status service beside the CA.
     pub server_state: ServiceState,
     /// State of the status service beside PuppetDB.
@@ -271,6 +273,7 @@ impl Default for PuppetOptions {
             puppetdb_maintenance: false,
             rbac_tokens: None,
             ca_write_ms: 0,
+            ca_clock_ahead_s: 0,
             server_state: ServiceState::Running,
             puppetdb_state: ServiceState::Running,
             enterprise: false,

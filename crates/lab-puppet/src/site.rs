@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use rcgen::KeyPair;
 use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
@@ -17,12 +17,17 @@ use crate::enterprise::classifier::Groups;
 use crate::enterprise::orchestrator::Orchestrator;
 use crate::node::CsrAttributes;
 use crate::options::PuppetOptions;
-use crate::puppetdb::store::Store;
+use crate::puppetdb::store::{Command, Store};
 use crate::tls::{Identity, server_config};
 use crate::x509::request::{SigningRequest, Wish, write};
 
 /// Certname of the host that runs both servers.
 pub(crate) const SERVER: &str = "puppet";
+
+/// The name of one of the certificates that are only counted.
+pub(crate) fn crowd_name(number: u32) -> String {
+    format!("node-{number:06}.another-site.example.net")
+}
 
 /// Everything behind the services. Locks are held for single steps, never across an await.
 pub(crate) struct Site {
@@ -174,7 +179,13 @@ impl Site {
         options: &PuppetOptions,
     ) -> Result<(), Thrown> {
         let ttl = ttl.unwrap_or_else(|| lifetime(options));
-        self.ca().sign(certname, ttl, &self.authority, self.clock.now())
+        self.ca().sign(certname, ttl, &self.authority, self.ca_time(options))
+    }
+
+    /// The clock of the CA's host.
+    pub(crate) fn ca_time(&self, options: &PuppetOptions) -> Timestamp {
+        let now = self.clock.now();
+        now.saturating_add(SignedDuration::from_secs(options.ca_clock_ahead_s.into())).unwrap_or(now)
     }
 
     /// Issues a certificate without asking any policy.
@@ -194,6 +205,19 @@ impl Site {
             self.reload_tls(&ca)?;
         }
         Ok(())
+    }
+
+    /// Makes the site as large as this: certificates, revocations and active nodes that belong to nobody here.
+    pub(crate) fn grow(&self, count: u32) -> anyhow::Result<()> {
+        let now = self.clock.now();
+        let mut store = self.puppetdb();
+        for number in 0..count {
+            store.at_once(&crowd_name(number), Command::Catalog { produced: now }, now);
+        }
+        drop(store);
+        let mut ca = self.ca();
+        ca.grow(count, &self.authority, now)?;
+        self.reload_tls(&ca)
     }
 
     pub(crate) fn reset(&self) -> anyhow::Result<()> {

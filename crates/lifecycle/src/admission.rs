@@ -14,6 +14,7 @@ use crate::deadline;
 use crate::observation::{Began, LifecycleAction};
 use crate::profile::Profile;
 use crate::reason::{Code, Fact};
+use crate::signing::AltNames;
 
 /// What AWS says about the instance of an action.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,6 +49,8 @@ pub struct PendingAction {
     pub profile: Arc<Profile>,
     /// The certname that its profile gives it.
     pub expected: Result<Certname, Nameless>,
+    /// The alternative names that its profile allows it.
+    pub alt_names: AltNames,
     /// Whether its group has a warm pool, from which it may come.
     pub has_pool: bool,
     /// When EC2 launched it, or started it again.
@@ -88,7 +91,12 @@ impl PendingAction {
     /// Whether the timeout has expired.
     #[must_use]
     pub fn is_late(&self, began: Began, now: Timestamp) -> bool {
-        began.time().is_some_and(|began| now >= deadline::after(began, self.allowed))
+        self.is_over_in(Duration::ZERO, began, now)
+    }
+
+    /// Whether the timeout expires within this time.
+    pub(crate) fn is_over_in(&self, left: Duration, began: Began, now: Timestamp) -> bool {
+        began.time().is_some_and(|began| deadline::after(now, left) >= deadline::after(began, self.allowed))
     }
 }
 
@@ -279,6 +287,7 @@ fn held(
     let deadline::Allowance { allowed, heartbeat } = deadline::allowance(timeout, ours);
     PendingAction {
         expected,
+        alt_names: AltNames::of(&profile.rules.alt_names, &action.instance, &cloud.machine),
         has_pool,
         launched: machine.ok().flatten().and_then(|machine| machine.launched),
         addresses: machine.ok().flatten().map(Machine::addresses).unwrap_or_default(),

@@ -48,6 +48,23 @@ pub fn heartbeat_due(instance: &InstanceId, timeout: Duration, last: Timestamp, 
     moment(last) != moment(now)
 }
 
+/// How often operators are notified of refused requests of the same launch, at the most.
+const ANNOUNCED_EVERY: Duration = Duration::from_secs(300);
+/// Between the beginnings of two sweeps.
+const SWEEPS: Duration = Duration::from_secs(60);
+
+/// Whether an invocation that began at this time notifies operators of a refused request: the function that the launch's event
+/// invoked does; the sweep does in one of five minutes, counted from the beginning of the launch, and leaves the first five to that
+/// function.
+#[must_use]
+pub fn announces_refusal(sweeps: bool, launch_began: Option<Timestamp>, now: Timestamp) -> bool {
+    let due = |began: Timestamp| {
+        let age = |time: Timestamp| Timestamp::from_second(time.as_second() - began.as_second()).unwrap_or(time);
+        now >= after(began, ANNOUNCED_EVERY) && slot_begun(ANNOUNCED_EVERY, age(before(now, SWEEPS)), age(now))
+    };
+    !sweeps || launch_began.is_some_and(due)
+}
+
 /// Whether a moment has come since `last` of those that are `period` apart, counted from 1970 on.
 #[must_use]
 pub fn slot_begun(period: Duration, last: Timestamp, now: Timestamp) -> bool {
@@ -199,6 +216,19 @@ mod tests {
         let (five, minute) = (Duration::from_secs(300), 60);
         let due = (0..120).filter(|n| slot_begun(five, at(n * minute + 7 - minute), at(n * minute + 7)));
         assert_eq!(due.count(), 24, "two hours have 24 times five minutes");
+    }
+
+    #[test]
+    fn a_refused_request_is_announced_by_the_function_of_the_event_and_then_by_one_sweep_in_five_minutes() {
+        assert!(announces_refusal(false, None, at(0)) && announces_refusal(false, Some(at(0)), at(40)));
+        for phase in 0..60 {
+            let announced: Vec<i64> = (0..30)
+                .map(|minute| minute * 60 + phase)
+                .filter(|second| announces_refusal(true, Some(at(0)), at(*second)))
+                .collect();
+            assert_eq!(announced, (1..6).map(|slot| slot * 300 + phase).collect::<Vec<_>>());
+        }
+        assert!(!announces_refusal(true, None, at(600)), "nothing says in which minute it would be");
     }
 
     #[test]

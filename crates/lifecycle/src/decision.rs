@@ -57,8 +57,10 @@ pub enum Effect {
     Remove(Vec<Removal>),
     /// Sign this request.
     Sign(Signable),
-    /// Remove what must not be signed, or must not have been; then abandon the launch.
-    Reject(Rejection),
+    /// Delete a request that must not be signed; the launch waits for another.
+    Delete(RefusedRequest),
+    /// Remove the instance's own certificate, which must not have been signed, for this reason; then abandon the launch.
+    Reject(Removal, Fact),
     /// Pin the node to these groups.
     Pin(Certname, Vec<String>),
     /// Have the node run Puppet; the text distinguishes one such order from the next.
@@ -75,6 +77,8 @@ pub enum EffectKey {
     Remove,
     /// [`Effect::Sign`].
     Sign(Certname),
+    /// [`Effect::Delete`].
+    Delete(Certname),
     /// [`Effect::Reject`].
     Reject(Certname),
     /// [`Effect::Pin`].
@@ -92,8 +96,8 @@ impl Effect {
         match self {
             Self::Remove(_) => EffectKey::Remove,
             Self::Sign(signable) => EffectKey::Sign(signable.certname().clone()),
-            Self::Reject(Rejection::Request(name, _)) => EffectKey::Reject(name.clone()),
-            Self::Reject(Rejection::Certificate(removal, _)) => EffectKey::Reject(removal.name.certname().clone()),
+            Self::Delete(refused) => EffectKey::Delete(refused.certname.clone()),
+            Self::Reject(removal, _) => EffectKey::Reject(removal.name.certname().clone()),
             Self::Pin(name, groups) => EffectKey::Pin(name.clone(), groups.clone()),
             Self::Run(name, _) => EffectKey::Run(name.clone()),
             Self::Refresh(targets, _) => EffectKey::Refresh(targets.clone()),
@@ -128,12 +132,8 @@ impl Effect {
                 format!("remove {}", removals.iter().map(Removal::describe).collect::<Vec<_>>().join("; "))
             }
             Self::Sign(signable) => format!("sign the certificate request of {}", signable.certname()),
-            Self::Reject(Rejection::Request(name, _)) => {
-                format!("delete the certificate request of {name}, and abandon the launch")
-            }
-            Self::Reject(Rejection::Certificate(removal, _)) => {
-                format!("remove {}, and abandon the launch", removal.describe())
-            }
+            Self::Delete(RefusedRequest { reason, .. }) => format!("delete a certificate request: {}", reason.text),
+            Self::Reject(removal, _) => format!("remove {}, and abandon the launch", removal.describe()),
             Self::Pin(name, groups) => format!("pin {name} to {}", groups.join(", ")),
             Self::Run(name, _) => format!("have {name} run Puppet"),
             Self::Refresh(targets, ..) => format!("have {} run Puppet", names(targets)),
@@ -141,13 +141,15 @@ impl Effect {
     }
 }
 
-/// What is refused, and why.
+/// A certificate request that must not be signed, under a name that has no certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Rejection {
-    /// The certificate request pending under this name, which has no certificate.
-    Request(Certname, Fact),
-    /// The instance's own certificate.
-    Certificate(Removal, Fact),
+pub struct RefusedRequest {
+    /// The name.
+    pub certname: Certname,
+    /// SHA-256 over its public key: another request may take its place at any time. Empty if it cannot be read.
+    pub key_print: String,
+    /// Why it is refused.
+    pub reason: Fact,
 }
 
 /// Why an action cannot be completed yet.

@@ -1,5 +1,7 @@
 //! What AWS and Puppet say now about one instance. Plain values, no I/O.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use stagedoor_types::{ActionKey, Certname, GroupName, HookName, InstanceId, Lookup, Place, Transition, Trouble};
 
@@ -116,15 +118,21 @@ impl NameView {
     }
 }
 
-/// A certificate: whose it is, and which.
+/// A certificate: whose it is, and which. A renewed certificate has another serial number and the same key, and is the same
+/// certificate wherever the identity of its owner matters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CertificateView {
     /// Serial number, hexadecimal, upper case.
     pub serial: String,
     /// The extension `pp_instance_id`; a certificate need not have a usable one.
     pub instance: Option<InstanceId>,
-    /// When it was issued.
+    /// When it was issued, by the controller's clock as far as the CA's could be compared with it.
     pub issued: Timestamp,
+    /// By how much that may be wrong.
+    pub tolerance: Duration,
+    /// Whether this invocation has seen that there was none under the name, and then this one: so it is of this launch, whatever
+    /// its dates say.
+    pub appeared: bool,
     /// Everything that it certifies.
     pub holds: Request,
 }

@@ -29,7 +29,9 @@ pub use missing::Elsewhere;
 pub struct LaunchView {
     /// What is under its name; none as long as the name is unknown.
     pub name: Option<NameView>,
-    /// The instance that the certificate or request under its name is of, at EC2.
+    /// Why the last request that was refused in this invocation was, if one was.
+    pub refused: Option<Refused>,
+    /// The instance that the certificate under its name is of, at EC2.
     pub owner: Option<(InstanceId, Lookup<Machine>)>,
     /// The node groups that the classifier has, or shows to us; `Absent` where there is no classifier.
     pub node_groups: Option<Lookup<BTreeSet<String>>>,
@@ -45,6 +47,15 @@ pub struct LaunchView {
     pub probes: Option<Vec<(Probe, ProbeResult)>>,
     /// Where the instance was found under other names than the expected one.
     pub elsewhere: Option<Vec<Elsewhere>>,
+}
+
+/// A request that was refused in this invocation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// Why.
+    pub reason: Fact,
+    /// The key of the request, if it was not deleted because the sweep has to do that.
+    pub left: Option<String>,
 }
 
 /// What a probe said: nothing is wrong, or what is.
@@ -79,8 +90,10 @@ pub fn decide(
         Ok(story) => Decision::Complete(ActionResult::Continue, story),
         Err(NotYet::Missing(missing)) => not_yet(action, launching, missing, now),
         Err(NotYet::Decided(decision)) => match *decision {
-            // What is refused is removed at any time; everything else is only worth doing while there is time to finish.
-            Decision::Apply(effect) if launching.is_late(action.began, now) && !matches!(effect, Effect::Reject(_)) => {
+            // A certificate that is refused is removed at any time; everything else is only worth doing while there is time to finish.
+            Decision::Apply(effect)
+                if launching.is_late(action.began, now) && !matches!(effect, Effect::Reject(..)) =>
+            {
                 not_yet(
                     action,
                     launching,

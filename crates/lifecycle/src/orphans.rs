@@ -4,6 +4,7 @@
 //! terminated, and the answers that say so are reliable. In doubt, a name is left alone.
 
 mod cloud;
+mod requests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -11,6 +12,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 pub use cloud::{Cloud, Fate};
+pub use requests::PendingRequest;
 use stagedoor_types::{Certname, InstanceId, Mode};
 
 use crate::deadline;
@@ -23,12 +25,19 @@ use crate::removal::Removal;
 /// So many may be removed at once however small the fleet is.
 pub const ALWAYS_ALLOWED: usize = 5;
 
+/// How long nothing must have been heard under a name after its instance was terminated: an agent runs every 30 minutes by default
+/// ([`runinterval`](https://www.puppet.com/docs/puppet/8/configuration.html)), so an instance that was made of the terminated one's
+/// image, and lives on with its certificate, is heard of in this time. EC2 shows a terminated instance for about an hour.
+pub const SILENCE: Duration = Duration::from_secs(2400);
+/// What is heard for so long after the beginning of its termination may be the terminated instance's own last run.
+pub const LAST_RUN: Duration = Duration::from_secs(600);
+
 /// How orphans are handled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// How much of the fleet may be removed at once, in percent.
     pub max_share: u8,
-    /// How long nothing must have been heard of an instance that EC2 does not know.
+    /// How long nothing must have been heard of an instance that EC2 does not know, or that was heard of after its termination.
     pub grace: Duration,
 }
 
@@ -120,8 +129,21 @@ impl Rules<'_> {
     #[must_use]
     pub fn fleet<'l>(&self, listed: &'l [Listed]) -> Vec<&'l Listed> {
         let mut seen = BTreeSet::new();
-        let ours = |listed: &&Listed| self.mode(&listed.certname, &listed.instance, &listed.extensions).is_some();
-        listed.iter().filter(ours).filter(|listed| seen.insert(&listed.certname)).collect()
+        listed.iter().filter(|listed| self.is_ours(listed)).filter(|listed| seen.insert(&listed.certname)).collect()
+    }
+
+    /// Whether a name is of the fleet: it has a name and every extension that a profile asks for.
+    #[must_use]
+    pub fn is_ours(&self, listed: &Listed) -> bool {
+        self.mode(&listed.certname, &listed.instance, &listed.extensions).is_some()
+    }
+
+    /// The names of the fleet whose instance EC2 does not know. Of these, only those are known to be of this account and Region
+    /// whose facts say so.
+    #[must_use]
+    pub fn unknown(&self, fleet: &[&Listed], cloud: &Cloud) -> Vec<Certname> {
+        let unknown = fleet.iter().filter(|listed| cloud.fate(&listed.instance) == Fate::Unknown);
+        unknown.map(|listed| listed.certname.clone()).collect()
     }
 
     /// Those of the fleet that have to be examined closely: whose instance AWS does not show alive.
@@ -134,9 +156,10 @@ impl Rules<'_> {
         fleet.iter().filter(suspect).map(|listed| listed.certname.clone()).collect()
     }
 
-    /// Judges all suspects; `fleet` is how many names are ours.
+    /// Judges these suspects. `fleet` is how many names are of this account and Region: those of another fleet neither open the
+    /// breaker nor keep it closed. `unseen` is how many more suspects there are, which may all be orphans.
     #[must_use]
-    pub fn judge(&self, suspects: &[Suspect], fleet: usize, cloud: &Cloud, now: Timestamp) -> Findings {
+    pub fn judge(&self, suspects: &[Suspect], fleet: usize, unseen: usize, cloud: &Cloud, now: Timestamp) -> Findings {
         let mut findings = Findings::default();
         for suspect in suspects {
             let name = suspect.view.certname.clone();
@@ -147,7 +170,7 @@ impl Rules<'_> {
             }
         }
         if !findings.orphans.is_empty() {
-            findings.breaker = self.limits.breaker(findings.orphans.len() + findings.unclear.len(), fleet);
+            findings.breaker = self.limits.breaker(findings.orphans.len() + findings.unclear.len() + unseen, fleet);
         }
         findings
     }
@@ -185,12 +208,21 @@ impl Rules<'_> {
             }
         }
         let reported = Some(&suspect.reported).filter(|reported| reported.instance.as_ref() == Some(instance));
+        // A certificate is news as well: of what it was issued to.
+        let heard = node.and_then(|node| node.newest).max(certificate.map(|certificate| certificate.issued));
         let why = match cloud.fate(instance) {
             Fate::Alive(how) => return Err(spared(format!("{instance} is {how}"))),
-            Fate::Terminated => {
+            Fate::Terminated(since) => {
                 if let Some(elsewhere) = reported.and_then(|reported| cloud.elsewhere(reported)) {
                     return Err(spared(elsewhere));
                 }
+                self.limits.silent_since(since, heard, now).map_err(|until| {
+                    let heard = heard.map_or_else(|| "never".to_owned(), |heard| format!("at {heard}"));
+                    spared(format!(
+                        "EC2 says that {instance} is terminated, and its name was last heard of {heard}; another instance may use its \
+                         certificate, so it is left alone until {until}"
+                    ))
+                })?;
                 format!("EC2 says that {instance} is terminated")
             }
             Fate::Unknown => {
@@ -206,8 +238,7 @@ impl Rules<'_> {
                         )));
                     }
                 }
-                let issued = certificate.map(|certificate| certificate.issued);
-                let Some(heard) = node.and_then(|node| node.newest).max(issued) else {
+                let Some(heard) = heard else {
                     return Err(spared(format!(
                         "EC2 does not know {instance}, and nothing says when it was last heard of"
                     )));
@@ -240,6 +271,23 @@ impl Rules<'_> {
 }
 
 impl Limits {
+    /// Whether nothing was heard under the name of a terminated instance for long enough; otherwise until when it is left alone.
+    ///
+    /// What is heard after the instance's own last run comes from another one, as does, perhaps, what is heard where EC2 does not
+    /// say when the termination began: then the whole grace time counts.
+    fn silent_since(
+        &self,
+        terminated: Option<Timestamp>,
+        heard: Option<Timestamp>,
+        now: Timestamp,
+    ) -> Result<(), Timestamp> {
+        let own = terminated.is_some_and(|since| heard.is_none_or(|heard| heard <= deadline::after(since, LAST_RUN)));
+        let silence = if own { SILENCE.min(self.grace) } else { self.grace };
+        let last = terminated.max(heard).unwrap_or(Timestamp::MIN);
+        let until = deadline::after(last, silence);
+        if now >= until { Ok(()) } else { Err(until) }
+    }
+
     /// Why so many of the fleet may not be removed at once, if they may not.
     #[must_use]
     pub fn breaker(&self, going: usize, fleet: usize) -> Option<String> {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use thiserror::Error;
 
 use stagedoor_types::{ActionResult, Certname, HookName, Mode, ProfileName};
-pub use template::{CertnameTemplate, InvalidTemplate};
+pub use template::{AltNameTemplate, CertnameTemplate, InvalidTemplate};
 
 use crate::signing::SigningRules;
 
@@ -209,6 +209,13 @@ impl Protected {
             }
             None => name.as_str() == *pattern,
         })
+    }
+
+    /// The same for a host name in either case, as an alternative name may be written.
+    #[must_use]
+    pub fn protects_host(&self, name: &str) -> Option<&str> {
+        // What is no certname in lower case can be no protected name.
+        self.protects(&name.to_ascii_lowercase().parse().ok()?)
     }
 }
 

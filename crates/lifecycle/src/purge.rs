@@ -155,7 +155,9 @@ pub(crate) fn removal(name: Purgeable, view: &NameView, instance: &InstanceId) -
     let (certificate, request) = (view.certificate.known(), view.request.known());
     let (node, pins) = (view.node.known(), view.pins.known());
     let mut removal = Removal::of(name);
-    removal.certificate = certificate.ok().flatten().map(|certificate| certificate.serial.clone());
+    if let Some(certificate) = certificate.ok().flatten() {
+        removal.take(certificate);
+    }
     removal.request = request.ok().flatten().is_some_and(|request| request.instance.as_ref() == Some(instance));
     removal.node = node.ok().flatten().filter(|node| node.active).copied();
     removal.pins = pins.ok().flatten().cloned().unwrap_or_default();

@@ -86,11 +86,11 @@ codes! {
     /// Too little time is left for what would have to be done.
     NoTimeLeft = "no_time_left", "Raise the timeout if it is too short for your fleet.";
 
-    /// The certificate request does not pass the profile's checks, and the launch is abandoned.
+    /// The certificate request does not pass the profile's checks. It is deleted, and the launch waits for another.
     RequestRefused = "request_refused", "Correct the user data (csr_attributes.yaml) or the profile; else find out who sent it.";
     /// The certificate holds what the profile forbids: it is revoked, and the launch is abandoned.
     CertificateRefused = "certificate_refused", "Correct whatever signed it, or the profile.";
-    /// The CA signed another request than the one that was checked. The certificate is revoked, and the launch is abandoned.
+    /// The CA signed another request than the one that was checked. The certificate is revoked, and the launch waits on.
     RequestReplaced = "request_replaced", "Find out who replaced it. Set allow-duplicate-certs to false.";
     /// The launch is abandoned, and its name could not be unpinned: the name's next owner would inherit the pins.
     PinsLeft = "pins_left", "Unpin the name from the node groups that the reason names.";
@@ -217,6 +217,7 @@ impl From<&Trouble> for Code {
             (TroubleKind::Unauthenticated, _) => Self::NotAuthenticated,
             (TroubleKind::NotPermitted, _) => Self::NotPermitted,
             (TroubleKind::Refused, _) => Self::Refused,
+            (TroubleKind::NotTried, _) => Self::Postponed,
             (_, Service::AutoScaling) => Self::AutoScalingUnavailable,
             (_, Service::Ec2) => Self::Ec2Unavailable,
             (_, Service::SecretsManager) => Self::SecretsManagerUnavailable,

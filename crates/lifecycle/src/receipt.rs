@@ -69,6 +69,9 @@ pub struct Receipt {
     /// Until when it has to be decided, where that is known and it is not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub decide_by: Option<Timestamp>,
+    /// Whether operators are notified although the action only waits; not part of the format.
+    #[serde(skip)]
+    pub announce: bool,
     /// What was seen, done and proven, in order.
     pub steps: Vec<Step>,
 }

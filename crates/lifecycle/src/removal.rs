@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use stagedoor_types::{Certname, Lookup};
 
 use crate::identity::Purgeable;
-use crate::observation::{NameView, NodeView};
+use crate::observation::{CertificateView, NameView, NodeView};
 use crate::reason::{Code, Fact, Reason};
 
 /// What is left of an instance under one name, and how far its removal is: [`Requested`], then [`Applied`]. What Puppet answers to a
@@ -24,6 +24,8 @@ pub struct Removal<S = Requested> {
     pub name: Purgeable,
     /// The serial number of its certificate, which is to be revoked and removed.
     pub certificate: Option<String>,
+    /// SHA-256 over the public key of that certificate: one that is renewed meanwhile has another serial number and the same key.
+    pub key_print: Option<String>,
     /// Whether its own certificate request is pending.
     pub request: bool,
     /// Its node, if it is active in PuppetDB.
@@ -83,13 +85,29 @@ impl Removal<Requested> {
     /// A removal of nothing yet.
     #[must_use]
     pub fn of(name: Purgeable) -> Self {
-        Self { name, certificate: None, request: false, node: None, pins: Vec::new(), state: Requested(()) }
+        Self {
+            name,
+            certificate: None,
+            key_print: None,
+            request: false,
+            node: None,
+            pins: Vec::new(),
+            state: Requested(()),
+        }
     }
 
     /// A certificate alone.
     #[must_use]
-    pub fn of_certificate(name: Purgeable, serial: &str) -> Self {
-        Self { certificate: Some(serial.to_owned()), ..Self::of(name) }
+    pub fn of_certificate(name: Purgeable, certificate: &CertificateView) -> Self {
+        let mut removal = Self::of(name);
+        removal.take(certificate);
+        removal
+    }
+
+    /// This certificate as well.
+    pub(crate) fn take(&mut self, certificate: &CertificateView) {
+        self.certificate = Some(certificate.serial.clone());
+        self.key_print = Some(certificate.holds.key_print.clone());
     }
 
     /// A certificate request alone.
@@ -101,12 +119,18 @@ impl Removal<Requested> {
     /// It was applied by this time; `revoked` says whether the CA has said that it revoked the certificate.
     #[must_use]
     pub fn applied(self, at: Timestamp, revoked: bool) -> Removal<Applied> {
-        let Self { name, certificate, request, node, pins, state: Requested(()) } = self;
-        Removal { name, certificate, request, node, pins, state: Applied { at, revoked } }
+        let Self { name, certificate, key_print, request, node, pins, state: Requested(()) } = self;
+        Removal { name, certificate, key_print, request, node, pins, state: Applied { at, revoked } }
     }
 }
 
 impl<S> Removal<S> {
+    /// Whether this is the certificate that is to be removed, or what it was renewed to.
+    #[must_use]
+    pub fn is_of_key(&self, certificate: &CertificateView) -> bool {
+        self.key_print.as_ref() == Some(&certificate.holds.key_print)
+    }
+
     /// Whether there is nothing to remove.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -148,8 +172,8 @@ impl Removal<Applied> {
             return Vec::new();
         }
         let mut gone = Vec::new();
-        if let Some(serial) = self.certificate.as_ref().filter(|serial| match &seen.certificate {
-            Lookup::Found(certificate) => certificate.serial != **serial,
+        if let Some(serial) = self.certificate.as_ref().filter(|_| match &seen.certificate {
+            Lookup::Found(certificate) => !self.is_of_key(certificate),
             Lookup::Absent => true,
             Lookup::Unavailable(_) => false,
         }) {
@@ -244,9 +268,8 @@ mod tests {
     fn removal() -> Removal<Applied> {
         let instance: InstanceId = OURS.parse().unwrap();
         let Whose::Ours(name) = whose(&before(), &instance, &Protected::default()) else { panic!() };
-        let serial = certificate(Some(OURS), at(0)).serial;
-        Removal { node: Some(node(true, at(0))), pins: vec!["Web".into()], ..Removal::of_certificate(name, &serial) }
-            .applied(at(10), true)
+        let removal = Removal::of_certificate(name, &certificate(Some(OURS), at(0)));
+        Removal { node: Some(node(true, at(0))), pins: vec!["Web".into()], ..removal }.applied(at(10), true)
     }
 
     #[test]
@@ -276,6 +299,19 @@ mod tests {
             assert_eq!(removal().proof(&seen, at(20)), None, "{seen:?}");
             assert_eq!(removal().gone(&seen, at(20)).len(), 2, "{seen:?}");
         }
+    }
+
+    #[test]
+    fn a_certificate_is_gone_when_one_of_another_key_has_its_place_and_not_when_it_was_renewed() {
+        let now = |serial: &str, key_print: &str| {
+            let mut certificate = certificate(Some(OURS), at(15));
+            certificate.serial = serial.into();
+            certificate.holds.key_print = key_print.into();
+            NameView { certificate: Lookup::Found(certificate), ..after() }
+        };
+        let key_print = certificate(Some(OURS), at(0)).holds.key_print;
+        assert_eq!(removal().proof(&now("02", &key_print), at(20)), None, "renewed: the same key");
+        assert!(removal().proof(&now("02", "another key"), at(20)).is_some());
     }
 
     #[test]

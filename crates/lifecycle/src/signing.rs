@@ -5,7 +5,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use stagedoor_types::{Certname, InstanceId};
+use stagedoor_types::{Certname, InstanceId, Lookup, Machine, Trouble};
+
+use crate::profile::{AltNameTemplate, Protected};
 
 /// The arc of extensions that grant rights: `pp_authorization`, `pp_auth_role`, `pp_cli_auth` …
 /// See [CSR attributes and certificate extensions](https://www.puppet.com/docs/puppet/8/ssl_attributes_extensions.html).
@@ -21,7 +23,55 @@ pub struct SigningRules {
     /// neither here nor in `require` is refused.
     pub allow: BTreeMap<String, BTreeSet<String>>,
     /// Alternative names that may be there besides the certname.
-    pub alt_names: Vec<String>,
+    pub alt_names: Vec<AltNameTemplate>,
+}
+
+/// The alternative names that a profile allows an instance, as far as EC2 shows what they are made of.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AltNames {
+    names: Vec<String>,
+    /// Why there may be more, if EC2 is unavailable.
+    unavailable: Option<Trouble>,
+}
+
+impl AltNames {
+    /// Those that these templates give. One that EC2 does not show everything for, such as a tag, allows nothing.
+    #[must_use]
+    pub fn of(templates: &[AltNameTemplate], instance: &InstanceId, machine: &Lookup<Machine>) -> Self {
+        let known = machine.known();
+        let name = |template: &AltNameTemplate| template.name(instance, known.ok().flatten());
+        let unavailable = known.err().filter(|_| templates.iter().any(AltNameTemplate::needs_machine));
+        Self { names: templates.iter().filter_map(name).collect(), unavailable: unavailable.cloned() }
+    }
+
+    /// The names, if it is known whether each that is asked for is among them.
+    pub(crate) fn known_for(&self, request: &Request, certname: &Certname) -> Result<&[String], &Trouble> {
+        let known = |name: &String| is_host(certname.as_str(), name) || self.names.iter().any(|own| is_host(own, name));
+        match &self.unavailable {
+            Some(trouble) if !request.alt_names.iter().all(known) => Err(trouble),
+            _ => Ok(&self.names),
+        }
+    }
+}
+
+/// Host names are the same in either case (RFC 4343).
+fn is_host(one: &str, other: &str) -> bool {
+    one.eq_ignore_ascii_case(other)
+}
+
+/// What a request is compared with.
+#[derive(Debug, Clone, Copy)]
+pub struct Expected<'a> {
+    /// The certname of the instance.
+    pub certname: &'a Certname,
+    /// The instance.
+    pub instance: &'a InstanceId,
+    /// The rules of its profile.
+    pub rules: &'a SigningRules,
+    /// The alternative names that they allow this instance.
+    pub alt_names: &'a [String],
+    /// Names that no certificate of an instance may hold, whatever the profile allows: with one, it could impersonate the CA.
+    pub protected: &'a Protected,
 }
 
 /// What a certificate request asks for, or what a certificate holds that was signed by other means.
@@ -29,8 +79,8 @@ pub struct SigningRules {
 pub struct Request {
     /// The common name, if the subject consists of that alone.
     pub common_name: Option<String>,
-    /// Whether it is signed with its own key. A certificate is signed by its issuer and counts as such.
-    pub signature_valid: bool,
+    /// Whether it is signed with its own key.
+    pub signature: Signature,
     /// Puppet's extensions, by short name where there is one, else by OID.
     pub extensions: BTreeMap<String, String>,
     /// Other extensions, by OID, except the alternative names.
@@ -47,12 +97,23 @@ pub struct Request {
     pub unreadable: Option<String>,
 }
 
+/// What the signature of a request shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Signature {
+    /// Its sender has the private key. A certificate is signed by its issuer and counts as such.
+    Valid,
+    /// It was made with another key, or for another request.
+    Wrong,
+    /// It cannot be verified; the text says why ("its key is on the curve secp256k1").
+    Unverifiable(String),
+}
+
 /// How a request's `challengePassword` compares with the one in the secret; compared in constant time elsewhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Challenge {
     /// The secret has none, or a certificate is looked at, which cannot hold one.
     NotRequired,
-    /// They are equal.
+    /// It is the secret's, or the previous one that the secret still holds.
     Equal,
     /// They differ, or the request has none.
     Different,
@@ -96,18 +157,13 @@ impl Signable {
 }
 
 /// Approves a request if it passes every check; else returns all objections.
-pub fn approve(
-    request: &Request,
-    certname: &Certname,
-    instance: &InstanceId,
-    rules: &SigningRules,
-) -> Result<Signable, Vec<String>> {
-    let mut objections = objections(request, certname, instance, rules);
+pub fn approve(request: &Request, expected: &Expected<'_>) -> Result<Signable, Vec<String>> {
+    let mut objections = objections(request, expected);
     if request.unreadable.is_none() {
-        objections.extend(unlisted(request, rules, |name| !grants_rights(name)));
+        objections.extend(unlisted(request, expected.rules, |name| !grants_rights(name)));
     }
     if objections.is_empty() {
-        Ok(Signable { certname: certname.clone(), key_print: request.key_print.clone() })
+        Ok(Signable { certname: expected.certname.clone(), key_print: request.key_print.clone() })
     } else {
         Err(objections)
     }
@@ -117,7 +173,8 @@ pub fn approve(
 /// [`approve`]. A certificate may hold further ones, unless they grant rights: it may have been signed by other means, or under
 /// an older configuration, and revoking it would cost a node its certificate for something that does no harm.
 #[must_use]
-pub fn objections(request: &Request, certname: &Certname, instance: &InstanceId, rules: &SigningRules) -> Vec<String> {
+pub fn objections(request: &Request, expected: &Expected<'_>) -> Vec<String> {
+    let Expected { certname, instance, rules, alt_names, protected } = *expected;
     if let Some(problem) = &request.unreadable {
         return vec![format!("it cannot be read: {problem}")];
     }
@@ -129,8 +186,10 @@ pub fn objections(request: &Request, certname: &Certname, instance: &InstanceId,
         Some(name) => object(format!("its name is {name:?}, not {certname}")),
         None => object("its subject is more than a common name".into()),
     }
-    if !request.signature_valid {
-        object("it is not signed with its own key".into());
+    match &request.signature {
+        Signature::Valid => {}
+        Signature::Wrong => object("it is not signed with its own key".into()),
+        Signature::Unverifiable(why) => object(format!("it cannot be verified: {why}")),
     }
     match request.extensions.get("pp_instance_id") {
         Some(id) if id == instance.as_str() => {}
@@ -151,16 +210,21 @@ pub fn objections(request: &Request, certname: &Certname, instance: &InstanceId,
         object(format!("it asks for the extension {oid}, which Puppet does not know"));
     }
     for name in &request.alt_names {
-        // Host names are the same in either case (RFC 4343).
-        let same = |allowed: &str| allowed.eq_ignore_ascii_case(name);
-        if !same(certname.as_str()) && !rules.alt_names.iter().any(|allowed| same(allowed)) {
+        if is_host(certname.as_str(), name) {
+            continue;
+        }
+        if let Some(pattern) = protected.protects_host(name) {
+            object(format!("it asks for the alternative name {name}, which is protected by {pattern}"));
+        } else if !alt_names.iter().any(|allowed| is_host(allowed, name)) {
             object(format!("it asks for the alternative name {name}, which the profile does not list"));
         }
     }
     if request.challenge == Challenge::Different {
         object("its challengePassword is not the one that the instances are given".into());
     }
-    if let Some(weakness) = weakness(&request.key) {
+    // What cannot be verified has been named for its key already.
+    if let Some(weakness) = weakness(&request.key).filter(|_| !matches!(request.signature, Signature::Unverifiable(_)))
+    {
         object(weakness);
     }
     objections
@@ -205,7 +269,7 @@ mod tests {
         SigningRules {
             require: BTreeMap::from([("pp_role".into(), "compiler".into())]),
             allow: BTreeMap::from([("pp_zone".into(), ["eu-west-1a".into(), "eu-west-1b".into()].into())]),
-            alt_names: vec!["puppet.example.com".into()],
+            alt_names: vec!["puppet.example.com".parse().unwrap()],
         }
     }
 
@@ -220,7 +284,7 @@ mod tests {
     fn request() -> Request {
         Request {
             common_name: Some(NAME.into()),
-            signature_valid: true,
+            signature: Signature::Valid,
             extensions: BTreeMap::from([
                 ("pp_instance_id".into(), ID.into()),
                 ("pp_role".into(), "compiler".into()),
@@ -240,7 +304,21 @@ mod tests {
     }
 
     fn against_signing(request: &Request, rules: &SigningRules) -> Vec<String> {
-        approve(request, &certname(), &instance(), rules).err().unwrap_or_default()
+        compared(rules, |expected| approve(request, expected).err().unwrap_or_default())
+    }
+
+    /// What is said of a request or certificate by the side of these rules.
+    fn compared<T>(rules: &SigningRules, check: impl FnOnce(&Expected<'_>) -> T) -> T {
+        let alt_names = AltNames::of(&rules.alt_names, &instance(), &Lookup::Absent).names;
+        let protected = Protected::new(["primary.example.com", "*.infra.example.com"]).unwrap();
+        let (certname, instance) = (certname(), instance());
+        check(&Expected {
+            certname: &certname,
+            instance: &instance,
+            rules,
+            alt_names: &alt_names,
+            protected: &protected,
+        })
     }
 
     /// Exactly one objection, and it says this.
@@ -262,7 +340,7 @@ mod tests {
     fn each_check_alone_is_enough_to_refuse() {
         refused(|r| r.common_name = Some("puppet.example.com".into()), "its name is");
         refused(|r| r.common_name = None, "more than a common name");
-        refused(|r| r.signature_valid = false, "own key");
+        refused(|r| r.signature = Signature::Wrong, "own key");
         refused(|r| drop(r.extensions.remove("pp_instance_id")), "no pp_instance_id");
         refused(
             |r| drop(r.extensions.insert("pp_instance_id".into(), "i-0b2c3d4e5f6071829".into())),
@@ -329,7 +407,7 @@ mod tests {
     #[test]
     fn a_certificate_may_hold_an_unlisted_extension_unless_that_grants_rights() {
         for name in UNLISTED {
-            let held = objections(&with_extension(name, "pe_compiler"), &certname(), &instance(), &rules());
+            let held = compared(&rules(), |expected| objections(&with_extension(name, "pe_compiler"), expected));
             let grants = ["pp_auth_role", "pp_cli_auth", "1.3.6.1.4.1.34380.1.3.77", "pp_auth_of_the_future"];
             assert_eq!(held.len(), usize::from(grants.contains(&name)), "{name}");
         }
@@ -342,13 +420,57 @@ mod tests {
     }
 
     #[test]
+    fn a_protected_alternative_name_is_refused_whatever_the_profile_allows() {
+        for name in ["primary.example.com", "PRIMARY.example.com", "db.infra.example.com"] {
+            let mut rules = rules();
+            rules.alt_names.push(name.parse().unwrap());
+            let request = Request { alt_names: vec![name.into()], ..request() };
+            let objections = against_signing(&request, &rules);
+            assert!(matches!(&objections[..], [only] if only.contains("protected by")), "{name}: {objections:?}");
+            let held = compared(&rules, |expected| super::objections(&request, expected));
+            assert_eq!(held, objections, "a certificate may not hold it either");
+        }
+    }
+
+    #[test]
+    fn alternative_names_are_those_of_this_instance() {
+        let rules = SigningRules { alt_names: vec!["{instance_id}.example.com".parse().unwrap()], ..rules() };
+        let asks = |name: &str| against_signing(&Request { alt_names: vec![name.into()], ..request() }, &rules);
+        assert_eq!(asks(&format!("{ID}.example.com")), Vec::<String>::new());
+        assert_eq!(asks("i-0b2c3d4e5f6071829.example.com").len(), 1);
+    }
+
+    #[test]
+    fn while_ec2_is_unavailable_only_what_could_be_a_name_from_it_is_unknown() {
+        let templates = ["puppet.example.com".parse().unwrap(), "{tag:Name}.example.com".parse().unwrap()];
+        let asks = |names: &[&str]| Request { alt_names: names.iter().map(|&name| name.into()).collect(), ..request() };
+        let (machine, down) = (Lookup::Absent, crate::world::down());
+        for (machine, names, is_known) in [
+            (&down, &[NAME, "puppet.example.com"][..], true),
+            (&down, &[NAME, "compiler-1.example.com"], false),
+            (&machine, &[NAME, "compiler-1.example.com"], true),
+        ] {
+            let allowed = AltNames::of(&templates, &instance(), machine);
+            assert_eq!(allowed.known_for(&asks(names), &certname()).is_ok(), is_known, "{names:?} {machine:?}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_verified_is_named_and_not_said_to_be_signed_with_another_key() {
+        let why = "its key is of the kind DSA";
+        let request =
+            Request { signature: Signature::Unverifiable(why.into()), key: Key::Other("DSA".into()), ..request() };
+        assert_eq!(objections_to(&request), [format!("it cannot be verified: {why}")]);
+    }
+
+    #[test]
     fn a_request_that_cannot_be_read_is_refused_for_that_alone() {
         refused(|r| r.unreadable = Some("it holds two names".into()), "cannot be read");
     }
 
     #[test]
     fn every_objection_is_named_at_once() {
-        let request = Request { signature_valid: false, challenge: Challenge::Different, ..request() };
+        let request = Request { signature: Signature::Wrong, challenge: Challenge::Different, ..request() };
         assert_eq!(objections_to(&request).len(), 2);
     }
 }

@@ -16,7 +16,7 @@ use crate::admission::{Admission, CloudView, PendingAction, admit};
 use crate::observation::{Began, CertificateView, LifecycleAction, NodeView, RequestView};
 use crate::profile::Profile;
 use crate::refresh::{Order, RunView, TargetView};
-use crate::signing::{Challenge, Key, Request};
+use crate::signing::{Challenge, Key, Request, Signature};
 
 /// The instance that launches or terminates.
 pub(crate) const OURS: &str = "i-0a1b2c3d4e5f60718";
@@ -144,6 +144,7 @@ pub(crate) fn machine(instance: &str, state: &str) -> Machine {
         private_dns: Some(NAME.into()),
         private_ip: Some([10, 0, 3, 7].into()),
         ipv6: None,
+        terminated: None,
         tags: BTreeMap::new(),
     }
 }
@@ -152,7 +153,7 @@ pub(crate) fn machine(instance: &str, state: &str) -> Machine {
 pub(crate) fn says(owner: Option<&str>) -> Request {
     Request {
         common_name: Some(NAME.into()),
-        signature_valid: true,
+        signature: Signature::Valid,
         extensions: owner.map(|id| ("pp_instance_id".to_owned(), id.to_owned())).into_iter().collect(),
         other_extensions: Vec::new(),
         alt_names: Vec::new(),
@@ -165,7 +166,8 @@ pub(crate) fn says(owner: Option<&str>) -> Request {
 
 pub(crate) fn certificate(owner: Option<&str>, issued: Timestamp) -> CertificateView {
     let instance = owner.map(|id| id.parse().unwrap());
-    CertificateView { serial: "01A1".into(), instance, issued, holds: says(owner) }
+    let tolerance = Duration::from_secs(60);
+    CertificateView { serial: "01A1".into(), instance, issued, tolerance, appeared: false, holds: says(owner) }
 }
 
 pub(crate) fn request(owner: Option<&str>) -> RequestView {

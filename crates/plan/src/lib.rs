@@ -275,7 +275,7 @@ fn not_seen_yet(effect: &Effect, tried: &Tried) -> Reason {
 fn shows_what_was_removed(seen: &LaunchView, removed: &BTreeMap<Certname, Removal<Applied>>) -> bool {
     let Some(view) = &seen.name else { return true };
     removed.get(&view.certname).is_some_and(|removal| match &view.certificate {
-        Lookup::Found(now) => removal.certificate.as_ref() == Some(&now.serial),
+        Lookup::Found(now) => removal.is_of_key(now),
         Lookup::Absent => false,
         Lookup::Unavailable(_) => true,
     })

@@ -81,13 +81,13 @@ fn a_request_that_passes_is_signed() {
 }
 
 #[test]
-fn a_request_that_fails_a_check_is_rejected() {
+fn a_request_that_fails_a_check_is_deleted() {
     let world = launching(1).each(|item| {
         item.asks();
         let Lookup::Found(request) = &mut item.launch_view().request else { panic!() };
-        request.asks.signature_valid = false;
+        request.asks.signature = stagedoor_lifecycle::signing::Signature::Wrong;
     });
-    assert_eq!(world.effects(), [EffectKey::Reject(name(0))]);
+    assert_eq!(world.effects(), [EffectKey::Delete(name(0))]);
 }
 
 #[test]
@@ -402,10 +402,22 @@ fn another_certificate_under_the_name_proves_that_the_first_is_gone() {
     let world = launching(1).each(|item| {
         let Lookup::Found(certificate) = &mut item.launch_view().certificate else { panic!() };
         certificate.serial = "FFFF".into();
+        certificate.holds.key_print = "another key".into();
         item.launch.run = Some(Lookup::Absent);
         item.tried.removals.applied.insert(name(0), removal_of(0));
     });
     assert!(world.plan().proven.contains(&world.key(0)));
+}
+
+#[test]
+fn a_renewed_certificate_does_not_prove_that_the_one_before_is_gone() {
+    let world = launching(1).each(|item| {
+        let Lookup::Found(certificate) = &mut item.launch_view().certificate else { panic!() };
+        certificate.serial = "FFFF".into();
+        item.launch.run = Some(Lookup::Absent);
+        item.tried.removals.applied.insert(name(0), removal_of(0));
+    });
+    assert!(!world.plan().proven.contains(&world.key(0)), "the same key");
 }
 
 // Refresh targets.

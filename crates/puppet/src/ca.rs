@@ -7,19 +7,21 @@
 mod admin;
 mod status;
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use reqwest::Method;
+use reqwest::header::HeaderValue;
 use serde::Deserialize;
 use stagedoor_types::Certname;
 
-pub use admin::{CaAdmin, Cleaned, Outcome, Signed};
+pub use admin::{CaAdmin, Outcome, Signed};
 pub use status::{CertificateStatus, Expirations, State};
 
-use crate::crl::RevocationLists;
+use crate::crl::{Reader, RevocationLists, Revocations};
 use crate::csr::Csr;
 use crate::error::{Error, Service};
-use crate::http::{Answer, Ask, Connection, Endpoint};
+use crate::http::{Answer, Ask, Connection, Endpoint, ServerDate};
 use crate::tls::Transport;
 use crate::x509::Certificate;
 
@@ -40,6 +42,15 @@ const ABSENT: [&str; 4] =
 #[derive(Debug, Clone)]
 pub struct Ca {
     connection: Connection,
+    /// The last answer of [`Ca::revocations`].
+    read: Arc<Mutex<Option<Arc<Read>>>>,
+}
+
+/// What the CRL said, and a time at which it had not been read yet, by the CA's clock: a list that was written later is sent again.
+#[derive(Debug)]
+struct Read {
+    since: HeaderValue,
+    revocations: Revocations,
 }
 
 impl Ca {
@@ -47,7 +58,14 @@ impl Ca {
     /// `/puppet-ca` to it; compilers have no CA.
     #[must_use]
     pub fn new(transport: &Transport, endpoint: &Endpoint) -> Self {
-        Self { connection: Connection::new(transport, endpoint, Service::Ca) }
+        Self { connection: Connection::new(transport, endpoint, Service::Ca), read: Arc::default() }
+    }
+
+    /// The CA's clock, by which it dates certificates, as its newest answer showed it. Puppet Server's Jetty sends the header
+    /// `Date` with every answer.
+    #[must_use]
+    pub fn date(&self) -> Option<ServerDate> {
+        self.connection.date()
     }
 
     /// `GET certificate_status`: the state of the certificate of this name, or of the pending CSR
@@ -113,6 +131,26 @@ impl Ca {
         }
     }
 
+    /// `GET certificate_statuses?state=signed`: the name of each certificate that is not revoked, as the CA has it. The answer is
+    /// read as it arrives, and nothing but the names is kept. It costs the CA as much as [`Ca::statuses`], and fails as often.
+    pub async fn signed_names(&self, mut each: impl FnMut(String) + Send) -> Result<(), Error> {
+        #[derive(Deserialize)]
+        struct Status {
+            name: String,
+            state: String,
+        }
+        let path = ["puppet-ca", "v1", "certificate_statuses", "any"];
+        let query = [("state", State::Signed.as_str())];
+        let ask = Ask::new(Method::GET, "GET certificate_statuses", &path, LIST_TIMEOUT).query(&query);
+        // Old servers do not know the parameter.
+        let names = |status: Status| {
+            if status.state == State::Signed.as_str() {
+                each(status.name);
+            }
+        };
+        self.connection.elements(ask, names).await
+    }
+
     /// `GET certificate`: the certificate of this name, revoked or not. Needs no permission.
     pub async fn certificate(&self, certname: &Certname) -> Result<Option<Certificate>, Error> {
         let path = ["puppet-ca", "v1", "certificate", certname.as_str()];
@@ -146,6 +184,28 @@ impl Ca {
         let answer = self.connection.send(ask.large()).await?;
         match answer.status {
             200 => RevocationLists::from_pem(&answer.text()).map_err(|error| answer.unexpected(error.to_string())),
+            _ => Err(answer.into_error()),
+        }
+    }
+
+    /// `GET certificate_revocation_list`: whether these certificates are listed. The answer is read as it arrives. Where the same
+    /// was asked before, the CA is only asked for a list that has changed since. Needs no permission.
+    pub async fn revocations(&self, certificates: &[&Certificate]) -> Result<Revocations, Error> {
+        let before = self.read.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let before = before.filter(|read| certificates.iter().all(|one| read.revocations.revokes(one).is_some()));
+        let path = ["puppet-ca", "v1", "certificate_revocation_list", "ca"];
+        let ask = Ask::new(Method::GET, "GET certificate_revocation_list", &path, READ_TIMEOUT).streamed();
+        let ask = ask.if_modified_since(before.as_ref().map(|read| read.since.clone()));
+        let mut reader = Reader::new(certificates);
+        let answer = self.connection.send_into(ask, Some(&mut reader)).await?;
+        match (answer.status, before) {
+            (200, _) => {
+                let revocations = reader.finish().map_err(|problem| answer.unexpected(problem))?;
+                let read = answer.began().map(|since| Arc::new(Read { since, revocations: revocations.clone() }));
+                *self.read.lock().unwrap_or_else(PoisonError::into_inner) = read;
+                Ok(revocations)
+            }
+            (304, Some(read)) => Ok(read.revocations.clone()),
             _ => Err(answer.into_error()),
         }
     }

@@ -1,10 +1,14 @@
 //! Certificate revocation lists: faithful parsing. No I/O.
 
-use std::collections::HashSet;
+mod reader;
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use jiff::Timestamp;
 use x509_parser::prelude::FromDer;
 use x509_parser::revocation_list::CertificateRevocationList;
+
+pub(crate) use reader::Reader;
 
 use crate::x509::{Certificate, Serial, Unreadable};
 
@@ -77,6 +81,26 @@ impl RevocationLists {
     #[must_use]
     pub fn next_update(&self) -> Option<Timestamp> {
         self.lists.iter().filter_map(|list| list.next_update).min()
+    }
+}
+
+/// What the CA's lists say of some certificates, and nothing else of them. See [`RevocationLists`] for what they can prove.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Revocations {
+    /// What was looked for, by issuer.
+    asked: BTreeMap<Vec<u8>, BTreeSet<Serial>>,
+    /// What its issuer lists.
+    listed: BTreeMap<Vec<u8>, BTreeSet<Serial>>,
+}
+
+impl Revocations {
+    /// Whether the issuer of this certificate lists it; `None` if it was not looked for.
+    #[must_use]
+    pub fn revokes(&self, certificate: &Certificate) -> Option<bool> {
+        let holds = |lists: &BTreeMap<Vec<u8>, BTreeSet<Serial>>| {
+            lists.get(certificate.issuer()).is_some_and(|serials| serials.contains(certificate.serial()))
+        };
+        holds(&self.asked).then(|| holds(&self.listed))
     }
 }
 

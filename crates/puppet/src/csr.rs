@@ -3,13 +3,16 @@
 //! A request comes from a machine that is not known yet, so anything that could be read in two ways
 //! (two extension requests, one extension twice, bytes after the end) is refused here.
 
+mod signature;
+
 use std::collections::BTreeSet;
 
 use secrecy::SecretString;
 use stagedoor_types::InstanceId;
 use x509_parser::asn1_rs::{Any, BitString, Class, FromDer, Oid, Tag};
 use x509_parser::prelude::{AlgorithmIdentifier, SubjectPublicKeyInfo, X509Extension, X509Name};
-use x509_parser::verify::verify_signature;
+
+pub use signature::SelfSignature;
 
 use crate::x509::{AltName, Extensions, Fingerprint, PublicKey, Unreadable, common_name, der_of};
 
@@ -31,7 +34,7 @@ pub struct Csr {
     common_name: String,
     subject: String,
     key: PublicKey,
-    self_signed: bool,
+    self_signature: SelfSignature,
     fingerprint: Fingerprint,
     alt_names: Vec<AltName>,
     extensions: Extensions,
@@ -79,11 +82,12 @@ impl Csr {
             attributes
         };
 
+        let described = PublicKey::new(&key);
         let mut csr = Self {
             common_name: common_name(&subject).map_err(unreadable)?,
             subject: subject.to_string(),
-            key: PublicKey::new(&key),
-            self_signed: verify_signature(&key, &algorithm, &signature, signed).is_ok(),
+            self_signature: signature::check(&described, &key, &algorithm.algorithm, &signature.data, signed),
+            key: described,
             fingerprint: Fingerprint::of(der),
             alt_names: Vec::new(),
             extensions: Extensions::default(),
@@ -171,11 +175,10 @@ impl Csr {
         &self.key
     }
 
-    /// Whether the sender of the request holds its private key. Also false for a signature
-    /// algorithm that is not known, or an RSA key below 2048 bits.
+    /// Whether the sender of the request holds its private key.
     #[must_use]
-    pub fn is_self_signed(&self) -> bool {
-        self.self_signed
+    pub fn self_signature(&self) -> &SelfSignature {
+        &self.self_signature
     }
 
     /// SHA-256 over the DER request: what `certificate_status` calls `fingerprints.SHA256` while

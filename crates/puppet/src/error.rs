@@ -140,6 +140,16 @@ pub enum Error {
         problem: String,
     },
 
+    /// This was not asked for: an earlier call of the same set was not answered, and this one would only wait as long. Ask again
+    /// later.
+    #[error("{call}: not tried, because {because}")]
+    NotTried {
+        /// The call that was not made.
+        call: Call,
+        /// What happened to the earlier call.
+        because: String,
+    },
+
     /// The answer was not understood: not what this service says, such as a balancer's page, or a
     /// certificate that cannot be read. Change nothing and notify an operator.
     #[error("{call}: the answer was not understood: {reason}")]
@@ -159,6 +169,7 @@ impl Kind for Error {
             Self::NotPermitted { .. } => TroubleKind::NotPermitted,
             Self::Busy { .. } => TroubleKind::Busy,
             Self::Refused { .. } | Self::UnreadableRequest { .. } => TroubleKind::Refused,
+            Self::NotTried { .. } => TroubleKind::NotTried,
             Self::Unexpected { .. } => TroubleKind::Unexpected,
         }
     }
@@ -176,6 +187,7 @@ impl Error {
             Self::Busy { .. } => "Busy",
             Self::Refused { .. } => "Refused",
             Self::UnreadableRequest { .. } => "UnreadableRequest",
+            Self::NotTried { .. } => "NotTried",
             Self::Unexpected { .. } => "Unexpected",
         }
     }
@@ -210,6 +222,7 @@ mod tests {
             (Error::NotPermitted { call: call(), words: reason(), remedy: reason() }, Kind::NotPermitted),
             (Error::Refused { call: call(), status: 400, words: reason(), remedy: None }, Kind::Refused),
             (Error::Unexpected { call: call(), reason: reason() }, Kind::Unexpected),
+            (Error::NotTried { call: call(), because: reason() }, Kind::Busy),
         ];
         for (error, kind) in table {
             assert_eq!(stagedoor_types::Kind::kind(&error), kind, "{}", error.name());

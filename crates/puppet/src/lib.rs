@@ -9,24 +9,25 @@ mod http;
 mod orchestrator;
 mod puppetdb;
 mod rbac;
+mod rows;
 mod status;
 mod tls;
 mod x509;
 
-pub use ca::{Ca, CaAdmin, CertificateStatus, Cleaned, Expirations, Outcome, Signed, State};
+pub use ca::{Ca, CaAdmin, CertificateStatus, Expirations, Outcome, Signed, State};
 pub use classifier::{
     Classification, Classifier, ClassifierAdmin, Fit, Group, GroupId, GroupRef, NodeFacts, Unmet, Unpinned,
     facts_of_rules, fit, reported_trusted_facts, trusted_facts,
 };
-pub use crl::{RevocationList, RevocationLists};
-pub use csr::{Csr, SIZE_LIMIT as CSR_SIZE_LIMIT};
+pub use crl::{RevocationList, RevocationLists, Revocations};
+pub use csr::{Csr, SIZE_LIMIT as CSR_SIZE_LIMIT, SelfSignature};
 pub use error::{Call, Error, Service};
-pub use http::{Attempt, Endpoint, Failure, InvalidEndpoint, Network, Reply};
+pub use http::{Attempt, Endpoint, Failure, InvalidEndpoint, Network, Reply, ServerDate, Sink};
 pub use orchestrator::{Job, JobId, JobState, Orchestrator, OrchestratorAdmin};
 pub use puppetdb::{Deactivated, KnownIdentity, NodeStatus, PuppetDb, PuppetDbAdmin, Report};
 pub use rbac::{Rbac, TokenStatus};
 pub use status::{ServiceState, ServiceStatus, StatusApi};
 pub use tls::{Credentials, CredentialsError, Transport, install_crypto_provider};
 pub use x509::{
-    AltName, Certificate, Extensions, Fingerprint, KeyKind, PublicKey, Serial, Unreadable, long_name, short_name,
+    AltName, Certificate, Curve, Extensions, Fingerprint, KeyKind, PublicKey, Serial, Unreadable, long_name, short_name,
 };

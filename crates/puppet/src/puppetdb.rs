@@ -16,7 +16,7 @@ use reqwest::Method;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
-use stagedoor_types::{Certname, InstanceId};
+use stagedoor_types::{Certname, InstanceId, Location};
 
 pub use admin::{Deactivated, PuppetDbAdmin};
 pub use node::{KnownIdentity, NodeStatus};
@@ -24,6 +24,7 @@ pub use report::Report;
 
 use crate::error::{Error, Service};
 use crate::http::{Ask, Connection, Endpoint};
+use crate::rows::{Row, Rows};
 use crate::tls::Transport;
 
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -79,7 +80,7 @@ impl PuppetDb {
         for chunk in certnames.chunks(NAMES_PER_QUERY) {
             // No projection: fields differ between versions, and a node is small.
             let query = json!(["from", "nodes", ["and", ast::named(chunk), ast::in_any_state()]]);
-            nodes.extend(self.query::<NodeStatus>(&query).await?);
+            nodes.extend(self.rows::<NodeStatus>(&query).await?);
         }
         Ok(nodes)
     }
@@ -120,12 +121,48 @@ impl PuppetDb {
         Ok(all)
     }
 
-    /// What the certificate of every active node said at its newest run; nodes that never sent facts are left out. One
-    /// query, of the fact `trusted` alone.
-    pub async fn certified(&self) -> Result<Vec<KnownIdentity>, Error> {
-        let query = json!(["from", "facts", ["extract", ["certname", "name", "value"], ["=", "name", "trusted"]]]);
-        let facts = self.query::<node::Fact>(&query).await?;
-        Ok(KnownIdentity::collect(facts))
+    /// What the certificate of every active node said at its newest run, but for nodes whose fact `ec2_metadata` says that they are
+    /// in another account or Region. Nodes that never sent facts are left out. One query, of the fact `trusted` alone, whose answer
+    /// is read as it arrives: `keep` says what is kept of each.
+    pub async fn certified<T: Send>(
+        &self,
+        home: Option<&Location>,
+        mut keep: impl FnMut(KnownIdentity) -> Option<T> + Send,
+    ) -> Result<Vec<T>, Error> {
+        let trusted = json!(["=", "name", "trusted"]);
+        let condition = match home {
+            Some(home) => json!(["and", trusted, ["not", ast::elsewhere(home)]]),
+            None => trusted,
+        };
+        let query = json!(["from", "facts", ["extract", ["certname", "name", "value"], condition]]);
+        let mut kept = Vec::new();
+        let each = |fact: node::Fact| kept.extend(KnownIdentity::collect(vec![fact]).into_iter().filter_map(&mut keep));
+        self.connection.elements(Self::ask(&query), each).await?;
+        Ok(kept)
+    }
+
+    /// The name of each active node. One query, whose answer is read as it arrives.
+    pub async fn active_names(&self, mut each: impl FnMut(&str) + Send) -> Result<(), Error> {
+        #[derive(Deserialize)]
+        struct Name {
+            certname: String,
+        }
+        let query = json!(["from", "nodes", ["extract", ["certname"], ["=", "node_state", "active"]]]);
+        self.connection.elements(Self::ask(&query), |name: Name| each(&name.certname)).await
+    }
+
+    /// The names of the nodes, deactivated and expired ones included, whose fact `ec2_metadata` says that they are, or were, in
+    /// this account and Region. One query.
+    pub async fn located_in(&self, home: &Location) -> Result<BTreeSet<Certname>, Error> {
+        #[derive(Deserialize)]
+        struct Name {
+            certname: String,
+        }
+        let query = json!(["from", "fact_contents", ["extract", ["certname"], ast::located_in(home)]]);
+        let mut names = BTreeSet::new();
+        let each = |name: Name| names.extend(name.certname.parse::<Certname>());
+        self.connection.elements(Self::ask(&query), each).await?;
+        Ok(names)
     }
 
     /// The newest report of each of these nodes, no matter what started the run; nodes without any are left out, and
@@ -137,7 +174,7 @@ impl PuppetDb {
         for chunk in certnames.chunks(NAMES_PER_QUERY) {
             let condition = json!(["and", ["=", "latest_report?", true], ast::named(chunk)]);
             let query = json!(["from", "reports", ["extract", fields, condition]]);
-            reports.extend(self.query::<Report>(&query).await?);
+            reports.extend(self.rows::<Report>(&query).await?);
         }
         Ok(reports)
     }
@@ -149,10 +186,11 @@ impl PuppetDb {
         instances: &[InstanceId],
     ) -> Result<BTreeMap<InstanceId, BTreeSet<Certname>>, Error> {
         #[derive(Deserialize)]
-        struct Row {
+        struct Named {
             certname: Certname,
             value: InstanceId,
         }
+        impl Row for Named {}
         let mut names: BTreeMap<_, BTreeSet<_>> = instances.iter().map(|id| (id.clone(), BTreeSet::new())).collect();
         for chunk in instances.chunks(NAMES_PER_QUERY) {
             let certified = json!(["=", "path", ["trusted", "extensions", "pp_instance_id"]]);
@@ -160,11 +198,22 @@ impl PuppetDb {
             let known = json!(["in", "value", ["array", chunk]]);
             let condition = json!(["and", ["or", certified, reported], known, ast::in_any_state()]);
             let query = json!(["from", "fact_contents", ["extract", ["certname", "value"], condition]]);
-            for Row { certname, value } in self.query::<Row>(&query).await? {
+            for Named { certname, value } in self.rows::<Named>(&query).await? {
                 names.entry(value).or_default().insert(certname);
             }
         }
         Ok(names)
+    }
+
+    /// The rows of a query, without those of names that are no certnames.
+    async fn rows<T: Row>(&self, query: &Value) -> Result<Vec<T>, Error> {
+        let rows: Rows<T> = self.connection.json(Self::ask(query)).await?;
+        Ok(rows.valid())
+    }
+
+    fn ask(query: &Value) -> Ask<'static> {
+        let ask = Ask::new(Method::POST, "POST query", &["pdb", "query", "v4"], TIMEOUT);
+        ask.json(json!({ "query": query })).large()
     }
 
     /// The rows of any query in the [AST query language](https://www.puppet.com/docs/puppetdb/8/api/query/v4/ast.html):
@@ -175,10 +224,7 @@ impl PuppetDb {
     /// of the query language, because PuppetDB takes such a list for an expression. [`Error::Refused`] says that PuppetDB
     /// does not know an operator, an entity or a field.
     pub async fn query<T: DeserializeOwned>(&self, query: &Value) -> Result<Vec<T>, Error> {
-        let ask = Ask::new(Method::POST, "POST query", &["pdb", "query", "v4"], TIMEOUT)
-            .json(json!({ "query": query }))
-            .large();
-        self.connection.json(ask).await
+        self.connection.json(Self::ask(query)).await
     }
 
     /// PuppetDB's clock, by which timestamps of commands are compared.

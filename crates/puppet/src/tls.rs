@@ -30,6 +30,8 @@ pub struct Credentials {
     pub rbac_token: Option<SecretString>,
     /// The `challengePassword` that instances are given, if they are given one.
     pub challenge: Option<SecretString>,
+    /// The one before it, which counts as well while it is here: instances that were launched before a rotation still send it.
+    pub previous_challenge: Option<SecretString>,
 }
 
 /// A field of the credentials that cannot be used. Names the field, never its value.
@@ -73,6 +75,10 @@ impl Credentials {
             client_key: required("client_key")?.into(),
             rbac_token: optional("rbac_token")?.map(SecretString::from),
             challenge: optional("challenge")?.map(SecretString::from),
+            // An empty one would let a request without any secret pass.
+            previous_challenge: optional("previous_challenge")?
+                .filter(|previous| !previous.is_empty())
+                .map(SecretString::from),
         })
     }
 

@@ -12,7 +12,8 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::x509::X509Name;
 
 pub use extensions::{Extensions, long_name, short_name};
-pub use values::{AltName, Fingerprint, KeyKind, PublicKey, Serial};
+pub(crate) use values::named;
+pub use values::{AltName, Curve, Fingerprint, KeyKind, PublicKey, Serial};
 
 /// A certificate, CSR or CRL that cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

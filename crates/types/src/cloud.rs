@@ -224,6 +224,8 @@ pub struct Machine {
     pub ipv6: Option<IpAddr>,
     /// When it was launched, or last started.
     pub launched: Option<Timestamp>,
+    /// When its termination began, where EC2 says so in `StateTransitionReason`. It does not for every cause.
+    pub terminated: Option<Timestamp>,
     /// Its tags.
     pub tags: BTreeMap<String, String>,
 }

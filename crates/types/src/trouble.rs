@@ -52,6 +52,8 @@ pub enum TroubleKind {
     Refused,
     /// An answer that was not understood.
     Unexpected,
+    /// The call was not made, because an earlier one showed that it would only wait in vain.
+    NotTried,
     /// The configuration or the secret cannot be used: an operator has to change something.
     Unusable,
 }
@@ -60,7 +62,7 @@ impl TroubleKind {
     /// Whether the same call may succeed later without any change by an operator.
     #[must_use]
     pub fn passes(self) -> bool {
-        matches!(self, Self::Timeout | Self::Unreachable | Self::Busy)
+        matches!(self, Self::Timeout | Self::Unreachable | Self::Busy | Self::NotTried)
     }
 }
 

@@ -60,16 +60,16 @@ pub(crate) fn fleet(members: std::ops::Range<u32>, gone: std::ops::Range<u32>) -
 
 /// A stage on which all of this happened three hours ago, and a sweep for which housekeeping is always due.
 pub(crate) async fn stage(scene: Value) -> Rehearsal {
-    stage_of(scene, 3, PuppetOptions::default()).await
+    stage_of(scene, SignedDuration::from_hours(3), PuppetOptions::default()).await
 }
 
-/// The same, so many hours ago, at this Puppet site.
-pub(crate) async fn stage_of(scene: Value, hours_ago: i64, puppet: PuppetOptions) -> Rehearsal {
+/// The same, so long ago, at this Puppet site.
+pub(crate) async fn stage_of(scene: Value, ago: SignedDuration, puppet: PuppetOptions) -> Rehearsal {
     let mut stage = Rehearsal::with(json!({}), Options { puppet, ..Options::default() }).await;
     let lab = &stage.lab;
-    lab.clock.advance(SignedDuration::from_hours(-hours_ago));
+    lab.clock.advance(-ago);
     lab.set_scene(&Scene::from_json(scene).expect("a scene")).expect("a scene that can be");
-    lab.clock.advance(SignedDuration::from_hours(hours_ago));
+    lab.clock.advance(ago);
     stage.configure(|config| {
         let config = config.replace("\"never\"", "\"1m\"").replace("budget = \"2s\"", "budget = \"20s\"");
         format!("{config}sign.require = {{ pp_role = \"compiler\" }}\n")

@@ -306,11 +306,12 @@ async fn a_service_that_fails_for_one_instance_alone_is_reachable_and_the_sweep_
 }
 
 #[tokio::test]
-async fn a_service_that_hangs_is_given_up_after_ten_seconds() {
+async fn a_service_that_hangs_is_given_up_before_its_own_timeout_and_is_not_healthy() {
     let mut stage = idle().await;
     stage.fault("puppetdb", "*", None, FaultKind::Delay { ms: 60_000 });
-    let started = std::time::Instant::now();
     let answer = stage.invoke("sweep", &json!({})).await;
-    assert!(started.elapsed().as_secs() < 20, "{:?}", started.elapsed());
-    assert_eq!(answer["health"]["missing"][0]["code"], Code::PuppetDbUnavailable.as_str(), "{answer:#}");
+    let missing = &answer["health"]["missing"][0];
+    assert_eq!(missing["code"], Code::PuppetDbUnavailable.as_str(), "{answer:#}");
+    // The client's own timeout would say: no answer within 20 s.
+    assert!(!missing["reason"].to_string().contains("20 s"), "{answer:#}");
 }

@@ -4,8 +4,8 @@ use jiff::SignedDuration;
 use serde_json::{Value, json};
 use stagedoor_lab_aws::Terminate;
 use stagedoor_lab_core::clock::Clock;
-use stagedoor_lab_core::faults::FaultKind;
-use stagedoor_lab_puppet::PuppetOptions;
+use stagedoor_lab_core::faults::{Fault, FaultKind};
+use stagedoor_lab_puppet::{CsrAttributes, PuppetOptions};
 use stagedoor_lifecycle::receipt::Outcome;
 
 use super::fleet::{ACCOUNT, REGION, fleet, id, keep_house, metadata, name, stage, stage_of, still_there};
@@ -49,11 +49,12 @@ async fn an_orphan_is_removed_and_the_living_are_left_alone() {
 
 #[tokio::test]
 async fn a_terminated_instance_needs_no_grace_time_and_its_certificate_no_node() {
+    let ago = SignedDuration::from_mins(45);
     let mut scene = fleet(0..3, 3..5);
     scene["instances"] = json!([{"id": id(3), "ec2_state": "terminated"}, {"id": id(4), "ec2_state": "terminated"}]);
     scene["nodes"][3]["puppetdb"] = Value::Null;
     // EC2 forgets them after an hour.
-    let mut stage = stage_of(scene, 0, PuppetOptions::default()).await;
+    let mut stage = stage_of(scene, ago, PuppetOptions::default()).await;
     let mut done = keep_house(&mut stage).await;
     done.sort();
     assert_eq!(done, dealt([3, 4], "removed"));
@@ -138,7 +139,9 @@ async fn an_instance_of_another_region_or_account_is_not_ours() {
     assert_eq!(orphans["results"], json!([]), "{answer:#}");
     let left_alone: Vec<&Value> =
         orphans["left_alone"].as_array().unwrap().iter().map(|left| &left["certname"]).collect();
-    assert_eq!(left_alone, [&name(3), &name(4), &name(5)], "{answer:#}");
+    // The others were left out by the query.
+    assert_eq!(left_alone, [&name(5)], "{answer:#}");
+    assert_eq!(orphans["fleet"], 3, "{answer:#}");
     assert_eq!(still_there(&stage, 0..6), 6);
     assert_eq!(stage.writes(), Vec::<String>::new());
 }
@@ -186,11 +189,12 @@ async fn an_empty_answer_of_ec2_purges_nothing() {
 
 #[tokio::test]
 async fn while_puppetdb_or_the_ca_is_down_nothing_is_purged() {
-    for service in ["puppetdb", "ca"] {
+    for (service, error) in [("puppetdb", "/error"), ("ca", "/certificates/error")] {
         let mut stage = stage(fleet(0..3, 3..4)).await;
         stage.fault(service, "*", None, FaultKind::Reset);
         let answer = stage.invoke("sweep", &json!({})).await;
-        assert!(answer["housekeeping"]["orphans"]["error"].is_string(), "{service}: {answer:#}");
+        let orphans = &answer["housekeeping"]["orphans"];
+        assert!(orphans.pointer(error).is_some_and(Value::is_string), "{service}: {answer:#}");
         assert_eq!(still_there(&stage, 0..4), 4);
         assert_eq!(stage.writes(), Vec::<String>::new());
     }
@@ -221,6 +225,88 @@ async fn a_removal_that_fails_is_told_and_tried_again_next_time() {
 }
 
 #[tokio::test]
+async fn what_can_never_be_removed_is_not_reported_every_few_minutes() {
+    let mut stage = stage(fleet(0..3, 3..5)).await;
+    stage.fault("ca", "PUT /puppet-ca/v1/clean", None, text_fault(500, "Error while cleaning certs: no"));
+    let fault = text_fault(500, "no");
+    let call = "PUT /puppet-ca/v1/certificate_status/{certname}";
+    let subject = Some(name(4));
+    stage.lab.faults.add(Fault { service: "ca".into(), call: call.into(), nth: None, subject, kind: fault });
+    // It does not keep the other from being cleaned, and is tried again each time.
+    assert_eq!(keep_house(&mut stage).await, [dealt([3], "removed"), dealt([4], "failed")].concat());
+    for _ in 0..2 {
+        assert_eq!(keep_house(&mut stage).await, dealt([4], "failed"));
+    }
+    assert_eq!((stage.puppet_has(&name(3)).0, stage.puppet_has(&name(4)).0), (false, true));
+    let failed = published(&stage).into_iter().filter(|news| news.to_string().contains("\"failed\"")).count();
+    // Once, and once more should midnight pass meanwhile.
+    assert!((1..=2).contains(&failed), "{failed}");
+}
+
+#[tokio::test]
+async fn a_ca_that_cannot_list_its_certificates_does_not_keep_the_nodes_from_being_looked_after() {
+    let mut stage = stage(fleet(0..3, 3..4)).await;
+    stage.lab.puppet.empty_certificate_file(&name(0));
+    let answer = stage.invoke("sweep", &json!({})).await;
+    let orphans = &answer["housekeeping"]["orphans"];
+    assert_eq!(orphans["certificates"]["code"], "ca_unavailable", "{answer:#}");
+    assert_eq!(orphans["results"][0]["outcome"], "removed", "{answer:#}");
+    assert_eq!(stage.puppet_has(&name(3)), (false, false));
+}
+
+#[tokio::test]
+async fn the_list_of_certificates_is_asked_for_once_an_hour_by_a_warm_function() {
+    let mut stage = stage(fleet(0..3, 3..4)).await;
+    for _ in 0..3 {
+        keep_house(&mut stage).await;
+    }
+    assert_eq!(stage.lists_of_certificates(), 1);
+}
+
+#[tokio::test]
+async fn a_second_region_on_the_same_ca_costs_no_call_and_opens_no_breaker() {
+    let mut scene = fleet(0..3, 3..123);
+    for number in 4..123 {
+        scene["nodes"][number]["puppetdb"]["facts"]["ec2_metadata"] =
+            metadata(u32::try_from(number).unwrap(), ACCOUNT, "us-east-1");
+    }
+    let mut stage = stage(scene).await;
+    let answer = stage.invoke("sweep", &json!({})).await;
+    let orphans = &answer["housekeeping"]["orphans"];
+    assert_eq!((&orphans["fleet"], &orphans["breaker"]), (&json!(4), &Value::Null), "{answer:#}");
+    assert_eq!(stage.puppet_has(&name(3)), (false, false), "the one that is gone from here is removed");
+    assert_eq!(still_there(&stage, 4..123), 119);
+    let entries = stage.lab.journal.entries();
+    let foreign = |entry: &&stagedoor_lab_core::journal::Entry| {
+        entry.subject.as_ref().is_some_and(|subject| (4..123).any(|number| *subject == name(number)))
+    };
+    assert_eq!(entries.iter().filter(foreign).count(), 0, "{entries:#?}");
+}
+
+#[tokio::test]
+async fn an_instance_that_lives_on_with_the_certificate_of_a_terminated_one_is_left_alone() {
+    let mut scene = fleet(0..3, 3..4);
+    scene["instances"] = json!([{"id": id(3), "ec2_state": "terminated"}]);
+    // Its image runs elsewhere, with its certificate, and without the fact that would say so.
+    scene["nodes"][3]["puppetdb"]["facts"] = json!({});
+    let mut stage = stage_of(scene, SignedDuration::from_mins(55), PuppetOptions::default()).await;
+    let now = Clock::machine_now();
+    stage.lab.puppet.report(&name(3), "unchanged", now - SignedDuration::from_secs(20));
+    assert_eq!(keep_house(&mut stage).await, []);
+    assert_eq!(still_there(&stage, 0..4), 4);
+    assert_eq!(stage.writes(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn on_puppet_enterprise_the_agents_crl_is_not_taken_for_evidence() {
+    let mut stage = stage_of(fleet(0..3, 3..4), SignedDuration::from_hours(3), PuppetOptions::enterprise()).await;
+    assert_eq!(keep_house(&mut stage).await, dealt([3], "removed"));
+    let news = published(&stage);
+    let reason = news[0]["orphans"][0]["reason"].as_str().unwrap();
+    assert!(reason.contains("by the CA's word") && !reason.contains("NOT"), "{reason}");
+}
+
+#[tokio::test]
 async fn where_they_are_only_to_be_told_nothing_is_written() {
     for mode in ["orphans.mode = \"report\"", "mode = \"observe\""] {
         let mut stage = stage(fleet(0..3, 3..4)).await;
@@ -232,6 +318,39 @@ async fn where_they_are_only_to_be_told_nothing_is_written() {
         let may = |write: &String| mode.starts_with("orphans") && write.starts_with("sns");
         assert!(writes.iter().all(may), "{mode}: {writes:?}");
     }
+}
+
+#[tokio::test]
+async fn the_request_of_a_terminated_instance_is_deleted_and_every_other_is_left() {
+    for (mode, outcome) in [("orphans.mode = \"purge\"", "removed"), ("orphans.mode = \"report\"", "found")] {
+        let mut scene = fleet(0..3, 0..0);
+        scene["instances"] = json!([{"id": id(3), "ec2_state": "terminated"}]);
+        // EC2 forgets it after an hour.
+        let mut stage = stage_of(scene, SignedDuration::ZERO, PuppetOptions::default()).await;
+        stage.configure(|config| format!("{mode}\n{config}"));
+        let asks = |instance: Option<String>| CsrAttributes { instance_id: instance, ..CsrAttributes::default() };
+        let puppet = &stage.lab.puppet;
+        // Of the terminated one; of one that EC2 does not know; of one that lives; of none.
+        for (number, instance) in [(3, Some(id(3))), (4, Some(id(4))), (5, Some(id(1))), (6, None)] {
+            puppet.submit_csr(&name(number), &asks(instance)).unwrap();
+        }
+        let answer = stage.invoke("sweep", &json!({})).await;
+        let dealt = &answer["housekeeping"]["requests"];
+        let expected = json!([{"certname": name(3), "instance_id": id(3), "outcome": outcome, "error": null}]);
+        assert_eq!(*dealt, expected, "{answer:#}");
+        let left = (3..7).filter(|number| stage.lab.puppet.has_request(&name(*number)));
+        assert_eq!(left.collect::<Vec<_>>(), if outcome == "removed" { vec![4, 5, 6] } else { vec![3, 4, 5, 6] });
+        assert_eq!(still_there(&stage, 0..3), 3);
+    }
+}
+
+#[tokio::test]
+async fn the_greatest_difference_of_clocks_is_a_metric() {
+    let options = PuppetOptions { ca_clock_ahead_s: -150, ..PuppetOptions::default() };
+    let mut stage = stage_of(fleet(0..1, 0..0), SignedDuration::ZERO, options).await;
+    stage.invoke("sweep", &json!({})).await;
+    let seconds = stage.metrics("sweep").await["ClockSkewSeconds"].as_i64();
+    assert!(seconds.is_some_and(|seconds| (145..=155).contains(&seconds)), "{seconds:?}");
 }
 
 #[tokio::test]
@@ -274,7 +393,7 @@ async fn the_first_credential_to_expire_is_measured() {
         rbac_token_expires: Some(Clock::machine_now() + SignedDuration::from_hours(5 * 24 + 12)),
         ..PuppetOptions::enterprise()
     };
-    let mut stage = stage_of(fleet(0..1, 0..0), 0, puppet).await;
+    let mut stage = stage_of(fleet(0..1, 0..0), SignedDuration::ZERO, puppet).await;
     let answer = stage.invoke("sweep", &json!({})).await;
     let known = answer["housekeeping"]["credentials"]["known"].as_array().unwrap().clone();
     for what in ["the controller's certificate", "the CA certificate", "the CRL of", "the RBAC token"] {
@@ -301,7 +420,7 @@ async fn a_pin_without_a_node_is_reported_and_left_to_an_operator() {
     let mut scene = fleet(0..3, 3..3);
     let pinned = [name(0), name(7), "primary.example.com".to_owned()];
     scene["node_groups"] = json!([{"name": "Agents", "pinned": pinned}, {"name": "Operators", "pinned": [name(8)]}]);
-    let mut stage = stage_of(scene, 3, PuppetOptions::enterprise()).await;
+    let mut stage = stage_of(scene, SignedDuration::from_hours(3), PuppetOptions::enterprise()).await;
     stage.configure(|config| {
         let config = config.replace("[puppet]", "[puppet]\nprotected = [\"primary.example.com\"]");
         format!("{config}pin = [\"Agents\"]\n")

@@ -298,3 +298,17 @@ async fn the_timeout_expires_even_while_an_effect_never_succeeds() {
     let receipts = sweep(&mut stage).await;
     assert_eq!(outcomes(&receipts)[0], Outcome::Abandoned, "{receipts:#?}");
 }
+
+#[tokio::test]
+async fn a_warm_pool_that_cannot_be_read_does_not_keep_other_instances_waiting() {
+    let mut stage = Stage::open_source("").await;
+    regroup(&stage, |group| group["warm_pool"] = json!("Stopped"));
+    let (instance, agent, _) = stage.enrol().await;
+    drop(agent);
+    stage.rehearsal.lab.aws.terminate(&instance, &Terminate::default()).unwrap();
+    let denied = "<ErrorResponse><Error><Code>InternalFailure</Code><Message>no</Message></Error></ErrorResponse>";
+    let kind = FaultKind::Status { status: 500, body: denied.into(), content_type: Some("text/xml".into()) };
+    stage.rehearsal.fault("autoscaling", "DescribeWarmPool", None, kind);
+    let receipts = sweep(&mut stage).await;
+    assert_eq!(outcomes(&receipts), [Outcome::Continued], "{receipts:#?}");
+}

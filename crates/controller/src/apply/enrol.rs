@@ -1,4 +1,4 @@
-//! Enrols launching nodes: signs what was approved, removes what was refused, pins. Every write may safely be repeated.
+//! Enrols launching nodes: signs what was approved, pins. Every write may safely be repeated.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,6 @@ use stagedoor_lifecycle::signing::Signable;
 use stagedoor_puppet::{Certificate, Error, Signed};
 use stagedoor_types::{ActionKey, Certname, Service, Trouble, TroubleKind};
 
-use super::remove::delete_requests;
 use super::{Applied, certificates_now};
 use crate::call::{call, within};
 use crate::context::{PuppetWriter, Run};
@@ -51,13 +50,15 @@ pub(super) async fn sign(
             // Between the snapshot and the signing, another request took the place of the one that was checked.
             Ok(Some(Ok(Signed::Done))) if made.get(name).is_some_and(|print| print != signable.key_print()) => {
                 let cleaned = writer.ca.clean(std::slice::from_ref(name));
-                let cleaned = call(run.context, run.budget.work, Service::Ca, cleaned).await;
+                let cleaned = within(run.context, run.budget.work, Service::Ca, cleaned).await;
+                let cleaned = cleaned.map(|mut cleaned| cleaned.remove(name).transpose());
+                let cleaned = cleaned.and_then(|cleaned| cleaned.map_err(|error| Trouble::of(Service::Ca, &error)));
                 let what = cleaned.map(|_| {
                     format!("revoked and deleted the certificate of {name}: it is not of the request that was checked")
                 });
                 if report.record(took, what) {
                     let reason = format!("another request took the place of {name}'s while it was signed");
-                    report.abandon(Fact::new(Code::RequestReplaced, reason));
+                    report.refuse(Fact::new(Code::RequestReplaced, reason), None);
                 }
                 true
             }
@@ -107,24 +108,6 @@ async fn certificates_made(
     let names = names.filter(|name| matches!(signed.get(*name), Some(Ok(Signed::Done))));
     let made = certificates_now(run, writer, names).await.into_iter();
     made.filter_map(|(name, read)| Some((name, read.ok()??.key().fingerprint.to_string()))).collect()
-}
-
-/// Deletes requests that were refused; then the launch is to be abandoned.
-pub(super) async fn reject(
-    run: Run<'_>,
-    writer: &PuppetWriter,
-    requests: Vec<(ActionKey, Certname, Fact)>,
-    applied: &mut Applied,
-) {
-    let mut deleted = delete_requests(run, writer, requests.iter().map(|(_, name, _)| name)).await;
-    applied.changed |= !deleted.is_empty();
-    for (key, name, reason) in requests {
-        let Some((what, took)) = deleted.remove(&name) else { continue };
-        let report = applied.reports.of(&key);
-        if report.record(took, what) {
-            report.abandon(reason);
-        }
-    }
 }
 
 /// Pins nodes to groups, all nodes of a group in one call, group by group: the effect of two concurrent changes of one group is

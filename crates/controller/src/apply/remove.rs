@@ -12,12 +12,12 @@ use stagedoor_puppet::{Certificate, Deactivated, Error, Outcome as CaOutcome};
 use stagedoor_types::{ActionKey, Certname, Service, Trouble, TroubleKind};
 
 use super::{Applied, Done, certificates_now};
-use crate::call::call;
+use crate::call::{call, within};
 use crate::context::{PuppetWriter, Run};
 use crate::snapshot::PuppetSnapshot;
 
 /// The CA serialises its writes: more at a time would only queue there.
-const CA_WRITES_AT_ONCE: usize = 2;
+pub(super) const CA_WRITES_AT_ONCE: usize = 2;
 /// How many certificates go into one request: so many that the price of a request does not matter, and so few that it
 /// ends long before the CA's own time-outs.
 const CLEANED_AT_ONCE: usize = 200;
@@ -29,8 +29,6 @@ pub(crate) struct Removed {
     files: BTreeMap<Certname, Vec<Done>>,
     /// The names whose certificates the CA has said to have revoked.
     cleaned: BTreeSet<Certname>,
-    /// The names whose certificates were not tried, for the CA took too long over others.
-    untried: BTreeSet<Certname>,
     nodes: BTreeMap<Certname, Done>,
     pins: BTreeMap<Certname, Done>,
 }
@@ -55,9 +53,9 @@ pub(crate) async fn carry_out(
     puppetdb_time: Option<Timestamp>,
 ) -> Removed {
     let now = run.now().max(puppetdb_time.unwrap_or(Timestamp::MIN));
-    let ((files, cleaned, untried), nodes, pins) =
+    let ((files, cleaned), nodes, pins) =
         tokio::join!(remove_files(run, writer, all), deactivate(run, writer, all, now), unpin(run, writer, all),);
-    Removed { files, cleaned, untried, nodes, pins }
+    Removed { files, cleaned, nodes, pins }
 }
 
 /// What is to be removed for one action.
@@ -107,7 +105,7 @@ pub(super) async fn remove(
     for task in tasks {
         let report = applied.reports.of(&task.key);
         let mut failure = None;
-        let untried = task.removals.iter().any(|removal| removed.untried.contains(removal.name.certname()));
+        let mut untried = None;
         for removal in task.removals {
             for (result, took) in removed.of(removal.name.certname()) {
                 match result {
@@ -115,6 +113,7 @@ pub(super) async fn remove(
                         applied.changed = true;
                         report.step(Stage::Done, *took, what.clone());
                     }
+                    Err(trouble) if trouble.kind == TroubleKind::NotTried => untried = Some(trouble),
                     Err(trouble) => {
                         report.step(Stage::Failed, *took, trouble.text.clone());
                         report.status(Outcome::Failed, Fact::from(trouble));
@@ -125,9 +124,9 @@ pub(super) async fn remove(
             let revoked = removed.cleaned(removal.name.certname());
             report.removed.push(removal.applied(at, revoked));
         }
-        if untried {
+        if let Some(trouble) = untried {
             applied.changed = true;
-            let next = "the Puppet CA took too long over others' certificates; this one is next";
+            let next = format!("{trouble}; it is next");
             report.status(Outcome::Failed, Fact::new(Code::Postponed, next));
             report.may_repeat = true;
             continue;
@@ -152,6 +151,7 @@ async fn replaced(
         removals.filter_map(|removal| Some((removal.name.certname(), removal.certificate.as_ref()?))).collect();
     let now = certificates_now(run, writer, seen.keys().copied()).await;
     let reason = |(name, read): (Certname, Result<Option<Certificate>, Trouble>)| match read {
+        // By its serial number: one that was renewed meanwhile has the same key, which shows that the key is in use.
         Ok(Some(now)) if seen.get(&name).is_some_and(|serial| now.serial().to_string() == **serial) => None,
         Ok(_) => {
             let changed = format!("the certificate of {name} has just changed; it is observed again");
@@ -162,37 +162,35 @@ async fn replaced(
     now.into_iter().filter_map(reason).collect()
 }
 
-/// Certificates of the whole set in as few requests as can be; then the requests that `clean` leaves behind. Also returns the
-/// names whose certificates were cleaned, and those that were not tried.
+/// Certificates of the whole set in as few requests as can be; then the requests that `clean` leaves behind. Each name has a result
+/// of its own. Also returns the names whose certificates were cleaned.
 async fn remove_files(
     run: Run<'_>,
     writer: &PuppetWriter,
     all: &[&Removal],
-) -> (BTreeMap<Certname, Vec<Done>>, BTreeSet<Certname>, BTreeSet<Certname>) {
+) -> (BTreeMap<Certname, Vec<Done>>, BTreeSet<Certname>) {
     let mut done: BTreeMap<Certname, Vec<Done>> = BTreeMap::new();
-    let (mut clean_names, mut untried) = (BTreeSet::new(), BTreeSet::new());
+    let mut clean_names = BTreeSet::new();
     let certificates: Vec<&Purgeable> = all.iter().filter(|r| r.certificate.is_some()).map(|r| &r.name).collect();
     // One after the other: where the CA takes no lock for it, one of two concurrent revocations may be lost.
     let mut stuck = false;
     for chunk in certificates.chunks(CLEANED_AT_ONCE) {
-        let names: Vec<Certname> = chunk.iter().map(|name| name.certname().clone()).collect();
         let started = run.now();
-        // Each of the others may wait for the CA's lock as long in vain, and no other action be handled meanwhile.
-        if stuck {
-            untried.extend(names);
-            continue;
-        }
-        let cleaned = call(run.context, run.budget.work, Service::Ca, writer.ca.clean(&names)).await;
-        stuck = cleaned.as_ref().is_err_and(|trouble| trouble.kind.passes());
-        if cleaned.is_ok() {
-            clean_names.extend(names.iter().cloned());
-        }
-        for purgeable in chunk {
+        let results = if stuck {
+            // Each of the others may wait for the CA's lock as long in vain, and no other action be handled meanwhile.
+            chunk.iter().map(|purgeable| (*purgeable, Err(not_tried(purgeable.certname())))).collect()
+        } else {
+            clean(run, writer, chunk).await
+        };
+        stuck |= is_stuck(&results);
+        for (purgeable, result) in results {
             let name = purgeable.certname();
-            let what = cleaned.as_ref().map_err(Clone::clone).map(|cleaned| {
-                if cleaned.missing.contains(name) {
-                    format!("the certificate of {name} had gone already")
-                } else {
+            if result.is_ok() {
+                clean_names.insert(name.clone());
+            }
+            let what = result.map(|outcome| match outcome {
+                CaOutcome::AlreadyDone => format!("the certificate of {name} had gone already"),
+                CaOutcome::Done => {
                     format!("revoked and deleted the certificate of {name}, known by {}", purgeable.evidence().as_str())
                 }
             });
@@ -205,11 +203,42 @@ async fn remove_files(
     for (name, what) in delete_requests(run, writer, requests).await {
         done.entry(name).or_default().push(what);
     }
-    (done, clean_names, untried)
+    (done, clean_names)
+}
+
+/// Cleans one set of names; each has a result.
+async fn clean<'p>(
+    run: Run<'_>,
+    writer: &PuppetWriter,
+    set: &[&'p Purgeable],
+) -> Vec<(&'p Purgeable, Result<CaOutcome, Trouble>)> {
+    let names: Vec<Certname> = set.iter().map(|purgeable| purgeable.certname().clone()).collect();
+    let cleaned = within(run.context, run.budget.work, Service::Ca, writer.ca.clean(&names)).await;
+    let result = |purgeable: &Purgeable| match cleaned.as_ref().map(|cleaned| cleaned.get(purgeable.certname())) {
+        Ok(Some(Ok(outcome))) => Ok(*outcome),
+        Ok(Some(Err(error))) => Err(Trouble::of(Service::Ca, error)),
+        Ok(None) => Err(not_tried(purgeable.certname())),
+        Err(late) => Err(late.clone()),
+    };
+    set.iter().map(|purgeable| (*purgeable, result(purgeable))).collect()
+}
+
+/// Whether the CA could do nothing for this set, or not all of it, so that the next set would wait in vain as well. One name that
+/// fails by itself does not say so.
+fn is_stuck(results: &[(&Purgeable, Result<CaOutcome, Trouble>)]) -> bool {
+    let kind = |result: &Result<CaOutcome, Trouble>| result.as_ref().err().map(|trouble| trouble.kind);
+    let untried = results.iter().any(|(_, result)| kind(result) == Some(TroubleKind::NotTried));
+    untried || (results.len() > 1 && results.iter().all(|(_, result)| kind(result).is_some_and(TroubleKind::passes)))
+}
+
+/// That a certificate was not tried.
+fn not_tried(name: &Certname) -> Trouble {
+    let text = format!("the certificate of {name} was not tried: the Puppet CA took too long over others");
+    Trouble { kind: TroubleKind::NotTried, service: Service::Ca, text }
 }
 
 /// Deletes the requests that are pending under these names.
-pub(super) async fn delete_requests<'a>(
+async fn delete_requests<'a>(
     run: Run<'_>,
     writer: &PuppetWriter,
     names: impl Iterator<Item = &'a Certname>,

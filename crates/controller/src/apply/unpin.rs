@@ -36,11 +36,12 @@ pub(crate) async fn unpin_abandoned(
         }
     }
     for LeftPinned { key, certname, .. } in &pinned {
-        let pins = left.remove(key).map(|groups| {
+        let report = reports.of(key);
+        report.unpinned = true;
+        report.pins_left = left.remove(key).map(|groups| {
             let pinned = format!("{certname} could not be unpinned from {}", groups.join(", "));
             Fact::new(Code::PinsLeft, pinned)
         });
-        reports.of(key).unpinned = Some(pins);
     }
     reports
 }

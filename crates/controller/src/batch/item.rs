@@ -5,12 +5,12 @@ mod take_in;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use stagedoor_lifecycle::admission::PendingAction;
 use stagedoor_lifecycle::deadline;
 use stagedoor_lifecycle::decision::Question;
 use stagedoor_lifecycle::observation::LifecycleAction;
-use stagedoor_lifecycle::onboard::{self, LaunchView};
+use stagedoor_lifecycle::onboard::{self, LaunchView, Refused};
 use stagedoor_lifecycle::profile::Protected;
 use stagedoor_lifecycle::purge::TerminationView;
 use stagedoor_lifecycle::reason::{Code, Fact, Reason};
@@ -22,6 +22,7 @@ use stagedoor_types::{ActionResult, Certname, Lookup, Mode, Observed, WritePermi
 
 use super::progress::Progress;
 use super::{Decided, LeftPinned, Query, Report, Task, Waiting};
+use crate::context::Run;
 use crate::snapshot::{PuppetSnapshot, issued, revocation};
 
 /// How far an action is.
@@ -57,6 +58,12 @@ pub(crate) struct WorkItem {
     certificates: BTreeMap<Certname, Certificate>,
     /// Certificates that were removed and are not proven gone yet; the CRL must list them.
     revoked: BTreeMap<Certname, Certificate>,
+    /// The names under which there was no certificate: one that appears there is of this launch.
+    vacant: BTreeSet<Certname>,
+    /// By how much the CA's clock is ahead of ours, as far as known.
+    ca_ahead: Option<SignedDuration>,
+    /// The last request that was refused.
+    refused: Option<Refused>,
     /// What this invocation has tried.
     pub(super) tried: Tried,
     state: State,
@@ -82,6 +89,9 @@ impl WorkItem {
             launch: LaunchView::default(),
             certificates: BTreeMap::new(),
             revoked: BTreeMap::new(),
+            vacant: BTreeSet::new(),
+            ca_ahead: None,
+            refused: None,
             tried: Tried::default(),
             state: State::New,
             progress: Progress::new(),
@@ -131,9 +141,10 @@ impl WorkItem {
         expected.into_iter().chain(&self.more_names)
     }
 
-    /// Whether a certificate was removed that is not proven to be gone.
-    pub(crate) fn awaits_proof_of_revocation(&self) -> bool {
-        self.tried.removals.applied.values().any(|removal| removal.certificate.is_some())
+    /// The certificates that were removed and are not proven to be gone.
+    pub(crate) fn removed_certificates(&self) -> impl Iterator<Item = &Certificate> {
+        let applied = self.tried.removals.applied.iter().filter(|(_, removal)| removal.certificate.is_some());
+        applied.filter_map(|(name, _)| self.revoked.get(name))
     }
 
     /// The names under which something was removed that is not proven yet.
@@ -151,7 +162,14 @@ impl WorkItem {
     /// anew each time.
     pub(crate) fn certificate_of_this_launch(&self) -> Option<&Certificate> {
         let began = self.action.began.time().filter(|_| self.is_launching())?;
-        self.own_certificate().filter(|certificate| issued(certificate) >= began)
+        let of_this_launch =
+            |certificate: &&Certificate| self.has_appeared() || issued(certificate, self.ca_ahead) >= began;
+        self.own_certificate().filter(of_this_launch)
+    }
+
+    /// Whether there was no certificate under the expected name before the one that is there.
+    fn has_appeared(&self) -> bool {
+        self.names().next().is_some_and(|name| self.vacant.contains(name))
     }
 
     /// What has to be decided about it; `None` until AWS has confirmed it. What AWS confirmed before `fresh_since` counts no more.
@@ -253,8 +271,10 @@ impl WorkItem {
             trouble,
             removal,
             refused,
+            refused_request,
             removed,
             unpinned,
+            pins_left,
             may_repeat,
             completed,
         } = report;
@@ -265,15 +285,14 @@ impl WorkItem {
         self.tried.trouble = trouble.or(self.tried.trouble.take());
         self.tried.removals.last = removal.or(self.tried.removals.last.take());
         self.tried.refused = refused.or(self.tried.refused.take());
+        self.refused = refused_request.or(self.refused.take());
         if may_repeat {
             self.tried.effect = None;
         }
         self.completed |= completed;
-        if let Some(left) = unpinned {
-            self.unpinned = true;
-            if let (State::Decided(decided), Some(left)) = (&mut self.state, left) {
-                decided.verdict.reason = decided.verdict.reason.clone().and(left);
-            }
+        self.unpinned |= unpinned;
+        if let (State::Decided(decided), Some(left)) = (&mut self.state, pins_left) {
+            decided.verdict.reason = decided.verdict.reason.clone().and(left);
         }
         if let Some(status) = status {
             self.report(status);
@@ -302,7 +321,8 @@ impl WorkItem {
     pub(super) fn prove(&mut self, snapshot: &PuppetSnapshot) {
         for (name, removal) in std::mem::take(&mut self.tried.removals.applied) {
             let certificate = self.revoked.remove(&name);
-            let revocation = revocation(snapshot.crl.as_ref(), certificate.as_ref(), removal.is_revoked());
+            let revocation =
+                revocation(snapshot.crl.as_ref(), certificate.as_ref(), removal.is_revoked(), snapshot.enterprise);
             for part in removal.gone(&snapshot.view(&name), snapshot.at) {
                 self.step(Stage::Proven, snapshot.took, part.describe(&name, revocation));
             }
@@ -379,13 +399,14 @@ impl WorkItem {
         }
     }
 
-    pub(super) fn into_receipt(self) -> Receipt {
+    pub(super) fn into_receipt(self, run: Run<'_>) -> Receipt {
         let certname = self.names().next().cloned();
         let pending = self.pending().filter(|_| self.still_waits());
         let status = self.status();
         let (outcome, code, reason) = (status.outcome, status.reason.code(), status.reason.to_string());
         let decide_by = pending.zip(self.action.began.time());
         let decide_by = decide_by.map(|(pending, began)| deadline::after(began, pending.allowed));
+        let announces = deadline::announces_refusal(run.sweeps, self.action.began.time(), run.budget.began);
         Receipt {
             schema: SCHEMA,
             instance_id: Some(self.action.instance),
@@ -397,6 +418,7 @@ impl WorkItem {
             code,
             reason,
             decide_by,
+            announce: announces && self.refused.is_some(),
             steps: self.steps,
         }
     }

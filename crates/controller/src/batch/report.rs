@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use stagedoor_lifecycle::onboard::Refused;
 use stagedoor_lifecycle::reason::{Fact, Reason};
 use stagedoor_lifecycle::receipt::{Outcome, Stage, Step};
 use stagedoor_lifecycle::removal::{Applied, Removal};
@@ -24,10 +25,14 @@ pub(crate) struct Report {
     pub(crate) removal: Option<Reason>,
     /// Why the CA will not sign the request.
     pub(crate) refused: Option<Fact>,
+    /// A request that was refused.
+    pub(crate) refused_request: Option<Refused>,
     /// What was removed, and waits for its proof.
     pub(crate) removed: Vec<Removal<Applied>>,
-    /// Whether what an abandoned launch has left pinned was dealt with; and what is left all the same.
-    pub(crate) unpinned: Option<Option<Fact>>,
+    /// Whether what an abandoned launch has left pinned was dealt with.
+    pub(crate) unpinned: bool,
+    /// What is left pinned all the same.
+    pub(crate) pins_left: Option<Fact>,
     /// Whether the effect may be applied again at once.
     pub(crate) may_repeat: bool,
     /// Whether Auto Scaling has accepted the completion.
@@ -45,6 +50,13 @@ impl Report {
 
     pub(crate) fn abandon(&mut self, reason: Fact) {
         self.verdict = Some(Verdict { result: ActionResult::Abandon, reason: reason.into() });
+    }
+
+    /// Records that a request was refused; the launch waits for another. `left` is the key of one that was not deleted.
+    pub(crate) fn refuse(&mut self, reason: Fact, left: Option<String>) {
+        self.status(Outcome::Waiting, reason.clone());
+        self.refused_request = Some(Refused { reason, left });
+        self.may_repeat = true;
     }
 
     /// Records the result of one write; returns whether it succeeded.

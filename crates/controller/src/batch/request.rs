@@ -31,8 +31,8 @@ pub(crate) struct Wanted {
     /// The names under which something was removed that is not proven yet: no certificate is expected there, so its absence is not
     /// checked twice.
     pub(crate) unproven: BTreeSet<Certname>,
-    /// Whether the CRL has to prove a revocation.
-    pub(crate) crl: bool,
+    /// The certificates whose revocation the CRL has to prove.
+    pub(crate) revoked: Vec<Certificate>,
     /// Whether pins matter.
     pub(crate) groups: bool,
 }
@@ -53,7 +53,7 @@ impl Wanted {
             launching: unique(launching().flat_map(|item| item.names())),
             terminating: unique(items.iter().filter(|item| !item.is_launching()).map(|item| &item.action().instance)),
             unproven: items.iter().flat_map(|item| item.unproven()).cloned().collect(),
-            crl: items.iter().any(|item| item.awaits_proof_of_revocation()),
+            revoked: items.iter().flat_map(|item| item.removed_certificates()).cloned().collect(),
             groups: items.iter().any(pins),
         }
     }

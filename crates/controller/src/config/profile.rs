@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use stagedoor_lifecycle::profile::{Probe, Profile, Rekey, SignMode};
+use stagedoor_lifecycle::profile::{AltNameTemplate, Probe, Profile, Protected, Rekey, SignMode};
 use stagedoor_lifecycle::signing::SigningRules;
 use stagedoor_puppet::{long_name, short_name};
 use stagedoor_types::{ActionResult, Certname, Mode, ProfileName};
 
 use super::MODES;
-use super::reader::Reader;
+use super::reader::{Problems, Reader};
 
 /// The longest that a lifecycle action can live.
 const MAX_TIMEOUT: Duration = Duration::from_secs(172_800);
@@ -43,7 +43,19 @@ fn signing_rules(sign: &mut Reader<'_>) -> SigningRules {
             sign.problem("allow", format_args!("names the extension {key:?} twice"));
         }
     }
-    SigningRules { require, allow, alt_names: sign.texts("alt_names") }
+    SigningRules { require, allow, alt_names: sign.parsed_list("alt_names") }
+}
+
+/// Says which alternative names of a profile are protected: a certificate with one of them could impersonate that host. What a template
+/// gives for an instance is checked when its request is.
+pub(super) fn check_alt_names(profile: &Profile, protected: &Protected, problems: &Problems) {
+    for name in profile.rules.alt_names.iter().filter_map(AltNameTemplate::literal) {
+        if let Some(pattern) = protected.protects_host(name) {
+            let key = format!("profile.{}.sign.alt_names", profile.name);
+            let why = "the hosts of puppet.*, the refresh targets and puppet.protected are";
+            problems.add(&key, format_args!("must not hold {name}, which is protected by {pattern} ({why})"));
+        }
+    }
 }
 
 /// An extension by its short name, if it has one, else by its OID.

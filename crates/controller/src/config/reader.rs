@@ -15,6 +15,10 @@ use toml::{Table, Value};
 pub(super) struct Problems(RefCell<Vec<String>>);
 
 impl Problems {
+    pub(super) fn add(&self, key: &str, problem: impl Display) {
+        self.0.borrow_mut().push(format!("{key}: {problem}"));
+    }
+
     pub(super) fn into_inner(self) -> Vec<String> {
         self.0.into_inner()
     }
@@ -42,7 +46,7 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn problem(&self, key: &str, problem: impl Display) {
-        self.problems.0.borrow_mut().push(format!("{}: {problem}", self.key(key)));
+        self.problems.add(&self.key(key), problem);
     }
 
     fn take(&mut self, key: &str) -> Option<&'a Value> {

@@ -9,7 +9,7 @@ budget = "20s"
 
 [puppet]
 secret = "stagedoor/puppet"
-ca = "https://puppet.example.com:8140"
+ca = "https://ca.example.com:8140"
 puppetdb = "https://puppetdb.example.com:8081"
 orchestrator = "https://orchestrator.example.com:8143"
 classifier = "https://classifier.example.com:4433"
@@ -33,7 +33,7 @@ hooks = "puppet-"
 sign.mode = "external"
 sign.require = { pp_role = "compiler" }
 sign.allow = { "1.3.6.1.4.1.34380.1.1.12" = ["production", "staging"], "1.3.6.1.4.1.34380.1.2.7" = ["yes"] }
-sign.alt_names = ["puppet.example.com"]
+sign.alt_names = ["puppet.example.com", "{short_name}"]
 pin = ["PE Infrastructure Agent"]
 classified = ["PE Master"]
 refresh = ["primary.example.com"]
@@ -43,6 +43,13 @@ rekey = "refuse"
 timeout  = { launch = "20m", terminate = "5m" }
 on_timeout = { launch = "continue", terminate = "abandon" }
 "#;
+
+#[test]
+fn a_fifo_topic_is_refused_with_the_reason() {
+    let fifo = WHOLE.replace(":stagedoor\"", ":stagedoor.fifo\"");
+    let problems = Config::parse(&fifo).unwrap_err().0;
+    assert!(problems.len() == 1 && problems[0].starts_with("notify.topic: is a FIFO topic"), "{problems:?}");
+}
 
 /// One error in almost every line.
 const WRONG: &str = r#"
@@ -95,7 +102,7 @@ fn a_whole_configuration_is_read() {
         [("1.3.6.1.4.1.34380.1.2.7", vec!["yes"]), ("pp_environment", vec!["production", "staging"])],
         "by short name where there is one, as requests are read"
     );
-    assert_eq!(profile.rules.alt_names, ["puppet.example.com"]);
+    assert_eq!(profile.rules.alt_names, ["puppet.example.com".parse().unwrap(), "{short_name}".parse().unwrap()]);
     assert_eq!((&profile.pin[0][..], &profile.classified[0][..]), ("PE Infrastructure Agent", "PE Master"));
     assert_eq!(profile.refresh[0].as_str(), "primary.example.com");
     assert!(profile.await_refresh);
@@ -122,6 +129,16 @@ fn a_profile_has_the_mode_at_the_top_unless_it_has_its_own() {
 }
 
 #[test]
+fn the_configurations_of_the_readme_and_of_the_example_can_be_used() {
+    let readme =
+        include_str!("../../../../README.md").split("```toml\n").nth(1).and_then(|rest| rest.split("```").next());
+    for text in [readme.unwrap(), include_str!("../../../../infra/stagedoor.example.toml")] {
+        let config = Config::parse(text).unwrap_or_else(|invalid| panic!("{invalid}"));
+        assert_eq!(config.profiles.len(), 1);
+    }
+}
+
+#[test]
 fn defaults_are_those_of_the_documentation() {
     let config = Config::parse(
         "puppet = { secret = 's', ca = 'https://ca:8140', puppetdb = 'https://db:8081' }\nprofile.x.certname = '{instance_id}'",
@@ -144,7 +161,7 @@ fn defaults_are_those_of_the_documentation() {
 fn the_hosts_of_puppets_services_are_protected_without_being_named() {
     let config = Config::parse(WHOLE).unwrap();
     for name in [
-        "puppet.example.com",
+        "ca.example.com",
         "puppetdb.example.com",
         "replica.example.com",
         "a.infra.example.com",
@@ -153,6 +170,34 @@ fn the_hosts_of_puppets_services_are_protected_without_being_named() {
         "classifier.example.com",
     ] {
         assert!(config.protected.protects(&name.parse().unwrap()).is_some(), "{name}");
+    }
+}
+
+#[test]
+fn an_infrastructure_host_is_refused_as_an_alternative_name() {
+    for name in [
+        "ca.example.com",
+        "CA.example.com",
+        "puppetdb.example.com",
+        "orchestrator.example.com",
+        "classifier.example.com",
+        "replica.example.com",
+        "a.infra.example.com",
+        "primary.example.com",
+    ] {
+        let text = WHOLE.replace("\"puppet.example.com\"", &format!("\"puppet.example.com\", \"{name}\""));
+        let problems = problems(&text);
+        let said = problems[0].starts_with("profile.compiler.sign.alt_names: must not hold");
+        assert!(said && problems.len() == 1, "{name}: {problems:#?}");
+    }
+}
+
+#[test]
+fn an_alternative_name_is_a_host_name_or_a_template_of_one() {
+    for name in ["*.example.com", "IP:10.0.3.7", "{host}", "{tag:Name", "a_b"] {
+        let problems = problems(&WHOLE.replace("\"{short_name}\"", &format!("\"{name}\"")));
+        let said = problems[0].starts_with("profile.compiler.sign.alt_names:");
+        assert!(said && problems.len() == 1, "{name}: {problems:#?}");
     }
 }
 

@@ -44,6 +44,7 @@ fn failed(code: Code) -> Receipt {
         code,
         reason: "why".to_owned(),
         decide_by: None,
+        announce: false,
         steps: Vec::new(),
     }
 }

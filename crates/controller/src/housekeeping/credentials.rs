@@ -9,6 +9,7 @@ use stagedoor_types::{Service, Trouble, TroubleKind};
 use crate::budget::Budget;
 use crate::call::call;
 use crate::context::{Context, Puppet, Run};
+use crate::size::messages;
 
 /// What is known of the credentials.
 #[derive(Debug, Default)]
@@ -20,7 +21,7 @@ pub(crate) struct Watch {
 
 /// Reads when each credential expires; `puppet` may hold why there are no clients.
 pub(super) async fn look(run: Run<'_>, puppet: &Result<std::sync::Arc<Puppet>, Trouble>) -> Watch {
-    let Run { context, budget } = run;
+    let Run { context, budget, .. } = run;
     let mut watch = Watch::default();
     match puppet {
         Ok(puppet) => look_with(context, puppet, budget, &mut watch).await,
@@ -87,6 +88,8 @@ impl Watch {
         let soon: Vec<String> =
             expiring(&self.known, warn_days, now).into_iter().map(|credential| credential.describe(now)).collect();
         let first = soon.first().filter(|_| remind)?;
+        // The most urgent come first, and one message has more of them than there can be.
+        let soon = messages(soon.iter().map(|text| json!(text))).into_iter().next();
         Some((format!("Stagedoor: {first}"), json!({ "function": "sweep", "alert": "credentials", "expiring": soon })))
     }
 

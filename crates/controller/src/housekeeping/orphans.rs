@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use stagedoor_lifecycle::orphans::{Cloud, Orphan, Rules, Suspect};
+use stagedoor_lifecycle::orphans::{Cloud, Listed, Orphan, Rules, Suspect};
 use stagedoor_lifecycle::profile::Profile;
+use stagedoor_lifecycle::reason::Code;
 use stagedoor_lifecycle::removal::Removal;
 use stagedoor_types::{Certname, Group, InstanceId, Machine, Mode, Service, Trouble};
 
@@ -14,19 +15,29 @@ use crate::call::call;
 use crate::config::OrphanMode;
 use crate::context::{Context, Puppet, PuppetWriter, Run};
 use crate::observe::by_id;
-use crate::observe::orphans::{Closely, closely, lists};
+use crate::observe::orphans::{Closely, Lists, closely, in_turn, lists};
+use crate::size::{cut, messages};
 use crate::snapshot::revocation;
 
 /// How many names are removed at a time; the CA takes a list of them at the price of one.
 const REMOVED_AT_ONCE: usize = 100;
-/// The most names in one published message, which may have 256 KiB, or in an answer.
-const RESULTS_PER_MESSAGE: usize = 100;
+/// How many suspects are looked at closely in one housekeeping; the selection rotates with the time.
+const EXAMINED: usize = 200;
+/// The most names that an answer shows with their results, and of those that were left alone.
+const RESULTS_SHOWN: usize = 1000;
+const LEFT_ALONE_SHOWN: usize = 100;
+/// The longest reason in a message or an answer, in characters.
+const LONGEST_REASON: usize = 1000;
 
 /// The result of looking for orphans.
 #[derive(Debug, Default)]
 pub(crate) struct Check {
-    /// How many names are ours, of live and of terminated instances.
+    /// How many names are of this account and Region, of live and of terminated instances.
     fleet: usize,
+    /// How many suspects were not looked at this time.
+    unseen: usize,
+    /// Why certificates without an active node were not looked at, if they were not.
+    unlisted: Option<Trouble>,
     results: Vec<Dealt>,
     /// Those whose instance AWS does not show alive and that are no orphans all the same, or may not be; and why.
     left_alone: Vec<(Certname, String)>,
@@ -75,35 +86,39 @@ pub(super) async fn check(run: Run<'_>, puppet: &Puppet, groups: Vec<Group>, tur
         tracing::debug!("no profile has sign.require: nothing could distinguish its orphans from other nodes");
         return Ok(Check::default());
     }
-    let listed = lists(run, puppet, &rules, turn).await?;
+    let home = Cloud::home(&groups).ok().cloned();
+    let Lists { listed, unlisted } = lists(run, puppet, &rules, home.as_ref(), turn).await?;
     let fleet = rules.fleet(&listed);
     if fleet.is_empty() {
-        return Ok(Check::default());
+        return Ok(Check { unlisted, ..Check::default() });
     }
     let instances: BTreeSet<&InstanceId> =
         fleet.iter().map(|listed| &listed.instance).chain(Cloud::witnesses(&groups)).collect();
     let instances: Vec<InstanceId> = instances.into_iter().cloned().collect();
     let mut cloud = Cloud { groups, machines: machines(run, &instances).await? };
-    let names = rules.suspects(&fleet, &cloud);
+    let (fleet, mut left_alone) = located(run, puppet, &rules, fleet, &cloud).await?;
+    let suspects = rules.suspects(&fleet, &cloud);
+    let names = in_turn(&suspects, EXAMINED, turn);
+    let unseen = suspects.len() - names.len();
     if names.is_empty() {
-        return Ok(Check { fleet: fleet.len(), ..Check::default() });
+        return Ok(Check { fleet: fleet.len(), unlisted, left_alone, ..Check::default() });
     }
 
-    let seen = Box::pin(closely(run, puppet, &names)).await;
+    let seen = Box::pin(closely(run, puppet, names)).await;
     // A name may belong to an instance that EC2 was not asked about yet.
     let more: BTreeSet<&InstanceId> = seen.suspects.iter().flat_map(named).collect();
     let more: Vec<InstanceId> = more.into_iter().filter(|id| !instances.contains(id)).cloned().collect();
     if !more.is_empty() {
         cloud.machines.extend(machines(run, &more).await?);
     }
-    let findings = rules.judge(&seen.suspects, fleet.len(), &cloud, run.now());
+    let findings = rules.judge(&seen.suspects, fleet.len(), unseen, &cloud, run.now());
     for (name, why) in &findings.spared {
         tracing::debug!(certname = %name, "no orphan: {why}");
     }
     if let Some((name, why)) = findings.unclear.first() {
         tracing::warn!(unclear = findings.unclear.len(), certname = %name, "could not determine whether it is an orphan: {why}");
     }
-    let mut left_alone: Vec<_> = findings.unclear.into_iter().chain(findings.spared).collect();
+    left_alone.extend(findings.unclear.into_iter().chain(findings.spared));
     let may_go = findings.breaker.is_none() && config.orphans == OrphanMode::Purge;
     let (mut orphans, observed): (Vec<_>, Vec<_>) =
         findings.orphans.into_iter().partition(|orphan| orphan.mode == Mode::Act);
@@ -136,7 +151,38 @@ pub(super) async fn check(run: Run<'_>, puppet: &Puppet, groups: Vec<Group>, tur
         _ if findings.breaker.is_some() => results.extend(told(orphans, Outcome::Held, "held back")),
         _ => results.extend(told(orphans, Outcome::Found, "would be removed")),
     }
-    Ok(Check { fleet: fleet.len(), results, left_alone, breaker: findings.breaker })
+    // The next housekeeping finds them without asking for the list again.
+    let failed = results.iter().filter(|dealt: &&Dealt| dealt.outcome == Outcome::Failed);
+    run.context.memory.add_certificates(failed.map(|dealt| dealt.orphan.removal.name.certname().clone()));
+    Ok(Check { fleet: fleet.len(), unseen, unlisted, results, left_alone, breaker: findings.breaker })
+}
+
+/// Those of the fleet that are known to be of this account and Region; the others are left alone, with the reason. What EC2 knows is
+/// here. Where EC2 does not know an instance, only its facts say where it was, and one query of all of them is enough.
+async fn located<'l>(
+    run: Run<'_>,
+    puppet: &Puppet,
+    rules: &Rules<'_>,
+    fleet: Vec<&'l Listed>,
+    cloud: &Cloud,
+) -> Result<(Vec<&'l Listed>, Vec<(Certname, String)>), Trouble> {
+    let unknown: BTreeSet<Certname> = rules.unknown(&fleet, cloud).into_iter().collect();
+    let here = match Cloud::home(&cloud.groups) {
+        Ok(home) if !unknown.is_empty() => {
+            call(run.context, run.budget.work, Service::PuppetDb, puppet.puppetdb.located_in(home)).await?
+        }
+        _ => BTreeSet::new(),
+    };
+    let known = |listed: &&Listed| !unknown.contains(&listed.certname) || here.contains(&listed.certname);
+    let (fleet, others): (Vec<&Listed>, Vec<&Listed>) = fleet.into_iter().partition(known);
+    let why = |listed: &Listed| {
+        let instance = &listed.instance;
+        let why = format!(
+            "EC2 does not know {instance}, and no fact ec2_metadata says that it was in this account and Region"
+        );
+        (listed.certname.clone(), why)
+    };
+    Ok((fleet, others.into_iter().map(why).collect()))
 }
 
 /// The same for all of these.
@@ -160,7 +206,8 @@ async fn still(
 ) -> Vec<Orphan> {
     let names: Vec<Certname> = orphans.iter().map(|orphan| orphan.removal.name.certname().clone()).collect();
     let seen = Box::pin(closely(run, puppet, &names)).await;
-    let now = rules.judge(&seen.suspects, fleet, cloud, run.now()).orphans;
+    let now = rules.judge(&seen.suspects, fleet, 0, cloud, run.now()).orphans;
+    // By serial number: a certificate that was renewed meanwhile has the same key, which shows that the key is in use.
     let same = |orphan: &&Orphan| {
         orphans.iter().any(|before| {
             before.removal.certificate == orphan.removal.certificate && before.instance == orphan.instance
@@ -191,12 +238,14 @@ async fn remove(
     let names: Vec<Certname> = removals.iter().map(|removal| removal.name.certname().clone()).collect();
     let applied = run.now();
     let seen = Box::pin(closely(run, puppet, &names)).await;
-    let crl = call(run.context, run.budget.work, Service::Ca, puppet.ca.crl()).await.ok();
+    let certificates: Vec<_> = names.iter().filter_map(|name| before.certificates.get(name)).collect();
+    let crl = call(run.context, run.budget.work, Service::Ca, puppet.ca.revocations(&certificates)).await.ok();
     let dealt = orphans.into_iter().zip(&seen.suspects).map(|(orphan, now)| {
         let (outcome, mut story) = judge(&orphan.removal, &removed, now, (applied, seen.at));
         let name = orphan.removal.name.certname();
         if outcome == Outcome::Removed && orphan.removal.certificate.is_some() {
-            let revoked = revocation(crl.as_ref(), before.certificates.get(name), removed.cleaned(name));
+            let revoked =
+                revocation(crl.as_ref(), before.certificates.get(name), removed.cleaned(name), puppet.is_enterprise());
             story = format!("{story}; {revoked}");
         }
         Dealt { orphan, outcome, story }
@@ -236,8 +285,8 @@ impl Check {
         self.results.iter().filter(|dealt| dealt.outcome == Outcome::Removed).count()
     }
 
-    /// Logs it, and returns the messages to publish: what was done and that the breaker is open, at once; what the mode only
-    /// reports, when a reminder is due.
+    /// Logs it, and returns the messages to publish: what was done, at once; what cannot be removed, and that the breaker is open,
+    /// at once and then as a reminder; what the mode only reports, as a reminder.
     pub(super) fn tell(&self, context: &Context, remind: bool) -> Vec<(String, Value)> {
         for Dealt { orphan: Orphan { instance, removal, why, .. }, outcome, story } in &self.results {
             let (certname, removal) = (removal.name.certname(), removal.describe());
@@ -251,15 +300,21 @@ impl Check {
         let mut news = Vec::new();
         if let Some(breaker) = &self.breaker {
             tracing::error!("{breaker}");
-            let names: Vec<_> = self.results.iter().take(RESULTS_PER_MESSAGE).map(Dealt::payload).collect();
+            let due = context.memory.to_report(BTreeSet::from(["breaker".to_owned()]), remind);
+            let names = messages(self.results.iter().map(Dealt::payload)).into_iter().next();
             let message = json!({"function": "sweep", "alert": "orphans", "reason": breaker, "orphans": names});
-            news.push(("Stagedoor: too many orphans at once".to_owned(), message));
+            news.extend(due.into_iter().map(|_| ("Stagedoor: too many orphans at once".to_owned(), message.clone())));
             return news;
         }
-        let told: Vec<&Dealt> = self.results.iter().filter(|dealt| dealt.outcome != Outcome::Found || remind).collect();
-        for chunk in told.chunks(RESULTS_PER_MESSAGE) {
-            let orphans: Vec<_> = chunk.iter().map(|dealt| dealt.payload()).collect();
-            let subject = format!("Stagedoor sweep: {} orphans", chunk.len());
+        let failed = self.results.iter().filter(|dealt| dealt.outcome == Outcome::Failed).map(Dealt::name);
+        let due = context.memory.to_report(failed.collect(), remind);
+        let is_news = |dealt: &&Dealt| match dealt.outcome {
+            Outcome::Removed | Outcome::Held => true,
+            Outcome::Found => remind,
+            Outcome::Failed => due.contains(&dealt.name()),
+        };
+        for orphans in messages(self.results.iter().filter(is_news).map(Dealt::payload)) {
+            let subject = format!("Stagedoor sweep: {} orphans", orphans.len());
             news.push((subject, json!({"function": "sweep", "orphans": orphans})));
         }
         if !context.config.acts() && !self.results.is_empty() {
@@ -269,21 +324,40 @@ impl Check {
     }
 
     pub(super) fn payload(&self) -> Value {
-        let results: Vec<_> = self.results.iter().map(Dealt::payload).collect();
-        let left_alone = self.left_alone.iter().take(RESULTS_PER_MESSAGE);
-        let left_alone: Vec<_> = left_alone.map(|(name, why)| json!({"certname": name, "reason": why})).collect();
-        json!({"fleet": self.fleet, "results": results, "left_alone": left_alone, "breaker": self.breaker})
+        let results: Vec<_> = self.results.iter().take(RESULTS_SHOWN).map(Dealt::payload).collect();
+        let left_alone = self.left_alone.iter().take(LEFT_ALONE_SHOWN);
+        let left_alone: Vec<_> =
+            left_alone.map(|(name, why)| json!({"certname": name, "reason": cut(why, LONGEST_REASON)})).collect();
+        let unlisted = self
+            .unlisted
+            .as_ref()
+            .map(|trouble| json!({"code": Code::from(trouble), "error": cut(&trouble.text, LONGEST_REASON)}));
+        json!({
+            "fleet": self.fleet,
+            "results": results,
+            "left_alone": left_alone,
+            "breaker": self.breaker,
+            // How many there are, where not all are shown; and what was not looked at this time.
+            "found": self.results.len(),
+            "left_alone_count": self.left_alone.len(),
+            "not_examined": self.unseen,
+            "certificates": unlisted,
+        })
     }
 }
 
 impl Dealt {
+    fn name(&self) -> String {
+        self.orphan.removal.name.certname().to_string()
+    }
+
     fn payload(&self) -> Value {
         let Orphan { instance, removal, why, .. } = &self.orphan;
         json!({
             "certname": removal.name.certname(),
             "instance_id": instance,
             "outcome": self.outcome.as_str(),
-            "reason": format!("{why}; {}: {}", removal.describe(), self.story),
+            "reason": cut(&format!("{why}; {}: {}", removal.describe(), self.story), LONGEST_REASON),
         })
     }
 }

@@ -8,6 +8,7 @@ use futures_util::future::join_all;
 use futures_util::stream::{self, StreamExt};
 use jiff::Timestamp;
 use stagedoor_aws::Error as AwsError;
+use stagedoor_aws::autoscaling::Groups;
 use stagedoor_lifecycle::admission::CloudView;
 use stagedoor_lifecycle::deadline;
 use stagedoor_lifecycle::observation::LifecycleAction;
@@ -25,7 +26,7 @@ const MANY: usize = 200;
 
 /// Asks Auto Scaling and EC2, side by side, about all these actions.
 pub(crate) async fn aws(run: Run<'_>, actions: Vec<LifecycleAction>) -> AwsSnapshot {
-    let Run { context, budget } = run;
+    let Run { context, budget, .. } = run;
     let at = context.clock.now();
     if actions.is_empty() {
         return AwsSnapshot { at, took: Duration::ZERO, views: BTreeMap::new() };
@@ -41,13 +42,12 @@ pub(crate) async fn aws(run: Run<'_>, actions: Vec<LifecycleAction>) -> AwsSnaps
     let took = context.clock.since(started);
 
     // Shared and by name: a batch may be thousands in one group.
-    let described: Result<BTreeMap<GroupName, Arc<Group>>, Trouble> =
-        described.map(|groups| groups.into_iter().map(|group| (group.name.clone(), Arc::new(group))).collect());
+    let described = described.map(Described::from);
     let machines = by_id(machines);
     let hooks: BTreeMap<_, _> = groups.iter().zip(hooks).collect();
     let view = |action: LifecycleAction| {
         let view = CloudView {
-            group: pick(&described, &action.group),
+            group: group_of(&described, &action),
             hooks: match hooks.get(&action.group) {
                 Some(Ok(hooks)) => Lookup::Found(hooks.clone()),
                 Some(Err(trouble)) => Lookup::Unavailable(trouble.clone()),
@@ -60,9 +60,37 @@ pub(crate) async fn aws(run: Run<'_>, actions: Vec<LifecycleAction>) -> AwsSnaps
     AwsSnapshot { at, took, views: actions.into_iter().map(view).collect() }
 }
 
+/// The groups by name.
+pub(crate) struct Described {
+    groups: BTreeMap<GroupName, Arc<Group>>,
+    unread_pools: BTreeMap<GroupName, AwsError>,
+}
+
+impl From<Groups> for Described {
+    fn from(Groups { known, unread_pools }: Groups) -> Self {
+        let groups = known.into_iter().map(|group| (group.name.clone(), Arc::new(group))).collect();
+        Self { groups, unread_pools }
+    }
+}
+
+/// The group of an action. Where its warm pool could not be read, it is unavailable to an instance that it does not show elsewhere.
+pub(crate) fn group_of(described: &Result<Described, Trouble>, action: &LifecycleAction) -> Lookup<Arc<Group>> {
+    let described = match described {
+        Ok(described) => described,
+        Err(trouble) => return Lookup::Unavailable(trouble.clone()),
+    };
+    match (described.groups.get(&action.group), described.unread_pools.get(&action.group)) {
+        (None, _) => Lookup::Absent,
+        (Some(group), Some(error)) if !group.members.contains_key(&action.instance) => {
+            Lookup::Unavailable(Trouble::of(Service::AutoScaling, error))
+        }
+        (Some(group), _) => Lookup::Found(group.clone()),
+    }
+}
+
 /// The hooks of each of these groups.
 pub(crate) async fn hooks_of(run: Run<'_>, groups: &[GroupName]) -> Vec<Result<Vec<Hook>, Trouble>> {
-    let Run { context, budget } = run;
+    let Run { context, budget, .. } = run;
     let asked =
         groups.iter().map(|group| call(context, budget.work, Service::AutoScaling, context.autoscaling.hooks(group)));
     stream::iter(asked).buffered(AT_ONCE).collect().await
@@ -95,7 +123,7 @@ async fn machines(context: &Context, groups: &[GroupName], instances: &[Instance
 
 /// What EC2 says about instances that certificates and requests name.
 pub(super) async fn owners(run: Run<'_>, instances: &[InstanceId]) -> BTreeMap<InstanceId, Lookup<Machine>> {
-    let Run { context, budget } = run;
+    let Run { context, budget, .. } = run;
     let machines = by_id(call(context, budget.work, Service::Ec2, context.machines.machines(instances)).await);
     instances.iter().map(|id| (id.clone(), pick(&machines, id))).collect()
 }
@@ -105,7 +133,7 @@ pub(crate) async fn starts(
     run: Run<'_>,
     actions: &[LifecycleAction],
 ) -> BTreeMap<ActionKey, Result<Option<Timestamp>, Trouble>> {
-    let Run { context, budget } = run;
+    let Run { context, budget, .. } = run;
     let mut by_group: BTreeMap<GroupName, BTreeSet<(InstanceId, Transition)>> = BTreeMap::new();
     for LifecycleAction { group, instance, transition, .. } in actions {
         by_group.entry(group.clone()).or_default().insert((instance.clone(), *transition));

@@ -46,7 +46,7 @@ pub(super) async fn classification(
     for (key, answer) in asked.buffer_unordered(AT_ONCE).collect::<Vec<(ActionKey, _)>>().await {
         answers.unauthenticated |= answer.as_ref().is_some_and(is_unauthenticated);
         let classification = match answer {
-            Some(Ok(classified)) => Lookup::Found(classified),
+            Some(Ok(found)) => Lookup::Found(found),
             Some(Err(trouble)) => Lookup::Unavailable(trouble),
             None => continue,
         };
@@ -103,8 +103,8 @@ async fn classified(
         } else {
             (trusted_facts(certificate), None)
         };
-        let none = json!({});
-        let asked = classifier.classified(&certname, facts.as_ref().unwrap_or(&none), &trusted);
+        let no_facts = json!({});
+        let asked = classifier.classified(&certname, facts.as_ref().unwrap_or(&no_facts), &trusted);
         let answer = ask(run, Service::Classifier, asked).await?;
         let members: BTreeSet<String> = answer.groups.into_iter().map(|group| group.name).collect();
         let node = NodeFacts { certname: &certname, trusted: &trusted, facts: facts.as_ref() };

@@ -1,21 +1,30 @@
 //! What Puppet says of all nodes at once, and of those that may be orphans closely. Reads only.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use futures_util::stream::{self, StreamExt};
 use jiff::Timestamp;
 use stagedoor_lifecycle::orphans::{Listed, Reported, Rules, Suspect};
-use stagedoor_puppet::{Certificate, KnownIdentity, State};
-use stagedoor_types::{Certname, Service, Trouble};
+use stagedoor_puppet::{Certificate, KnownIdentity};
+use stagedoor_types::{Certname, Location, Service, Trouble};
 
 use super::ask;
 use super::puppet::files;
 use crate::call::AT_ONCE;
 use crate::context::{Puppet, Run};
+use crate::memory::Certificates;
 use crate::snapshot::{Files, PuppetSnapshot, holds};
 
 /// How many certificates without an active node are read in one housekeeping; the selection rotates with the time.
 const READ: usize = 100;
+
+/// Every name with an instance.
+pub(crate) struct Lists {
+    pub(crate) listed: Vec<Listed>,
+    /// Why certificates without an active node are not among them, if they are not.
+    pub(crate) unlisted: Option<Trouble>,
+}
 
 /// What was observed of the suspects.
 pub(crate) struct Closely {
@@ -28,20 +37,32 @@ pub(crate) struct Closely {
     pub(crate) puppetdb_time: Option<Timestamp>,
 }
 
-/// Every name with an instance: of the active nodes by one query; of the certificates without an active node by reading
-/// them, some of them each time, for the CA's list does not say what they hold. `turn` says which.
-pub(crate) async fn lists(run: Run<'_>, puppet: &Puppet, rules: &Rules<'_>, turn: i64) -> Result<Vec<Listed>, Trouble> {
-    let (certified, statuses) = tokio::join!(
-        ask(run, Service::PuppetDb, puppet.puppetdb.certified()),
-        ask(run, Service::Ca, puppet.ca.statuses(Some(State::Signed)))
+/// Every name of the fleet: of the active nodes by one query, which leaves out those that are elsewhere; of the certificates
+/// without an active node by reading them, some of them each time, for the CA's list does not say what they hold. `turn` says
+/// which.
+///
+/// A CA that cannot give its list does not keep the nodes from being looked after.
+pub(crate) async fn lists(
+    run: Run<'_>,
+    puppet: &Puppet,
+    rules: &Rules<'_>,
+    home: Option<&Location>,
+    turn: i64,
+) -> Result<Lists, Trouble> {
+    let ours = |known: KnownIdentity| listed(&known).filter(|listed| rules.is_ours(listed));
+    let (certified, certificates) = tokio::join!(
+        ask(run, Service::PuppetDb, puppet.puppetdb.certified(home, ours)),
+        certificates(run, puppet, rules)
     );
-    let (certified, statuses) = (certified?, statuses?);
-    let known: BTreeSet<&str> = certified.iter().map(|known| known.certname.as_str()).collect();
-    let unknown = statuses.iter().filter(|status| !known.contains(status.name.as_str()));
-    let mut unread: Vec<Certname> = unknown.filter_map(|status| status.name.parse().ok()).collect();
-    unread.retain(|name| rules.may_be_ours(name));
-    unread.sort();
-    let reading = stream::iter(in_turn(&unread, turn).to_vec()).map(|name| async move {
+    let mut listed = certified?;
+    let certificates = match certificates {
+        Ok(certificates) => certificates,
+        Err(trouble) => {
+            tracing::warn!("the certificates without an active node are not looked after: {trouble}");
+            return Ok(Lists { listed, unlisted: Some(trouble) });
+        }
+    };
+    let reading = stream::iter(in_turn(&certificates, READ, turn).to_vec()).map(|name| async move {
         let certificate = ask(run, Service::Ca, puppet.ca.certificate(&name)).await.ok().flatten()?;
         Some(Listed {
             certname: name,
@@ -50,7 +71,8 @@ pub(crate) async fn lists(run: Run<'_>, puppet: &Puppet, rules: &Rules<'_>, turn
         })
     });
     let read: Vec<Option<Listed>> = reading.buffer_unordered(AT_ONCE).collect().await;
-    Ok(certified.iter().filter_map(listed).chain(read.into_iter().flatten()).collect())
+    listed.extend(read.into_iter().flatten());
+    Ok(Lists { listed, unlisted: None })
 }
 
 /// Those of these names that have no active node in PuppetDB, in order.
@@ -64,11 +86,50 @@ pub(crate) async fn names_without_node(
     Ok(names.iter().filter(|name| !active.contains(name)).cloned().collect())
 }
 
-/// Those whose turn it is.
-pub(crate) fn in_turn(names: &[Certname], turn: i64) -> &[Certname] {
-    let turns = i64::try_from(names.len().div_ceil(READ)).unwrap_or(i64::MAX).max(1);
+/// The names of certificates that may be of the fleet and have no active node. The CA and PuppetDB are asked for all names once an
+/// hour, whose lists are read as they arrive: in memory are only the names that may be ours.
+async fn certificates(run: Run<'_>, puppet: &Puppet, rules: &Rules<'_>) -> Certificates {
+    let memory = &run.context.memory;
+    if let Some(certificates) = memory.certificates(run.now()) {
+        return certificates;
+    }
+    let (mut names, mut invalid) = (BTreeSet::new(), 0_usize);
+    let signed = |name: String| match name.parse::<Certname>() {
+        Ok(name) if rules.may_be_ours(&name) => {
+            names.insert(name);
+        }
+        Ok(_) => {}
+        Err(_) => invalid += 1,
+    };
+    let listed = ask(run, Service::Ca, puppet.ca.signed_names(signed)).await;
+    if invalid > 0 {
+        tracing::warn!(invalid, "left out certificates whose names are no certnames");
+    }
+    let none = names.is_empty();
+    // Asked afterwards: a node that has just appeared has its certificate already.
+    let active = |name: &str| {
+        if let Ok(name) = name.parse::<Certname>() {
+            names.remove(&name);
+        }
+    };
+    let found = match listed {
+        Ok(()) if none => Ok(()),
+        Ok(()) => ask(run, Service::PuppetDb, puppet.puppetdb.active_names(active)).await,
+        Err(trouble) => Err(trouble),
+    };
+    let certificates: Certificates = found.map(|()| names.into_iter().collect::<Arc<[Certname]>>());
+    // A PuppetDB that is away for a moment is asked again next time; a CA that cannot give its list takes long to say so.
+    if !matches!(&certificates, Err(Trouble { service: Service::PuppetDb, .. })) {
+        memory.keep_certificates(run.now(), certificates.clone());
+    }
+    certificates
+}
+
+/// Those whose turn it is, at most so many.
+pub(crate) fn in_turn(names: &[Certname], at_once: usize, turn: i64) -> &[Certname] {
+    let turns = i64::try_from(names.len().div_ceil(at_once)).unwrap_or(i64::MAX).max(1);
     let chosen = usize::try_from(turn.rem_euclid(turns)).unwrap_or(0);
-    names.chunks(READ).nth(chosen).unwrap_or_default()
+    names.chunks(at_once).nth(chosen).unwrap_or_default()
 }
 
 fn listed(known: &KnownIdentity) -> Option<Listed> {
@@ -115,9 +176,9 @@ mod tests {
     #[test]
     fn every_certificate_has_its_turn() {
         let names: Vec<Certname> = (0..250).map(|number| format!("n{number:03}").parse().unwrap()).collect();
-        let seen: BTreeSet<&Certname> = (7..10).flat_map(|turn| in_turn(&names, turn)).collect();
+        let seen: BTreeSet<&Certname> = (7..10).flat_map(|turn| in_turn(&names, READ, turn)).collect();
         assert_eq!(seen.len(), 250);
-        assert!((0..9).all(|turn| in_turn(&names, turn).len() <= READ));
-        assert_eq!(in_turn(&[], 3), []);
+        assert!((0..9).all(|turn| in_turn(&names, READ, turn).len() <= READ));
+        assert_eq!(in_turn(&[], READ, 3), []);
     }
 }

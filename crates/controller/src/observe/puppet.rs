@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::future::join;
 use futures_util::stream::{self, StreamExt};
-use stagedoor_puppet::Error as PuppetError;
+use jiff::{SignedDuration, Timestamp};
+use stagedoor_puppet::{Certificate, Error as PuppetError};
 use stagedoor_types::{Certname, Service};
 
 use super::ask;
@@ -18,8 +19,11 @@ const LIST_REQUESTS_FROM: usize = 8;
 
 /// Asks the CA, PuppetDB and the classifier, side by side.
 pub(crate) async fn puppet(run: Run<'_>, puppet: &Puppet, wanted: &Wanted) -> PuppetSnapshot {
-    let started = run.now();
-    let crl = async { if wanted.crl { ask(run, Service::Ca, puppet.ca.crl()).await.ok() } else { None } };
+    let (before, started) = (puppet.ca.date(), run.now());
+    let revoked: Vec<&Certificate> = wanted.revoked.iter().collect();
+    let crl = async {
+        if revoked.is_empty() { None } else { ask(run, Service::Ca, puppet.ca.revocations(&revoked)).await.ok() }
+    };
     let groups = async {
         match &puppet.classifier {
             Some(classifier) if wanted.groups => Some(ask(run, Service::Classifier, classifier.groups()).await),
@@ -36,6 +40,10 @@ pub(crate) async fn puppet(run: Run<'_>, puppet: &Puppet, wanted: &Wanted) -> Pu
         crl,
         groups,
     );
+    puppet.compare_clock(before, run.now());
+    if let Ok(time) = &time {
+        puppet.clocks.measured(Service::PuppetDb, outside(*time, started, run.now()));
+    }
     PuppetSnapshot {
         took: run.context.clock.since(started),
         known_as,
@@ -44,6 +52,11 @@ pub(crate) async fn puppet(run: Run<'_>, puppet: &Puppet, wanted: &Wanted) -> Pu
         crl,
         ..PuppetSnapshot::of_names(puppet, started, files, nodes, identities, groups)
     }
+}
+
+/// How far a time is from the ones between these, in which it was read: below zero, before them.
+fn outside(time: Timestamp, from: Timestamp, to: Timestamp) -> SignedDuration {
+    time.duration_since(time.clamp(from.min(to), to))
 }
 
 /// What the CA has under these names. Each certificate is read by itself: for the list of all certificates, a CA parses every

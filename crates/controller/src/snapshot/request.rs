@@ -3,25 +3,35 @@
 use std::collections::BTreeMap;
 
 use secrecy::{ExposeSecret, SecretString};
-use stagedoor_lifecycle::signing::{Challenge, Key, Request};
-use stagedoor_puppet::{AltName, Certificate, Csr, Extensions, KeyKind, PublicKey, short_name};
+use stagedoor_lifecycle::signing::{Challenge, Key, Request, Signature};
+use stagedoor_puppet::{AltName, Certificate, Csr, Extensions, KeyKind, PublicKey, SelfSignature, short_name};
 use subtle::ConstantTimeEq;
+
+use crate::context::Challenges;
 
 /// The arc of Puppet's own extensions.
 const PUPPET_ARC: &str = "1.3.6.1.4.1.34380.";
 
-/// What a request asks for; `challenge` is the one that instances are given, if they are given one.
-pub(super) fn asks(csr: &Csr, challenge: Option<&SecretString>) -> Request {
+/// What a request asks for, compared with the challenges that instances are or were given, if they are given one.
+pub(super) fn asks(csr: &Csr, challenges: &Challenges) -> Request {
     Request {
         common_name: sole_name(csr.subject(), csr.common_name()),
-        signature_valid: csr.is_self_signed(),
-        challenge: match (challenge, csr.challenge()) {
-            (None, _) => Challenge::NotRequired,
-            (Some(wanted), Some(given)) if equal(wanted, given) => Challenge::Equal,
-            (Some(_), _) => Challenge::Different,
+        signature: match csr.self_signature() {
+            SelfSignature::Valid => Signature::Valid,
+            SelfSignature::Wrong => Signature::Wrong,
+            SelfSignature::Unverifiable(why) => Signature::Unverifiable(why.clone()),
         },
+        challenge: compared(challenges, csr.challenge()),
         ..described(csr.extensions(), csr.alt_names(), csr.key())
     }
+}
+
+fn compared(challenges: &Challenges, given: Option<&SecretString>) -> Challenge {
+    let Challenges { current: Some(current), previous } = challenges else { return Challenge::NotRequired };
+    let Some(given) = given else { return Challenge::Different };
+    // Both are compared, whatever the first says, so that the time reveals nothing.
+    let (is_current, is_previous) = (equal(current, given), previous.as_ref().is_some_and(|it| equal(it, given)));
+    if is_current | is_previous { Challenge::Equal } else { Challenge::Different }
 }
 
 /// What a certificate holds. It is signed by the CA, which adds extensions of its own (basic constraints, key usage …),
@@ -37,7 +47,7 @@ pub(crate) fn holds(certificate: &Certificate) -> Request {
 pub(super) fn unreadable(problem: &str) -> Request {
     Request {
         common_name: None,
-        signature_valid: false,
+        signature: Signature::Wrong,
         extensions: BTreeMap::new(),
         other_extensions: Vec::new(),
         alt_names: Vec::new(),
@@ -52,7 +62,7 @@ fn described(extensions: &Extensions, alt_names: &[AltName], key: &PublicKey) ->
     let named = |(oid, text): (&str, &str)| (short_name(oid).unwrap_or(oid).to_owned(), text.to_owned());
     Request {
         common_name: None,
-        signature_valid: true,
+        signature: Signature::Valid,
         extensions: extensions.iter().map(named).collect(),
         other_extensions: extensions.others().to_vec(),
         alt_names: alt_names.iter().map(written).collect(),
@@ -61,8 +71,8 @@ fn described(extensions: &Extensions, alt_names: &[AltName], key: &PublicKey) ->
         unreadable: None,
         key: match &key.kind {
             KeyKind::Rsa => Key::Rsa(key.bits),
-            KeyKind::Ec => Key::Ec(key.bits),
-            KeyKind::Other(oid) => Key::Other(oid.clone()),
+            KeyKind::Ec(_) => Key::Ec(key.bits),
+            KeyKind::Other(name) => Key::Other(name.clone()),
         },
     }
 }
@@ -82,4 +92,34 @@ fn sole_name(subject: &str, common_name: &str) -> Option<String> {
 /// Compares in a time that reveals nothing but whether the lengths differ.
 fn equal(one: &SecretString, other: &SecretString) -> bool {
     one.expose_secret().as_bytes().ct_eq(other.expose_secret().as_bytes()).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn secret(text: &str) -> SecretString {
+        text.to_owned().into()
+    }
+
+    #[test]
+    fn the_previous_challenge_counts_as_long_as_the_secret_has_it_and_there_is_a_current_one() {
+        let challenges = |current: Option<&str>, previous: Option<&str>| Challenges {
+            current: current.map(secret),
+            previous: previous.map(secret),
+        };
+        for (current, previous, given, says) in [
+            (Some("new"), None, Some("new"), Challenge::Equal),
+            (Some("new"), Some("old"), Some("new"), Challenge::Equal),
+            (Some("new"), Some("old"), Some("old"), Challenge::Equal),
+            (Some("new"), None, Some("old"), Challenge::Different),
+            (Some("new"), Some("old"), Some("older"), Challenge::Different),
+            (Some("new"), Some("old"), Some(""), Challenge::Different),
+            (Some("new"), Some("old"), None, Challenge::Different),
+            (None, Some("old"), Some("x"), Challenge::NotRequired),
+        ] {
+            let found = compared(&challenges(current, previous), given.map(secret).as_ref());
+            assert_eq!(found, says, "{current:?} {previous:?} {given:?}");
+        }
+    }
 }

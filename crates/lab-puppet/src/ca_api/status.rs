@@ -12,7 +12,7 @@ use crate::ca::policy::{check_contents, check_subject};
 use crate::ca::{Ca, Thrown};
 use crate::options::PuppetOptions;
 use crate::reply::{PLAIN, accepts, bare, json as json_reply, media_type, typed};
-use crate::site::Site;
+use crate::site::{SERVER, Site, crowd_name};
 
 const MEDIA_TYPES: [&str; 3] = ["application/json", "text/pson", "pson"];
 /// What Liberator says before it has negotiated a type …
@@ -151,12 +151,21 @@ pub(super) fn all(site: &Site, request: &Request) -> Reply {
     }
     let requests = || ca.requests.keys().filter_map(|name| ca.request_status(name));
     let certificates = || ca.signed.keys().filter_map(|name| ca.certificate_status(name));
+    let crowd = if request.query("state").is_none_or(|state| state == "signed") { ca.crowd } else { 0 };
     let statuses: Vec<Value> = match request.query("state") {
         Some("requested") => requests().collect(),
         Some(state @ ("signed" | "revoked")) => certificates().filter(|status| status["state"] == state).collect(),
         _ => requests().chain(certificates()).collect(),
     };
-    json_reply(StatusCode::OK, JSON_LIBERATOR, &Value::Array(statuses))
+    if crowd == 0 {
+        return json_reply(StatusCode::OK, JSON_LIBERATOR, &Value::Array(statuses));
+    }
+    // As text: as values, so many would not fit into memory.
+    let known = statuses.iter().map(Value::to_string);
+    let alike = ca.certificate_status(SERVER).unwrap_or_default().to_string();
+    let others = (0..crowd).map(|number| alike.replace("\"puppet\"", &format!("\"{}\"", crowd_name(number))));
+    let list: Vec<String> = known.chain(others).collect();
+    typed(StatusCode::OK, JSON_LIBERATOR, format!("[{}]", list.join(",")))
 }
 
 fn method_not_allowed(allowed: &'static str) -> Reply {

@@ -6,6 +6,8 @@ mod ast;
 mod entity;
 mod evaluate;
 
+use std::collections::BTreeSet;
+
 use http::{HeaderValue, Method, StatusCode};
 use serde_json::Value;
 use stagedoor_lab_core::server::{Reply, Request};
@@ -58,6 +60,8 @@ enum Expr {
     Compare(Comparison, Field, Value),
     Null(Field, bool),
     In(Vec<Field>, Values),
+    /// A path whose elements are these; `None` is any.
+    Path(Field, Vec<Option<String>>),
     /// `active`, `inactive` or `any`.
     NodeState(String),
     /// A fact of the node with this name and value.
@@ -77,6 +81,8 @@ enum Comparison {
 enum Values {
     List(Vec<Value>),
     Query(Box<Query>),
+    /// The rows of a query that was carried out, as JSON.
+    Rows(BTreeSet<String>),
 }
 
 impl Field {

@@ -300,3 +300,14 @@ async fn an_empty_certificate_file_fails_the_lists_of_certificates_and_no_other_
     assert_eq!(world.ca("GET certificate_status/damaged.example.net", "").await, broken);
     assert_eq!(world.ca("GET certificate/damaged.example.net", "").await, said(200, ""));
 }
+
+#[tokio::test]
+async fn a_large_ca_lists_and_revokes_as_many_as_it_is_told_to() {
+    let world = world(|_| {});
+    world.puppet.grow(300).unwrap();
+    let (status, body) = world.ca("GET certificate_statuses/any?state=signed", "").await;
+    let list: Vec<Value> = serde_json::from_str(&body).unwrap();
+    let names: std::collections::BTreeSet<&str> = list.iter().filter_map(|one| one["name"].as_str()).collect();
+    assert!(status == 200 && names.len() >= 300 && list.iter().all(|one| one["state"] == "signed"), "{names:?}");
+    assert_eq!(world.puppet.snapshot()["revoked_serials"].as_array().unwrap().len(), 300);
+}

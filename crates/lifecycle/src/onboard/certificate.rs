@@ -1,16 +1,24 @@
 //! Onboarding, its first half: whose is the certificate or request under the name, and may it be? Pure.
 
-use jiff::Timestamp;
-use stagedoor_types::{InstanceId, Place};
+use std::time::Duration;
 
-use super::{CLOCKS_DIFFER, NotYet, Rules, SILENCE, ask, news, trouble, wrong};
-use crate::decision::{Decision, Effect, Question, Rejection};
+use jiff::Timestamp;
+use stagedoor_types::{Certname, InstanceId, Place};
+
+use super::{NotYet, Rules, SILENCE, ask, news, trouble, wrong};
+use crate::decision::{Decision, Effect, Missing, Question, RefusedRequest};
 use crate::identity::{Whose, whose};
 use crate::observation::{Began, CertificateView, NameView};
 use crate::profile::{Rekey, SignMode};
-use crate::reason::{Code, Fact};
+use crate::reason::{Code, Fact, Reason};
 use crate::removal::Removal;
+use crate::signing::{Expected, Request};
 use crate::{deadline, signing};
+
+/// So long before the timeout expires, a refused request is left where it is: so its reason is at hand when the launch is
+/// abandoned. Agents send their request every two minutes by default (`waitforcert`), and what comes later is too late to be
+/// signed and to run Puppet.
+const LAST_REQUEST: Duration = Duration::from_secs(120);
 
 impl Rules<'_> {
     /// The certificate under its name is its own, and holds nothing but what it may.
@@ -27,8 +35,7 @@ impl Rules<'_> {
             Whose::Unavailable(why) => return Err(trouble(&why)),
             _ => return Err(self.of_another(name, certificate)),
         };
-        let objections = signing::objections(&certificate.holds, certname, instance, &self.launching.profile.rules);
-        let removal = || Removal::of_certificate(purgeable.clone(), &certificate.serial);
+        let removal = || Removal::of_certificate(purgeable.clone(), certificate);
         if self.is_rekeyed(name, certificate)? {
             if self.launching.profile.rekey == Rekey::Refuse {
                 return Err(wrong(
@@ -42,13 +49,26 @@ impl Rules<'_> {
             }
             return Err(Decision::Apply(Effect::Remove(vec![removal()])).into());
         }
+        let objections = signing::objections(&certificate.holds, &self.expected(certname, &certificate.holds)?);
         if !objections.is_empty() {
             let reason =
                 format!("the certificate {} of {certname} is refused: {}", certificate.serial, objections.join("; "));
             let reason = Fact::new(Code::CertificateRefused, reason);
-            return Err(Decision::Apply(Effect::Reject(Rejection::Certificate(removal(), reason))).into());
+            return Err(Decision::Apply(Effect::Reject(removal(), reason)).into());
         }
         Ok(certificate)
+    }
+
+    /// What a request or certificate of this instance is compared with; trouble if EC2 is unavailable, and an alternative name
+    /// in it may be one that a template of the profile allows.
+    fn expected<'a>(&'a self, certname: &'a Certname, asked: &Request) -> Result<Expected<'a>, NotYet> {
+        Ok(Expected {
+            certname,
+            instance: &self.action.instance,
+            rules: &self.launching.profile.rules,
+            alt_names: self.launching.alt_names.known_for(asked, certname).map_err(trouble)?,
+            protected: self.protected,
+        })
     }
 
     /// Whether the instance lost the key of its own old certificate: the certificate was issued before this launch began,
@@ -58,10 +78,15 @@ impl Rules<'_> {
     /// from any client, and an agent that waits for its certificate sends its request again and again. A request with the
     /// certificate's own key shows that the key is not lost.
     ///
+    /// A certificate that was seen to appear is of this launch, whatever the CA's clock says; and where that could not be compared
+    /// with ours, one that is only a little too old may be.
+    ///
     /// Only Auto Scaling says when the launch began; and what an event says about the origin only counts for the launch that
     /// it announced. Otherwise a replayed event could cost an instance its certificate.
     fn is_rekeyed(&self, name: &NameView, certificate: &CertificateView) -> Result<bool, NotYet> {
-        let old = |began: Timestamp| deadline::after(certificate.issued, CLOCKS_DIFFER) < began;
+        let old = |began: Timestamp| {
+            !certificate.appeared && deadline::after(certificate.issued, certificate.tolerance) < began
+        };
         // An instance that has run Puppet with it since has its key.
         let run = match &self.seen.run {
             Some(run) => run.known().map_err(trouble)?,
@@ -73,7 +98,7 @@ impl Rules<'_> {
             Ok(node) => node.and_then(|node| node.newest),
         };
         let in_use = |began: Timestamp| {
-            run.is_some_and(|run| deadline::after(run.end, CLOCKS_DIFFER) >= began)
+            run.is_some_and(|run| deadline::after(run.end, super::CLOCKS_DIFFER) >= began)
                 || newest.is_some_and(|newest| newest >= began)
         };
         let lost = match (self.action.began, self.action.origin) {
@@ -125,7 +150,7 @@ impl Rules<'_> {
             ),
             Ok(true) => match whose(name, &owner, self.protected) {
                 Whose::Ours(purgeable) => {
-                    let removal = Removal::of_certificate(purgeable, &certificate.serial);
+                    let removal = Removal::of_certificate(purgeable, certificate);
                     Decision::Apply(Effect::Remove(vec![removal])).into()
                 }
                 _ => wrong(
@@ -179,35 +204,38 @@ impl Rules<'_> {
             }
             Ok(None) => {
                 let requested = format!("waiting for the certificate request of {certname}");
-                return self.nothing_came(Fact::new(Code::RequestPending, requested));
+                let awaited = Fact::new(Code::RequestPending, requested);
+                return match &self.seen.refused {
+                    None => self.nothing_came(awaited),
+                    Some(refused) => {
+                        NotYet::Missing(Missing::NotYet(Reason::new(refused.reason.clone(), vec![awaited])))
+                    }
+                };
             }
             Ok(Some(request)) => request,
         };
-        let rules = &self.launching.profile.rules;
-        let objections = match signing::approve(&request.asks, certname, &self.action.instance, rules) {
-            // Pinned first: a Puppet run that began before the pin would prove nothing.
-            Ok(signable) => {
-                return self.pinned(name).err().unwrap_or_else(|| Decision::Apply(Effect::Sign(signable)).into());
-            }
-            Err(objections) => objections,
+        let expected = match self.expected(certname, &request.asks) {
+            Ok(expected) => expected,
+            Err(not_yet) => return not_yet,
         };
-        // A request that a terminated predecessor left behind is no objection to this instance: it is removed.
-        if let Some(owner) = request.instance.as_ref().filter(|owner| **owner != self.action.instance) {
-            match self.seen.owner.as_ref().filter(|(asked, _)| asked == owner) {
-                None => return Decision::Ask(Question::Owner(owner.clone())).into(),
-                Some((_, machine)) => match (machine.known(), whose(name, owner, self.protected)) {
-                    (Err(why), _) => return trouble(why),
-                    (Ok(Some(machine)), Whose::Unavailable(why)) if machine.is_gone() => return trouble(&why),
-                    (Ok(Some(machine)), Whose::Ours(purgeable)) if machine.is_gone() => {
-                        let removal = Removal::of_request(purgeable);
-                        return Decision::Apply(Effect::Remove(vec![removal])).into();
-                    }
-                    _ => {}
-                },
-            }
+        match signing::approve(&request.asks, &expected) {
+            // Pinned first: a Puppet run that began before the pin would prove nothing.
+            Ok(signable) => self.pinned(name).err().unwrap_or_else(|| Decision::Apply(Effect::Sign(signable)).into()),
+            Err(objections) => self.refuse(certname, &request.asks, &objections),
         }
+    }
+
+    /// Nothing shows that a request which is refused is the instance's own: it may be early, a predecessor's or a stranger's, even
+    /// with the right challenge. So it is deleted, and the launch waits for another one until its timeout expires.
+    fn refuse(&self, certname: &Certname, asks: &Request, objections: &[String]) -> NotYet {
         let reason = format!("the certificate request of {certname} is refused: {}", objections.join("; "));
         let reason = Fact::new(Code::RequestRefused, reason);
-        Decision::Apply(Effect::Reject(Rejection::Request(certname.clone(), reason))).into()
+        let left = self.seen.refused.as_ref().and_then(|refused| refused.left.as_ref());
+        let is_left = left == Some(&asks.key_print);
+        if is_left || self.launching.is_over_in(LAST_REQUEST, self.action.began, self.now) {
+            return NotYet::Missing(Missing::NotYet(reason.into()));
+        }
+        let key_print = asks.key_print.clone();
+        Decision::Apply(Effect::Delete(RefusedRequest { certname: certname.clone(), key_print, reason })).into()
     }
 }

@@ -113,10 +113,11 @@ impl Rules<'_> {
         waiting: Reason,
     ) -> NotYet {
         let its_turn = own.is_some_and(|run| self.now >= deadline::after(run.end, ANOTHER_RUN));
-        if self.orchestrated && its_turn {
-            if let Err(order) = self.order_a_run(name, own, certificate) {
-                return order;
-            }
+        if self.orchestrated
+            && its_turn
+            && let Err(order) = self.order_a_run(name, own, certificate)
+        {
+            return order;
         }
         NotYet::Missing(Missing::NotYet(waiting))
     }

@@ -8,11 +8,11 @@ mod properties;
 use stagedoor_types::Place;
 
 use super::*;
-use crate::decision::Rejection;
+use crate::decision::RefusedRequest;
 use crate::observation::Began;
 use crate::profile::{Rekey, SignMode};
 use crate::removal::Removal;
-use crate::signing::Request;
+use crate::signing::{Request, Signature};
 use crate::world::{
     Aws, NAME, OTHER, OURS, PRIMARY, at, certificate, down, machine, node, order, request, run, target,
 };
@@ -173,16 +173,19 @@ fn removal(decision: Decision) -> Removal {
     }
 }
 
-fn rejected_request(decision: Decision) -> String {
+fn deleted_request(decision: Decision) -> String {
     match done(decision) {
-        Effect::Reject(Rejection::Request(name, reason)) if name.as_str() == NAME => reason.text,
+        Effect::Delete(RefusedRequest { certname, key_print, reason }) if certname.as_str() == NAME => {
+            assert_eq!((reason.code, key_print), (Code::RequestRefused, request(Some(OURS)).asks.key_print));
+            reason.text
+        }
         other => panic!("{other:?}"),
     }
 }
 
 fn rejected_certificate(decision: Decision) -> String {
     match done(decision) {
-        Effect::Reject(Rejection::Certificate(removal, reason)) => {
+        Effect::Reject(removal, reason) => {
             assert_eq!(removal.name.certname().as_str(), NAME);
             assert_eq!(removal.certificate.as_deref(), Some("01A1"));
             assert!(removal.node.is_none() && !removal.request && removal.pins.is_empty());
@@ -244,8 +247,13 @@ fn unreachable_is_never_read_as_absent() {
             w.view().request = down();
         }),
         ("owner of the certificate", |w| *w = w.clone().taken(0).other_is(down())),
-        ("owner of the request", |w| {
-            *w = w.clone().asking(|asks| name(asks, OTHER)).other_is(down());
+        ("tags that an alternative name may be made of", |w| {
+            *w = w.clone().asking(|asks| asks.alt_names.push("compiler-1.example.com".into()));
+            by_tag(w);
+        }),
+        ("tags that an alternative name of the certificate may be made of", |w| {
+            w.certificate().holds.alt_names.push("compiler-1.example.com".into());
+            by_tag(w);
         }),
         ("node of a forgotten owner", |w| {
             *w = w.clone().taken(0).other_is(Lookup::Absent);
@@ -259,11 +267,6 @@ fn unreachable_is_never_read_as_absent() {
             w.certificate().instance = None;
             w.view().node = Lookup::Found(node(true, at(0)));
             w.view().fact_instance = down();
-        }),
-        ("node beside a terminated predecessor's request", |w| {
-            let gone = Lookup::Found(machine(OTHER, "terminated"));
-            *w = w.clone().asking(|asks| name(asks, OTHER)).other_is(gone);
-            w.view().node = down();
         }),
         ("pins", |w| {
             w.aws.profile.pin = vec!["Canaries".into()];
@@ -282,6 +285,14 @@ fn unreachable_is_never_read_as_absent() {
         let decision = world.decide();
         assert!(matches!(&decision, Decision::Fail(why) if why.code() == Code::CaUnavailable), "{what}: {decision:?}");
     }
+}
+
+/// The certname is known without EC2, which is unavailable, and an alternative name is not.
+fn by_tag(world: &mut World) {
+    let profile = &mut world.aws.profile;
+    profile.certname = "{instance_id}.example.com".parse().unwrap();
+    profile.rules.alt_names = vec!["{tag:Name}.example.com".parse().unwrap()];
+    world.aws.cloud.machine = down();
 }
 
 fn name(asks: &mut Request, owner: &str) {
@@ -348,8 +359,7 @@ fn nothing_is_begun_that_there_is_no_time_to_finish() {
 }
 
 #[test]
-fn what_must_not_be_is_removed_however_late_it_is() {
-    rejected_request(world().asking(|asks| asks.signature_valid = false).late().decide());
+fn a_certificate_that_must_not_be_is_removed_however_late_it_is() {
     let mut world = world().late();
     world.certificate().holds.alt_names.push("console.example.com".into());
     rejected_certificate(world.decide());

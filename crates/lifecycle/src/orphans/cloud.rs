@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
 use stagedoor_types::{Group, InstanceId, LifecycleState, Location, Machine};
 
 use super::Reported;
@@ -20,8 +21,8 @@ pub struct Cloud {
 pub enum Fate {
     /// It is there, or may come back; holds in which state.
     Alive(String),
-    /// EC2 says that it is terminated.
-    Terminated,
+    /// EC2 says that it is terminated, and mostly when its termination began.
+    Terminated(Option<Timestamp>),
     /// EC2 does not know it: it is long gone, or somewhere else.
     Unknown,
 }
@@ -45,21 +46,27 @@ impl Cloud {
         }
         match self.machines.get(instance) {
             None => Fate::Unknown,
-            Some(machine) if machine.state == "terminated" => Fate::Terminated,
+            Some(machine) if machine.state == "terminated" => Fate::Terminated(machine.terminated),
             Some(machine) => Fate::Alive(machine.state.clone()),
+        }
+    }
+
+    /// The account and Region of the fleet: those of its groups.
+    pub fn home(groups: &[Group]) -> Result<&Location, String> {
+        let mut homes = groups.iter().filter_map(|group| group.location.as_ref());
+        let Some(home) = homes.next() else {
+            return Err("no Auto Scaling group has opted in here: the fleet's account and Region are unknown".into());
+        };
+        match homes.find(|other| *other != home) {
+            Some(other) => Err(format!("Auto Scaling shows groups of {} and {}", home.region, other.region)),
+            None => Ok(home),
         }
     }
 
     /// Where this is, if EC2 is to be believed when it does not know an instance; else why it is not. Asked in another
     /// account or Region, or with a gap in its answer, EC2 does not know instances that live.
     pub fn believed(&self) -> Result<&Location, String> {
-        let mut homes = self.groups.iter().filter_map(|group| group.location.as_ref());
-        let Some(home) = homes.next() else {
-            return Err("no Auto Scaling group has opted in here: the fleet's account and Region are unknown".into());
-        };
-        if let Some(other) = homes.find(|other| *other != home) {
-            return Err(format!("Auto Scaling shows groups of {} and {}", home.region, other.region));
-        }
+        let home = Self::home(&self.groups)?;
         if self.machines.is_empty() {
             return Err("EC2 does not know a single instance that it was asked about".into());
         }

@@ -73,8 +73,17 @@ impl Scene {
     fn terminated() -> Self {
         let mut scene = Self::forgotten();
         scene.ec2_knows(OURS, "terminated");
-        scene.now = at(601);
+        scene.terminated_at(700);
+        scene.now = at(700 + 2400);
         scene
+    }
+
+    fn terminated_at(&mut self, second: i64) {
+        self.cloud.machines.get_mut(&id(OURS)).unwrap().terminated = Some(at(second));
+    }
+
+    fn heard_at(&mut self, second: i64) {
+        self.suspect.view.node = Lookup::Found(node(true, at(second)));
     }
 
     fn ec2_knows(&mut self, instance: &str, state: &str) {
@@ -82,7 +91,7 @@ impl Scene {
     }
 
     fn judge(&self) -> Findings {
-        self.with_rules(|rules| rules.judge(std::slice::from_ref(&self.suspect), 10, &self.cloud, self.now))
+        self.with_rules(|rules| rules.judge(std::slice::from_ref(&self.suspect), 10, 0, &self.cloud, self.now))
     }
 
     fn with_rules<T>(&self, ask: impl FnOnce(&Rules<'_>) -> T) -> T {
@@ -133,7 +142,10 @@ fn an_orphan_of_a_profile_that_only_observes_may_not_be_removed() {
 }
 
 #[test]
-fn what_is_left_of_a_terminated_instance_is_removed_at_once() {
+fn what_is_left_of_a_terminated_instance_is_removed_after_a_short_silence() {
+    let mut scene = Scene::terminated();
+    scene.now = at(700 + 2399);
+    assert!(scene.spared().contains("left alone until"));
     let orphan = Scene::terminated().orphan();
     assert_eq!(orphan.instance, id(OURS));
     assert_eq!(orphan.removal.describe(), format!("certificate 01A1, PuppetDB node of {NAME}"));
@@ -148,6 +160,42 @@ fn what_is_left_of_a_forgotten_instance_is_removed_after_its_grace_time() {
     scene.orphan();
     scene.now = at(600 + 7199);
     assert!(scene.spared().contains("heard of"));
+}
+
+#[test]
+fn a_name_that_is_heard_of_after_its_instance_was_terminated_is_left_alone() {
+    // An image of the instance lives on with its certificate, and runs Puppet every half hour.
+    let mut scene = Scene::terminated();
+    for heard in [700 + 601, 700 + 1800, 700 + 3600] {
+        scene.heard_at(heard);
+        scene.now = at(heard + 2400);
+        assert!(scene.spared().contains("another instance may use its certificate"), "{heard}");
+    }
+    // If it stops, the whole grace time counts.
+    scene.now = at(700 + 3600 + 7199);
+    scene.spared();
+    scene.now = at(700 + 3600 + 7200);
+    scene.orphan();
+}
+
+#[test]
+fn the_last_run_of_the_terminated_instance_itself_is_not_taken_for_anothers() {
+    let mut scene = Scene::terminated();
+    scene.heard_at(700 + 600);
+    scene.now = at(700 + 600 + 2399);
+    scene.spared();
+    scene.now = at(700 + 600 + 2400);
+    scene.orphan();
+}
+
+#[test]
+fn where_ec2_does_not_say_when_the_termination_began_the_whole_grace_time_counts() {
+    let mut scene = Scene::terminated();
+    scene.ec2_knows(OURS, "terminated");
+    scene.now = at(600 + 7199);
+    assert!(scene.spared().contains("left alone until"));
+    scene.now = at(600 + 7200);
+    scene.orphan();
 }
 
 #[test]
@@ -312,6 +360,7 @@ fn a_forgotten_instance_must_have_said_that_it_was_here() {
         assert!(scene.spared().contains("another account or Region"), "{reported:?}");
         // EC2's own word needs no such witness.
         scene.ec2_knows(OURS, "terminated");
+        scene.terminated_at(700);
         scene.orphan();
     }
 }
@@ -360,9 +409,13 @@ fn what_could_not_be_judged_counts_for_the_breaker_as_well() {
     let suspects = |count: usize| -> Vec<Suspect> {
         std::iter::once(scene.suspect.clone()).chain(std::iter::repeat_n(unclear.clone(), count)).collect()
     };
-    let judge = |count| scene.with_rules(|rules| rules.judge(&suspects(count), 10, &scene.cloud, scene.now));
+    let judge = |count| scene.with_rules(|rules| rules.judge(&suspects(count), 10, 0, &scene.cloud, scene.now));
     assert_eq!((judge(4).orphans.len(), judge(4).breaker), (1, None));
     assert!(judge(5).breaker.is_some());
+    // And so does what was not looked at.
+    let unseen = |count| scene.with_rules(|rules| rules.judge(&suspects(0), 10, count, &scene.cloud, scene.now));
+    assert_eq!((unseen(4).orphans.len(), unseen(4).breaker), (1, None));
+    assert!(unseen(5).breaker.is_some());
 }
 
 #[test]
@@ -375,5 +428,6 @@ fn only_those_whose_instance_is_not_seen_alive_are_looked_at_closely() {
         let fleet = rules.fleet(&all);
         assert_eq!(fleet.len(), 2, "a name counts once, and a foreign one not at all");
         assert_eq!(rules.suspects(&fleet, &scene.cloud), [NAME.parse().unwrap()]);
+        assert_eq!(rules.unknown(&fleet, &scene.cloud), [], "EC2 knows both");
     });
 }

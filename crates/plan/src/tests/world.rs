@@ -5,7 +5,7 @@ use std::sync::Arc;
 use stagedoor_lifecycle::observation::{CertificateView, NameView, NodeView, RequestView};
 use stagedoor_lifecycle::profile::{Probe, Profile, Rekey, SignMode};
 use stagedoor_lifecycle::refresh::RunView;
-use stagedoor_lifecycle::signing::{Challenge, Key, Request, SigningRules};
+use stagedoor_lifecycle::signing::{AltNames, Challenge, Key, Request, Signature, SigningRules};
 use stagedoor_types::{InstanceId, Mode, Place, Service, Transition, TroubleKind};
 
 use super::*;
@@ -74,7 +74,7 @@ pub(super) fn id(number: u32) -> InstanceId {
 pub(super) fn says(number: u32) -> Request {
     Request {
         common_name: Some(name(number).to_string()),
-        signature_valid: true,
+        signature: Signature::Valid,
         extensions: [("pp_instance_id".to_owned(), id(number).to_string())].into(),
         other_extensions: Vec::new(),
         alt_names: Vec::new(),
@@ -94,6 +94,8 @@ pub(super) fn view(number: u32) -> NameView {
             serial: format!("{number:04X}"),
             instance: Some(id(number)),
             issued,
+            tolerance: Duration::from_secs(60),
+            appeared: false,
             holds: says(number),
         }),
         request: Lookup::Absent,
@@ -128,6 +130,7 @@ impl Item {
         };
         let profile = profile();
         let pending = PendingAction {
+            alt_names: AltNames::default(),
             expected: Ok(name(number)),
             has_pool: false,
             launched: None,

@@ -9,10 +9,8 @@ use reqwest::Method;
 use serde_json::json;
 use stagedoor_types::{Certname, WritePermit};
 
-pub use cleaning::Cleaned;
-
 use super::{ABSENT, Ca, CertificateStatus, State, is_file_not_found};
-use crate::error::Error;
+use crate::error::{Call, Error, Service};
 use crate::http::{Answer, Ask};
 
 /// Writes queue for the CA's locks, for up to 60 s each.
@@ -150,6 +148,40 @@ impl CaAdmin {
             404 if answer.is_from_ca(&ABSENT) => Ok(Outcome::AlreadyDone),
             _ => Err(answer.into_error()),
         }
+    }
+}
+
+/// Whether the rest of a set is worth trying, where names are taken one by one.
+#[derive(Default)]
+struct Rest {
+    /// Why it is not.
+    stopped: Option<String>,
+}
+
+impl Rest {
+    /// Takes the result of a call that took so long. Each name has a result of its own; but without a connection, without
+    /// permission, or behind a lock of the CA that is held, the next call would end as this one did.
+    fn after<T>(&mut self, result: &Result<T, Error>, took: Duration) {
+        match result {
+            Err(Error::Busy { .. }) if took < LOCK_WAIT => {}
+            Err(
+                error @ (Error::Busy { .. }
+                | Error::Unreachable { .. }
+                | Error::TlsRefused { .. }
+                | Error::Unauthorized { .. }
+                | Error::NotPermitted { .. }),
+            ) => {
+                self.stopped =
+                    Some(format!("an earlier call of the same set failed after {} s: {error}", took.as_secs()));
+            }
+            _ => {}
+        }
+    }
+
+    /// Why a name is not tried any more, if it is not.
+    fn not_tried(&self, name: &'static str, certname: &Certname) -> Option<Error> {
+        let call = Call { service: Service::Ca, name, subject: Some(certname.to_string()) };
+        Some(Error::NotTried { call, because: self.stopped.clone()? })
     }
 }
 

@@ -10,6 +10,7 @@ use stagedoor_types::{Certname, WritePermit};
 use super::{Classifier, GroupId, GroupRef, TIMEOUT};
 use crate::error::Error;
 use crate::http::{Answer, Ask};
+use crate::rows::Row;
 
 /// The classifier goes through every group.
 const UNPIN_FROM_ALL_TIMEOUT: Duration = Duration::from_secs(60);
@@ -31,6 +32,10 @@ pub struct Unpinned {
     pub certname: Certname,
     /// The groups.
     pub groups: Vec<GroupRef>,
+}
+
+impl Row for Unpinned {
+    const NAME: &'static str = "name";
 }
 
 impl ClassifierAdmin {
@@ -88,6 +93,7 @@ impl ClassifierAdmin {
     pub async fn unpin_from_all(&self, certnames: &[Certname]) -> Result<Vec<Unpinned>, Error> {
         #[derive(Deserialize)]
         struct Wire {
+            #[serde(deserialize_with = "crate::rows::valid")]
             nodes: Vec<Unpinned>,
         }
         if certnames.is_empty() {

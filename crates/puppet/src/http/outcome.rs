@@ -4,6 +4,7 @@ use std::error::Error as StdError;
 use std::io;
 use std::time::Duration;
 
+use jiff::SignedDuration;
 use reqwest::header::HeaderValue;
 use serde::de::DeserializeOwned;
 use stagedoor_types::Certname;
@@ -20,6 +21,10 @@ pub(crate) struct Answer {
     pub(crate) status: u16,
     /// `X-Puppet-Version`: sent with every answer of Puppet Server's CA, and by no other service.
     pub(super) puppet_version: Option<String>,
+    /// `Date`: the server's clock when it answered.
+    pub(crate) date: Option<HeaderValue>,
+    /// How long the whole answer took.
+    pub(crate) took: Duration,
     pub(super) body: Vec<u8>,
     /// The controller's certname, which remedies name.
     pub(super) own_name: Certname,
@@ -51,6 +56,15 @@ impl Answer {
         text != "Not Found"
             && !is_html(text)
             && (self.puppet_version.is_some() || known.iter().any(|words| text.starts_with(words)))
+    }
+
+    /// A time at which the server had not begun with this answer, by its own clock; `None` where it does not say what time it is.
+    /// The whole answer took longer than the part of it before the server wrote down the time, in whole seconds.
+    pub(crate) fn began(&self) -> Option<HeaderValue> {
+        let date = jiff::fmt::rfc2822::parse(self.date.as_ref()?.to_str().ok()?).ok()?.timestamp();
+        let took = SignedDuration::try_from(self.took + Duration::from_secs(1)).ok()?;
+        let began = date.checked_sub(took).ok()?;
+        began.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string().try_into().ok()
     }
 
     /// The last part of a Puppet Enterprise error's `kind`: prefixes differ between versions.
@@ -233,6 +247,8 @@ mod tests {
             call: Call { service, name: "GET x", subject: None },
             status,
             puppet_version: version.map(str::to_owned),
+            date: None,
+            took: Duration::ZERO,
             body: body.into(),
             own_name: "lc.example.net".parse().unwrap(),
             token: Some(HeaderValue::from_static("0token1")),

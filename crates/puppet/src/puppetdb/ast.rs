@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
-use stagedoor_types::Certname;
+use stagedoor_types::{Certname, Location};
 
 /// Two texts that are no certname, to stand in front of a list of certnames.
 ///
@@ -30,6 +30,34 @@ pub(super) fn facts_named(names: &BTreeSet<String>) -> Value {
 /// The condition under which deactivated and expired nodes are shown too. Without it, PuppetDB shows active nodes alone.
 pub(super) fn in_any_state() -> Value {
     json!(["=", "node_state", "any"])
+}
+
+/// The account is `owner-id` of each network interface, whose MAC address is part of the path.
+/// See [categories of instance metadata](https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/ec2-instance-metadata.html).
+const ACCOUNT: [&str; 6] = ["ec2_metadata", "network", "interfaces", "macs", ".*", "owner-id"];
+const REGION: [&str; 3] = ["ec2_metadata", "placement", "region"];
+const ZONE: [&str; 3] = ["ec2_metadata", "placement", "availability-zone"];
+
+/// The condition that the facts of a row's node say that it is in another account or Region.
+pub(super) fn elsewhere(home: &Location) -> Value {
+    let account = json!(["and", ["~>", "path", ACCOUNT], ["not", ["=", "value", home.account]]]);
+    let region = json!(["and", ["=", "path", REGION], ["not", ["=", "value", home.region]]]);
+    of_contents(&json!(["or", account, region]))
+}
+
+/// The condition on fact contents that they say that their node is in this account, and that it is in this Region. Old metadata has
+/// only the zone, whose name is the Region's and a letter.
+pub(super) fn located_in(home: &Location) -> Value {
+    let zones: Vec<String> = ('a'..='h').map(|letter| format!("{}{letter}", home.region)).collect();
+    let region = json!(["and", ["=", "path", REGION], ["=", "value", home.region]]);
+    let zone = json!(["and", ["=", "path", ZONE], ["in", "value", ["array", zones]]]);
+    let account = json!(["and", ["~>", "path", ACCOUNT], ["=", "value", home.account]]);
+    json!(["and", account, of_contents(&json!(["or", region, zone])), in_any_state()])
+}
+
+/// The condition that a row's node has such fact contents.
+fn of_contents(condition: &Value) -> Value {
+    json!(["in", "certname", ["extract", "certname", ["select_fact_contents", condition]]])
 }
 
 #[cfg(test)]

@@ -7,6 +7,8 @@ use serde::Deserialize;
 use serde_json::Value;
 use stagedoor_types::{Certname, InstanceId};
 
+use crate::rows::Row;
+
 /// A node, as `GET /pdb/query/v4/nodes` shows it.
 /// See [Nodes endpoint](https://www.puppet.com/docs/puppetdb/8/api/query/v4/nodes.html).
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -44,6 +46,8 @@ pub struct NodeStatus {
     #[serde(default)]
     pub cached_catalog_status: Option<String>,
 }
+
+impl Row for NodeStatus {}
 
 impl NodeStatus {
     /// Whether queries show it and its exported resources are collected.

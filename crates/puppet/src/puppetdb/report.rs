@@ -4,6 +4,8 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use stagedoor_types::Certname;
 
+use crate::rows::Row;
+
 /// A report, as the entity `reports` shows it.
 /// See [Reports endpoint](https://www.puppet.com/docs/puppetdb/8/api/query/v4/reports.html).
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -31,3 +33,5 @@ pub struct Report {
     #[serde(default)]
     pub catalog_uuid: Option<String>,
 }
+
+impl Row for Report {}

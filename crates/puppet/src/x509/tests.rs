@@ -29,7 +29,7 @@ fn a_certificate_is_read_with_all_that_identifies_it() {
     assert_eq!(read.not_before().to_string(), "2026-03-01T00:00:00Z");
     assert_eq!(read.not_after().to_string(), "2031-03-02T00:00:00Z");
     assert_eq!(*read.fingerprint(), Fingerprint::of(&der));
-    assert_eq!((&read.key().kind, read.key().bits), (&KeyKind::Ec, 256));
+    assert_eq!((&read.key().kind, read.key().bits), (&KeyKind::Ec(Curve::P256), 256));
     let names: Vec<_> = read.alt_names().iter().map(ToString::to_string).collect();
     assert_eq!(names, ["DNS:n.example.net", "IP:10.0.3.7"]);
     assert_eq!(read.instance_id().unwrap().as_str().as_bytes(), ID);

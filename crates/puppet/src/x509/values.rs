@@ -5,11 +5,12 @@ use std::net::IpAddr;
 use std::str::FromStr;
 
 use aws_lc_rs::digest;
+use x509_parser::asn1_rs::{Any, Tag};
 use x509_parser::extensions::{GeneralName, SubjectAlternativeName};
 use x509_parser::num_bigint::BigUint;
 use x509_parser::prelude::FromDer;
 use x509_parser::public_key::PublicKey as ParsedKey;
-use x509_parser::x509::SubjectPublicKeyInfo;
+use x509_parser::x509::{AlgorithmIdentifier, SubjectPublicKeyInfo};
 
 /// A certificate's serial number: a non-negative integer of any size (RFC 5280 allows 20 octets).
 ///
@@ -96,9 +97,69 @@ pub enum KeyKind {
     /// RSA.
     Rsa,
     /// Elliptic curve (Weierstraß).
-    Ec,
-    /// Anything else, by the OID of its algorithm.
+    Ec(Curve),
+    /// Anything else, by the name of its algorithm, or its OID.
     Other(String),
+}
+
+/// An elliptic curve.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Curve {
+    /// NIST P-256, which OpenSSL calls prime256v1.
+    P256,
+    /// NIST P-384, secp384r1.
+    P384,
+    /// NIST P-521, secp521r1.
+    P521,
+    /// Any other, as part of a sentence ("the curve secp256k1").
+    Other(String),
+}
+
+/// Names of other curves, as OpenSSL has them.
+const CURVES: [(&str, &str); 6] = [
+    ("1.2.840.10045.3.1.1", "prime192v1"),
+    ("1.3.132.0.33", "secp224r1"),
+    ("1.3.132.0.10", "secp256k1"),
+    ("1.3.36.3.3.2.8.1.1.7", "brainpoolP256r1"),
+    ("1.3.36.3.3.2.8.1.1.11", "brainpoolP384r1"),
+    ("1.3.36.3.3.2.8.1.1.13", "brainpoolP512r1"),
+];
+
+/// Names of the other kinds of keys.
+const KINDS: [(&str, &str); 5] = [
+    ("1.2.840.10040.4.1", "DSA"),
+    ("1.2.840.113549.1.1.10", "RSASSA-PSS"),
+    ("1.3.101.110", "X25519"),
+    ("1.3.101.112", "Ed25519"),
+    ("1.3.101.113", "Ed448"),
+];
+
+/// The name of an OID among these, or the OID.
+pub(crate) fn named(names: &[(&str, &str)], oid: String) -> String {
+    match names.iter().find(|(known, _)| *known == oid) {
+        Some((_, name)) => (*name).to_owned(),
+        // A sender may make one of any length.
+        None if oid.len() > 64 => "unknown".to_owned(),
+        None => oid,
+    }
+}
+
+impl Curve {
+    /// The curve that a key's algorithm names ([RFC 5480, section 2.1.1](https://www.rfc-editor.org/rfc/rfc5480#section-2.1.1)).
+    fn of(algorithm: &AlgorithmIdentifier<'_>) -> Self {
+        // as_oid() does not look at the tag.
+        let named_by_oid = |parameters: &&Any<'_>| parameters.tag() == Tag::Oid;
+        let parameters = algorithm.parameters.as_ref().filter(named_by_oid);
+        let Some(oid) = parameters.and_then(|parameters| parameters.as_oid().ok()) else {
+            return Self::Other("a curve that is given by its parameters instead of its name".to_owned());
+        };
+        match oid.to_id_string().as_str() {
+            "1.2.840.10045.3.1.7" => Self::P256,
+            "1.3.132.0.34" => Self::P384,
+            "1.3.132.0.35" => Self::P521,
+            other => Self::Other(format!("the curve {}", named(&CURVES, other.to_owned()))),
+        }
+    }
 }
 
 /// A public key, described.
@@ -122,9 +183,9 @@ impl PublicKey {
             Ok(ParsedKey::EC(point)) => {
                 let size = point.key_size();
                 // P-521's field elements are padded to whole bytes.
-                (KeyKind::Ec, if size == 528 { 521 } else { size })
+                (KeyKind::Ec(Curve::of(&info.algorithm)), if size == 528 { 521 } else { size })
             }
-            _ => (KeyKind::Other(info.algorithm.algorithm.to_id_string()), 0),
+            _ => (KeyKind::Other(named(&KINDS, info.algorithm.algorithm.to_id_string())), 0),
         };
         Self { kind, bits, fingerprint: Fingerprint::of(info.raw) }
     }

@@ -1,10 +1,10 @@
 //! Reading from the CA: one test for each answer it is known to give.
 
-use stagedoor_puppet::{Error, Serial, State};
+use stagedoor_puppet::{Certificate, Error, SelfSignature, Serial, State};
 use stagedoor_types::Certname;
 
 use crate::pki::{PKI, csr, issue};
-use crate::stage::{Stage, balancer_says, ca_says};
+use crate::stage::{Act, Stage, balancer_says, ca_says};
 
 const ID: &str = "i-0a1b2c3d4e5f60718";
 
@@ -177,7 +177,7 @@ async fn a_csr_is_read_and_its_absence_is_told() {
     .await;
     let ca = stage.ca();
     let csr = ca.csr(&name()).await.unwrap().unwrap();
-    assert!(csr.is_self_signed() && csr.common_name() == "n.example.net");
+    assert!(*csr.self_signature() == SelfSignature::Valid && csr.common_name() == "n.example.net");
     assert!(ca.csr(&name()).await.unwrap().is_none());
 }
 
@@ -208,6 +208,77 @@ async fn the_crl_knows_a_revoked_certificate_by_issuer_and_serial() {
     assert_eq!(stage.lines()[0], "GET /puppet-ca/v1/certificate_revocation_list/ca");
 }
 
+/// An answer of the CA with its clock.
+fn at(date: &str, status: u16, body: &str) -> Act {
+    let headers = format!("X-Puppet-Version: 8.10.0\r\nDate: {date}\r\n");
+    Act::Say(status, Box::leak(headers.into_boxed_str()), body.to_owned())
+}
+
+fn conditions(stage: &Stage) -> Vec<Option<String>> {
+    let condition = |seen: crate::stage::Seen| {
+        let head = seen.head.to_ascii_lowercase();
+        Some(head.lines().find_map(|line| line.strip_prefix("if-modified-since: "))?.to_owned())
+    };
+    stage.seen().into_iter().map(condition).collect()
+}
+
+#[tokio::test]
+async fn the_crl_is_only_read_again_if_it_has_changed() {
+    let date = "Wed, 04 Mar 2026 05:06:07 GMT";
+    let (listed, unlisted) = (issue(&PKI.ca, "a", 7, &[]), issue(&PKI.ca, "b", 8, &[]));
+    let [listed, unlisted] = [&listed, &unlisted].map(|issued| Certificate::from_pem(&issued.cert.pem()).unwrap());
+    let crl = |serials: &[u64]| PKI.crl(serials).pem().unwrap();
+    let stage = Stage::new([
+        at(date, 200, &crl(&[7])),
+        at(date, 304, ""),
+        at(date, 200, &crl(&[7, 8])),
+        at(date, 200, &crl(&[7])),
+    ])
+    .await;
+    let ca = stage.ca();
+    let both = [&listed, &unlisted];
+    for expected in [[true, false], [true, false], [true, true]] {
+        let found = ca.revocations(&both).await.unwrap();
+        assert_eq!(both.map(|one| found.revokes(one)), expected.map(Some));
+    }
+    // Another certificate was not looked for.
+    let third = Certificate::from_pem(&issue(&PKI.ca, "c", 9, &[]).cert.pem()).unwrap();
+    assert_eq!(ca.revocations(&[&third]).await.unwrap().revokes(&third), Some(false));
+    // The clock of the answer, less what the answer took and a second.
+    let before = Some("wed, 04 mar 2026 05:06:0".to_owned());
+    let conditions: Vec<_> = conditions(&stage).into_iter().map(|at| at.map(|at| at[..24].to_owned())).collect();
+    assert_eq!(conditions, [None, before.clone(), before, None]);
+}
+
+#[tokio::test]
+async fn a_304_that_was_not_asked_for_and_a_ca_without_a_clock_say_nothing() {
+    let certificate = Certificate::from_pem(&issue(&PKI.ca, "a", 7, &[]).cert.pem()).unwrap();
+    let stage = Stage::new([ca_says(304, "")]).await;
+    assert!(stage.ca().revocations(&[&certificate]).await.is_err());
+
+    let crl = PKI.crl(&[7]).pem().unwrap();
+    let stage = Stage::new([ca_says(200, crl.clone()), ca_says(200, crl), ca_says(200, "<html>")]).await;
+    let ca = stage.ca();
+    for _ in 0..2 {
+        assert_eq!(ca.revocations(&[&certificate]).await.unwrap().revokes(&certificate), Some(true));
+    }
+    assert!(matches!(ca.revocations(&[&certificate]).await, Err(Error::Unexpected { .. })));
+    assert_eq!(conditions(&stage), [None, None, None]);
+}
+
+#[tokio::test]
+async fn the_names_of_signed_certificates_are_read_as_they_arrive() {
+    let body = r#"[{"name":"a","state":"signed","extra":[{"name":"x"}]},{"name":"B c","state":"signed"},{"name":"d","state":"revoked"}]"#;
+    let stage =
+        Stage::new([ca_says(200, body), ca_says(500, "The PEM stream must contain exactly 1 certificate")]).await;
+    let ca = stage.ca();
+    let mut names = Vec::new();
+    ca.signed_names(|name| names.push(name)).await.unwrap();
+    assert_eq!(names, ["a", "B c"]);
+    assert_eq!(stage.lines(), ["GET /puppet-ca/v1/certificate_statuses/any?state=signed"]);
+    assert!(matches!(ca.signed_names(|_| {}).await, Err(Error::Busy { status: 500, .. })));
+}
+
 #[tokio::test]
 async fn expirations_tells_the_first_to_expire() {
     let body = r#"{"ca-certs":{"Puppet CA":"2036-01-02T03:04:05UTC"},"crls":{"Puppet CA":"2031-01-02T03:04:05UTC"}}"#;
@@ -224,4 +295,16 @@ async fn the_version_is_told_even_while_another_service_starts() {
     let ca = stage.ca();
     assert_eq!(ca.version().await.unwrap(), "8.7.0");
     assert!(matches!(ca.version().await, Err(Error::Busy { status: 503, .. })));
+}
+
+#[tokio::test]
+async fn the_clock_of_the_ca_is_read_from_its_answers_and_not_from_those_of_a_balancer() {
+    const BALANCER: &str = "Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n";
+    const CA: &str = "X-Puppet-Version: 8.7.0\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n";
+    let stage = Stage::new([BALANCER, CA].map(|headers| Act::Say(404, headers, String::new()))).await;
+    let ca = stage.ca();
+    let _ = ca.certificate(&name()).await;
+    assert_eq!(ca.date(), None);
+    let _ = ca.certificate(&name()).await;
+    assert_eq!(ca.date().unwrap().date.to_string(), "1994-11-06T08:49:37Z");
 }

@@ -1,5 +1,7 @@
 //! Changing the CA: one test for each answer it is known to give.
 
+use std::collections::BTreeMap;
+
 use stagedoor_puppet::{Error, Outcome, Signed, State};
 use stagedoor_types::Certname;
 
@@ -173,11 +175,23 @@ async fn deleting_a_csr_is_done_already_done_or_not_permitted() {
     assert_eq!(stage.lines()[0], "DELETE /puppet-ca/v1/certificate_request/n.example.net");
 }
 
+/// The names that had nothing to clean, where every name was cleaned.
+fn missing(cleaned: &BTreeMap<Certname, Result<Outcome, Error>>) -> Vec<Certname> {
+    assert!(cleaned.values().all(Result::is_ok), "{cleaned:?}");
+    let missing = cleaned.iter().filter(|(_, result)| **result == Ok(Outcome::AlreadyDone));
+    missing.map(|(name, _)| name.clone()).collect()
+}
+
+/// The kinds of the errors, where every name has one.
+fn errors(cleaned: &BTreeMap<Certname, Result<Outcome, Error>>) -> Vec<&'static str> {
+    cleaned.values().map(|result| result.as_ref().unwrap_err().name()).collect()
+}
+
 #[tokio::test]
 async fn cleaning_a_set_is_one_call() {
     let stage = Stage::new([ca_says(200, "Successfully cleaned all certs.")]).await;
-    let cleaned = stage.ca_admin().clean(&names()).await.unwrap();
-    assert_eq!(cleaned.missing, []);
+    let cleaned = stage.ca_admin().clean(&names()).await;
+    assert_eq!((cleaned.len(), missing(&cleaned)), (2, vec![]));
     let seen = stage.seen();
     assert_eq!(seen.len(), 1);
     assert_eq!(seen[0].line, "PUT /puppet-ca/v1/clean");
@@ -187,7 +201,7 @@ async fn cleaning_a_set_is_one_call() {
 #[tokio::test]
 async fn cleaning_nothing_asks_nobody() {
     let stage = Stage::new([]).await;
-    assert_eq!(stage.ca_admin().clean(&[]).await.unwrap().missing, []);
+    assert_eq!(stage.ca_admin().clean(&[]).await.len(), 0);
     assert_eq!(stage.lines().len(), 0);
 }
 
@@ -195,16 +209,15 @@ async fn cleaning_nothing_asks_nobody() {
 async fn cleaning_tells_the_missing_names_out_of_a_clojure_vector() {
     let body = r#"The following certs do not exist and cannot be revoked: ["x.example.net" "y.example.net"]"#;
     let stage = Stage::new([ca_says(200, body)]).await;
-    let cleaned = stage.ca_admin().clean(&names()).await.unwrap();
-    assert_eq!(cleaned.missing, [names()[1].clone()]);
+    let cleaned = stage.ca_admin().clean(&names()).await;
+    assert_eq!(missing(&cleaned), [names()[1].clone()]);
 }
 
 #[tokio::test]
 async fn a_200_that_the_ca_did_not_say_cleans_nothing() {
     for body in ["<html>Successfully cleaned</html>", "OK"] {
         let stage = Stage::new([balancer_says(200, body)]).await;
-        let error = stage.ca_admin().clean(&names()).await.unwrap_err();
-        assert!(matches!(error, Error::Unexpected { .. }), "{error}");
+        assert_eq!(errors(&stage.ca_admin().clean(&names()).await), ["Unexpected", "Unexpected"]);
     }
 }
 
@@ -212,8 +225,8 @@ async fn a_200_that_the_ca_did_not_say_cleans_nothing() {
 async fn a_server_without_clean_is_given_the_names_one_by_one() {
     for no_such_route in [ca_says(404, "Not Found"), ca_says(403, FORBIDDEN)] {
         let stage = Stage::new([no_such_route, done(), done(), ca_says(404, "Invalid certificate subject.")]).await;
-        let cleaned = stage.ca_admin().clean(&names()).await.unwrap();
-        assert_eq!(cleaned.missing, [names()[1].clone()]);
+        let cleaned = stage.ca_admin().clean(&names()).await;
+        assert_eq!(missing(&cleaned), [names()[1].clone()]);
         assert_eq!(
             stage.lines(),
             [
@@ -230,19 +243,21 @@ async fn a_server_without_clean_is_given_the_names_one_by_one() {
 async fn who_may_not_clean_at_all_is_told_about_clean() {
     let singly = "Forbidden request: /puppet-ca/v1/certificate_status/n.example.net (method :put). Please see the server logs for details.";
     let stage = Stage::new([ca_says(403, FORBIDDEN), ca_says(403, singly)]).await;
-    let error = stage.ca_admin().clean(&names()).await.unwrap_err();
-    assert!(matches!(&error, Error::NotPermitted { words, .. } if words == FORBIDDEN), "{error}");
+    let cleaned = stage.ca_admin().clean(&names()).await;
+    for result in cleaned.values() {
+        assert!(matches!(result, Err(Error::NotPermitted { words, .. }) if words == FORBIDDEN), "{result:?}");
+    }
 }
 
 #[tokio::test]
 async fn cleaning_is_tried_three_times_before_the_names_are_taken_one_by_one() {
     let failed = || ca_says(500, "Error while cleaning certs: CRL not writable");
     let stage = Stage::new([failed(), failed(), failed(), done(), done(), done(), done()]).await;
-    assert_eq!(stage.ca_admin().clean(&names()).await.unwrap().missing, []);
+    assert_eq!(missing(&stage.ca_admin().clean(&names()).await), []);
     assert_eq!(stage.lines().iter().filter(|line| line.ends_with("/clean")).count(), 3);
 
     let stage = Stage::new([failed(), ca_says(200, "Successfully cleaned all certs.")]).await;
-    assert_eq!(stage.ca_admin().clean(&names()).await.unwrap().missing, []);
+    assert_eq!(missing(&stage.ca_admin().clean(&names()).await), []);
     assert_eq!(stage.lines().len(), 2);
 }
 
@@ -256,14 +271,44 @@ async fn one_name_without_a_file_does_not_keep_the_others_from_being_cleaned() {
         done(),
     ])
     .await;
-    assert_eq!(stage.ca_admin().clean(&names()).await.unwrap().missing, [name()]);
+    assert_eq!(missing(&stage.ca_admin().clean(&names()).await), [name()]);
+}
+
+#[tokio::test]
+async fn of_many_names_only_the_one_that_fails_has_an_error() {
+    let twenty_one: Vec<Certname> = (0..21).map(|number| format!("n{number:02}").parse().unwrap()).collect();
+    let damaged = || ca_says(500, "Error while cleaning certs: The PEM stream must contain exactly 1 certificate");
+    let mut script = vec![damaged(), damaged(), damaged()];
+    for number in 0..21 {
+        if number == 7 {
+            script.push(damaged());
+        } else {
+            script.extend([done(), done()]);
+        }
+    }
+    let stage = Stage::new(script).await;
+    let cleaned = stage.ca_admin().clean(&twenty_one).await;
+    let failed: Vec<&str> =
+        cleaned.iter().filter(|(_, result)| result.is_err()).map(|(name, _)| name.as_str()).collect();
+    assert_eq!((cleaned.len(), failed), (21, vec!["n07"]));
+    let error = cleaned[&twenty_one[7]].as_ref().unwrap_err();
+    assert!(matches!(error, Error::Busy { status: 500, .. }) && error.to_string().contains("n07"), "{error}");
+}
+
+#[tokio::test]
+async fn names_that_were_not_tried_do_not_have_the_error_of_another() {
+    let stage = Stage::new([ca_says(404, "Not Found"), Act::Cut, Act::Cut]).await;
+    let cleaned = stage.ca_admin().clean(&names()).await;
+    assert_eq!(errors(&cleaned), ["Unreachable", "NotTried"]);
+    let untried = cleaned[&names()[1]].as_ref().unwrap_err();
+    assert!(matches!(untried, Error::NotTried { .. }), "{untried}");
+    assert!(untried.to_string().contains("(x.example.net): not tried, because"), "{untried}");
 }
 
 #[tokio::test]
 async fn a_lock_timeout_while_cleaning_is_not_repeated_here() {
     let stage = Stage::new([ca_says(500, LOCKED)]).await;
-    let error = stage.ca_admin().clean(&names()).await.unwrap_err();
-    assert!(matches!(error, Error::Busy { .. }), "{error}");
+    assert_eq!(errors(&stage.ca_admin().clean(&names()).await), ["Busy", "Busy"]);
     assert_eq!(stage.lines().len(), 1);
 }
 
@@ -271,5 +316,5 @@ async fn a_lock_timeout_while_cleaning_is_not_repeated_here() {
 async fn a_lost_answer_to_clean_is_asked_for_again() {
     let body = r#"The following certs do not exist and cannot be revoked: ["n.example.net" "x.example.net"]"#;
     let stage = Stage::new([Act::Cut, ca_says(200, body)]).await;
-    assert_eq!(stage.ca_admin().clean(&names()).await.unwrap().missing, names());
+    assert_eq!(missing(&stage.ca_admin().clean(&names()).await), names());
 }

@@ -70,6 +70,15 @@ fn the_secrets_json_may_hold_more_but_not_less() {
     };
     assert!(json("challenge", "SECRET".into()).unwrap().transport().is_ok());
     assert!(json("rbac_token", TOKEN.into()).unwrap().rbac_token.is_some());
+    for (previous, is_there) in [("p", true), ("", false)] {
+        let read = json("previous_challenge", previous.into()).unwrap();
+        assert_eq!(
+            read.previous_challenge.is_some(),
+            is_there,
+            "an empty one would let any request pass: {previous:?}"
+        );
+    }
+    assert!(json("previous_challenge", serde_json::json!(["SECRET"])).is_err());
     for field in ["ca_cert", "client_cert", "client_key"] {
         let missing = json(field, serde_json::Value::Null).unwrap_err();
         assert_eq!(missing, CredentialsError::Missing(field));

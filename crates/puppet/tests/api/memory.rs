@@ -29,7 +29,7 @@ impl Memory {
 
 #[expect(clippy::unnecessary_wraps, reason = "an entry of the script")]
 fn says(status: u16, body: &str) -> Result<Reply, Failure> {
-    Ok(Reply { status, puppet_version: Some("8.7.0".to_owned()), body: body.into() })
+    Ok(Reply { status, puppet_version: Some("8.7.0".to_owned()), body: body.into(), ..Reply::default() })
 }
 
 impl Network for Memory {

@@ -46,6 +46,7 @@ impl Pki {
             client_key: self.client.key.serialize_pem().into(),
             rbac_token: Some(SecretString::from(format!("{TOKEN}\n"))),
             challenge: None,
+            previous_challenge: None,
         }
     }
 

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use stagedoor_puppet::{Deactivated, Error};
-use stagedoor_types::{Certname, InstanceId};
+use stagedoor_types::{Certname, InstanceId, Location};
 
 use crate::stage::{Act, Stage, balancer_says, pdb_says};
 
@@ -131,9 +131,10 @@ async fn the_facts_of_a_set_are_those_that_are_named_or_all() {
     assert!(stage.puppetdb().facts(&[name()], None).await.unwrap().is_empty());
     assert!(stage.puppetdb().facts(&[], None).await.unwrap().is_empty());
     let names = json!(["in", "certname", ["array", ["", "", "n.example.net"]]]);
-    let (any, named) = (json!(["=", "node_state", "any"]), json!(["in", "name", ["array", ["", "", "os", "virtual"]]]));
+    let (any, of_these) =
+        (json!(["=", "node_state", "any"]), json!(["in", "name", ["array", ["", "", "os", "virtual"]]]));
     let columns = json!(["certname", "name", "value"]);
-    let expected = json!(["from", "facts", ["extract", columns, ["and", names, any, named]]]);
+    let expected = json!(["from", "facts", ["extract", columns, ["and", names, any, of_these]]]);
     assert_eq!(query(&stage), expected);
     let all: Value = serde_json::from_str(&stage.seen()[1].body).unwrap();
     assert_eq!(all["query"], json!(["from", "facts", ["extract", columns, ["and", names, any]]]));
@@ -158,10 +159,51 @@ async fn identities_come_from_certificate_and_facts() {
 async fn what_all_certificates_said_comes_in_one_query_of_the_active_nodes() {
     let rows = r#"[{"certname":"n.example.net","name":"trusted","value":{"extensions":{"pp_instance_id":"i-0a1b2c3d4e5f60718"}}}]"#;
     let stage = Stage::new([pdb_says(200, rows)]).await;
-    let known = stage.puppetdb().certified().await.unwrap();
-    assert_eq!(known[0].certified, Some("i-0a1b2c3d4e5f60718".parse().unwrap()));
+    let known = stage.puppetdb().certified(None, |known| known.certified).await.unwrap();
+    assert_eq!(known, ["i-0a1b2c3d4e5f60718".parse().unwrap()]);
     let condition = json!(["=", "name", "trusted"]);
     assert_eq!(query(&stage), json!(["from", "facts", ["extract", ["certname", "name", "value"], condition]]));
+}
+
+fn home() -> Location {
+    Location { account: "111122223333".into(), region: "eu-west-1".into() }
+}
+
+#[tokio::test]
+async fn nodes_of_another_account_or_region_are_left_out_by_the_query_itself() {
+    let stage = Stage::new([pdb_says(200, "[]")]).await;
+    assert_eq!(stage.puppetdb().certified(Some(&home()), Some).await.unwrap(), []);
+    let owner = json!(["ec2_metadata", "network", "interfaces", "macs", ".*", "owner-id"]);
+    let account = json!(["and", ["~>", "path", owner], ["not", ["=", "value", "111122223333"]]]);
+    let path = json!(["ec2_metadata", "placement", "region"]);
+    let region = json!(["and", ["=", "path", path], ["not", ["=", "value", "eu-west-1"]]]);
+    let elsewhere =
+        json!(["in", "certname", ["extract", "certname", ["select_fact_contents", ["or", account, region]]]]);
+    let condition = json!(["and", ["=", "name", "trusted"], ["not", elsewhere]]);
+    assert_eq!(query(&stage), json!(["from", "facts", ["extract", ["certname", "name", "value"], condition]]));
+}
+
+#[tokio::test]
+async fn a_name_that_is_no_certname_does_not_keep_the_others_from_being_read() {
+    let rows = r#"[{"certname":"Not A Certname"},{"certname":"n.example.net"}]"#;
+    let script = || pdb_says(200, rows);
+    let stage = Stage::new([script(), script(), script(), script()]).await;
+    let puppetdb = stage.puppetdb();
+    assert_eq!(puppetdb.nodes(&[name()]).await.unwrap()[0].certname, name());
+    assert_eq!(puppetdb.located_in(&home()).await.unwrap().into_iter().collect::<Vec<_>>(), [name()]);
+    let mut names = Vec::new();
+    puppetdb.active_names(|name| names.push(name.to_owned())).await.unwrap();
+    assert_eq!(names, ["Not A Certname", "n.example.net"]);
+    // A row that lacks what was asked for is another matter.
+    assert!(puppetdb.latest_reports(&[name()]).await.is_err());
+}
+
+#[tokio::test]
+async fn an_answer_that_ends_early_or_is_no_list_is_not_an_empty_one() {
+    for body in [r#"[{"certname":"n.example.net"}"#, r#"{"error":"no"}"#, "<html>", ""] {
+        let stage = Stage::new([pdb_says(200, body)]).await;
+        assert!(matches!(stage.puppetdb().active_names(|_| {}).await, Err(Error::Unexpected { .. })), "{body}");
+    }
 }
 
 #[tokio::test]

@@ -58,6 +58,7 @@ impl WorkItem {
 
     /// Puppet says this of it.
     pub(in crate::batch) fn take_in(&mut self, snapshot: &PuppetSnapshot) {
+        self.ca_ahead = snapshot.ca_ahead;
         if self.is_launching() {
             self.look_at_launch(snapshot);
         } else {
@@ -80,11 +81,14 @@ impl WorkItem {
                 if let Some(Lookup::Found(run)) = &run {
                     seen.push(format!("its Puppet run at {} ended as {}", run.start, run.status));
                 }
-                Some(snapshot.view_with(name, own))
+                Some(snapshot.view_with(name, own, self.has_appeared()))
             }
             (Some(name), None) => {
-                let view = snapshot.view(name);
+                let mut view = snapshot.view(name);
                 seen.push(describe(&view));
+                if let Lookup::Found(certificate) = &mut view.certificate {
+                    certificate.appeared = self.has_appeared();
+                }
                 Some(view)
             }
             (None, _) => None,
@@ -92,9 +96,11 @@ impl WorkItem {
         for what in seen {
             self.saw(snapshot.took, what);
         }
+        self.vacant.extend(name.filter(|_| view.as_ref().is_some_and(|view| view.certificate == Lookup::Absent)));
         // Where it is under another name is looked for once in an invocation.
         let (node_groups, elsewhere) = (snapshot.node_groups(), self.launch.elsewhere.take());
-        self.launch = LaunchView { name: view, run, node_groups, elsewhere, ..LaunchView::default() };
+        let refused = self.refused.clone();
+        self.launch = LaunchView { name: view, run, refused, node_groups, elsewhere, ..LaunchView::default() };
     }
 
     fn look_at_termination(&mut self, snapshot: &PuppetSnapshot) {

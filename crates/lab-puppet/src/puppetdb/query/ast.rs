@@ -8,7 +8,7 @@ use super::entity::Entity;
 use super::{Comparison, Expr, Field, Query, Values};
 
 /// Operators of PuppetDB that are not simulated.
-const NOT_SIMULATED: [&str; 5] = ["~", "~>", "function", "group_by", "subquery"];
+const NOT_SIMULATED: [&str; 4] = ["~", "function", "group_by", "subquery"];
 
 /// `["from", entity, …]`, the form of the root endpoint and of subqueries.
 pub(super) fn from(query: &Value) -> Result<Query, String> {
@@ -94,6 +94,7 @@ fn expression(entity: Entity, query: &Value) -> Result<Expr, String> {
         ("not", several) => Err(format!("'not' takes exactly one argument, but {} were supplied", several.len())),
         ("null?", [Value::String(field), Value::Bool(wanted)]) => Ok(Expr::Null(Field::parse(field, entity)?, *wanted)),
         ("in", [fields, set]) => membership(entity, fields, set),
+        ("~>", [Value::String(field), path]) if field == "path" => path_match(entity, path),
         _ => match comparison(operator) {
             Some(comparison) => compare(entity, operator, comparison, operands),
             None if NOT_SIMULATED.contains(&operator.as_str()) => {
@@ -102,6 +103,17 @@ fn expression(entity: Entity, query: &Value) -> Result<Expr, String> {
             None => Err(invalid(query)),
         },
     }
+}
+
+/// `["~>", "path", …]`: each element is a regular expression. Only names and `.*` are simulated.
+fn path_match(entity: Entity, path: &Value) -> Result<Expr, String> {
+    let is_name = |text: &str| text.chars().all(|c| c.is_ascii_alphanumeric() || "_-".contains(c));
+    let elements = list(path)?.iter().map(|element| match element.as_str() {
+        Some(".*") => Ok(None),
+        Some(name) if is_name(name) => Ok(Some(name.to_owned())),
+        _ => Err(format!("the regular expression {element} is not simulated")),
+    });
+    Ok(Expr::Path(Field::parse("path", entity)?, elements.collect::<Result<_, _>>()?))
 }
 
 fn comparison(symbol: &str) -> Option<Comparison> {

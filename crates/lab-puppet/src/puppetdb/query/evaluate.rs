@@ -16,12 +16,13 @@ pub(super) fn run(query: &Query, store: &Store) -> (Vec<Value>, usize) {
 }
 
 fn select(query: &Query, store: &Store, active_only: bool) -> (Vec<Value>, usize) {
+    let filter = query.filter.as_ref().map(|filter| with_answers(filter, store));
     let mut rows: Vec<Row> = query
         .entity
         .rows(store)
         .into_iter()
         .filter(|row| row.active || !active_only)
-        .filter(|row| query.filter.as_ref().is_none_or(|filter| holds(filter, row, store)))
+        .filter(|row| filter.as_ref().is_none_or(|filter| holds(filter, row, store)))
         .collect();
     for (field, descending) in query.paging.order_by.iter().rev() {
         rows.sort_by(|one, other| {
@@ -39,6 +40,23 @@ fn select(query: &Query, store: &Store, active_only: bool) -> (Vec<Value>, usize
         }
     });
     (shown.collect(), total)
+}
+
+/// The condition with its subqueries carried out, once and not for each row.
+fn with_answers(filter: &Expr, store: &Store) -> Expr {
+    let all = |parts: &[Expr]| parts.iter().map(|part| with_answers(part, store)).collect();
+    match filter {
+        Expr::And(parts) => Expr::And(all(parts)),
+        Expr::Or(parts) => Expr::Or(all(parts)),
+        Expr::Not(inner) => Expr::Not(Box::new(with_answers(inner, store))),
+        Expr::In(fields, Values::Query(query)) => {
+            let (rows, _) = select(query, store, false);
+            let wanted = query.extract.as_deref().unwrap_or_default();
+            let text = |row: &Value| Value::from_iter(wanted.iter().map(|field| row[&field.text].clone())).to_string();
+            Expr::In(fields.clone(), Values::Rows(rows.iter().map(text).collect()))
+        }
+        other => other.clone(),
+    }
 }
 
 fn names_node_state(query: &Query) -> bool {
@@ -66,7 +84,13 @@ fn holds(filter: &Expr, row: &Row, store: &Store) -> bool {
         },
         Expr::Compare(comparison, field, wanted) => compares(*comparison, &value(row, field), wanted),
         Expr::Null(field, wanted) => value(row, field).is_null() == *wanted,
-        Expr::In(fields, values) => is_in(fields, values, row, store),
+        Expr::Path(field, wanted) => {
+            let path = value(row, field);
+            let path = path.as_array().map(Vec::as_slice).unwrap_or_default();
+            let is_like = |(held, wanted): (&Value, &Option<String>)| wanted.as_ref().is_none_or(|name| held == name);
+            path.len() == wanted.len() && path.iter().zip(wanted).all(is_like)
+        }
+        Expr::In(fields, values) => is_in(fields, values, row),
         Expr::Fact(name, wanted) => row
             .fields
             .get("certname")
@@ -76,17 +100,13 @@ fn holds(filter: &Expr, row: &Row, store: &Store) -> bool {
     }
 }
 
-fn is_in(fields: &[Field], values: &Values, row: &Row, store: &Store) -> bool {
+fn is_in(fields: &[Field], values: &Values, row: &Row) -> bool {
     let held: Vec<Value> = fields.iter().map(|field| value(row, field)).collect();
     match values {
         Values::List(list) => held.iter().all(|held| list.contains(held)),
-        Values::Query(query) => {
-            let (rows, _) = select(query, store, false);
-            let wanted = query.extract.as_deref().unwrap_or_default();
-            rows.iter().any(|found| {
-                wanted.len() == held.len() && wanted.iter().zip(&held).all(|(field, held)| found[&field.text] == *held)
-            })
-        }
+        Values::Rows(rows) => rows.contains(&Value::from(held).to_string()),
+        // Was carried out before.
+        Values::Query(_) => false,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::observation::RequestView;
-use crate::signing::{Challenge, Key};
+use crate::signing::{Challenge, Key, Signature};
 
 // The request.
 
@@ -21,11 +21,11 @@ fn a_request_that_is_what_the_profile_expects_is_signed() {
 type Flaw = (&'static str, fn(&mut Request));
 
 #[test]
-fn each_check_that_fails_rejects_the_request_and_says_why() {
+fn each_check_that_fails_has_the_request_deleted_and_says_why() {
     let flaws: [Flaw; 13] = [
         ("its name is", |r| r.common_name = Some(PRIMARY.into())),
         ("more than a common name", |r| r.common_name = None),
-        ("own key", |r| r.signature_valid = false),
+        ("own key", |r| r.signature = Signature::Wrong),
         ("no pp_instance_id", |r| drop(r.extensions.remove("pp_instance_id"))),
         ("pp_instance_id is", |r| name(r, "nonsense")),
         ("no pp_role", |r| drop(r.extensions.remove("pp_role"))),
@@ -43,39 +43,96 @@ fn each_check_that_fails_rejects_the_request_and_says_why() {
             flaw(asks);
         });
         world.aws.profile.rules.require.insert("pp_role".into(), "compiler".into());
-        let reason = rejected_request(world.decide());
+        let reason = deleted_request(world.decide());
         assert!(reason.contains(because), "{because}: {reason}");
     }
 }
 
 #[test]
-fn what_a_dead_predecessor_asked_for_is_removed_and_the_launch_goes_on() {
-    let world = world().asking(|asks| name(asks, OTHER));
-    assert_eq!(world.decide(), Decision::Ask(Question::Owner(OTHER.parse().unwrap())));
-    let removal = removal(world.other_is(Lookup::Found(machine(OTHER, "terminated"))).decide());
-    assert!(removal.request && removal.certificate.is_none() && removal.node.is_none());
+fn a_request_of_another_instance_or_of_none_is_deleted_and_the_launch_goes_on() {
+    for owner in [OTHER, "", "nonsense"] {
+        let deleted = |world: World| deleted_request(world.decide());
+        let world = world().asking(|asks| name(asks, owner));
+        assert!(deleted(world.clone()).contains("pp_instance_id is"), "{owner}");
+        // Whatever EC2 says, if anything: a predecessor that it has forgotten is as good as one that it shows as terminated.
+        for other in [Lookup::Found(machine(OTHER, "running")), Lookup::Absent, down()] {
+            deleted(world.clone().other_is(other));
+        }
+    }
+}
+
+/// A request in this invocation was refused; none is pending now.
+fn after_a_refusal(left: Option<&str>) -> World {
+    let mut world = world().new_to_puppet();
+    let reason = Fact::new(Code::RequestRefused, "its pp_role is wrong");
+    world.puppet.refused = Some(Refused { reason, left: left.map(str::to_owned) });
+    world
 }
 
 #[test]
-fn a_request_of_an_instance_that_is_not_dead_is_an_impostors() {
-    for other in [Lookup::Found(machine(OTHER, "running")), Lookup::Absent] {
-        let world = world().asking(|asks| name(asks, OTHER)).other_is(other);
-        assert!(rejected_request(world.decide()).contains("pp_instance_id is"));
+fn a_launch_waits_for_another_request_and_says_why_the_last_one_was_refused() {
+    let Decision::Wait(reason) = after_a_refusal(None).decide() else { panic!() };
+    let codes: Vec<Code> = reason.facts().map(|fact| fact.code).collect();
+    assert_eq!(codes, [Code::RequestRefused, Code::RequestPending]);
+    let mut right = after_a_refusal(None);
+    right.view().request = Lookup::Found(request(Some(OURS)));
+    assert!(matches!(done(right.decide()), Effect::Sign(_)), "the next one is right");
+}
+
+#[test]
+fn when_the_timeout_expires_the_launch_is_abandoned_with_the_reason_of_the_last_refused_request() {
+    let pending = world().asking(|asks| asks.signature = Signature::Wrong);
+    for (world, because) in [(pending, "own key"), (after_a_refusal(None), "its pp_role is wrong")] {
+        let Decision::Complete(ActionResult::Abandon, reason) = world.late().decide() else { panic!() };
+        let codes: Vec<Code> = reason.facts().map(|fact| fact.code).take(2).collect();
+        assert_eq!(codes, [Code::TimeoutExpired, Code::RequestRefused]);
+        assert!(reason.to_string().contains(because), "{reason}");
     }
+}
+
+#[test]
+fn in_the_last_two_minutes_a_refused_request_stays_so_that_its_reason_is_at_hand() {
+    let mut world = world().asking(|asks| asks.signature = Signature::Wrong).confirmed();
+    world.now = at(1679);
+    deleted_request(world.decide());
+    world.now = at(1680);
+    assert!(waits(world.decide()).contains("own key"));
+}
+
+#[test]
+fn a_request_that_the_sweep_has_to_delete_is_tried_once_in_an_invocation() {
+    let own_key = request(Some(OURS)).asks.key_print;
+    let mut world = after_a_refusal(Some(&own_key));
+    world.view().request = world.clone().asking(|asks| asks.signature = Signature::Wrong).view().request.clone();
+    assert!(waits(world.decide()).contains("own key"));
+    let Lookup::Found(pending) = &mut world.view().request else { panic!() };
+    pending.asks.key_print = "another key".into();
+    assert!(matches!(done(world.decide()), Effect::Delete(refused) if refused.key_print == "another key"));
+}
+
+#[test]
+fn an_alternative_name_is_compared_with_what_its_template_gives_for_this_instance() {
+    let mut world = world().asking(|asks| asks.alt_names.push("Compiler-1.example.com".into()));
+    deleted_request(world.decide());
+    world.aws.profile.rules.alt_names = vec!["{tag:Name}.example.com".parse().unwrap()];
+    assert!(deleted_request(world.decide()).contains("does not list"), "it has no such tag");
+    world.aws.machine().tags.insert("Name".into(), "compiler-1".into());
+    assert!(matches!(done(world.decide()), Effect::Sign(_)));
+    world.protected = Protected::new(["*.example.com"]).unwrap();
+    assert!(deleted_request(world.decide()).contains("protected by"));
 }
 
 #[test]
 fn what_ec2_said_about_one_instance_does_not_speak_for_another() {
-    for mut world in [world().asking(|asks| name(asks, OTHER)), world().taken(0)] {
-        world.puppet.owner = Some((OURS.parse().unwrap(), Lookup::Found(machine(OURS, "terminated"))));
-        assert_eq!(world.decide(), Decision::Ask(Question::Owner(OTHER.parse().unwrap())));
-    }
+    let mut world = world().taken(0);
+    world.puppet.owner = Some((OURS.parse().unwrap(), Lookup::Found(machine(OURS, "terminated"))));
+    assert_eq!(world.decide(), Decision::Ask(Question::Owner(OTHER.parse().unwrap())));
 }
 
 #[test]
 fn with_external_signing_the_controller_only_waits() {
     for mut world in
-        [world().asking(|_| {}), world().asking(|asks| asks.signature_valid = false), world().new_to_puppet()]
+        [world().asking(|_| {}), world().asking(|asks| asks.signature = Signature::Wrong), world().new_to_puppet()]
     {
         world.aws.profile.sign = SignMode::External;
         assert!(waits(world.decide()).contains("signed by other means"));
@@ -259,6 +316,37 @@ fn a_certificate_that_is_only_a_little_older_than_the_launch_is_of_the_launch() 
     assert!(waits(world.decide()).contains("first Puppet run"));
     world.certificate().issued = at(-61);
     removal(world.decide());
+}
+
+#[test]
+fn a_certificate_that_appeared_in_this_invocation_is_of_this_launch_however_slow_the_clock_of_the_ca_is() {
+    for issued in [-150, -3_600, -1_000_000] {
+        let mut world = relaunched();
+        world.certificate().issued = at(issued);
+        removal(world.decide());
+        world.certificate().appeared = true;
+        assert!(waits(world.decide()).contains("first Puppet run"), "{issued}");
+    }
+}
+
+#[test]
+fn a_certificate_whose_age_is_uncertain_is_not_taken_for_old() {
+    let mut world = relaunched();
+    world.certificate().tolerance = Duration::from_secs(3600);
+    for (issued, is_old) in [(-150, false), (-3600, false), (-3601, true)] {
+        world.certificate().issued = at(issued);
+        assert_eq!(matches!(world.decide(), Decision::Apply(Effect::Remove(_))), is_old, "{issued}");
+    }
+}
+
+#[test]
+fn a_certificate_that_was_renewed_since_the_launch_began_is_the_same_and_not_replaced() {
+    let mut world = relaunched();
+    let before = removal(world.decide());
+    world.certificate().serial = "02".into();
+    assert!(before.is_of_key(world.certificate()), "the same key");
+    world.certificate().issued = at(5);
+    assert!(waits(world.decide()).contains("first Puppet run"), "its key was there to renew it");
 }
 
 #[test]

@@ -73,8 +73,8 @@ fn a_classifier_that_is_down_delays_the_signature() {
 fn a_request_that_fails_a_check_is_not_pinned_first() {
     let mut world = asking_to_be_pinned();
     let Lookup::Found(pending) = &mut world.view().request else { panic!() };
-    pending.asks.signature_valid = false;
-    rejected_request(world.decide());
+    pending.asks.signature = crate::signing::Signature::Wrong;
+    deleted_request(world.decide());
 }
 
 #[test]

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::observation::{NodeView, RequestView};
-use crate::signing::objections;
+use crate::signing::{Expected, approve, objections};
 use crate::world::reachable;
 
 /// Times before, in and after what matters, the silence of a dead instance among them.
@@ -18,7 +18,7 @@ fn owner() -> impl Strategy<Value = Option<&'static str>> {
 
 fn flawed(mut says: Request, flaw: Option<&'static str>) -> Request {
     match flaw {
-        Some("signature") => says.signature_valid = false,
+        Some("signature") => says.signature = Signature::Wrong,
         Some(extension) => drop(says.extensions.insert(extension.into(), "compiler".into())),
         None => {}
     }
@@ -108,6 +108,7 @@ fn an_arrival() -> impl Strategy<Value = LaunchView> {
     )
         .prop_map(|(name, (owner, node_groups), classification, run, connection, targets, probes)| LaunchView {
             name: Some(name),
+            refused: None,
             owner,
             node_groups,
             classification,
@@ -164,8 +165,21 @@ fn any_world() -> impl Strategy<Value = World> {
 
 impl World {
     fn objects_to(&self, says: &Request) -> bool {
-        let action = &self.aws.action;
-        !objections(says, &NAME.parse().unwrap(), &action.instance, &self.aws.profile.rules).is_empty()
+        self.compared(|expected| !objections(says, expected).is_empty())
+    }
+
+    fn would_sign(&self, says: &Request) -> bool {
+        self.compared(|expected| approve(says, expected).is_ok())
+    }
+
+    fn compared(&self, check: impl FnOnce(&Expected<'_>) -> bool) -> bool {
+        check(&Expected {
+            certname: &NAME.parse().unwrap(),
+            instance: &self.aws.action.instance,
+            rules: &self.aws.profile.rules,
+            alt_names: &[],
+            protected: &self.protected,
+        })
     }
 
     fn seen(&self) -> &NameView {
@@ -214,7 +228,7 @@ proptest! {
             let seen = world.seen();
             prop_assert_eq!(signable.certname(), &seen.certname);
             prop_assert_eq!(&seen.certificate, &Lookup::Absent);
-            prop_assert!(matches!(&seen.request, Lookup::Found(pending) if !world.objects_to(&pending.asks)));
+            prop_assert!(matches!(&seen.request, Lookup::Found(pending) if world.would_sign(&pending.asks)));
             prop_assert!(world.aws.profile.sign == SignMode::Verify);
             let pins = seen.pins.known().ok().flatten();
             prop_assert!(world.aws.profile.pin.is_empty() || pins.is_some_and(|pins| !pins.is_empty()), "pinned first");
@@ -233,11 +247,15 @@ proptest! {
                     let may = if owner.as_str() == OURS { world.may_lose_its_own(its) } else { world.other_is_gone(its) };
                     prop_assert!(may, "{removal:?}");
                 } else {
-                    prop_assert!(removal.certificate.is_none() && removal.request);
-                    prop_assert!(matches!(&world.puppet.owner, Some((_, Lookup::Found(other))) if other.is_gone()));
+                    prop_assert!(false, "{removal:?} of no certificate");
                 }
             },
-            Decision::Apply(Effect::Reject(Rejection::Certificate(removal, _))) => {
+            Decision::Apply(Effect::Delete(refused)) => {
+                prop_assert_eq!(&seen.certificate, &Lookup::Absent);
+                let Lookup::Found(pending) = &seen.request else { panic!("{refused:?}") };
+                prop_assert!(!world.would_sign(&pending.asks) && refused.key_print == pending.asks.key_print);
+            }
+            Decision::Apply(Effect::Reject(removal, _)) => {
                 prop_assert!(removal.node.is_none() && removal.pins.is_empty() && !removal.request);
                 let Lookup::Found(its) = &seen.certificate else { panic!("{removal:?}") };
                 prop_assert!(its.instance.as_ref().is_none_or(|owner| owner.as_str() == OURS));
@@ -285,7 +303,7 @@ proptest! {
             let decision = world.decide();
             let answer = matches!(
                 decision,
-                Decision::Complete(..) | Decision::Apply(Effect::Reject(_)) | Decision::Ask(_)
+                Decision::Complete(..) | Decision::Apply(Effect::Reject(..)) | Decision::Ask(_)
             );
             prop_assert!(answer, "{decision:?}");
             prop_assert!(decision != Decision::Ask(Question::Began));

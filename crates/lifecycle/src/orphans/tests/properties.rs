@@ -66,6 +66,9 @@ proptest! {
                 prop_assert!(state(&id(MEMBER)).is_some(), "EC2's answer has a gap");
                 let heard = view.node.known().unwrap().map(|node| node.newest.unwrap());
                 prop_assert!(heard.is_none_or(|heard| deadline::after(heard, GRACE) <= scene.now));
+            } else {
+                let heard = view.node.known().unwrap().map(|node| node.newest.unwrap());
+                prop_assert!(heard.is_none_or(|heard| deadline::after(heard, SILENCE) <= scene.now));
             }
         }
     }

@@ -1,5 +1,6 @@
 //! Cleaning: revoke and delete many names in one call, or one by one where the server cannot. I/O.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use reqwest::Method;
@@ -7,7 +8,7 @@ use serde_json::json;
 use stagedoor_types::Certname;
 use tokio::time::Instant;
 
-use super::{CaAdmin, LOCK_WAIT, Outcome, WRITE_TIMEOUT, is_file_not_found};
+use super::{CaAdmin, Outcome, Rest, WRITE_TIMEOUT, is_file_not_found};
 use crate::error::Error;
 use crate::http::{Answer, Ask};
 
@@ -17,40 +18,42 @@ const TRIES: u32 = 3;
 /// Between tries, times the number of tries.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// What cleaning found.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Cleaned {
-    /// The names that had no certificate to clean. All others have been revoked and deleted.
-    pub missing: Vec<Certname>,
-}
+/// The result of cleaning each name.
+type Cleaned = BTreeMap<Certname, Result<Outcome, Error>>;
 
 impl CaAdmin {
     /// `PUT clean`: revokes and deletes the certificates of all these names, in one call and at
     /// the price of one, where the server has it (since Puppet Server 5.3.15, 6.14 and 7.0);
     /// otherwise name by name.
     ///
+    /// Each name has a result of its own: [`Outcome::AlreadyDone`] had no certificate to clean, and one that fails does not keep
+    /// the others from being cleaned. [`Error::NotTried`] says that an earlier name took so long that this one was not tried.
+    ///
     /// A pending CSR of the same name stays where `clean` exists. Taken name by name it goes,
     /// wherever there was a certificate to delete.
-    pub async fn clean(&self, certnames: &[Certname]) -> Result<Cleaned, Error> {
+    pub async fn clean(&self, certnames: &[Certname]) -> BTreeMap<Certname, Result<Outcome, Error>> {
         if certnames.is_empty() {
-            return Ok(Cleaned { missing: Vec::new() });
+            return Cleaned::new();
         }
         let mut tries = 1;
         loop {
-            let answer = self.put_clean(certnames).await?;
+            let answer = match self.put_clean(certnames).await {
+                Ok(answer) => answer,
+                Err(error) => return alike(certnames, &error),
+            };
             match answer.status {
                 200 => return read_answer(&answer, certnames),
                 // Old servers have no such route, and their auth.conf denies what it does not know.
                 403 => {
-                    return match self.clean_singly(certnames).await {
-                        Err(Error::NotPermitted { .. }) => Err(answer.into_error()),
-                        other => other,
-                    };
+                    let cleaned = self.clean_singly(certnames).await;
+                    // Neither is permitted: then the remedy is that for `clean`.
+                    let denied = matches!(cleaned.get(&certnames[0]), Some(Err(Error::NotPermitted { .. })));
+                    return if denied { alike(certnames, &answer.into_error()) } else { cleaned };
                 }
                 404 if answer.text().trim() == "Not Found" => {
                     return self.clean_singly(certnames).await;
                 }
-                500 if is_lock_timeout(&answer) => return Err(answer.into_error()),
+                500 if is_lock_timeout(&answer) => return alike(certnames, &answer.into_error()),
                 // One name whose file is gone spoils the whole batch, each time.
                 500 if is_file_not_found(&answer) => return self.clean_singly(certnames).await,
                 500 if tries == TRIES => return self.clean_singly(certnames).await,
@@ -58,7 +61,7 @@ impl CaAdmin {
                     tokio::time::sleep(PAUSE * tries).await;
                     tries += 1;
                 }
-                _ => return Err(answer.into_error()),
+                _ => return alike(certnames, &answer.into_error()),
             }
         }
     }
@@ -66,33 +69,27 @@ impl CaAdmin {
     async fn put_clean(&self, certnames: &[Certname]) -> Result<Answer, Error> {
         let subject = match certnames {
             [one] => one.to_string(),
-            [first, rest @ ..] => format!("{first} and {} more", rest.len()),
-            [] => String::new(),
+            many => format!("{} names", many.len()),
         };
         let ask = Ask::new(Method::PUT, "PUT clean", &["puppet-ca", "v1", "clean"], WRITE_TIMEOUT);
         let names: Vec<&str> = certnames.iter().map(Certname::as_str).collect();
         self.ca.connection.send(ask.about(subject).json(json!({ "certnames": names }))).await
     }
 
-    /// One after another: the CA takes writes one at a time anyway. A name that fails must not keep the others from being
-    /// cleaned; its error is returned when all have been tried. But a call that fails after a long time was waiting for
-    /// the CA's lock, and all further calls would wait as well.
-    async fn clean_singly(&self, certnames: &[Certname]) -> Result<Cleaned, Error> {
-        let mut missing = Vec::new();
-        let mut first_error = None;
+    /// One after another: the CA takes writes one at a time anyway.
+    async fn clean_singly(&self, certnames: &[Certname]) -> Cleaned {
+        let mut all = Cleaned::new();
+        let mut rest = Rest::default();
         for certname in certnames {
             let started = Instant::now();
-            match self.clean_one(certname).await {
-                Err(error @ Error::Busy { .. }) if started.elapsed() >= LOCK_WAIT => return Err(error),
-                Ok(Outcome::Done) => {}
-                Ok(Outcome::AlreadyDone) => missing.push(certname.clone()),
-                Err(error @ (Error::Busy { .. } | Error::Refused { .. } | Error::Unexpected { .. })) => {
-                    first_error.get_or_insert(error);
-                }
-                Err(error) => return Err(error),
-            }
+            let cleaned = match rest.not_tried("PUT certificate_status", certname) {
+                Some(error) => Err(error),
+                None => self.clean_one(certname).await,
+            };
+            rest.after(&cleaned, started.elapsed());
+            all.insert(certname.clone(), cleaned);
         }
-        first_error.map_or(Ok(Cleaned { missing }), Err)
+        all
     }
 
     async fn clean_one(&self, certname: &Certname) -> Result<Outcome, Error> {
@@ -111,15 +108,22 @@ fn is_lock_timeout(answer: &Answer) -> bool {
     text.contains("lock-acquisition-timeout") || text.contains("Failed to acquire")
 }
 
-/// The names that were missing are listed in a Clojure vector: `["a.example" "b.example"]`.
-fn read_answer(answer: &Answer, asked: &[Certname]) -> Result<Cleaned, Error> {
+/// The result of a call that was about all of these names.
+fn alike(certnames: &[Certname], error: &Error) -> Cleaned {
+    certnames.iter().map(|name| (name.clone(), Err(error.clone()))).collect()
+}
+
+/// The names that were missing are listed in a Clojure vector: `["a.example" "b.example"]`. All others have been cleaned.
+fn read_answer(answer: &Answer, asked: &[Certname]) -> Cleaned {
     let known = ["Successfully cleaned", "The following certs do not exist"];
     if !answer.is_from_ca(&known) {
-        return Err(answer.unexpected(format!("the CA does not say so: {}", answer.words())));
+        let error = answer.unexpected(format!("the CA does not say so: {}", answer.words()));
+        return alike(asked, &error);
     }
     let text = answer.text();
     let listed = quoted(&text);
-    Ok(Cleaned { missing: asked.iter().filter(|name| listed.contains(&name.as_str())).cloned().collect() })
+    let outcome = |name: &Certname| if listed.contains(&name.as_str()) { Outcome::AlreadyDone } else { Outcome::Done };
+    asked.iter().map(|name| (name.clone(), Ok(outcome(name)))).collect()
 }
 
 /// The texts in double quotes between the first `[` and the last `]`.

@@ -8,7 +8,7 @@ use serde_json::json;
 use stagedoor_types::Certname;
 use tokio::time::Instant;
 
-use super::{CaAdmin, LOCK_WAIT, Signed, State, WRITE_TIMEOUT};
+use super::{CaAdmin, Rest, Signed, State, WRITE_TIMEOUT};
 use crate::error::Error;
 use crate::http::Ask;
 
@@ -71,22 +71,18 @@ impl CaAdmin {
         all
     }
 
-    /// One after another: the CA takes writes one at a time anyway. After a call that failed after a long time, or if
-    /// the CA is unreachable, the rest is not tried: each call would take as long.
+    /// One after another: the CA takes writes one at a time anyway. Where the next call would fail as well, the rest is not
+    /// tried, and is [`Error::NotTried`].
     async fn sign_singly(&self, certnames: &[Certname]) -> BTreeMap<Certname, Result<Signed, Error>> {
         let mut all = BTreeMap::new();
-        let mut stuck = None;
+        let mut rest = Rest::default();
         for certname in certnames {
             let started = Instant::now();
-            let signed = match &stuck {
-                Some(error) => Err(Error::clone(error)),
+            let signed = match rest.not_tried("PUT certificate_status", certname) {
+                Some(error) => Err(error),
                 None => self.sign(certname).await,
             };
-            match &signed {
-                Err(error @ Error::Unreachable { .. }) => stuck = Some(error.clone()),
-                Err(error @ Error::Busy { .. }) if started.elapsed() >= LOCK_WAIT => stuck = Some(error.clone()),
-                _ => {}
-            }
+            rest.after(&signed, started.elapsed());
             all.insert(certname.clone(), signed);
         }
         all

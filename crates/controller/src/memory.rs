@@ -1,0 +1,92 @@
+//! What a warm function remembers between its invocations. Nothing depends on it: a cold one finds all of it out again.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use stagedoor_lifecycle::deadline;
+use stagedoor_types::{Certname, Trouble};
+
+/// How long the list of certificates is good for: it takes a CA with 30,000 certificates half a minute.
+const LIST_EVERY: Duration = Duration::from_secs(3600);
+
+/// The names of certificates without an active node, or why they are not known.
+pub(crate) type Certificates = Result<Arc<[Certname]>, Trouble>;
+
+/// What a warm function remembers.
+#[derive(Debug, Default)]
+pub(crate) struct Memory {
+    /// The names of certificates without an active node, and when they were asked for.
+    certificates: Mutex<Option<(Timestamp, Certificates)>>,
+    /// What is wrong and has been reported.
+    reported: Mutex<BTreeSet<String>>,
+}
+
+impl Memory {
+    /// The names of certificates without an active node, if they were asked for within the hour. A list that failed is not asked
+    /// for more often: one damaged file fails it until an operator acts.
+    pub(crate) fn certificates(&self, now: Timestamp) -> Option<Certificates> {
+        let (at, certificates) = lock(&self.certificates).clone()?;
+        (now < deadline::after(at, LIST_EVERY)).then_some(certificates)
+    }
+
+    /// Remembers them.
+    pub(crate) fn keep_certificates(&self, at: Timestamp, certificates: Certificates) {
+        *lock(&self.certificates) = Some((at, certificates));
+    }
+
+    /// Adds the names of certificates whose nodes have just been deactivated, and which could not be cleaned themselves.
+    pub(crate) fn add_certificates(&self, names: impl IntoIterator<Item = Certname>) {
+        if let Some((_, Ok(known))) = &mut *lock(&self.certificates) {
+            let all: BTreeSet<Certname> = known.iter().cloned().chain(names).collect();
+            *known = all.into_iter().collect();
+        }
+    }
+
+    /// Those of the things that are wrong now that are to be reported: what was not wrong the last time, at once; the others when a
+    /// reminder is due.
+    pub(crate) fn to_report(&self, wrong: BTreeSet<String>, remind: bool) -> BTreeSet<String> {
+        let mut reported = lock(&self.reported);
+        let due = wrong.iter().filter(|one| remind || !reported.contains(*one)).cloned().collect();
+        *reported = wrong;
+        due
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(names: &[&str]) -> BTreeSet<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    #[test]
+    fn what_stays_wrong_is_reported_at_once_and_then_only_as_a_reminder() {
+        let memory = Memory::default();
+        assert_eq!(memory.to_report(set(&["a", "b"]), false), set(&["a", "b"]));
+        assert_eq!(memory.to_report(set(&["a", "b", "c"]), false), set(&["c"]));
+        assert_eq!(memory.to_report(set(&["a", "c"]), true), set(&["a", "c"]));
+        assert_eq!(memory.to_report(set(&["a"]), false), set(&[]));
+        // What was right for a while is news again.
+        assert_eq!(memory.to_report(set(&[]), false), set(&[]));
+        assert_eq!(memory.to_report(set(&["a"]), false), set(&["a"]));
+    }
+
+    #[test]
+    fn the_list_of_certificates_is_good_for_an_hour() {
+        let at = |second: i64| Timestamp::from_second(1_800_000_000 + second).unwrap();
+        let memory = Memory::default();
+        assert_eq!(memory.certificates(at(0)), None);
+        memory.keep_certificates(at(0), Ok(Arc::new(["n.example.com".parse().unwrap()])));
+        assert_eq!(memory.certificates(at(3599)).unwrap().unwrap().len(), 1);
+        memory.add_certificates(["m.example.com", "n.example.com"].map(|name| name.parse().unwrap()));
+        assert_eq!(memory.certificates(at(3599)).unwrap().unwrap().len(), 2);
+        assert_eq!(memory.certificates(at(3600)), None);
+    }
+}
