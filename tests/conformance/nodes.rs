@@ -1,5 +1,7 @@
 //! Reading nodes, identities and reports from PuppetDB.
 
+use std::collections::BTreeSet;
+
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -239,6 +241,23 @@ pub(super) async fn the_newest_report_of_a_node_that_came_back_is_told(site: &Si
     assert_eq!(told, [(Some("failed"), at - SignedDuration::from_secs(2))]);
     let known = site.puppetdb().identities(&[certname]).await.unwrap();
     assert_eq!(known[0].instance_id(), Some(&instance));
+}
+
+pub(super) async fn the_facts_of_a_set_are_asked_for_by_name(site: &Site) {
+    let (certname, gone, instance) = (fresh("web"), fresh("gone"), fresh_instance());
+    let at = server_time(site).await - SignedDuration::from_secs(30);
+    facts(site, &certname, Some(&instance), Some(&instance), at).await;
+    facts(site, &gone, None, None, at).await;
+    deactivate(site, &gone).await;
+    let names = [certname.clone(), gone.clone(), fresh("nobody")];
+    let wanted = ["kernel".to_owned(), "trusted".to_owned(), "extract".to_owned()].into();
+    let found = site.puppetdb().facts(&names, Some(&wanted)).await.unwrap();
+    assert_eq!(found.keys().collect::<BTreeSet<_>>(), BTreeSet::from([&certname, &gone]), "inactive nodes too");
+    let own = &found[&certname];
+    assert_eq!((own.len(), &own["kernel"]), (2, &json!("Linux")), "{own:?}");
+    assert_eq!(own["trusted"]["extensions"]["pp_instance_id"], json!(instance.as_str()));
+    let all = site.puppetdb().facts(&names, None).await.unwrap();
+    assert_eq!(all[&certname]["ec2_metadata"]["instance-id"], json!(instance.as_str()));
 }
 
 pub(super) async fn nodes_of_another_account_or_region_are_left_out_by_the_query(site: &Site) {

@@ -84,16 +84,16 @@ impl Stage {
     /// A server that belongs to this CA and has revoked these serial numbers.
     pub(crate) async fn with(pki: &Pki, revoked: &[u64], script: impl IntoIterator<Item = Act>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        Self::at(listener, "localhost", pki, revoked, script).await
+        Self::at(listener, "localhost", pki, revoked, script)
     }
 
-    /// A server that is called by its IPv6 address; none where this machine has no ::1.
+    /// A server that is called by its IPv6 address; none where this machine has no `::1`.
     pub(crate) async fn on_ipv6(script: impl IntoIterator<Item = Act>) -> Option<Self> {
         let listener = TcpListener::bind("[::1]:0").await.ok()?;
-        Some(Self::at(listener, "[::1]", &PKI, &[], script).await)
+        Some(Self::at(listener, "[::1]", &PKI, &[], script))
     }
 
-    async fn at(
+    fn at(
         listener: TcpListener,
         host: &str,
         pki: &Pki,
