@@ -112,7 +112,7 @@ pub(super) async fn the_names_of_signed_certificates_are_listed(site: &Site) {
         match site.ca().signed_names(|name| names.push(name)).await {
             Ok(()) => break names,
             Err(stagedoor_puppet::Error::Busy { .. } | stagedoor_puppet::Error::Unreachable { .. }) if tries < 20 => {
-                tries += 1
+                tries += 1;
             }
             Err(error) => panic!("{error}"),
         }
@@ -142,7 +142,7 @@ async fn statuses(site: &Site, state: Option<State>) -> Vec<CertificateStatus> {
         match site.ca().statuses(state).await {
             Ok(listed) => return listed,
             Err(stagedoor_puppet::Error::Busy { .. } | stagedoor_puppet::Error::Unreachable { .. }) if tries < 20 => {
-                tries += 1
+                tries += 1;
             }
             Err(error) => panic!("{error}"),
         }

@@ -58,7 +58,7 @@ async fn a_short_wait_costs_no_search() {
 
 // Instances with IPv6.
 
-/// Whether this machine has ::1.
+/// Whether this machine has `::1`.
 fn has_ipv6() -> bool {
     let has = std::net::TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok();
     if !has {
@@ -67,7 +67,7 @@ fn has_ipv6() -> bool {
     has
 }
 
-/// A port of ::1 that nothing uses.
+/// A port of `::1` that nothing uses.
 fn free_port() -> u16 {
     let listener = std::net::TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).unwrap();
     listener.local_addr().unwrap().port()

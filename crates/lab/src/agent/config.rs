@@ -39,7 +39,7 @@ pub struct Agent {
     pub status: String,
     /// How long a run of its own takes, in milliseconds.
     pub run_ms: u64,
-    /// The private address at which its node's ports are, 127.x.y.z or ::1; needed if there are any.
+    /// The private address at which its node's ports are, `127.x.y.z` or `::1`; needed if there are any.
     pub address: Option<IpAddr>,
     /// Ports that answer the Status API over TLS, under its own certificate, from the first report on.
     pub status_ports: Vec<u16>,

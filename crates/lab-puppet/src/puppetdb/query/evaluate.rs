@@ -52,7 +52,7 @@ fn with_answers(filter: &Expr, store: &Store) -> Expr {
         Expr::In(fields, Values::Query(query)) => {
             let (rows, _) = select(query, store, false);
             let wanted = query.extract.as_deref().unwrap_or_default();
-            let text = |row: &Value| Value::from_iter(wanted.iter().map(|field| row[&field.text].clone())).to_string();
+            let text = |row: &Value| wanted.iter().map(|field| row[&field.text].clone()).collect::<Value>().to_string();
             Expr::In(fields.clone(), Values::Rows(rows.iter().map(text).collect()))
         }
         other => other.clone(),

@@ -7,6 +7,7 @@ fn groups(names: &[&str]) -> BTreeSet<String> {
     names.iter().map(|name| (*name).to_owned()).collect()
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "the field of a view")]
 fn classified(in_groups: &[&str], known: &[&str]) -> Option<Lookup<Classified>> {
     let (groups, known) = (groups(in_groups), groups(known));
     Some(Lookup::Found(Classified { groups, known, with_facts: true, ..Classified::default() }))
