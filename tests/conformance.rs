@@ -116,12 +116,9 @@ hold! {
         the_newest_report_can_be_asked_for,
         the_newest_reports_of_a_set_are_those_of_its_active_nodes,
         the_newest_report_of_a_node_that_came_back_is_told,
-<<<<<<< HEAD
         the_facts_of_a_set_are_asked_for_by_name,
-=======
         nodes_of_another_account_or_region_are_left_out_by_the_query,
         the_names_of_active_nodes_are_listed,
->>>>>>> c785d2e
         the_server_tells_its_time_and_version;
     deactivating:
         a_known_node_is_deactivated_and_stays_known,
