@@ -210,7 +210,10 @@ fn is_trouble_with_a_service(code: Code) -> bool {
     let services = aws.into_iter().chain(PUPPET.into_iter().map(|(service, _)| service));
     let codes =
         services.map(|service| Code::from(&Trouble { kind: TroubleKind::Unreachable, service, text: String::new() }));
-    [Code::NotPermitted, Code::SecretUnusable].into_iter().chain(codes).any(|trouble| trouble == code)
+    [Code::NotAuthenticated, Code::NotPermitted, Code::SecretUnusable]
+        .into_iter()
+        .chain(codes)
+        .any(|trouble| trouble == code)
 }
 
 #[cfg(test)]

@@ -8,25 +8,15 @@ use stagedoor_lifecycle::event::{Content, Source, decode};
 use stagedoor_lifecycle::observation::LifecycleAction;
 use stagedoor_lifecycle::reason::Code;
 use stagedoor_lifecycle::receipt::{Outcome, Receipt, SCHEMA};
-use stagedoor_types::{ActionKey, Transition};
+use stagedoor_types::ActionKey;
 
 use crate::budget::Budget;
 use crate::context::{Context, Run};
+use crate::function::Function;
 use crate::reconcile::reconcile;
 use crate::size::answer;
 use crate::sweep::sweep;
 use crate::telemetry::{self, log_and_publish};
-
-/// Which function was invoked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Function {
-    /// Handles launching instances.
-    Onboard,
-    /// Handles terminating instances.
-    Purge,
-    /// Handles every instance that waits, whether an event came or not.
-    Sweep,
-}
 
 /// What an invocation ends with.
 #[derive(Debug, Clone, PartialEq)]
@@ -35,26 +25,6 @@ pub struct Answer {
     pub payload: Value,
     /// The metrics of the invocation, as lines for the log that CloudWatch reads metrics from.
     pub metrics: Vec<Value>,
-}
-
-impl Function {
-    /// Its name.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Onboard => "onboard",
-            Self::Purge => "purge",
-            Self::Sweep => "sweep",
-        }
-    }
-
-    fn deals_with(self) -> Option<Transition> {
-        match self {
-            Self::Onboard => Some(Transition::Launching),
-            Self::Purge => Some(Transition::Terminating),
-            Self::Sweep => None,
-        }
-    }
 }
 
 /// Handles the payload that the function was invoked with; `platform_deadline` is when the platform ends the invocation.

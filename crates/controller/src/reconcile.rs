@@ -15,6 +15,7 @@ use crate::complete::complete;
 use crate::context::{Puppet, Run};
 use crate::heartbeat::Heartbeats;
 use crate::observe;
+use crate::renew::Renewed;
 use crate::resolve::resolve;
 use crate::snapshot::PuppetSnapshot;
 
@@ -50,15 +51,6 @@ pub(crate) struct Work {
     pub(crate) heartbeats: Heartbeats,
     /// For what the secret was read anew.
     renewed: Renewed,
-}
-
-/// For what the secret was read anew in this invocation: for each once.
-#[derive(Debug, Clone, Copy, Default)]
-struct Renewed {
-    /// Puppet refused the credentials.
-    credentials: bool,
-    /// A request had another challenge, which may be a newer one.
-    challenge: bool,
 }
 
 impl Work {
@@ -115,19 +107,8 @@ async fn rest_of_pass(
         Ok(puppet) => Ok((puppet, Box::pin(observe::puppet(run, puppet, &wanted)).await)),
         Err(trouble) => Err(trouble),
     };
-    if let Ok((puppet, snapshot)) = &mut look
-        && !renewed.challenge
-        && snapshot.has_another_challenge()
-    {
-        // Before a challenge is called wrong: it may have been rotated since the secret was read.
-        let reopening = run.context.puppet.reopen(puppet, run.now());
-        match call(run.context, run.budget.work, Service::SecretsManager, reopening).await {
-            Ok(puppet) => {
-                renewed.challenge = true;
-                snapshot.challenges = puppet.challenges.clone();
-            }
-            Err(trouble) => snapshot.challenge_unknown = Some(trouble),
-        }
+    if let Ok((puppet, snapshot)) = &mut look {
+        renewed.challenge(run, puppet, snapshot).await;
     }
     batch.take_in(look.as_ref().map(|(_, snapshot)| snapshot));
     // Also records statuses, verdicts and proofs in the batch.
@@ -150,10 +131,8 @@ async fn rest_of_pass(
     if !starts.is_empty() {
         again |= batch.started(observe::starts(run, &starts).await, run.now());
     }
-    if let (Ok((puppet, _)), true, false) = (&look, refused, renewed.credentials) {
-        renewed.credentials = true;
-        let reopening = run.context.puppet.reopen(puppet, run.now());
-        again |= call(run.context, run.budget.work, Service::SecretsManager, reopening).await.is_ok();
+    if let (Ok((puppet, _)), true) = (&look, refused) {
+        again |= renewed.credentials(run, puppet).await;
     }
     let protected = look.as_ref().map_or(&run.context.config.protected, |(puppet, _)| &puppet.protected);
     // A launch that is abandoned leaves no pins behind. Whether that succeeds or not, it is completed then.

@@ -10,8 +10,8 @@ use stagedoor_types::{Mode, Service, Trouble};
 
 use crate::call::call;
 use crate::context::{Context, Run};
+use crate::function::Function;
 use crate::housekeeping::HousekeepingReport;
-use crate::invocation::Function;
 use crate::size::{cut, messages};
 use crate::sweep::Swept;
 

@@ -110,12 +110,6 @@ impl Removal<Requested> {
         self.key_print = Some(certificate.holds.key_print.clone());
     }
 
-    /// A certificate request alone.
-    #[must_use]
-    pub fn of_request(name: Purgeable) -> Self {
-        Self { request: true, ..Self::of(name) }
-    }
-
     /// It was applied by this time; `revoked` says whether the CA has said that it revoked the certificate.
     #[must_use]
     pub fn applied(self, at: Timestamp, revoked: bool) -> Removal<Applied> {

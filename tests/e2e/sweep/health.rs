@@ -194,7 +194,7 @@ async fn a_sweep_without_its_secret_is_not_healthy() {
         (
             "the secret is scheduled for deletion",
             of_secrets_manager(400, "InvalidRequestException", marked),
-            Code::Refused,
+            Code::SecretUnusable,
         ),
         (
             "KMS denies the key of the secret",
@@ -249,7 +249,7 @@ async fn a_sweep_that_does_not_trust_puppets_certificates_is_not_healthy() {
     let mut stage = idle().await;
     trust(&stage, |_| another_ca());
     let recorded = record("Puppet has certificates of another CA", &mut stage).await;
-    recorded.assert(PUPPET, &[Code::NotPermitted; 2]);
+    recorded.assert(PUPPET, &[Code::NotAuthenticated; 2]);
 }
 
 #[tokio::test]

@@ -125,6 +125,9 @@ fn verifier(curve: Option<Nist>, digest: u16) -> &'static dyn VerificationAlgori
 mod tests {
     use std::collections::BTreeMap;
 
+    use x509_parser::certification_request::X509CertificationRequest;
+    use x509_parser::prelude::FromDer;
+
     use super::*;
     use crate::csr::Csr;
     use crate::x509::der_of;
@@ -166,6 +169,19 @@ mod tests {
             der[at] = b'm';
             assert_eq!(*Csr::from_der(&der).unwrap().self_signature(), SelfSignature::Wrong, "{name}");
         }
+    }
+
+    #[test]
+    fn a_signature_that_says_to_be_of_another_kind_than_the_key_is_wrong() {
+        let der = der_of(requests()["p256-sha256"], &["CERTIFICATE REQUEST"]).unwrap();
+        let (_, request) = X509CertificationRequest::from_der(&der).unwrap();
+        let info = &request.certification_request_info;
+        let check = |algorithm: &[u64]| {
+            let (key, signature) = (&info.subject_pki, &request.signature_value.data);
+            super::check(&PublicKey::new(key), key, &Oid::from(algorithm).unwrap(), signature, info.raw)
+        };
+        assert_eq!(check(&[1, 2, 840, 10045, 4, 3, 2]), SelfSignature::Valid);
+        assert_eq!(check(&[1, 2, 840, 113_549, 1, 1, 11]), SelfSignature::Wrong, "RSA with SHA-256");
     }
 
     #[test]
