@@ -7,10 +7,9 @@ fn groups(names: &[&str]) -> BTreeSet<String> {
     names.iter().map(|name| (*name).to_owned()).collect()
 }
 
-#[expect(clippy::unnecessary_wraps, reason = "the field of a view")]
-fn classified(in_groups: &[&str], known: &[&str]) -> Option<Lookup<Classified>> {
+fn classified(in_groups: &[&str], known: &[&str]) -> Lookup<Classified> {
     let (groups, known) = (groups(in_groups), groups(known));
-    Some(Lookup::Found(Classified { groups, known, with_facts: true, ..Classified::default() }))
+    Lookup::Found(Classified { groups, known, with_facts: true, ..Classified::default() })
 }
 
 fn to_be_pinned() -> World {
@@ -91,7 +90,7 @@ fn a_group_that_the_classifier_does_not_show_is_named_with_its_remedy() {
     let reason = refused(world.decide());
     assert!(reason.contains("no node group Canaries") && reason.contains("profile compiler"), "{reason}");
     let mut world = to_be_classified();
-    world.puppet.classification = classified(&[], &[]);
+    world.puppet.classification = Some(classified(&[], &[]));
     assert!(refused(world.decide()).contains("no node group PE Master"));
 }
 
@@ -180,9 +179,9 @@ fn codes(reason: &Reason) -> Vec<Code> {
 fn a_node_waits_until_the_classifier_puts_it_into_every_group_that_is_asked_for() {
     let mut world = to_be_classified();
     assert_eq!(world.decide(), Decision::Ask(Question::Classification { with_facts: true }));
-    world.puppet.classification = classified(&["Agents"], &["Agents", "PE Master"]);
+    world.puppet.classification = Some(classified(&["Agents"], &["Agents", "PE Master"]));
     assert!(waits(world.decide()).contains("put it into PE Master"));
-    world.puppet.classification = classified(&["Agents", "PE Master"], &["Agents", "PE Master"]);
+    world.puppet.classification = Some(classified(&["Agents", "PE Master"], &["Agents", "PE Master"]));
     completed(world.decide());
 }
 
