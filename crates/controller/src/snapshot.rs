@@ -11,7 +11,7 @@ use stagedoor_lifecycle::observation::{CertificateView, NameView, NodeView, Requ
 use stagedoor_lifecycle::refresh::RunView;
 use stagedoor_lifecycle::signing::Challenge;
 use stagedoor_puppet::{Certificate, Csr, Group, Job, KnownIdentity, NodeStatus, Report, Revocations};
-use stagedoor_types::{ActionKey, Certname, InstanceId, Lookup, Service, Trouble, TroubleKind};
+use stagedoor_types::{ActionKey, Certname, InstanceId, Location, Lookup, Service, Trouble, TroubleKind};
 
 use request::{asks, unreadable};
 
@@ -199,6 +199,12 @@ impl PuppetSnapshot {
 
     fn fact_instance(&self, name: &Certname) -> Lookup<InstanceId> {
         of(&self.identities, name, identity)
+    }
+
+    /// The instance that the facts under a name say they are of, and where it says that it is.
+    pub(crate) fn located(&self, name: &Certname) -> Option<(InstanceId, Location)> {
+        let KnownIdentity { reported, account, region, .. } = self.identities.as_ref().ok()?.get(name)?;
+        Some((reported.clone()?, Location { account: account.clone()?, region: region.clone()? }))
     }
 
     fn pins(&self, name: &Certname) -> Lookup<Vec<String>> {

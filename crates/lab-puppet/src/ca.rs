@@ -10,6 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 use rcgen::KeyPair;
 use rustls::pki_types::CertificateDer;
 use serde_json::{Value, json};
+use stagedoor_lab_core::clock::Clock;
 
 use super::authority::{Authority, Contents, Crl};
 use super::options::PuppetOptions;
@@ -106,6 +107,8 @@ pub(crate) struct Ca {
     pub(crate) infra_crl: Crl,
     /// Modification times of `ca_crl.pem` and `infra_crl.pem`.
     pub(crate) crl_written: Timestamp,
+    /// When one of them was written last, by the machine's clock, which the header `Date` has: tests move the lab's.
+    pub(crate) crl_touched: Timestamp,
     pub(crate) infra_crl_written: Timestamp,
 }
 
@@ -125,6 +128,7 @@ impl Ca {
             infra_crl: crl.clone(),
             crl,
             crl_written: now,
+            crl_touched: Clock::machine_now(),
             infra_crl_written: now,
         })
     }
@@ -244,6 +248,7 @@ impl Ca {
         let entries: Vec<_> = self.revoked.iter().map(|(serial, at)| (*serial, *at)).collect();
         self.crl = authority.crl(&entries, self.crl_number, now)?;
         self.crl_written = now;
+        self.crl_touched = Clock::machine_now();
         if !infra.is_empty() {
             self.infra_revoked.extend(infra);
             let entries: Vec<_> =
@@ -280,6 +285,7 @@ impl Ca {
         let entries: Vec<_> = self.revoked.iter().map(|(serial, at)| (*serial, *at)).collect();
         self.crl = authority.crl(&entries, self.crl_number, now)?;
         self.crl_written = now;
+        self.crl_touched = Clock::machine_now();
         Ok(())
     }
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use stagedoor_types::{
-    ActionResult, Certname, Group, GroupName, Hook, HookName, LifecycleState, Lookup, Machine, Mode, PROFILE_TAG,
-    Place, ProfileName, Transition, Trouble,
+    ActionResult, Certname, Group, GroupName, Hook, HookName, LifecycleState, Location, Lookup, Machine, Mode,
+    PROFILE_TAG, Place, ProfileName, Transition, Trouble,
 };
 
 use crate::deadline;
@@ -53,6 +53,8 @@ pub struct PendingAction {
     pub alt_names: AltNames,
     /// Whether its group has a warm pool, from which it may come.
     pub has_pool: bool,
+    /// The account and Region of its group.
+    pub home: Option<Location>,
     /// When EC2 launched it, or started it again.
     pub launched: Option<Timestamp>,
     /// Its addresses, as far as EC2 shows any, in the order in which they are tried.
@@ -151,7 +153,7 @@ fn admit_to(action: &LifecycleAction, cloud: &CloudView, group: &Group, profile:
         Transition::Terminating => terminating(action, group, cloud),
     };
     match hold {
-        Ok(hold) => Admission::Ours(held(action, cloud, profile, group.has_pool, hold)),
+        Ok(hold) => Admission::Ours(held(action, cloud, profile, group, hold)),
         Err(admission) => *admission,
     }
 }
@@ -267,7 +269,7 @@ fn held(
     action: &LifecycleAction,
     cloud: &CloudView,
     profile: Arc<Profile>,
-    has_pool: bool,
+    group: &Group,
     hold: Hold,
 ) -> PendingAction {
     // Hooks say how much time there is. While they are unavailable, the profile's timeout alone does.
@@ -288,7 +290,8 @@ fn held(
     PendingAction {
         expected,
         alt_names: AltNames::of(&profile.rules.alt_names, &action.instance, &cloud.machine),
-        has_pool,
+        has_pool: group.has_pool,
+        home: group.location.clone(),
         launched: machine.ok().flatten().and_then(|machine| machine.launched),
         addresses: machine.ok().flatten().map(Machine::addresses).unwrap_or_default(),
         waits: hold.waits,

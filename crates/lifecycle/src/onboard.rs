@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use stagedoor_types::{ActionResult, InstanceId, Lookup, Machine, Place, Service, Trouble, TroubleKind};
+use stagedoor_types::{ActionResult, InstanceId, Location, Lookup, Machine, Place, Service, Trouble, TroubleKind};
 
 use crate::admission::{Nameless, PendingAction};
 use crate::deadline;
@@ -33,6 +33,8 @@ pub struct LaunchView {
     pub refused: Option<Refused>,
     /// The instance that the certificate under its name is of, at EC2.
     pub owner: Option<(InstanceId, Lookup<Machine>)>,
+    /// The instance that the node's facts name, and the account and Region where it says that it is or was, if they say both.
+    pub located: Option<(InstanceId, Location)>,
     /// The node groups that the classifier has, or shows to us; `Absent` where there is no classifier.
     pub node_groups: Option<Lookup<BTreeSet<String>>>,
     /// What the classifier says about the node.

@@ -1,6 +1,7 @@
 //! `certificate`, `certificate_revocation_list` and `expirations`. No I/O.
 
 use http::StatusCode;
+use jiff::SignedDuration;
 use serde_json::{Map, Value, json};
 use stagedoor_lab_core::server::{Reply, Request};
 
@@ -32,7 +33,10 @@ pub(super) fn get_crl(site: &Site, request: &Request, options: &PuppetOptions) -
     let ca = site.ca();
     let (crl, written) =
         if options.enable_infra_crl { (&ca.infra_crl, ca.infra_crl_written) } else { (&ca.crl, ca.crl_written) };
-    if !is_newer(request, written) {
+    // The client may have read either clock.
+    let ahead = SignedDuration::from_secs(options.ca_clock_ahead_s.into());
+    let touched = ca.crl_touched.saturating_add(ahead).unwrap_or(written);
+    if !is_newer(request, written) && !is_newer(request, touched) {
         return typed(StatusCode::NOT_MODIFIED, PLAIN, "");
     }
     let (_, root) = site.authority.root_crl();

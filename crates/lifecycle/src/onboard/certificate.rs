@@ -170,8 +170,9 @@ impl Rules<'_> {
     }
 
     /// Whether the former owner of the name is known to be gone: EC2 says so; or EC2 does not know it any more, its certificate
-    /// has the extensions that this profile requires, and PuppetDB has had no news of it for long. (An instance that EC2 does
-    /// not know may live in another account. So where the profile requires none, nothing shows that it was one of ours.)
+    /// has the extensions that this profile requires, its facts say that it was in the group's account and Region, and PuppetDB
+    /// has had no news of it for long. (An instance that EC2 does not know may live in another account. So where the profile
+    /// requires none, or its facts do not say where it was, nothing shows that it was one of ours.)
     fn dead(&self, owner: &InstanceId, name: &NameView, certificate: &CertificateView) -> Result<bool, NotYet> {
         let Some((_, machine)) = self.seen.owner.as_ref().filter(|(asked, _)| asked == owner) else {
             return ask(Question::Owner(owner.clone()));
@@ -180,13 +181,17 @@ impl Rules<'_> {
             Err(why) => Err(trouble(why)),
             Ok(Some(machine)) => Ok(machine.is_gone()),
             Ok(None) => {
+                // It may live in another account or Region, with the same private name: only its facts say that it was here.
+                name.fact_instance.known().map_err(trouble)?;
+                let located = self.seen.located.as_ref().filter(|(instance, _)| instance == owner);
+                let here = located.is_some_and(|(_, location)| Some(location) == self.launching.home.as_ref());
                 // News counts even of a node that has been deactivated since.
                 let newest = name.node.known().map_err(trouble)?.and_then(|node| node.newest);
                 let required = &self.launching.profile.rules.require;
                 let holds = |(key, value)| certificate.holds.extensions.get(key) == Some(value);
                 let of_this_profile = !required.is_empty() && required.iter().all(holds);
                 let since = newest.map_or(certificate.issued, |newest| newest.max(certificate.issued));
-                Ok(of_this_profile && self.now >= deadline::after(since, SILENCE))
+                Ok(here && of_this_profile && self.now >= deadline::after(since, SILENCE))
             }
         }
     }

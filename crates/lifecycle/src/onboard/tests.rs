@@ -54,6 +54,11 @@ fn world() -> World {
     }
 }
 
+/// Where the group is.
+fn home() -> Location {
+    Location { account: "111122223333".into(), region: "eu-west-1".into() }
+}
+
 impl World {
     fn decide(&self) -> Decision {
         let launching = self.aws.admitted();

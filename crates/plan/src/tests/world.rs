@@ -133,6 +133,7 @@ impl Item {
             alt_names: AltNames::default(),
             expected: Ok(name(number)),
             has_pool: false,
+            home: None,
             launched: None,
             addresses: Vec::new(),
             waits: true,

@@ -100,7 +100,8 @@ impl WorkItem {
         // Where it is under another name is looked for once in an invocation.
         let (node_groups, elsewhere) = (snapshot.node_groups(), self.launch.elsewhere.take());
         let refused = self.refused.clone();
-        self.launch = LaunchView { name: view, run, refused, node_groups, elsewhere, ..LaunchView::default() };
+        let located = view.as_ref().and_then(|view| snapshot.located(&view.certname));
+        self.launch = LaunchView { name: view, run, refused, located, node_groups, elsewhere, ..LaunchView::default() };
     }
 
     fn look_at_termination(&mut self, snapshot: &PuppetSnapshot) {

@@ -207,7 +207,27 @@ fn forgotten(newest: i64) -> World {
     let mut world = world().taken(newest).other_is(Lookup::Absent);
     world.aws.profile.rules.require.insert("pp_role".into(), "compiler".into());
     world.certificate().holds.extensions.insert("pp_role".into(), "compiler".into());
+    world.aws.group().location = Some(home());
+    world.puppet.located = Some((OTHER.parse().unwrap(), home()));
     world
+}
+
+#[test]
+fn an_instance_of_the_same_name_that_is_elsewhere_keeps_its_certificate_however_silent_it_is() {
+    let elsewhere =
+        [Location { account: "999988887777".into(), ..home() }, Location { region: "us-east-1".into(), ..home() }];
+    let other: InstanceId = OTHER.parse().unwrap();
+    let not_here = elsewhere.map(|location| Some((other.clone(), location)));
+    // Nor do facts of another instance say where it is, or none.
+    let nothing = [Some((OURS.parse().unwrap(), home())), None];
+    for located in not_here.into_iter().chain(nothing) {
+        let mut world = forgotten(-100_000);
+        world.puppet.located = located.clone();
+        assert!(refused(world.decide()).contains("not known to be gone"), "{located:?}");
+    }
+    let mut world = forgotten(-100_000);
+    world.aws.group().location = None;
+    refused(world.decide());
 }
 
 #[test]

@@ -97,7 +97,7 @@ fn an_arrival() -> impl Strategy<Value = LaunchView> {
     let node_groups = prop::option::weighted(0.9, reachable(groups()));
     (
         a_name(),
-        (prop::option::of(other.prop_map(|machine| (OTHER.parse().unwrap(), machine))), node_groups),
+        (prop::option::of(other.prop_map(|machine| (OTHER.parse().unwrap(), machine))), node_groups, any::<bool>()),
         prop::option::of(reachable(classified)),
         prop::option::weighted(0.9, reachable(a_run())),
         prop::option::of(
@@ -106,17 +106,20 @@ fn an_arrival() -> impl Strategy<Value = LaunchView> {
         prop::option::weighted(0.9, a_target),
         prop::option::weighted(0.9, probe.prop_map(|says| vec![(Probe::Tcp(8142), says)])),
     )
-        .prop_map(|(name, (owner, node_groups), classification, run, connection, targets, probes)| LaunchView {
-            name: Some(name),
-            refused: None,
-            owner,
-            node_groups,
-            classification,
-            run,
-            connection,
-            targets,
-            probes,
-            elsewhere: None,
+        .prop_map(|(name, (owner, node_groups, located), classification, run, connection, targets, probes)| {
+            LaunchView {
+                name: Some(name),
+                refused: None,
+                owner,
+                located: located.then(|| (OTHER.parse().unwrap(), home())),
+                node_groups,
+                classification,
+                run,
+                connection,
+                targets,
+                probes,
+                elsewhere: None,
+            }
         })
 }
 
@@ -145,6 +148,7 @@ fn any_world() -> impl Strategy<Value = World> {
                 world.view().certificate = Lookup::Found(CertificateView { holds, ..own });
                 world.view().request = Lookup::Absent;
             }
+            world.aws.group().location = Some(home());
             world.aws.action.began = began;
             world.aws.action.origin = origin;
             let profile = &mut world.aws.profile;
@@ -196,6 +200,7 @@ impl World {
                 silent(its.issued)
                     && node.is_none_or(|node| silent(node.newest.unwrap()))
                     && !self.aws.profile.rules.require.is_empty()
+                    && self.puppet.located.is_some()
                     && its.holds.extensions.contains_key("pp_role")
             }
             _ => false,
