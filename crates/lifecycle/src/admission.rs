@@ -31,7 +31,7 @@ pub struct CloudView {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Admission {
     /// Auto Scaling confirms it, and it is ours.
-    Ours(PendingAction),
+    Ours(Box<PendingAction>),
     /// It waits, but there is nothing to do for it: complete with CONTINUE.
     Pass(Fact),
     /// It is not ours.
@@ -153,7 +153,7 @@ fn admit_to(action: &LifecycleAction, cloud: &CloudView, group: &Group, profile:
         Transition::Terminating => terminating(action, group, cloud),
     };
     match hold {
-        Ok(hold) => Admission::Ours(held(action, cloud, profile, group, hold)),
+        Ok(hold) => Admission::Ours(Box::new(held(action, cloud, profile, group, hold))),
         Err(admission) => *admission,
     }
 }

@@ -89,7 +89,7 @@ impl Aws {
     /// It is handled, like this.
     pub(crate) fn admitted(&self) -> PendingAction {
         match self.admit() {
-            Admission::Ours(held) => held,
+            Admission::Ours(held) => *held,
             other => panic!("{other:?}"),
         }
     }

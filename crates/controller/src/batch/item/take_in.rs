@@ -36,7 +36,7 @@ impl WorkItem {
                     let machine = view.machine.known().ok().flatten().map_or("unknown", |machine| &machine.state);
                     self.step(Stage::Seen, took, format!("Auto Scaling: {shown}; EC2: {machine}"));
                 }
-                self.pending = Some(Observed { value: pending, at });
+                self.pending = Some(Observed { value: *pending, at });
                 if matches!(self.state, State::New) {
                     self.state = State::Active;
                 }
