@@ -147,9 +147,14 @@ impl WorkItem {
         applied.filter_map(|(name, _)| self.revoked.get(name))
     }
 
-    /// The names under which something was removed that is not proven yet.
+    /// The names whose certificate the CA has just revoked, which is not proven yet.
     pub(crate) fn unproven(&self) -> impl Iterator<Item = &Certname> {
-        self.tried.removals.applied.keys()
+        self.tried
+            .removals
+            .applied
+            .values()
+            .filter(|removal| removal.is_revoked())
+            .map(|removal| removal.name.certname())
     }
 
     /// The certificate under the expected name, if it was seen and is the instance's own.

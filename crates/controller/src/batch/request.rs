@@ -28,7 +28,7 @@ pub(crate) struct Wanted {
     pub(crate) launching: Vec<Certname>,
     /// The instances whose names PuppetDB is asked for.
     pub(crate) terminating: Vec<InstanceId>,
-    /// The names under which something was removed that is not proven yet: no certificate is expected there, so its absence is not
+    /// The names whose certificate the CA has just revoked: none is expected there, so its absence is not
     /// checked twice.
     pub(crate) unproven: BTreeSet<Certname>,
     /// The certificates whose revocation the CRL has to prove.
