@@ -222,7 +222,7 @@ mod tests {
             (Error::NotPermitted { call: call(), words: reason(), remedy: reason() }, Kind::NotPermitted),
             (Error::Refused { call: call(), status: 400, words: reason(), remedy: None }, Kind::Refused),
             (Error::Unexpected { call: call(), reason: reason() }, Kind::Unexpected),
-            (Error::NotTried { call: call(), because: reason() }, Kind::Busy),
+            (Error::NotTried { call: call(), because: reason() }, Kind::NotTried),
         ];
         for (error, kind) in table {
             assert_eq!(stagedoor_types::Kind::kind(&error), kind, "{}", error.name());

@@ -88,7 +88,7 @@ async fn an_order_that_did_not_arrive_is_sent_again() {
 #[tokio::test]
 async fn an_order_that_is_lost_twice_is_an_error_to_come_back_with() {
     let (job, asked) = deploy_once("0f3c", [jobs(""), Act::Cut, jobs(""), Act::Cut]).await;
-    assert!(matches!(job.unwrap_err(), Error::Busy { .. }));
+    assert!(matches!(job.unwrap_err(), Error::Unreachable { .. }));
     assert_eq!(asked, [LOOK, ORDER, LOOK, ORDER]);
 }
 
