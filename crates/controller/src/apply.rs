@@ -49,8 +49,8 @@ async fn certificates_now(
     reads.buffer_unordered(AT_ONCE).collect().await
 }
 
-/// Applies all these effects, the same for many in one call wherever there is one: removals in `remove.rs`, signatures, pins and refused
-/// requests in `enrol.rs`, Puppet runs in `orders.rs`.
+/// Applies all these effects, the same for many in one call wherever there is one: removals in `remove.rs`, signatures and pins in
+/// `enrol.rs`, refused requests in `refuse.rs`, Puppet runs in `orders.rs`.
 pub(crate) async fn apply(run: Run<'_>, puppet: &Puppet, snapshot: &PuppetSnapshot, tasks: Vec<Task>) -> Applied {
     // Each task has the permit of its profile, and all of them the same services.
     let Some(permit) = tasks.first().map(|task| task.permit) else { return Applied::default() };

@@ -151,7 +151,9 @@ impl HousekeepingReport {
     pub(crate) fn trouble(&self) -> Option<&Trouble> {
         let orphans = self.orphans.as_ref().and_then(|orphans| orphans.as_ref().err());
         let pins = || self.pins.as_ref().and_then(|pins| pins.as_ref().err());
-        orphans.or_else(pins).or_else(|| self.credentials.trouble())
+        let requests = || self.requests.as_ref().and_then(|requests| requests.as_ref().err());
+        let unlisted = || self.orphans.as_ref()?.as_ref().ok()?.unlisted.as_ref();
+        orphans.or_else(unlisted).or_else(requests).or_else(pins).or_else(|| self.credentials.trouble())
     }
 
     /// The metrics that there are values for.

@@ -259,6 +259,7 @@ fn certificate_view(certificate: &Certificate, ca_ahead: Option<SignedDuration>)
     CertificateView {
         serial: certificate.serial().to_string(),
         instance: certificate.instance_id(),
+        issued_by_ca: issued(certificate, None),
         issued: issued(certificate, ca_ahead),
         tolerance: if ca_ahead.is_some() { COMPARED } else { NOT_COMPARED },
         appeared: false,

@@ -96,7 +96,11 @@ pub fn whose(view: &NameView, instance: &InstanceId, protected: &Protected) -> W
                 Err(trouble) => return Whose::Unavailable(trouble.clone()),
                 // Facts say whose a certificate is only if they were sent with it: those of a former owner of the
                 // name stay until the new one has run.
-                Ok(node) if !node.is_some_and(|node| node.active && node.facts >= Some(certificate.issued)) => {
+                Ok(node)
+                    if !node.is_some_and(|node| {
+                        node.active && node.facts >= Some(certificate.issued.max(certificate.issued_by_ca))
+                    }) =>
+                {
                     return if names(&view.certname, instance) { ours(Evidence::Name) } else { Whose::Unknown };
                 }
                 Ok(_) => {}

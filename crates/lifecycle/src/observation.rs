@@ -126,6 +126,8 @@ pub struct CertificateView {
     pub serial: String,
     /// The extension `pp_instance_id`; a certificate need not have a usable one.
     pub instance: Option<InstanceId>,
+    /// When it was issued, by the CA's own clock, which facts are dated by as well.
+    pub issued_by_ca: Timestamp,
     /// When it was issued, by the controller's clock as far as the CA's could be compared with it.
     pub issued: Timestamp,
     /// By how much that may be wrong.

@@ -152,6 +152,25 @@ impl<S> Removal<S> {
 }
 
 impl Removal<Applied> {
+    /// With what was removed under the same name before it: all of it is still to be proven.
+    #[must_use]
+    pub fn after(self, earlier: Self) -> Self {
+        let Self { name, certificate, request, node, pins, state, .. } = &self;
+        let revoked = state.revoked || earlier.state.revoked;
+        Self {
+            name: name.clone(),
+            request: *request || earlier.request,
+            node: node.or(earlier.node),
+            pins: if pins.is_empty() { earlier.pins } else { pins.clone() },
+            state: Applied { at: state.at, revoked },
+            ..if certificate.is_some() {
+                self
+            } else {
+                Self { certificate: earlier.certificate, key_print: earlier.key_print, ..self }
+            }
+        }
+    }
+
     /// Whether the CA has said that it revoked the certificate.
     #[must_use]
     pub fn is_revoked(&self) -> bool {
@@ -306,6 +325,20 @@ mod tests {
         let key_print = certificate(Some(OURS), at(0)).holds.key_print;
         assert_eq!(removal().proof(&now("02", &key_print), at(20)), None, "renewed: the same key");
         assert!(removal().proof(&now("02", "another key"), at(20)).is_some());
+    }
+
+    #[test]
+    fn what_was_removed_before_is_still_to_be_proven_after_a_second_removal() {
+        let node_alone = {
+            let mut requested = Removal::of(removal().name);
+            requested.node = Some(node(true, at(0)));
+            requested.applied(at(20), false)
+        };
+        let both = node_alone.after(removal());
+        assert!(both.is_revoked());
+        assert_eq!(both.gone(&after(), at(20)).len(), 3);
+        assert_eq!(both.proof(&NameView { certificate: before().certificate, ..after() }, at(20)), None);
+        assert_eq!(both.proof(&after(), at(19)), None, "it was observed before the second removal");
     }
 
     #[test]

@@ -32,6 +32,8 @@ pub struct AltNames {
     names: Vec<String>,
     /// Why there may be more, if EC2 is unavailable.
     unavailable: Option<Trouble>,
+    /// Whether there may be more because EC2 does not show everything that they are made of, such as a tag.
+    incomplete: bool,
 }
 
 impl AltNames {
@@ -41,7 +43,14 @@ impl AltNames {
         let known = machine.known();
         let name = |template: &AltNameTemplate| template.name(instance, known.ok().flatten());
         let unavailable = known.err().filter(|_| templates.iter().any(AltNameTemplate::needs_machine));
-        Self { names: templates.iter().filter_map(name).collect(), unavailable: unavailable.cloned() }
+        let names: Vec<String> = templates.iter().filter_map(name).collect();
+        Self { incomplete: names.len() < templates.len(), names, unavailable: unavailable.cloned() }
+    }
+
+    /// Whether there may be more names than EC2 shows now: a tag may come late, or have been removed since a certificate was signed.
+    #[must_use]
+    pub fn is_incomplete(&self) -> bool {
+        self.incomplete
     }
 
     /// The names, if it is known whether each that is asked for is among them.

@@ -167,7 +167,15 @@ pub(crate) fn says(owner: Option<&str>) -> Request {
 pub(crate) fn certificate(owner: Option<&str>, issued: Timestamp) -> CertificateView {
     let instance = owner.map(|id| id.parse().unwrap());
     let tolerance = Duration::from_secs(60);
-    CertificateView { serial: "01A1".into(), instance, issued, tolerance, appeared: false, holds: says(owner) }
+    CertificateView {
+        issued_by_ca: issued,
+        serial: "01A1".into(),
+        instance,
+        issued,
+        tolerance,
+        appeared: false,
+        holds: says(owner),
+    }
 }
 
 pub(crate) fn request(owner: Option<&str>) -> RequestView {

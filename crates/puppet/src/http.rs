@@ -173,10 +173,13 @@ impl Connection {
         let elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         match outcome {
             Ok(Reply { status, puppet_version, date, body }) => {
+                // The header came before a long body, but not when.
+                let streamed = sink.is_some();
                 let bytes = sink.map_or(0, |sink| sink.bytes) + body.len();
                 tracing::debug!(%call, status, bytes, elapsed_ms, "answered");
                 // What stands between us and Puppet Server answers by its own clock.
-                let clock = date.as_ref().filter(|_| puppet_version.is_some()).and_then(|date| date.to_str().ok());
+                let clock =
+                    date.as_ref().filter(|_| puppet_version.is_some() && !streamed).and_then(|date| date.to_str().ok());
                 if let Some(clock) = clock.and_then(ServerDate::read) {
                     *self.date.lock().unwrap_or_else(PoisonError::into_inner) = Some(clock);
                 }

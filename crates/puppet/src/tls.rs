@@ -69,16 +69,22 @@ impl Credentials {
             Some(_) => Err(malformed(field, "is not a text")),
         };
         let required = |field| optional(field)?.ok_or(CredentialsError::Missing(field));
+        let (challenge, previous_challenge) = (optional("challenge")?, optional("previous_challenge")?);
+        // With an empty one, a request without any secret would pass.
+        if challenge.as_deref() == Some("") {
+            return Err(malformed("challenge", "is empty; leave it out if the instances are given none"));
+        }
+        let previous_challenge = previous_challenge.filter(|previous| !previous.is_empty());
+        if challenge.is_none() && previous_challenge.is_some() {
+            return Err(malformed("previous_challenge", "is of no use without a challenge"));
+        }
         Ok(Self {
             ca_cert: required("ca_cert")?,
             client_cert: required("client_cert")?,
             client_key: required("client_key")?.into(),
             rbac_token: optional("rbac_token")?.map(SecretString::from),
-            challenge: optional("challenge")?.map(SecretString::from),
-            // An empty one would let a request without any secret pass.
-            previous_challenge: optional("previous_challenge")?
-                .filter(|previous| !previous.is_empty())
-                .map(SecretString::from),
+            challenge: challenge.map(SecretString::from),
+            previous_challenge: previous_challenge.map(SecretString::from),
         })
     }
 

@@ -121,8 +121,13 @@ pub(super) async fn remove(
                     }
                 }
             }
-            let revoked = removed.cleaned(removal.name.certname());
-            report.removed.push(removal.applied(at, revoked));
+            let not_tried =
+                |(result, _): &Done| matches!(result, Err(trouble) if trouble.kind == TroubleKind::NotTried);
+            let results: Vec<&Done> = removed.of(removal.name.certname()).collect();
+            if results.is_empty() || !results.into_iter().all(not_tried) {
+                let revoked = removed.cleaned(removal.name.certname());
+                report.removed.push(removal.applied(at, revoked));
+            }
         }
         if let Some(trouble) = untried {
             applied.changed = true;
@@ -256,10 +261,13 @@ async fn delete_requests<'a>(
 }
 
 /// The route that deletes nothing but a request is denied by the rules that Puppet Server ships. The one that is
-/// allowed deletes the certificate as well; there is none, or it has been cleaned just before.
+/// allowed deletes the certificate as well, unrevoked: so it is only used while there is none.
 async fn delete_request(writer: &PuppetWriter, name: &Certname) -> Result<CaOutcome, Error> {
     match writer.ca.delete_csr(name).await {
-        Err(Error::NotPermitted { .. }) => writer.ca.delete(name).await,
+        Err(Error::NotPermitted { call, .. }) => match writer.ca.ca().certificate(name).await? {
+            None => writer.ca.delete(name).await,
+            Some(_) => Err(Error::NotTried { call, because: "the request has just been signed".to_owned() }),
+        },
         other => other,
     }
 }

@@ -319,6 +319,10 @@ impl WorkItem {
             // What was seen under the name is not there any more, and is read again.
             self.certificates.remove(&name);
         }
+        let removal = match self.tried.removals.applied.remove(&name) {
+            Some(earlier) => removal.after(earlier),
+            None => removal,
+        };
         self.tried.removals.applied.insert(name, removal);
     }
 

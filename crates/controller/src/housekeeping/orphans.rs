@@ -37,7 +37,7 @@ pub(crate) struct Check {
     /// How many suspects were not looked at this time.
     unseen: usize,
     /// Why certificates without an active node were not looked at, if they were not.
-    unlisted: Option<Trouble>,
+    pub(crate) unlisted: Option<Trouble>,
     results: Vec<Dealt>,
     /// Those whose instance AWS does not show alive and that are no orphans all the same, or may not be; and why.
     left_alone: Vec<(Certname, String)>,

@@ -7,7 +7,7 @@ use futures_util::stream::{self, StreamExt};
 use jiff::Timestamp;
 use stagedoor_lifecycle::orphans::{Listed, Reported, Rules, Suspect};
 use stagedoor_puppet::{Certificate, KnownIdentity};
-use stagedoor_types::{Certname, Location, Service, Trouble};
+use stagedoor_types::{Certname, Location, Service, Trouble, TroubleKind};
 
 use super::ask;
 use super::puppet::files;
@@ -118,8 +118,11 @@ async fn certificates(run: Run<'_>, puppet: &Puppet, rules: &Rules<'_>) -> Certi
         Err(trouble) => Err(trouble),
     };
     let certificates: Certificates = found.map(|()| names.into_iter().collect::<Arc<[Certname]>>());
-    // A PuppetDB that is away for a moment is asked again next time; a CA that cannot give its list takes long to say so.
-    if !matches!(&certificates, Err(Trouble { service: Service::PuppetDb, .. })) {
+    // What is away for a moment, or had no time left, is asked again next time; a CA that cannot give its list takes long to say so.
+    let passing = |trouble: &Trouble| {
+        trouble.service == Service::PuppetDb || matches!(trouble.kind, TroubleKind::Timeout | TroubleKind::Unreachable)
+    };
+    if !certificates.as_ref().is_err_and(passing) {
         memory.keep_certificates(run.now(), certificates.clone());
     }
     certificates

@@ -49,11 +49,19 @@ impl Rules<'_> {
             }
             return Err(Decision::Apply(Effect::Remove(vec![removal()])).into());
         }
-        let objections = signing::objections(&certificate.holds, &self.expected(certname, &certificate.holds)?);
+        let expected = self.expected(certname, &certificate.holds)?;
+        let objections = signing::objections(&certificate.holds, &expected);
         if !objections.is_empty() {
             let reason =
                 format!("the certificate {} of {certname} is refused: {}", certificate.serial, objections.join("; "));
             let reason = Fact::new(Code::CertificateRefused, reason);
+            // Nothing is revoked because a tag is missing that made one of its names when it was signed.
+            let with_its_names = Expected { alt_names: &certificate.holds.alt_names, ..expected };
+            if self.launching.alt_names.is_incomplete()
+                && signing::objections(&certificate.holds, &with_its_names).is_empty()
+            {
+                return Err(NotYet::Missing(Missing::NotYet(reason.into())));
+            }
             return Err(Decision::Apply(Effect::Reject(removal(), reason)).into());
         }
         Ok(certificate)

@@ -91,6 +91,7 @@ pub(super) fn view(number: u32) -> NameView {
     NameView {
         certname: name(number),
         certificate: Lookup::Found(CertificateView {
+            issued_by_ca: issued,
             serial: format!("{number:04X}"),
             instance: Some(id(number)),
             issued,

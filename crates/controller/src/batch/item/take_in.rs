@@ -96,7 +96,11 @@ impl WorkItem {
         for what in seen {
             self.saw(snapshot.took, what);
         }
-        self.vacant.extend(name.filter(|_| view.as_ref().is_some_and(|view| view.certificate == Lookup::Absent)));
+        if let Some(name) = name.filter(|_| view.as_ref().is_some_and(|view| view.certificate == Lookup::Absent)) {
+            // What was seen under the name before is gone, whoever removed it.
+            self.certificates.remove(&name);
+            self.vacant.insert(name);
+        }
         // Where it is under another name is looked for once in an invocation.
         let (node_groups, elsewhere) = (snapshot.node_groups(), self.launch.elsewhere.take());
         let refused = self.refused.clone();
