@@ -41,6 +41,8 @@ pub struct LaunchView {
     pub classification: Option<Lookup<Classified>>,
     /// The node's newest run of Puppet.
     pub run: Option<Lookup<RunView>>,
+    /// When the newest run began that was seen while the instance had no certificate under the name: a former owner's.
+    pub run_of_another: Option<Timestamp>,
     /// The node at the orchestrator.
     pub connection: Option<Connection>,
     /// The profile's refresh targets.
@@ -206,7 +208,10 @@ impl Rules<'_> {
         let since = self.runs_count_since(certificate);
         // So the facts that came with a run decide whose it was, where they say.
         let by_another = name.fact_instance.known().map_err(trouble)?.is_some_and(|ran| *ran != self.action.instance);
-        Ok(run.filter(|run| !by_another && deadline::after(run.end, CLOCKS_DIFFER) >= since))
+        // The new owner's facts come some seconds before its report: until then, the newest run is still the former owner's.
+        let seen_before = |run: &RunView| self.seen.run_of_another.is_some_and(|before| run.start <= before);
+        let own = |run: &&RunView| !by_another && !seen_before(run) && deadline::after(run.end, CLOCKS_DIFFER) >= since;
+        Ok(run.filter(own))
     }
 
     /// Since when its runs of Puppet are of this launch.

@@ -62,6 +62,8 @@ pub(crate) struct WorkItem {
     vacant: BTreeSet<Certname>,
     /// By how much the CA's clock is ahead of ours, as far as known.
     ca_ahead: Option<SignedDuration>,
+    /// When the newest run began that was seen while it had no certificate.
+    run_of_another: Option<Timestamp>,
     /// The last request that was refused.
     refused: Option<Refused>,
     /// What this invocation has tried.
@@ -91,6 +93,7 @@ impl WorkItem {
             revoked: BTreeMap::new(),
             vacant: BTreeSet::new(),
             ca_ahead: None,
+            run_of_another: None,
             refused: None,
             tried: Tried::default(),
             state: State::New,

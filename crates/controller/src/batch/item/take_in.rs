@@ -101,11 +101,31 @@ impl WorkItem {
             self.certificates.remove(&name);
             self.vacant.insert(name);
         }
+        let without = |view: &NameView| match &view.certificate {
+            Lookup::Found(certificate) => {
+                certificate.instance.as_ref().is_some_and(|owner| *owner != self.action.instance)
+            }
+            Lookup::Absent => true,
+            Lookup::Unavailable(_) => false,
+        };
+        if let Some(Lookup::Found(run)) = run.as_ref().filter(|_| view.as_ref().is_some_and(without)) {
+            self.run_of_another = self.run_of_another.max(Some(run.start));
+        }
         // Where it is under another name is looked for once in an invocation.
         let (node_groups, elsewhere) = (snapshot.node_groups(), self.launch.elsewhere.take());
         let refused = self.refused.clone();
         let located = view.as_ref().and_then(|view| snapshot.located(&view.certname));
-        self.launch = LaunchView { name: view, run, refused, located, node_groups, elsewhere, ..LaunchView::default() };
+        let run_of_another = self.run_of_another;
+        self.launch = LaunchView {
+            name: view,
+            run,
+            run_of_another,
+            refused,
+            located,
+            node_groups,
+            elsewhere,
+            ..LaunchView::default()
+        };
     }
 
     fn look_at_termination(&mut self, snapshot: &PuppetSnapshot) {

@@ -81,6 +81,16 @@ fn a_run_that_the_names_former_owner_ended_just_before_is_not_its_own() {
     completed(world.decide());
 }
 
+#[test]
+fn a_run_that_was_seen_before_the_instance_had_its_certificate_is_not_its_own_whatever_facts_say_now() {
+    let mut world = world();
+    let Some(Lookup::Found(run)) = world.puppet.run.clone() else { panic!() };
+    world.puppet.run_of_another = Some(run.start);
+    assert!(waits(world.decide()).contains("first Puppet run"));
+    world.puppet.run_of_another = Some(at(-1000));
+    completed(world.decide());
+}
+
 fn of_unknown_origin(ran: i64) -> World {
     let mut world = world().confirmed();
     world.certificate().issued = at(-100_000);

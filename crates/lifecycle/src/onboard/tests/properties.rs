@@ -115,6 +115,7 @@ fn an_arrival() -> impl Strategy<Value = LaunchView> {
                 node_groups,
                 classification,
                 run,
+                run_of_another: None,
                 connection,
                 targets,
                 probes,
