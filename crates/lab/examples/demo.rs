@@ -35,6 +35,7 @@ async fn main() -> anyhow::Result<()> {
     let puppet = PuppetOptions {
         challenge: Some(CHALLENGE.to_owned().into()),
         allow_subject_alt_names: true,
+        allow_request_deletion: true,
         ..PuppetOptions::enterprise()
     };
     let lab = Lab::start(Options { puppet, ..Options::default() }).await.context("the lab does not start")?;
@@ -95,18 +96,32 @@ async fn scale_out(lab: &Lab, functions: &CargoLambda) -> anyhow::Result<Vec<Str
     Ok(fleet)
 }
 
-/// An impostor requests the certificate of a launching instance without knowing the challenge.
+/// An impostor requests the certificate of a launching instance without knowing the challenge; then the instance itself does.
 async fn impostor(lab: &Lab, functions: &CargoLambda) -> anyhow::Result<()> {
     act("An impostor requests a certificate under the name of a launching instance, and guesses the challenge.");
     let begun = lab.aws.launch("compilers", &Launch::default())?;
-    let agent =
-        lab.agents.start(Agent { challenge: Some("guessed".to_owned().into()), ..compiler(&begun.instance_id) })?;
+    let instance = &begun.instance_id;
+    let name = name_of(lab, instance)?;
+    let agent = lab.agents.start(Agent { challenge: Some("guessed".to_owned().into()), ..compiler(instance) })?;
     agent.waits_for_certificate().await?;
+    agent.stop().await;
     let event = file_of("a launch event", &begun.events[0].eventbridge)?;
     let receipt = only_receipt(&functions.invoke("onboard", &event).await?)?;
-    agent.stop().await;
     tell(&receipt);
-    ensure!(receipt["outcome"] == "abandoned", "the impostor should have been refused");
+    show(lab, instance, &name);
+    ensure!(receipt["code"] == "request_refused", "the impostor should have been refused");
+    ensure!(receipt["outcome"] == "waiting", "the launch should wait for the instance's own request");
+
+    act("The instance requests its certificate itself. The impostor has not kept it from its place.");
+    lab.agents.start(Agent {
+        name: Some("the instance itself".to_owned()),
+        status_ports: vec![8140],
+        ..compiler(instance)
+    })?;
+    let receipt = only_receipt(&functions.invoke("onboard", &event).await?)?;
+    tell(&receipt);
+    show(lab, instance, &name);
+    ensure!(receipt["outcome"] == "continued", "the launch should have been completed: {receipt}");
     Ok(())
 }
 
