@@ -223,8 +223,8 @@ mod tests {
             ["=", "name", "b"]
         ]);
         assert_eq!(pinned(rule), ["a", "b"]);
-        for nobody in [Value::Null, json!(["not", ["=", "name", "a"]]), json!(["~", "name", "a"])] {
-            assert_eq!(pinned(nobody.clone()), Vec::<String>::new(), "{nobody}");
+        for rule in [Value::Null, json!(["not", ["=", "name", "a"]]), json!(["~", "name", "a"])] {
+            assert_eq!(pinned(rule.clone()), Vec::<String>::new(), "{rule}");
         }
     }
 

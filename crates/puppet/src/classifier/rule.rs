@@ -110,7 +110,12 @@ fn collect_facts(rule: &Value, names: &mut BTreeSet<String>) {
 /// Whether a node meets a condition of this group's rule.
 fn evaluate(condition: &Value, group: &str, node: NodeFacts<'_>) -> Fit {
     let unmet = |found: Option<String>| {
-        let condition = Some(condition.to_string());
+        let shown = if is_secret(condition) {
+            format!("a condition on {PRESHARED_KEY}, which is not shown")
+        } else {
+            condition.to_string()
+        };
+        let condition = Some(shown);
         Fit::Contradicts(vec![Unmet { group: group.to_owned(), condition, found }])
     };
     let Some([Value::String(operator), operands @ ..]) = condition.as_array().map(Vec::as_slice) else {
@@ -240,11 +245,18 @@ fn compares(operator: &str, found: &str, wanted: &str) -> Option<bool> {
     }
 }
 
+/// Whether a condition, or a path, is about the extension whose value is never shown.
+fn is_secret(part: &Value) -> bool {
+    match part {
+        Value::String(text) => text == PRESHARED_KEY || long_name(PRESHARED_KEY).as_ref() == Some(text),
+        Value::Array(parts) => parts.iter().any(is_secret),
+        _ => false,
+    }
+}
+
 /// A value for a person, shortened; none where it may be a secret.
 fn shown(path: &Value, found: &str) -> Option<String> {
-    let secret = [Some(PRESHARED_KEY.to_owned()), long_name(PRESHARED_KEY)];
-    let steps = path.as_array().into_iter().flatten().filter_map(Value::as_str);
-    if steps.into_iter().any(|step| secret.iter().flatten().any(|secret| secret == step)) {
+    if is_secret(path) {
         return None;
     }
     let short: String = found.chars().take(LONGEST_VALUE).collect();

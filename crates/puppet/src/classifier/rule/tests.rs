@@ -129,11 +129,24 @@ fn a_contradiction_names_the_condition_and_what_the_node_has_instead() {
 
 #[test]
 fn a_long_value_is_shortened_and_a_preshared_key_is_not_shown() {
-    let groups = groups(&[("g", None, json!(["=", ["trusted", "extensions", "pp_preshared_key"], "x"]))]);
     let certname = "n.example.net".parse().unwrap();
-    let trusted = json!({"extensions": {"pp_preshared_key": "hush"}});
+    let oid = crate::long_name("pp_preshared_key").unwrap();
+    let trusted = json!({"extensions": {"pp_preshared_key": "hush", &oid: "hush"}});
     let node = NodeFacts { certname: &certname, trusted: &trusted, facts: None };
-    assert_eq!(unmet(fit(&groups, &groups[0], node))[0].found, None);
+    let is = |key: &str, value: &str| json!(["=", ["trusted", "extensions", key], value]);
+    let rules = [
+        is("pp_preshared_key", "hush-wanted"),
+        is(&oid, "hush-wanted"),
+        json!(["not", is("pp_preshared_key", "hush")]),
+        json!(["and", is("pp_preshared_key", "hush-wanted"), is("pp_preshared_key", "hush-wanted")]),
+    ];
+    for rule in rules {
+        let groups = groups(&[("g", None, rule)]);
+        for unmet in unmet(fit(&groups, &groups[0], node)) {
+            assert_eq!(unmet.found, None);
+            assert!(!format!("{unmet} {unmet:?}").contains("hush"), "{unmet}");
+        }
+    }
     let long = json!({"motd": "x".repeat(500)});
     let found = unmet(fit_of(json!(["=", ["fact", "motd"], "y"]), Some(&long)));
     assert_eq!(found[0].found.as_ref().unwrap().chars().count(), LONGEST_VALUE + 1);
@@ -160,7 +173,7 @@ fn the_rules_above_a_group_must_match_too_and_one_without_a_rule_restricts_nothi
     assert_eq!(fit_in("under open"), Fit::Matches);
     assert_eq!(unmet(fit_in("under narrow"))[0].group, "narrow");
     assert_eq!(unmet(fit_in("open"))[0].condition, None);
-    assert_eq!(fit_in("under hidden"), Fit::NotEvaluated, "who knows what it requires");
+    assert_eq!(fit_in("under hidden"), Fit::NotEvaluated, "the rule of the hidden group is not known");
     assert_eq!(fit_in("under the hidden root"), Fit::Matches);
 }
 
