@@ -111,7 +111,7 @@ pub fn admit(
 ) -> (Option<Mode>, Admission) {
     match profile_of(action, cloud, profile_named) {
         Ok((group, profile)) => (Some(profile.mode), admit_to(action, cloud, group, profile)),
-        Err(admission) => (None, *admission),
+        Err(admission) => (None, admission),
     }
 }
 
@@ -120,23 +120,23 @@ fn profile_of<'a>(
     action: &LifecycleAction,
     cloud: &'a CloudView,
     profile_named: &dyn Fn(&ProfileName) -> Option<Arc<Profile>>,
-) -> Result<(&'a Group, Arc<Profile>), Box<Admission>> {
+) -> Result<(&'a Group, Arc<Profile>), Admission> {
     let group_name = &action.group;
     let group = match cloud.group.known() {
-        Err(trouble) => return Err(Box::new(Admission::Fail(trouble.into()))),
+        Err(trouble) => return Err(Admission::Fail(trouble.into())),
         Ok(None) => {
             let nowhere = format!("Auto Scaling has no group {group_name} in this account and Region");
-            return Err(Box::new(Admission::Refuse(Fact::new(Code::GroupNotFound, nowhere))));
+            return Err(Admission::Refuse(Fact::new(Code::GroupNotFound, nowhere)));
         }
         Ok(Some(group)) => group,
     };
     let Some(tag) = group.tags.get(PROFILE_TAG) else {
         let untagged = format!("group {group_name} has not opted in: it has no tag {PROFILE_TAG}");
-        return Err(Box::new(Admission::Ignore(Fact::new(Code::NotOptedIn, untagged))));
+        return Err(Admission::Ignore(Fact::new(Code::NotOptedIn, untagged)));
     };
     let Some(profile) = tag.parse().ok().and_then(|name| profile_named(&name)) else {
         let unknown = Fact::new(Code::ProfileUnknown, no_such_profile(group_name, tag));
-        return Err(Box::new(Admission::Fail(unknown)));
+        return Err(Admission::Fail(unknown));
     };
     Ok((group, profile))
 }
@@ -154,7 +154,7 @@ fn admit_to(action: &LifecycleAction, cloud: &CloudView, group: &Group, profile:
     };
     match hold {
         Ok(hold) => Admission::Ours(Box::new(held(action, cloud, profile, group, hold))),
-        Err(admission) => *admission,
+        Err(admission) => admission,
     }
 }
 
@@ -180,7 +180,7 @@ impl Hold {
 }
 
 /// How the terminating instance is held; or why it is not handled as one.
-fn terminating(action: &LifecycleAction, group: &Group, cloud: &CloudView) -> Result<Hold, Box<Admission>> {
+fn terminating(action: &LifecycleAction, group: &Group, cloud: &CloudView) -> Result<Hold, Admission> {
     let LifecycleAction { instance, group: group_name, .. } = action;
     let doubt = || {
         let unknown = format!(
@@ -192,7 +192,7 @@ fn terminating(action: &LifecycleAction, group: &Group, cloud: &CloudView) -> Re
     let in_doubt = group.reuses && action.destination.is_none();
     let gone = || matches!(cloud.machine.known(), Ok(Some(machine)) if machine.is_gone_from(group_name));
     let to_the_pool = action.destination == Some(Place::WarmPool) && group.reuses;
-    Err(Box::new(match group.members.get(instance) {
+    Err(match group.members.get(instance) {
         Some(LifecycleState::TerminatingWait | LifecycleState::WarmedPendingWait) if to_the_pool => Admission::Pass(
             Fact::new(Code::ReturnsToWarmPool, format!("{instance} goes to the warm pool and stays known to Puppet")),
         ),
@@ -228,13 +228,13 @@ fn terminating(action: &LifecycleAction, group: &Group, cloud: &CloudView) -> Re
                 ),
             )),
         },
-    }))
+    })
 }
 
 /// How the launching instance is held; or why it is not handled as one.
-fn launching(action: &LifecycleAction, group: &Group) -> Result<Hold, Box<Admission>> {
+fn launching(action: &LifecycleAction, group: &Group) -> Result<Hold, Admission> {
     let LifecycleAction { instance, group: group_name, .. } = action;
-    Err(Box::new(match group.members.get(instance) {
+    Err(match group.members.get(instance) {
         Some(LifecycleState::PendingWait | LifecycleState::WarmedPendingWait) => return Ok(Hold::WAITS),
         Some(LifecycleState::Pending) => Admission::Fail(Fact::new(
             Code::NotVisibleYet,
@@ -262,7 +262,7 @@ fn launching(action: &LifecycleAction, group: &Group) -> Result<Hold, Box<Admiss
             Code::NotLaunching,
             format!("Auto Scaling shows no {instance} in group {group_name}"),
         )),
-    }))
+    })
 }
 
 fn held(

@@ -53,16 +53,16 @@ const ANNOUNCED_EVERY: Duration = Duration::from_secs(300);
 /// Between the beginnings of two sweeps.
 const SWEEPS: Duration = Duration::from_secs(60);
 
-/// Whether an invocation that began at this time notifies operators of a refused request: the function that the launch's event
-/// invoked does; the sweep does in one of five minutes, counted from the beginning of the launch, and leaves the first five to that
-/// function.
+/// Whether this invocation notifies operators of a refused request. The function that the launch's event invoked always does. The sweep
+/// does so once in five minutes, counted from the beginning of the launch, and not in the first five.
 #[must_use]
-pub fn announces_refusal(sweeps: bool, launch_began: Option<Timestamp>, now: Timestamp) -> bool {
-    let due = |began: Timestamp| {
-        let age = |time: Timestamp| Timestamp::from_second(time.as_second() - began.as_second()).unwrap_or(time);
-        now >= after(began, ANNOUNCED_EVERY) && slot_begun(ANNOUNCED_EVERY, age(before(now, SWEEPS)), age(now))
+pub fn announces_refusal(is_sweep: bool, launch_began: Option<Timestamp>, now: Timestamp) -> bool {
+    let seconds = |time: Duration| i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
+    let is_due = |began: Timestamp| {
+        let age = now.as_second() - began.as_second();
+        age >= seconds(ANNOUNCED_EVERY) && age % seconds(ANNOUNCED_EVERY) < seconds(SWEEPS)
     };
-    !sweeps || launch_began.is_some_and(due)
+    !is_sweep || launch_began.is_some_and(is_due)
 }
 
 /// Whether a moment has come since `last` of those that are `period` apart, counted from 1970 on.

@@ -33,7 +33,7 @@ pub enum Question {
     Names(Vec<Certname>),
     /// When did the action really begin? Ask Auto Scaling.
     Began,
-    /// What does EC2 say about this instance, which a certificate or request names?
+    /// What does EC2 say about this instance, which the certificate or the node's facts name?
     Owner(InstanceId),
     /// Which groups does the classifier put the node into?
     Classification {
@@ -154,7 +154,7 @@ pub struct RefusedRequest {
 
 /// Why an action cannot be completed yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Missing {
+pub enum Missing {
     /// A service is unavailable.
     Trouble(Reason),
     /// Something has not happened yet.
@@ -165,7 +165,8 @@ pub(crate) enum Missing {
 
 /// What to do while something is missing: wait until the timeout expires, then complete the action all the same. An event
 /// alone never shows that the timeout has expired.
-pub(crate) fn not_yet(action: &LifecycleAction, pending: &PendingAction, missing: Missing, now: Timestamp) -> Decision {
+#[must_use]
+pub fn not_yet(action: &LifecycleAction, pending: &PendingAction, missing: Missing, now: Timestamp) -> Decision {
     let late = pending.is_late(action.began, now);
     if !matches!(action.began, Began::Confirmed { .. }) && (late || action.began == Began::Unknown) {
         return Decision::Ask(Question::Began);
@@ -180,8 +181,13 @@ pub(crate) fn not_yet(action: &LifecycleAction, pending: &PendingAction, missing
     }
 }
 
-/// Why an action is completed although this is missing.
+/// Why an effect that was just applied is not applied again at once.
 #[must_use]
-pub fn expired(missing: &Reason) -> Reason {
+pub fn not_seen_yet(effect: &Effect) -> Fact {
+    Fact::new(Code::NotSeenYet, format!("it was just applied, and is not visible yet: {}", effect.describe()))
+}
+
+/// Why an action is completed although this is missing.
+fn expired(missing: &Reason) -> Reason {
     Reason::new(Fact::new(Code::TimeoutExpired, "the timeout has expired"), missing.facts().cloned().collect())
 }

@@ -104,16 +104,16 @@ impl NameView {
     /// What is known about a name while Puppet is unavailable.
     #[must_use]
     pub fn unavailable(certname: Certname, trouble: &Trouble) -> Self {
-        fn nobody<T>(trouble: &Trouble) -> Lookup<T> {
+        fn unavailable<T>(trouble: &Trouble) -> Lookup<T> {
             Lookup::Unavailable(trouble.clone())
         }
         Self {
             certname,
-            certificate: nobody(trouble),
-            request: nobody(trouble),
-            node: nobody(trouble),
-            fact_instance: nobody(trouble),
-            pins: nobody(trouble),
+            certificate: unavailable(trouble),
+            request: unavailable(trouble),
+            node: unavailable(trouble),
+            fact_instance: unavailable(trouble),
+            pins: unavailable(trouble),
         }
     }
 }

@@ -264,9 +264,7 @@ impl Rules<'_> {
                 && required.iter().all(|(key, value)| extensions.get(key) == Some(value))
                 && profile.certname.could_make(certname, instance)
         };
-        let modes: Vec<Mode> = self.profiles.iter().filter(of).map(|profile| profile.mode).collect();
-        let mode = if modes.contains(&Mode::Observe) { Mode::Observe } else { Mode::Act };
-        (!modes.is_empty()).then_some(mode)
+        Mode::strictest(self.profiles.iter().filter(of).map(|profile| profile.mode))
     }
 }
 

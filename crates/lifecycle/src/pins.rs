@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use stagedoor_types::{Certname, Lookup, Trouble};
+use stagedoor_types::{Certname, Trouble};
 
 use crate::observation::NameView;
 use crate::profile::{Profile, Protected};
@@ -32,19 +32,17 @@ pub fn ours<'a>(
     ours
 }
 
-/// Whether nothing but the pins is under this name: no certificate, no request, and no active node.
-pub fn is_left_over(view: &NameView) -> Result<bool, Trouble> {
-    let node = view.node.known().map_err(Clone::clone)?;
-    if node.is_some_and(|node| node.active) {
-        return Ok(false);
-    }
-    let certificate = view.certificate.known().map_err(Clone::clone)?;
-    let request = view.request.known().map_err(Clone::clone)?;
-    Ok(certificate.is_none() && request.is_none() && matches!(view.pins, Lookup::Found(_)))
+/// Whether nothing but pins is under this name: no certificate, no request, and no active node.
+pub fn is_left_over(view: &NameView) -> Result<bool, &Trouble> {
+    let pinned = view.pins.known()?.is_some_and(|pins| !pins.is_empty());
+    let active = view.node.known()?.is_some_and(|node| node.active);
+    Ok(pinned && !active && view.certificate.known()?.is_none() && view.request.known()?.is_none())
 }
 
 #[cfg(test)]
 mod tests {
+    use stagedoor_types::Lookup;
+
     use super::*;
     use crate::world::{NAME, OTHER, OURS, PRIMARY, at, certificate, down, node, request};
 
@@ -90,6 +88,7 @@ mod tests {
             NameView { certificate: Lookup::Found(certificate(Some(OTHER), at(0))), ..pinned() },
             NameView { request: Lookup::Found(request(None)), ..pinned() },
             NameView { node: Lookup::Found(node(true, at(0))), ..pinned() },
+            NameView { pins: Lookup::Found(Vec::new()), ..pinned() },
         ] {
             assert_eq!(is_left_over(&used), Ok(false), "{used:?}");
         }
@@ -101,6 +100,7 @@ mod tests {
             NameView { certificate: down(), ..pinned() },
             NameView { request: down(), ..pinned() },
             NameView { node: down(), ..pinned() },
+            NameView { pins: down(), ..pinned() },
         ] {
             assert!(is_left_over(&unknown).is_err(), "{unknown:?}");
         }

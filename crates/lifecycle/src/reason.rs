@@ -66,9 +66,9 @@ codes! {
     /// EC2 launched the instance long before this action began, so that its user data does not run again.
     LaunchedBeforeAction = "launched_before_action", "Replace the instance, or enrol it manually.";
     /// The profile leaves signing to others, and nothing is signed yet.
-    SignaturePending = "signature_pending", "See to whatever signs.";
+    SignaturePending = "signature_pending", "Check the signer that the profile relies on.";
     /// The instance has not run Puppet since it has its certificate.
-    WaitingForRun = "waiting_for_run", "Does the agent run? It is told to where there is an orchestrator.";
+    WaitingForRun = "waiting_for_run", "Check that the agent runs. Where an orchestrator is configured, the controller orders a run.";
     /// The newest Puppet run failed, changed nothing by order, or used a cached catalog.
     RunNotSuccessful = "run_not_successful", "Read the report of that run.";
     /// The classifier does not put the node into the groups of `classified`.
@@ -89,8 +89,8 @@ codes! {
     /// The certificate request does not pass the profile's checks. It is deleted, and the launch waits for another.
     RequestRefused = "request_refused", "Correct the user data (csr_attributes.yaml) or the profile; else find out who sent it.";
     /// The certificate holds what the profile forbids: it is revoked, and the launch is abandoned.
-    CertificateRefused = "certificate_refused", "Correct whatever signed it, or the profile.";
-    /// The CA signed another request than the one that was checked. The certificate is revoked, and the launch waits on.
+    CertificateRefused = "certificate_refused", "Correct the signer, or the profile.";
+    /// The CA signed another request than the one that was checked. The certificate is revoked, and the launch keeps waiting.
     RequestReplaced = "request_replaced", "Find out who replaced it. Set allow-duplicate-certs to false.";
     /// The launch is abandoned, and its name could not be unpinned: the name's next owner would inherit the pins.
     PinsLeft = "pins_left", "Unpin the name from the node groups that the reason names.";
@@ -163,7 +163,7 @@ codes! {
     /// SNS is unavailable.
     SnsUnavailable = "sns_unavailable", "Read the reason: network or permission.";
     /// The secret does not exist, or cannot be used.
-    SecretUnusable = "secret_unusable", "Correct what the reason names: the secret's name, its deletion, a field. It is read again at the next invocation.";
+    SecretUnusable = "secret_unusable", "Correct the secret's name or field that the reason names, or restore the deleted secret. It is read again at the next invocation.";
     /// The Puppet CA is unavailable.
     CaUnavailable = "ca_unavailable", "Look at Puppet Server on the CA host.";
     /// PuppetDB is unavailable.

@@ -77,6 +77,25 @@ pub struct Receipt {
 }
 
 impl Receipt {
+    /// A receipt of which nothing is known but how it ended: no instance, no steps.
+    #[must_use]
+    pub fn bare(outcome: Outcome, code: Code, reason: impl Into<String>) -> Self {
+        Self {
+            schema: SCHEMA,
+            instance_id: None,
+            group: None,
+            hook: None,
+            certname: None,
+            mode: None,
+            outcome,
+            code,
+            reason: reason.into(),
+            decide_by: None,
+            announce: false,
+            steps: Vec::new(),
+        }
+    }
+
     /// The key of the action that it is about, if it is about one.
     #[must_use]
     pub fn key(&self) -> Option<ActionKey> {

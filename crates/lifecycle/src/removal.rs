@@ -63,14 +63,11 @@ pub enum Part {
 
 /// Shows that nothing is left of what was to be removed under a name. Only an observation that began after the removal gives one:
 ///
-/// ```compile_fail,E0451
-/// let forged = stagedoor_lifecycle::removal::Proof { certname: "node.example.com".parse().unwrap(), parts: Vec::new() };
+/// ```compile_fail,E0423
+/// let forged = stagedoor_lifecycle::removal::Proof("node.example.com".parse().unwrap());
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Proof {
-    certname: Certname,
-    parts: Vec<Part>,
-}
+pub struct Proof(Certname);
 
 /// What an invocation has done so far to remove what is left for one action.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -125,10 +122,19 @@ impl<S> Removal<S> {
         self.key_print.as_ref() == Some(&certificate.holds.key_print)
     }
 
+    /// What is to be removed.
+    fn parts(&self) -> Vec<Part> {
+        let certificate = self.certificate.clone().map(Part::Certificate);
+        let request = self.request.then_some(Part::Request);
+        let node = self.node.is_some().then_some(Part::Node);
+        let pins = (!self.pins.is_empty()).then_some(Part::Pins);
+        [certificate, request, node, pins].into_iter().flatten().collect()
+    }
+
     /// Whether there is nothing to remove.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.certificate.is_none() && !self.request && self.node.is_none() && self.pins.is_empty()
+        self.parts().is_empty()
     }
 
     /// What is left, for a person.
@@ -152,23 +158,21 @@ impl<S> Removal<S> {
 }
 
 impl Removal<Applied> {
-    /// With what was removed under the same name before it: all of it is still to be proven.
+    /// With what was removed under the same name before it: all of it is still to be proven, but for a certificate that another one has
+    /// replaced.
     #[must_use]
-    pub fn after(self, earlier: Self) -> Self {
-        let Self { name, certificate, request, node, pins, state, .. } = &self;
-        let revoked = state.revoked || earlier.state.revoked;
-        Self {
-            name: name.clone(),
-            request: *request || earlier.request,
-            node: node.or(earlier.node),
-            pins: if pins.is_empty() { earlier.pins } else { pins.clone() },
-            state: Applied { at: state.at, revoked },
-            ..if certificate.is_some() {
-                self
-            } else {
-                Self { certificate: earlier.certificate, key_print: earlier.key_print, ..self }
-            }
+    pub fn after(mut self, earlier: Self) -> Self {
+        if self.certificate.is_none() {
+            self.certificate.clone_from(&earlier.certificate);
+            self.key_print = earlier.key_print;
         }
+        self.state.revoked |= earlier.state.revoked && self.certificate == earlier.certificate;
+        self.request |= earlier.request;
+        self.node = self.node.or(earlier.node);
+        if self.pins.is_empty() {
+            self.pins = earlier.pins;
+        }
+        self
     }
 
     /// Whether the CA has said that it revoked the certificate.
@@ -184,40 +188,22 @@ impl Removal<Applied> {
         if at < self.state.at || seen.certname != *self.name.certname() {
             return Vec::new();
         }
-        let mut gone = Vec::new();
-        if let Some(serial) = self.certificate.as_ref().filter(|_| match &seen.certificate {
-            Lookup::Found(certificate) => !self.is_of_key(certificate),
-            Lookup::Absent => true,
-            Lookup::Unavailable(_) => false,
-        }) {
-            gone.push(Part::Certificate(serial.clone()));
-        }
-        if self.request && seen.request == Lookup::Absent {
-            gone.push(Part::Request);
-        }
-        let inactive = match &seen.node {
-            Lookup::Found(node) => !node.active,
-            Lookup::Absent => true,
-            Lookup::Unavailable(_) => false,
+        let is_gone = |part: &Part| match part {
+            Part::Certificate(_) => {
+                seen.certificate.known().is_ok_and(|now| now.is_none_or(|certificate| !self.is_of_key(certificate)))
+            }
+            Part::Request => seen.request == Lookup::Absent,
+            Part::Node => seen.node.known().is_ok_and(|now| now.is_none_or(|node| !node.active)),
+            Part::Pins => seen.pins == Lookup::Found(Vec::new()),
         };
-        if self.node.is_some() && inactive {
-            gone.push(Part::Node);
-        }
-        if !self.pins.is_empty() && matches!(&seen.pins, Lookup::Found(pins) if pins.is_empty()) {
-            gone.push(Part::Pins);
-        }
-        gone
+        self.parts().into_iter().filter(is_gone).collect()
     }
 
     /// The proof that all of it is gone, if this observation, which began `at`, shows that.
     #[must_use]
     pub fn proof(&self, seen: &NameView, at: Timestamp) -> Option<Proof> {
-        let asked = usize::from(self.certificate.is_some())
-            + usize::from(self.request)
-            + usize::from(self.node.is_some())
-            + usize::from(!self.pins.is_empty());
-        let parts = self.gone(seen, at);
-        (asked > 0 && parts.len() == asked).then(|| Proof { certname: self.name.certname().clone(), parts })
+        let gone = self.gone(seen, at);
+        (!gone.is_empty() && gone.len() == self.parts().len()).then(|| Proof(self.name.certname().clone()))
     }
 }
 
@@ -235,16 +221,10 @@ impl Part {
 }
 
 impl Proof {
-    /// The parts that are gone.
-    #[must_use]
-    pub fn parts(&self) -> &[Part] {
-        &self.parts
-    }
-
     /// For a receipt: the one fact with the code `purged`.
     #[must_use]
     pub fn fact(&self) -> Fact {
-        Fact::new(Code::Purged, format!("{} is gone from Puppet", self.certname))
+        Fact::new(Code::Purged, format!("{} is gone from Puppet", self.0))
     }
 }
 
@@ -289,7 +269,7 @@ mod tests {
     fn what_is_gone_in_a_later_observation_is_proven() {
         let proof = removal().proof(&after(), at(10)).unwrap();
         assert_eq!(proof.fact().code, Code::Purged);
-        assert_eq!(proof.parts().len(), 3);
+        assert_eq!(removal().gone(&after(), at(10)).len(), 3);
     }
 
     #[test]
@@ -339,6 +319,13 @@ mod tests {
         assert_eq!(both.gone(&after(), at(20)).len(), 3);
         assert_eq!(both.proof(&NameView { certificate: before().certificate, ..after() }, at(20)), None);
         assert_eq!(both.proof(&after(), at(19)), None, "it was observed before the second removal");
+    }
+
+    #[test]
+    fn that_one_certificate_is_revoked_says_nothing_of_another_under_the_name() {
+        let mut another = Removal::of(removal().name);
+        another.certificate = Some("FFFF".to_owned());
+        assert!(!another.applied(at(20), false).after(removal()).is_revoked());
     }
 
     #[test]

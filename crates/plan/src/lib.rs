@@ -9,7 +9,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use stagedoor_lifecycle::admission::PendingAction;
 use stagedoor_lifecycle::deadline;
-use stagedoor_lifecycle::decision::{Decision, Effect, EffectKey, Question, expired};
+use stagedoor_lifecycle::decision::{Decision, Effect, EffectKey, Missing, Question, not_seen_yet, not_yet};
 use stagedoor_lifecycle::observation::{Began, LifecycleAction};
 use stagedoor_lifecycle::onboard::{self, LaunchView};
 use stagedoor_lifecycle::profile::Protected;
@@ -164,6 +164,11 @@ impl Plan {
         {
             self.proven.insert(key.clone());
         }
+        self.follow(site, situation, key, decision);
+    }
+
+    /// What to do about one action, by its decision.
+    fn follow(&mut self, site: Site<'_>, situation: &Situation<'_>, key: ActionKey, decision: Decision) {
         match decision {
             Decision::Ask(Question::Names(names)) => self.names.push((key, names)),
             Decision::Ask(Question::Began) => {
@@ -193,15 +198,8 @@ impl Plan {
         let confirmed = match confirmed {
             Ok(confirmed) => confirmed,
             Err(unconfirmed) => {
-                let unconfirmed = Reason::from(unconfirmed.clone());
-                let began = matches!(action.began, Began::Confirmed { .. });
-                if began && pending.is_late(action.began, site.now) {
-                    let verdict = Verdict { result: pending.on_timeout, reason: expired(&unconfirmed) };
-                    self.verdicts.insert(key, verdict);
-                } else {
-                    self.status(key, Outcome::Failed, unconfirmed);
-                }
-                return;
+                let missing = Missing::Trouble(unconfirmed.clone().into());
+                return self.follow(site, situation, key, not_yet(action, pending, missing, site.now));
             }
         };
         let Some(permit) = confirmed.profile.mode.write_permit() else {
@@ -214,7 +212,7 @@ impl Plan {
             return;
         }
         if tried.effect == Some(effect.key()) {
-            self.status(key, Outcome::Failed, not_seen_yet(&effect, tried));
+            self.status(key, Outcome::Failed, not_again(&effect, tried));
             return;
         }
         // So that the timeout can expire, also if this never succeeds.
@@ -240,7 +238,8 @@ impl Plan {
             std::mem::take(&mut self.effects).into_iter().partition(|permitted| change(&permitted.effect).is_some());
         self.effects = rest;
         for PermittedEffect { key, effect, .. } in postponed {
-            let what = format!("about to {}, for this and what else is about to change", effect.describe());
+            let what =
+                format!("waiting up to {} s for other changes, then: {}", GATHERING.as_secs(), effect.describe());
             self.status(key, Outcome::Waiting, Fact::new(Code::WaitingForRefresh, what));
         }
     }
@@ -255,7 +254,7 @@ fn withheld(effect: &Effect) -> Vec<String> {
 }
 
 /// Why an effect that was just applied is not applied again at once: it is after a pause.
-fn not_seen_yet(effect: &Effect, tried: &Tried) -> Reason {
+fn not_again(effect: &Effect, tried: &Tried) -> Reason {
     if let Effect::Remove(removals) = effect {
         let left: Vec<_> = removals.iter().map(Removal::describe).collect();
         let left = Fact::new(Code::StillThere, format!("still there: {}", left.join("; ")));
@@ -267,8 +266,7 @@ fn not_seen_yet(effect: &Effect, tried: &Tried) -> Reason {
     if let Some(trouble) = &tried.trouble {
         return Fact::from(trouble).into();
     }
-    let unseen = format!("it was just done, and is not seen yet: {}", effect.describe());
-    Fact::new(Code::NotSeenYet, unseen).into()
+    not_seen_yet(effect).into()
 }
 
 /// Whether a look still shows the certificate that was removed, or cannot say.

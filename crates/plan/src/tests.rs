@@ -2,12 +2,12 @@
 
 use stagedoor_lifecycle::onboard::Connection;
 use stagedoor_lifecycle::profile::Probe;
-use stagedoor_lifecycle::refresh::TargetView;
-use stagedoor_types::Mode;
-use stagedoor_types::{Service, Transition};
+use stagedoor_types::{Mode, Service, Transition};
 
 use super::*;
 
+mod proofs;
+mod refresh;
 mod whole;
 mod world;
 
@@ -70,6 +70,30 @@ fn the_plan_is_the_same_in_whatever_order_the_actions_come() {
         (plan.statuses, plan.verdicts, effects)
     };
     assert_eq!(sorted(backwards.plan()), sorted(terminating(4).plan()));
+}
+
+#[test]
+fn a_protected_name_is_refused_and_others_go_on() {
+    let mut world = launching(2);
+    world.protected = Protected::new([name(0).as_str()]).unwrap();
+    assert_eq!(world.code(0), (Outcome::Refused, Code::ProtectedName));
+    assert_eq!(world.verdict(1), (ActionResult::Continue, Code::Enrolled));
+}
+
+#[test]
+fn every_action_of_a_batch_is_answered_for() {
+    let mut world = launching(6);
+    world.items[0].asks();
+    world.items[1].launch.run = Some(Lookup::Absent);
+    world.items[2].launch_view().certificate = down();
+    world.items[3].profile().ready = vec![Probe::Tcp(1)];
+    world.items.push(Item::new(8, Transition::Terminating));
+    let plan = world.plan();
+    for item in &world.items {
+        let key = item.action.key();
+        let has_effect = plan.effects.iter().any(|permitted| permitted.key == key);
+        assert!(has_effect || plan.verdicts.contains_key(&key) || plan.statuses.contains_key(&key), "{key:?}");
+    }
 }
 
 // Effects.
@@ -224,12 +248,13 @@ fn an_unconfirmed_action_ends_when_its_timeout_has_expired() {
 }
 
 #[test]
-fn an_unconfirmed_action_without_a_confirmed_start_does_not_end() {
+fn an_unconfirmed_action_without_a_confirmed_start_asks_for_it_and_does_not_end() {
     let mut world = terminating(1).each(|item| {
         item.unconfirmed = Some(Fact::new(Code::AutoScalingUnavailable, "throttled"));
     });
     world.now = at(601);
     assert!(world.plan().verdicts.is_empty());
+    assert!(world.plan().start_times.contains(&world.key(0)));
 }
 
 #[test]
@@ -256,7 +281,7 @@ fn observe_mode_has_no_effects_and_says_what_they_would_be() {
 }
 
 #[test]
-fn observe_mode_withholds_every_kind_of_effect() {
+fn observe_mode_withholds_a_signature() {
     let asking = launching(1).each(Item::asks).each(observing);
     let plan = asking.plan();
     assert_eq!(plan.withheld[&asking.key(0)], [format!("sign the certificate request of {}", name(0))]);
@@ -349,162 +374,4 @@ fn a_removal_that_failed_ends_with_the_timeout() {
     });
     world.now = at(601);
     assert_eq!(world.verdict(0), (ActionResult::Continue, Code::TimeoutExpired));
-}
-
-// Proofs.
-
-#[test]
-fn a_completed_removal_is_proven_by_the_look_that_completes_it() {
-    let mut world = terminating(1).each(Item::gone);
-    assert!(world.plan().proven.contains(&world.key(0)));
-    assert_eq!(world.verdict(0), (ActionResult::Continue, Code::NotInPuppet), "nothing was removed");
-    world.items[0].tried.removals.applied.insert(name(0), removal_of(0));
-    assert_eq!(world.verdict(0), (ActionResult::Continue, Code::Purged));
-    world.items[0].termination.at = at(149);
-    assert_eq!(world.verdict(0), (ActionResult::Continue, Code::NotInPuppet), "it was observed before the removal");
-}
-
-#[test]
-fn what_is_still_there_is_not_proven() {
-    assert!(terminating(1).plan().proven.is_empty());
-}
-
-/// What is left of a terminating instance, removed at second 150.
-fn removal_of(number: u32) -> Removal<Applied> {
-    let mut plan = terminating(number + 1).plan();
-    let Effect::Remove(mut removals) = plan.effects.remove(number as usize).effect else { panic!() };
-    removals.remove(0).applied(at(150), true)
-}
-
-#[test]
-fn the_removal_of_a_dead_owners_certificate_is_proven_when_it_shows_no_more() {
-    let mut world = launching(1).each(|item| {
-        item.asks();
-        item.tried.removals.applied.insert(name(0), removal_of(0));
-    });
-    assert!(world.plan().proven.contains(&world.key(0)));
-    world.items[0].launch_view().certificate = view(0).certificate;
-    assert!(!world.plan().proven.contains(&world.key(0)), "it is still there");
-}
-
-#[test]
-fn while_the_ca_is_unavailable_nothing_is_proven() {
-    let world = launching(1).each(|item| {
-        item.asks();
-        item.launch_view().certificate = down();
-        item.tried.removals.applied.insert(name(0), removal_of(0));
-    });
-    assert!(world.plan().proven.is_empty());
-}
-
-#[test]
-fn another_certificate_under_the_name_proves_that_the_first_is_gone() {
-    let world = launching(1).each(|item| {
-        let Lookup::Found(certificate) = &mut item.launch_view().certificate else { panic!() };
-        certificate.serial = "FFFF".into();
-        certificate.holds.key_print = "another key".into();
-        item.launch.run = Some(Lookup::Absent);
-        item.tried.removals.applied.insert(name(0), removal_of(0));
-    });
-    assert!(world.plan().proven.contains(&world.key(0)));
-}
-
-#[test]
-fn a_renewed_certificate_does_not_prove_that_the_one_before_is_gone() {
-    let world = launching(1).each(|item| {
-        let Lookup::Found(certificate) = &mut item.launch_view().certificate else { panic!() };
-        certificate.serial = "FFFF".into();
-        item.launch.run = Some(Lookup::Absent);
-        item.tried.removals.applied.insert(name(0), removal_of(0));
-    });
-    assert!(!world.plan().proven.contains(&world.key(0)), "the same key");
-}
-
-// Refresh targets.
-
-/// Launching instances of which the first has reported at second 100, and all need the primary to learn of them.
-fn refreshing(count: u32) -> World {
-    let mut world = launching(count).each(|item| {
-        item.profile().refresh = vec![PRIMARY.parse().unwrap()];
-        item.launch.targets = Some(vec![TargetView {
-            certname: PRIMARY.parse().unwrap(),
-            disconnected: false,
-            run: Lookup::Absent,
-            orders: Some(Lookup::Found(Vec::new())),
-        }]);
-    });
-    world.orchestrated = true;
-    world
-}
-
-fn refresh() -> EffectKey {
-    EffectKey::Refresh(vec![PRIMARY.parse().unwrap()])
-}
-
-#[test]
-fn a_refresh_is_ordered_for_each_change_and_merged_where_it_is_applied() {
-    assert_eq!(refreshing(2).effects(), vec![refresh(); 2]);
-}
-
-/// The second one has its certificate, and has not reported.
-fn gathering() -> World {
-    let mut world = refreshing(2);
-    world.items[1].launch.run = Some(Lookup::Absent);
-    world.items[1].launch.connection =
-        Some(Connection { connected: Lookup::Absent, orders: Lookup::Found(Vec::new()) });
-    world.now = at(112);
-    world
-}
-
-#[test]
-fn a_refresh_waits_a_little_for_others_that_are_about_to_report() {
-    let world = gathering();
-    assert_eq!(world.effects(), []);
-    assert_eq!(world.code(0), (Outcome::Waiting, Code::WaitingForRefresh));
-}
-
-#[test]
-fn a_refresh_waits_no_longer_than_that() {
-    let mut world = gathering();
-    world.now = at(110 + 15);
-    assert_eq!(world.effects(), [refresh()]);
-}
-
-#[test]
-fn a_refresh_does_not_wait_for_instances_without_a_certificate() {
-    let mut world = gathering();
-    world.items[1].asks();
-    world.items[1].launch_view().request = Lookup::Absent;
-    assert_eq!(world.effects(), [refresh()]);
-}
-
-#[test]
-fn other_effects_do_not_wait_with_a_refresh() {
-    let mut world = gathering();
-    world.items.push(Item::new(7, Transition::Terminating));
-    assert_eq!(world.effects(), [EffectKey::Remove]);
-}
-
-#[test]
-fn a_protected_name_is_refused_and_others_go_on() {
-    let mut world = launching(2);
-    world.protected = Protected::new([name(0).as_str()]).unwrap();
-    assert_eq!(world.code(0), (Outcome::Refused, Code::ProtectedName));
-    assert_eq!(world.verdict(1), (ActionResult::Continue, Code::Enrolled));
-}
-
-#[test]
-fn every_action_of_a_batch_is_answered_for() {
-    let mut world = launching(6);
-    world.items[0].asks();
-    world.items[1].launch.run = Some(Lookup::Absent);
-    world.items[2].launch_view().certificate = down();
-    world.items[3].profile().ready = vec![Probe::Tcp(1)];
-    world.items.push(Item::new(8, Transition::Terminating));
-    let plan = world.plan();
-    for item in &world.items {
-        let key = item.action.key();
-        let has_effect = plan.effects.iter().any(|permitted| permitted.key == key);
-        assert!(has_effect || plan.verdicts.contains_key(&key) || plan.statuses.contains_key(&key), "{key:?}");
-    }
 }

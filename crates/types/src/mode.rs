@@ -12,7 +12,7 @@ pub enum Mode {
     Observe,
 }
 
-/// Shows that a mode permits changes. Every client that writes demands one, and only [`Mode::write_permit`] makes one: in observe mode
+/// Shows that a mode permits changes. Every client that writes requires one, and only [`Mode::write_permit`] makes one: in observe mode
 /// there is nothing that could write.
 ///
 /// ```compile_fail,E0423
@@ -29,6 +29,11 @@ impl Mode {
             Self::Act => "act",
             Self::Observe => "observe",
         }
+    }
+
+    /// The mode of several profiles together: observe if one of them only observes; `None` if there are none.
+    pub fn strictest(modes: impl IntoIterator<Item = Self>) -> Option<Self> {
+        modes.into_iter().reduce(|one, other| if one == Self::Observe { one } else { other })
     }
 
     /// The permit to write; none in observe mode.

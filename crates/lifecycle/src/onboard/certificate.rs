@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use stagedoor_types::{Certname, InstanceId, Place};
 
-use super::{NotYet, Rules, SILENCE, ask, news, trouble, wrong};
+use super::{NotYet, Rules, SILENCE, ask, trouble, wrong};
 use crate::decision::{Decision, Effect, Missing, Question, RefusedRequest};
 use crate::identity::{Whose, whose};
 use crate::observation::{Began, CertificateView, NameView};
@@ -213,7 +213,11 @@ impl Rules<'_> {
             Ok(request) if external => {
                 let signed = format!("waiting until the certificate of {certname} is signed by other means");
                 let waiting = Fact::new(Code::SignaturePending, signed);
-                return if request.is_some() { news(waiting.code, waiting.text) } else { self.nothing_came(waiting) };
+                return if request.is_some() {
+                    NotYet::Missing(Missing::NotYet(waiting.into()))
+                } else {
+                    self.nothing_came(waiting)
+                };
             }
             Ok(None) => {
                 let requested = format!("waiting for the certificate request of {certname}");

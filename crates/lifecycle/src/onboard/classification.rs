@@ -179,8 +179,8 @@ fn shortened(conditions: &[String]) -> String {
     }
 }
 
-/// The groups that an abandoned launch would leave its name pinned to, where the pins are its own or nobody's: a reused name would
-/// inherit them. Those of a name that may be another instance's are left alone.
+/// The groups that an abandoned launch would leave its name pinned to, unless the name may be another instance's: a reused name would
+/// inherit them.
 #[must_use]
 pub fn pins_left(
     action: &LifecycleAction,
@@ -194,7 +194,7 @@ pub fn pins_left(
     let free = match whose(name, &action.instance, protected) {
         Whose::Ours(_) => true,
         Whose::Nobody => {
-            // A request of another instance may be that of the name's next owner; one that names none is nobody's.
+            // A request of another instance may be from the name's next owner; one without pp_instance_id is not.
             let request = name.request.known().ok()?;
             request.and_then(|request| request.instance.as_ref()).is_none_or(|owner| *owner == action.instance)
         }

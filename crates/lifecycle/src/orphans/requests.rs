@@ -36,7 +36,7 @@ impl Rules<'_> {
             return None;
         }
         let makers = self.profiles.iter().filter(|profile| profile.certname.could_make(certname, instance));
-        makers.map(|profile| profile.mode).reduce(|one, other| if one == Mode::Observe { one } else { other })
+        Mode::strictest(makers.map(|profile| profile.mode))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use stagedoor_lifecycle::observation::RequestView;
 
+use super::refresh::gathering;
 use super::*;
 
 #[test]

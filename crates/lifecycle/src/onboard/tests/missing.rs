@@ -49,7 +49,7 @@ fn what_is_found_under_another_name_is_added_with_its_remedy() {
     assert_eq!(codes(world.decide()), found);
     let mut late = vec![Code::TimeoutExpired];
     late.extend(found);
-    assert_eq!(codes(world.late().decide()), late, "whoever reads why it was abandoned");
+    assert_eq!(codes(world.late().decide()), late, "the receipt of an abandoned launch says the same");
 }
 
 #[test]
