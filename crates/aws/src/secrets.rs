@@ -62,8 +62,8 @@ impl Secret {
         }
     }
 
-    /// Why the text in use is older than [`KEPT`], if it is: Secrets Manager was unreachable when it was to be read anew. A new
-    /// process could not start with it.
+    /// Why the text in use is older than [`KEPT`], if it is: Secrets Manager was unreachable when it was to be read again. A new
+    /// execution environment could not read it.
     pub async fn outdated(&self) -> Option<Error> {
         self.kept.lock().await.as_ref()?.outdated.clone()
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use stagedoor_types::{Kind, Service, Trouble, TroubleKind};
+use stagedoor_types::{Certname, Kind, Service, Trouble, TroubleKind};
 
 use crate::context::Context;
 
@@ -45,4 +45,25 @@ pub(crate) fn is_unauthenticated<T>(answer: &Result<T, Trouble>) -> bool {
 /// Each of these once, in order.
 pub(crate) fn unique<'a, T: Ord + Clone + 'a>(all: impl Iterator<Item = &'a T>) -> Vec<T> {
     all.collect::<BTreeSet<_>>().into_iter().cloned().collect()
+}
+
+/// Those whose turn it is, at most so many.
+pub(crate) fn in_turn(names: &[Certname], at_once: usize, turn: i64) -> &[Certname] {
+    let turns = i64::try_from(names.len().div_ceil(at_once)).unwrap_or(i64::MAX).max(1);
+    let chosen = usize::try_from(turn.rem_euclid(turns)).unwrap_or(0);
+    names.chunks(at_once).nth(chosen).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_certificate_has_its_turn() {
+        let names: Vec<Certname> = (0..250).map(|number| format!("n{number:03}").parse().unwrap()).collect();
+        let seen: BTreeSet<&Certname> = (7..10).flat_map(|turn| in_turn(&names, 100, turn)).collect();
+        assert_eq!(seen.len(), 250);
+        assert!((0..9).all(|turn| in_turn(&names, 100, turn).len() <= 100));
+        assert_eq!(in_turn(&[], 100, 3), []);
+    }
 }

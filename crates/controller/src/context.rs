@@ -36,7 +36,7 @@ pub struct Context {
     pub(crate) puppet: PuppetSite,
     /// The topic that outcomes are published to, if there is one; none where every profile only observes.
     pub(crate) topic: Option<Topic>,
-    /// The name that the function was deployed under, which its metrics bear.
+    /// The deployed function's name: the value of the dimension `Function` of its metrics.
     pub deployed_as: Option<String>,
     /// What is remembered between invocations.
     pub(crate) memory: Memory,
@@ -248,7 +248,7 @@ impl Puppet {
     }
 
     /// Whether it is Puppet Enterprise, which gives agents the CRL of the infrastructure alone: only it has an orchestrator and a
-    /// node classifier. (`enable-infra-crl` is its default and nobody else's.)
+    /// node classifier. (Only there is `enable-infra-crl` on by default.)
     pub(crate) fn is_enterprise(&self) -> bool {
         self.orchestrator.is_some() || self.classifier.is_some()
     }

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use stagedoor_lifecycle::deadline;
 use stagedoor_lifecycle::reason::{Code, Fact};
 use stagedoor_lifecycle::receipt::{Outcome, Receipt};
-use stagedoor_types::{InstanceId, Kind, Service, Trouble, TroubleKind};
+use stagedoor_types::{InstanceId, Kind, Service, Trouble};
 
 use crate::call::call;
 use crate::context::{Puppet, Run};
@@ -142,9 +142,10 @@ impl Health {
     /// Takes in what the sweep ended with: a service may have failed after it was read, or for one name alone. So this is
     /// something that was not done, and does not say that the service cannot be reached.
     pub(crate) fn ended_with(&mut self, receipts: &[Receipt]) {
+        let mut known: Vec<Code> = self.missing().iter().map(|fact| fact.code).collect();
         for Receipt { code, reason, .. } in receipts.iter().filter(|receipt| receipt.outcome == Outcome::Failed) {
-            let known = self.missing().iter().any(|fact| fact.code == *code);
-            if !known && is_trouble_with_a_service(*code) {
+            if is_trouble_with_a_service(*code) && !known.contains(code) {
+                known.push(*code);
                 self.lacks(Fact::new(*code, reason.clone()));
             }
         }
@@ -206,14 +207,19 @@ impl Health {
 
 /// Whether a code says that a service that the sweep depends on could not be used.
 fn is_trouble_with_a_service(code: Code) -> bool {
-    let aws = [Service::AutoScaling, Service::Ec2, Service::SecretsManager];
-    let services = aws.into_iter().chain(PUPPET.into_iter().map(|(service, _)| service));
-    let codes =
-        services.map(|service| Code::from(&Trouble { kind: TroubleKind::Unreachable, service, text: String::new() }));
-    [Code::NotAuthenticated, Code::NotPermitted, Code::SecretUnusable]
-        .into_iter()
-        .chain(codes)
-        .any(|trouble| trouble == code)
+    matches!(
+        code,
+        Code::AutoScalingUnavailable
+            | Code::Ec2Unavailable
+            | Code::SecretsManagerUnavailable
+            | Code::CaUnavailable
+            | Code::PuppetDbUnavailable
+            | Code::OrchestratorUnavailable
+            | Code::ClassifierUnavailable
+            | Code::NotAuthenticated
+            | Code::NotPermitted
+            | Code::SecretUnusable
+    )
 }
 
 #[cfg(test)]

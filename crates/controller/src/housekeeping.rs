@@ -56,7 +56,7 @@ pub(crate) fn less_what_is_kept(budget: Budget, now: Timestamp) -> Budget {
     Budget { passes: deadline::before(budget.passes, KEPT.min(half)), ..budget }
 }
 
-/// Looks for orphans and for pins without a node, and checks the credentials, side by side. `groups` are those that opted in, as far as
+/// Looks for orphans, for requests of terminated instances and for pins without a node, and checks the credentials, side by side. `groups` are those that opted in, as far as
 /// they are known, and `launching` the names of the instances that launch.
 pub(crate) async fn housekeep(
     run: Run<'_>,
@@ -69,23 +69,22 @@ pub(crate) async fn housekeep(
     let every = config.every.unwrap_or_default();
     let puppet = call(context, budget.work, Service::SecretsManager, context.puppet.open(context.clock.now())).await;
     let turn = now.as_second() / i64::try_from(every.as_secs()).unwrap_or(i64::MAX).max(1);
-    let of_requests = groups.clone();
+    let ready = match (&puppet, groups) {
+        _ if config.orphans == OrphanMode::Off => None,
+        (Ok(puppet), Ok(groups)) => Some(Ok((puppet, groups))),
+        (Err(trouble), _) => Some(Err(trouble.clone())),
+        (_, Err(trouble)) => Some(Err(trouble)),
+    };
     let look_for_requests = async {
-        match (&puppet, of_requests) {
-            _ if config.orphans == OrphanMode::Off => None,
-            (Ok(puppet), Ok(groups)) => Some(Box::pin(requests::check(run, puppet, groups, turn)).await),
-            (Err(trouble), _) => Some(Err(trouble.clone())),
-            (_, Err(trouble)) => Some(Err(trouble)),
-        }
+        Some(match ready.as_ref()? {
+            Ok((puppet, groups)) => Box::pin(requests::check(run, puppet, groups.clone(), turn)).await,
+            Err(trouble) => Err(trouble.clone()),
+        })
     };
     let look_for_orphans = async {
-        if config.orphans == OrphanMode::Off {
-            return None;
-        }
-        Some(match (&puppet, groups) {
-            (Ok(puppet), Ok(groups)) => Box::pin(orphans::check(run, puppet, groups, turn)).await,
-            (Err(trouble), _) => Err(trouble.clone()),
-            (_, Err(trouble)) => Err(trouble),
+        Some(match ready.as_ref()? {
+            Ok((puppet, groups)) => Box::pin(orphans::check(run, puppet, groups.clone(), turn)).await,
+            Err(trouble) => Err(trouble.clone()),
         })
     };
     let look_for_pins = async {
@@ -147,18 +146,19 @@ impl HousekeepingReport {
         json!({ "orphans": orphans, "requests": requests, "pins": pins, "credentials": credentials })
     }
 
-    /// What it could not do, if anything.
-    pub(crate) fn trouble(&self) -> Option<&Trouble> {
-        let orphans = self.orphans.as_ref().and_then(|orphans| orphans.as_ref().err());
-        let pins = || self.pins.as_ref().and_then(|pins| pins.as_ref().err());
-        let requests = || self.requests.as_ref().and_then(|requests| requests.as_ref().err());
-        let unlisted = || self.orphans.as_ref()?.as_ref().ok()?.unlisted.as_ref();
-        orphans.or_else(unlisted).or_else(requests).or_else(pins).or_else(|| self.credentials.trouble())
+    /// What it could not do.
+    pub(crate) fn troubles(&self) -> impl Iterator<Item = &Trouble> {
+        fn of<T>(part: Option<&Result<T, Trouble>>) -> Option<&Trouble> {
+            part.and_then(|part| part.as_ref().err())
+        }
+        let unlisted = self.orphans.as_ref().and_then(|orphans| orphans.as_ref().ok()?.unlisted.as_ref());
+        let parts = [of(self.orphans.as_ref()), unlisted, of(self.requests.as_ref()), of(self.pins.as_ref())];
+        parts.into_iter().chain([self.credentials.trouble()]).flatten()
     }
 
     /// The metrics that there are values for.
     pub(crate) fn metrics(&self, now: Timestamp) -> Vec<(&'static str, i64)> {
-        let mut values = vec![("HousekeepingOk", self.trouble().is_none().into())];
+        let mut values = vec![("HousekeepingOk", self.troubles().next().is_none().into())];
         if let Some(Ok(check)) = &self.orphans {
             values.push(("BreakerOpen", check.breaker.is_some().into()));
             values.push(("OrphansRemoved", i64::try_from(check.removed()).unwrap_or(i64::MAX)));

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use stagedoor_lifecycle::event::{Content, Source, decode};
 use stagedoor_lifecycle::observation::LifecycleAction;
 use stagedoor_lifecycle::reason::Code;
-use stagedoor_lifecycle::receipt::{Outcome, Receipt, SCHEMA};
+use stagedoor_lifecycle::receipt::{Outcome, Receipt};
 use stagedoor_types::ActionKey;
 
 use crate::budget::Budget;
@@ -58,50 +58,34 @@ pub async fn handle(
         let now = context.clock.now();
         let mut payload = answer(&swept.receipts, swept.kept.as_ref().map(|kept| kept.payload(now)));
         payload["health"] = swept.health.payload();
+        telemetry::log_left_out(&payload);
         return Answer { payload, metrics: telemetry::metrics_of_sweep(context, &swept, now) };
     }
     let delivery = decode(event);
-    // Duplicates within a batch collapse.
+    // Each action is handled once, however many messages there are of it.
     let mut actions: Vec<LifecycleAction> = Vec::new();
     let mut receipts = Vec::new();
     // For each message: the key of its action, or `None` where there is nothing to do.
     let mut keys: Vec<Option<ActionKey>> = Vec::new();
     for message in &delivery.messages {
-        let other = |outcome, code, reason: String| Receipt {
-            schema: SCHEMA,
-            instance_id: None,
-            group: None,
-            hook: None,
-            certname: None,
-            mode: None,
-            outcome,
-            code,
-            reason,
-            decide_by: None,
-            announce: false,
-            steps: Vec::new(),
-        };
         match message.content.clone() {
             Content::Action(action) if Some(action.transition) == function.deals_with() => {
-                let key = Some(action.key());
-                if !keys.contains(&key) {
-                    actions.push(action);
-                }
-                keys.push(key);
+                keys.push(Some(action.key()));
+                actions.push(action);
                 continue;
             }
             Content::Action(action) => receipts.push(Receipt {
                 instance_id: Some(action.instance),
                 group: Some(action.group),
                 hook: Some(action.hook),
-                ..other(
+                ..Receipt::bare(
                     Outcome::Ignored,
                     Code::OtherFunction,
                     format!("not for {}: wire this transition to its own function", function.name()),
                 )
             }),
-            Content::Ignored(reason) => receipts.push(other(Outcome::Ignored, Code::NothingToDo, reason)),
-            Content::Unusable(reason) => receipts.push(other(Outcome::Refused, Code::NotUnderstood, reason)),
+            Content::Ignored(reason) => receipts.push(Receipt::bare(Outcome::Ignored, Code::NothingToDo, reason)),
+            Content::Unusable(reason) => receipts.push(Receipt::bare(Outcome::Refused, Code::NotUnderstood, reason)),
         }
         keys.push(None);
     }
@@ -127,5 +111,6 @@ pub async fn handle(
             answer(&receipts, None)
         }
     };
+    telemetry::log_left_out(&payload);
     Answer { payload, metrics }
 }

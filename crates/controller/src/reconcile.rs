@@ -136,8 +136,10 @@ async fn rest_of_pass(
     }
     let protected = look.as_ref().map_or(&run.context.config.protected, |(puppet, _)| &puppet.protected);
     // A launch that is abandoned leaves no pins behind. Whether that succeeds or not, it is completed then.
-    let pinned = batch.left_pinned(protected);
-    batch.absorb(unpin_abandoned(run, look.as_ref().map_err(Clone::clone), pinned).await.into_inner());
+    if let Ok((puppet, snapshot)) = &look {
+        let pinned = batch.left_pinned(protected);
+        batch.absorb(unpin_abandoned(run, puppet, snapshot, pinned).await.into_inner());
+    }
     batch.absorb(complete(run, batch.decided(protected), run.budget.calls).await.into_inner());
     again
 }

@@ -39,7 +39,7 @@ pub(crate) async fn sweep(run: Run<'_>) -> Swept {
     let (mut health, (search, kept)) =
         tokio::join!(Box::pin(health::read_a_little(run)), Box::pin(work_through(run, &mut work)));
     health.saw(Service::AutoScaling, search);
-    if let Some(trouble) = kept.as_ref().and_then(HousekeepingReport::trouble) {
+    for trouble in kept.iter().flat_map(HousekeepingReport::troubles) {
         health.lacks(trouble.clone());
     }
     let oldest_waiting = work.batch.oldest_waiting(run.now());

@@ -36,6 +36,13 @@ pub(crate) async fn log_and_publish(
     })
 }
 
+/// Logs that the answer is shorter than what happened, if it is.
+pub(crate) fn log_left_out(answer: &Value) {
+    if let Some(left_out) = answer.get("left_out") {
+        tracing::warn!(%left_out, "the answer was shortened to Lambda's limit; the log has every receipt");
+    }
+}
+
 /// Publishes the result of the housekeeping; an error says that some of it could not be published.
 pub(crate) async fn tell(run: Run<'_>, kept: &HousekeepingReport) -> Result<(), Trouble> {
     let mut all = Ok(());
@@ -158,8 +165,8 @@ async fn publish(context: &Context, function: Function, receipts: &[Receipt]) ->
     Ok(())
 }
 
-/// Waiting is no news, unless the receipt says so, and that an action is still refused is none either when the sweep finds it so every minute: that is what the
-/// metric is for. In observe mode nothing is written anywhere.
+/// Whether operators are notified. A waiting action is announced only if its receipt says so. The sweep does not repeat refused and failed
+/// actions every minute; the metrics count them. Actions of a profile in observe mode are never announced.
 fn is_news(function: Function, receipt: &Receipt) -> bool {
     receipt.mode != Some(Mode::Observe)
         && match receipt.outcome {
@@ -172,25 +179,10 @@ fn is_news(function: Function, receipt: &Receipt) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use stagedoor_lifecycle::receipt::SCHEMA;
-
     use super::*;
 
     fn receipt(outcome: Outcome, mode: Option<Mode>) -> Receipt {
-        Receipt {
-            schema: SCHEMA,
-            instance_id: None,
-            group: None,
-            hook: None,
-            certname: None,
-            mode,
-            outcome,
-            code: Code::NothingToDo,
-            reason: String::new(),
-            decide_by: None,
-            announce: false,
-            steps: Vec::new(),
-        }
+        Receipt { mode, ..Receipt::bare(outcome, Code::NothingToDo, "") }
     }
 
     #[test]

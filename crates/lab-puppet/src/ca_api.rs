@@ -89,7 +89,8 @@ impl Service for CaService {
         if let Ok(version) = HeaderValue::try_from(options.server_version.to_string()) {
             reply.headers_mut().insert("X-Puppet-Version", version);
         }
-        // By the machine's clock: whoever compares it with his own does not live in the lab's time, which tests move to make a past.
+        // By the machine's clock, not the lab's: tests move the lab's clock into the past, and the controller compares this header with
+        // the machine's.
         let ahead = SignedDuration::from_secs(options.ca_clock_ahead_s.into());
         let date = Clock::machine_now().saturating_add(ahead).unwrap_or(now);
         let date = date.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();

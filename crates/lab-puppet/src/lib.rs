@@ -174,7 +174,7 @@ impl Puppet {
     }
 
     /// Makes the site as large as this, cheaply: so many certificates in the CA's list, serials in its CRL and active nodes in
-    /// PuppetDB, all of which belong to nobody here. Only lists show them.
+    /// PuppetDB, all of which belong to no instance of the scene. Only lists show them.
     pub fn grow(&self, count: u32) -> anyhow::Result<()> {
         self.site.grow(count)
     }

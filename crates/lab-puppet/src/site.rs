@@ -207,7 +207,7 @@ impl Site {
         Ok(())
     }
 
-    /// Makes the site as large as this: certificates, revocations and active nodes that belong to nobody here.
+    /// Makes the site as large as this: certificates, revocations and active nodes that belong to no instance of the scene.
     pub(crate) fn grow(&self, count: u32) -> anyhow::Result<()> {
         let now = self.clock.now();
         let mut store = self.puppetdb();

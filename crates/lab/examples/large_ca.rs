@@ -1,5 +1,5 @@
 //! A large CA: the release build of `sweep` does its housekeeping beside a CA and a PuppetDB with many certificates, revocations
-//! and nodes, most of which belong to nobody here. Prints a table, and fails if the function's memory grows with the CA's size
+//! and nodes, most of which belong to no instance of the scene. Prints a table, and fails if the function's memory grows with the CA's size
 //! beyond its limit. `make bench` builds what it needs and runs it.
 
 use std::path::PathBuf;

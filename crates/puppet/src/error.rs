@@ -140,8 +140,8 @@ pub enum Error {
         problem: String,
     },
 
-    /// This was not asked for: an earlier call of the same set was not answered, and this one would only wait as long. Ask again
-    /// later.
+    /// The call was not made: an earlier call of the same set failed in a way that this one would repeat (no connection, no permission,
+    /// or the CA's lock is held). Ask again later.
     #[error("{call}: not tried, because {because}")]
     NotTried {
         /// The call that was not made.
@@ -212,20 +212,20 @@ mod tests {
 
     #[test]
     fn each_error_is_of_the_kind_that_says_what_the_caller_does_next() {
-        use TroubleKind as Kind;
         let reason = String::new;
         let table = [
-            (Error::Unreachable { call: call(), reason: reason() }, Kind::Unreachable),
-            (Error::Busy { call: call(), status: 500, words: reason() }, Kind::Busy),
-            (Error::TlsRefused { call: call(), reason: reason() }, Kind::Unauthenticated),
-            (Error::Unauthorized { call: call(), words: reason() }, Kind::Unauthenticated),
-            (Error::NotPermitted { call: call(), words: reason(), remedy: reason() }, Kind::NotPermitted),
-            (Error::Refused { call: call(), status: 400, words: reason(), remedy: None }, Kind::Refused),
-            (Error::Unexpected { call: call(), reason: reason() }, Kind::Unexpected),
-            (Error::NotTried { call: call(), because: reason() }, Kind::NotTried),
+            (Error::Unreachable { call: call(), reason: reason() }, TroubleKind::Unreachable),
+            (Error::Busy { call: call(), status: 500, words: reason() }, TroubleKind::Busy),
+            (Error::TlsRefused { call: call(), reason: reason() }, TroubleKind::Unauthenticated),
+            (Error::Unauthorized { call: call(), words: reason() }, TroubleKind::Unauthenticated),
+            (Error::NotPermitted { call: call(), words: reason(), remedy: reason() }, TroubleKind::NotPermitted),
+            (Error::Refused { call: call(), status: 400, words: reason(), remedy: None }, TroubleKind::Refused),
+            (Error::UnreadableRequest { call: call(), problem: reason() }, TroubleKind::Refused),
+            (Error::Unexpected { call: call(), reason: reason() }, TroubleKind::Unexpected),
+            (Error::NotTried { call: call(), because: reason() }, TroubleKind::NotTried),
         ];
         for (error, kind) in table {
-            assert_eq!(stagedoor_types::Kind::kind(&error), kind, "{}", error.name());
+            assert_eq!(error.kind(), kind, "{}", error.name());
         }
     }
 }

@@ -173,11 +173,11 @@ impl Connection {
         let elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         match outcome {
             Ok(Reply { status, puppet_version, date, body }) => {
-                // The header came before a long body, but not when.
+                // Of a streamed answer it is not known when the header came, so its Date is not used.
                 let streamed = sink.is_some();
                 let bytes = sink.map_or(0, |sink| sink.bytes) + body.len();
                 tracing::debug!(%call, status, bytes, elapsed_ms, "answered");
-                // What stands between us and Puppet Server answers by its own clock.
+                // A load balancer's answer has no X-Puppet-Version. Its Date is the balancer's clock.
                 let clock =
                     date.as_ref().filter(|_| puppet_version.is_some() && !streamed).and_then(|date| date.to_str().ok());
                 if let Some(clock) = clock.and_then(ServerDate::read) {

@@ -76,7 +76,10 @@ impl Credentials {
         }
         let previous_challenge = previous_challenge.filter(|previous| !previous.is_empty());
         if challenge.is_none() && previous_challenge.is_some() {
-            return Err(malformed("previous_challenge", "is of no use without a challenge"));
+            return Err(malformed(
+                "previous_challenge",
+                "is set but challenge is not; set challenge, or remove previous_challenge",
+            ));
         }
         Ok(Self {
             ca_cert: required("ca_cert")?,

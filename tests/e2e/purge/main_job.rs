@@ -152,6 +152,37 @@ async fn a_certificate_that_is_signed_between_the_two_reads_of_its_name_is_not_m
     assert_eq!(stage.puppet_has("ip-10-0-4-4.ec2.internal"), (false, false));
 }
 
+/// Two requests of `clean` are needed for so many.
+#[tokio::test]
+async fn a_certificate_that_changed_while_others_were_cleaned_is_observed_again_before_it_is_cleaned() {
+    let mut scene = compilers("Terminating:Wait");
+    let instance = |number: usize| format!("i-{number:017x}");
+    let name = |number: usize| format!("ip-10-0-4-{number}.ec2.internal");
+    let instances = (1..=201).map(|n| json!({"id": instance(n), "state": "Terminating:Wait", "private_dns": name(n)}));
+    scene["groups"][0]["instances"] = instances.collect();
+    scene["nodes"] = (1..=201).map(|n| json!({"certname": name(n), "instance_id": instance(n)})).collect();
+    let mut stage = Rehearsal::of(scene).await;
+    stage.configure(|config| config.replace("budget = \"2s\"", "budget = \"50s\""));
+    let read = "GET /puppet-ca/v1/certificate/{certname}";
+    let last = name(201);
+    let kind = FaultKind::Status {
+        status: 404,
+        body: format!("Could not find certificate {last}"),
+        content_type: Some("text/plain".to_owned()),
+    };
+    let subject = Some(last.clone());
+    stage.lab.faults.add(Fault { service: "ca".into(), call: read.into(), nth: Some(2), subject, kind });
+    let answer = stage.invoke("sweep", &json!({})).await;
+    assert_eq!(count(&receipts(&answer), Outcome::Continued), 201);
+    let entries = stage.lab.journal.entries();
+    let reads =
+        entries.iter().enumerate().filter(|(_, entry)| entry.call == read && entry.subject.as_ref() == Some(&last));
+    let third =
+        reads.map(|(at, _)| at).nth(2).expect("it is read before it is to be cleaned, and again after it had changed");
+    let cleaned = entries.iter().position(|entry| entry.call == CLEAN && entry.request.to_string().contains(&last));
+    assert!(cleaned.expect("it is cleaned in the end") > third);
+}
+
 #[tokio::test]
 async fn the_outcome_is_published() {
     let mut stage = Rehearsal::of(compilers("Terminating:Wait")).await;

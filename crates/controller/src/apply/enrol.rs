@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use stagedoor_lifecycle::reason::{Code, Fact};
 use stagedoor_lifecycle::receipt::{Outcome, Stage};
 use stagedoor_lifecycle::signing::Signable;
-use stagedoor_puppet::{Certificate, Error, Signed};
+use stagedoor_puppet::{Certificate, Error, Outcome as CaOutcome, Signed};
 use stagedoor_types::{ActionKey, Certname, Service, Trouble, TroubleKind};
 
+use super::remove::not_tried;
 use super::{Applied, certificates_now};
 use crate::call::{call, within};
 use crate::context::{PuppetWriter, Run};
@@ -51,10 +52,21 @@ pub(super) async fn sign(
             Ok(Some(Ok(Signed::Done))) if made.get(name).is_some_and(|print| print != signable.key_print()) => {
                 let cleaned = writer.ca.clean(std::slice::from_ref(name));
                 let cleaned = within(run.context, run.budget.work, Service::Ca, cleaned).await;
-                let cleaned = cleaned.map(|mut cleaned| cleaned.remove(name).transpose());
-                let cleaned = cleaned.and_then(|cleaned| cleaned.map_err(|error| Trouble::of(Service::Ca, &error)));
-                let what = cleaned.map(|_| {
-                    format!("revoked and deleted the certificate of {name}: it is not of the request that was checked")
+                let cleaned = cleaned.and_then(|mut all| match all.remove(name) {
+                    Some(one) => one.map_err(|error| Trouble::of(Service::Ca, &error)),
+                    None => Err(not_tried(name)),
+                });
+                let what = cleaned.map(|outcome| match outcome {
+                    CaOutcome::Done => {
+                        format!(
+                            "revoked and deleted the certificate of {name}: it is not of the request that was checked"
+                        )
+                    }
+                    CaOutcome::AlreadyDone => {
+                        format!(
+                            "the certificate of {name}, which is not of the request that was checked, had gone already"
+                        )
+                    }
                 });
                 if report.record(took, what) {
                     let reason = format!("another request took the place of {name}'s while it was signed");
@@ -126,8 +138,7 @@ pub(super) async fn pin(
         }
     }
     for (group, members) in by_group {
-        let known = snapshot.groups.as_ref().and_then(|groups| groups.as_ref().ok());
-        let id = known.and_then(|groups| groups.iter().find(|known| known.name == group)).map(|known| &known.id);
+        let id = snapshot.node_group(&group).map(|group| &group.id);
         let (Some(id), Some(classifier)) = (id, &writer.classifier) else { continue };
         let names: Vec<Certname> = members.iter().map(|(_, name)| name.clone()).collect();
         let started = run.now();

@@ -7,7 +7,7 @@ use stagedoor_lifecycle::receipt::{Outcome, Stage};
 use stagedoor_puppet::Error;
 use stagedoor_types::{ActionKey, Certname, Service, Trouble, TroubleKind};
 
-use super::remove::CA_WRITES_AT_ONCE;
+use super::remove::{CA_WRITES_AT_ONCE, delete_only_request};
 use crate::batch::Reports;
 use crate::call::call;
 use crate::context::{PuppetWriter, Run};
@@ -83,15 +83,12 @@ pub(crate) async fn delete_request(
         Some(now) if now != key_print => return Ok(Deletion::Changed),
         Some(_) => {}
     }
-    match call(run.context, run.budget.work, Service::Ca, writer.ca.delete_csr(name)).await {
-        Err(trouble) if trouble.kind == TroubleKind::NotPermitted => {}
-        other => return other.map(|_| Deletion::Done),
+    let deleting =
+        async { if run.sweeps { delete_only_request(writer, name).await } else { writer.ca.delete_csr(name).await } };
+    match call(run.context, run.budget.work, Service::Ca, deleting).await {
+        Err(trouble) if trouble.kind == TroubleKind::NotPermitted && !run.sweeps => Ok(Deletion::LeftToTheSweep),
+        // There is a certificate by now.
+        Err(trouble) if trouble.kind == TroubleKind::NotTried => Ok(Deletion::Changed),
+        other => other.map(|_| Deletion::Done),
     }
-    if !run.sweeps {
-        return Ok(Deletion::LeftToTheSweep);
-    }
-    if call(run.context, run.budget.work, Service::Ca, ca.certificate(name)).await?.is_some() {
-        return Ok(Deletion::Changed);
-    }
-    call(run.context, run.budget.work, Service::Ca, writer.ca.delete(name)).await.map(|_| Deletion::Done)
 }

@@ -176,18 +176,27 @@ async fn remove_files(
 ) -> (BTreeMap<Certname, Vec<Done>>, BTreeSet<Certname>) {
     let mut done: BTreeMap<Certname, Vec<Done>> = BTreeMap::new();
     let mut clean_names = BTreeSet::new();
-    let certificates: Vec<&Purgeable> = all.iter().filter(|r| r.certificate.is_some()).map(|r| &r.name).collect();
+    let certificates: Vec<&Removal> = all.iter().filter(|removal| removal.certificate.is_some()).copied().collect();
     // One after the other: where the CA takes no lock for it, one of two concurrent revocations may be lost.
     let mut stuck = false;
-    for chunk in certificates.chunks(CLEANED_AT_ONCE) {
+    for (index, chunk) in certificates.chunks(CLEANED_AT_ONCE).enumerate() {
+        // The writes before have taken their time, in which a name may have come to another instance.
+        let changed =
+            if index == 0 || stuck { BTreeMap::new() } else { replaced(run, writer, chunk.iter().copied()).await };
+        let names = chunk.iter().map(|removal| &removal.name);
+        let (left, same): (Vec<_>, Vec<_>) = names.partition(|name| changed.contains_key(name.certname()));
         let started = run.now();
-        let results = if stuck {
+        let mut results = if stuck {
             // Each of the others may wait for the CA's lock as long in vain, and no other action be handled meanwhile.
-            chunk.iter().map(|purgeable| (*purgeable, Err(not_tried(purgeable.certname())))).collect()
+            same.into_iter().map(|purgeable| (purgeable, Err(not_tried(purgeable.certname())))).collect()
         } else {
-            clean(run, writer, chunk).await
+            clean(run, writer, &same).await
         };
         stuck |= is_stuck(&results);
+        results.extend(left.into_iter().map(|purgeable| {
+            let text = changed.get(purgeable.certname()).map(ToString::to_string).unwrap_or_default();
+            (purgeable, Err(Trouble { kind: TroubleKind::NotTried, service: Service::Ca, text }))
+        }));
         for (purgeable, result) in results {
             let name = purgeable.certname();
             if result.is_ok() {
@@ -237,7 +246,7 @@ fn is_stuck(results: &[(&Purgeable, Result<CaOutcome, Trouble>)]) -> bool {
 }
 
 /// That a certificate was not tried.
-fn not_tried(name: &Certname) -> Trouble {
+pub(super) fn not_tried(name: &Certname) -> Trouble {
     let text = format!("the certificate of {name} was not tried: the Puppet CA took too long over others");
     Trouble { kind: TroubleKind::NotTried, service: Service::Ca, text }
 }
@@ -250,7 +259,7 @@ async fn delete_requests<'a>(
 ) -> BTreeMap<Certname, Done> {
     let deletions = stream::iter(names).map(|name| async move {
         let started = run.now();
-        let deleted = call(run.context, run.budget.work, Service::Ca, delete_request(writer, name)).await;
+        let deleted = call(run.context, run.budget.work, Service::Ca, delete_only_request(writer, name)).await;
         let what = deleted.map(|outcome| match outcome {
             CaOutcome::Done => format!("deleted the certificate request of {name}"),
             CaOutcome::AlreadyDone => format!("the certificate request of {name} had gone already"),
@@ -262,7 +271,7 @@ async fn delete_requests<'a>(
 
 /// The route that deletes nothing but a request is denied by the rules that Puppet Server ships. The one that is
 /// allowed deletes the certificate as well, unrevoked: so it is only used while there is none.
-async fn delete_request(writer: &PuppetWriter, name: &Certname) -> Result<CaOutcome, Error> {
+pub(super) async fn delete_only_request(writer: &PuppetWriter, name: &Certname) -> Result<CaOutcome, Error> {
     match writer.ca.delete_csr(name).await {
         Err(Error::NotPermitted { call, .. }) => match writer.ca.ca().certificate(name).await? {
             None => writer.ca.delete(name).await,

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use stagedoor_lifecycle::reason::{Code, Fact};
-use stagedoor_types::{ActionKey, Certname, Service, Trouble};
+use stagedoor_types::{ActionKey, Certname, Service, Trouble, TroubleKind};
 
 use crate::batch::{LeftPinned, Reports};
 use crate::call::call;
@@ -15,7 +15,8 @@ use crate::snapshot::PuppetSnapshot;
 /// of the verdict.
 pub(crate) async fn unpin_abandoned(
     run: Run<'_>,
-    look: Result<&(&Puppet, PuppetSnapshot), Trouble>,
+    puppet: &Puppet,
+    snapshot: &PuppetSnapshot,
     pinned: Vec<LeftPinned>,
 ) -> Reports {
     let mut reports = Reports::default();
@@ -26,7 +27,7 @@ pub(crate) async fn unpin_abandoned(
     let mut left: BTreeMap<&ActionKey, Vec<String>> = BTreeMap::new();
     for (group, members) in by_group {
         let started = run.now();
-        let unpinned = unpin(run, &look, group, &members).await;
+        let unpinned = unpin(run, puppet, snapshot, group, &members).await;
         let took = run.context.clock.since(started);
         for LeftPinned { key, certname, .. } in members {
             let what = unpinned.as_ref().map(|()| format!("unpinned {certname} from {group}")).map_err(Clone::clone);
@@ -48,17 +49,18 @@ pub(crate) async fn unpin_abandoned(
 
 async fn unpin(
     run: Run<'_>,
-    look: &Result<&(&Puppet, PuppetSnapshot), Trouble>,
+    puppet: &Puppet,
+    snapshot: &PuppetSnapshot,
     group: &str,
     members: &[&LeftPinned],
 ) -> Result<(), Trouble> {
-    let (puppet, snapshot) = look.as_ref().map_err(Clone::clone)?;
-    // Each has the permit of its profile, and all of them the same services. Pins that were seen are of a group that was seen.
+    // Each has the permit of its profile, and all of them the same services.
     let Some(permit) = members.first().map(|one| one.permit) else { return Ok(()) };
     let (Some(id), Some(classifier)) =
         (snapshot.node_group(group).map(|group| &group.id), puppet.writer(permit).classifier)
     else {
-        return Ok(());
+        let text = format!("the node group {group} is not known any more");
+        return Err(Trouble { kind: TroubleKind::Unexpected, service: Service::Classifier, text });
     };
     let names: Vec<Certname> = members.iter().map(|one| one.certname.clone()).collect();
     call(run.context, run.budget.work, Service::Classifier, classifier.unpin(id, &names)).await

@@ -8,7 +8,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use stagedoor_lifecycle::admission::PendingAction;
 use stagedoor_lifecycle::deadline;
-use stagedoor_lifecycle::decision::Question;
+use stagedoor_lifecycle::decision::{Question, not_seen_yet};
 use stagedoor_lifecycle::observation::LifecycleAction;
 use stagedoor_lifecycle::onboard::{self, LaunchView, Refused};
 use stagedoor_lifecycle::profile::Protected;
@@ -254,8 +254,7 @@ impl WorkItem {
     pub(super) fn task(&mut self, permitted: PermittedEffect) -> Task {
         let PermittedEffect { key, effect, permit } = permitted;
         self.tried.effect = Some(effect.key());
-        let unseen = format!("it was just applied, and is not seen yet: {}", effect.describe());
-        self.progress.plan(Status::new(Outcome::Failed, Fact::new(Code::NotSeenYet, unseen)));
+        self.progress.plan(Status::new(Outcome::Failed, not_seen_yet(&effect)));
         Task {
             key,
             launching: self.is_launching(),

@@ -23,7 +23,7 @@ pub(crate) struct Wanted {
     /// The names whose certificates, requests and nodes are observed.
     pub(crate) names: Vec<Certname>,
     /// The names whose facts are observed.
-    pub(crate) everybody: Vec<Certname>,
+    pub(crate) all_names: Vec<Certname>,
     /// The names whose newest reports are observed.
     pub(crate) launching: Vec<Certname>,
     /// The instances whose names PuppetDB is asked for.
@@ -49,7 +49,7 @@ impl Wanted {
         };
         Self {
             names: unique(unsure.flat_map(|item| item.names())),
-            everybody: unique(items.iter().flat_map(|item| item.names())),
+            all_names: unique(items.iter().flat_map(|item| item.names())),
             launching: unique(launching().flat_map(|item| item.names())),
             terminating: unique(items.iter().filter(|item| !item.is_launching()).map(|item| &item.action().instance)),
             unproven: items.iter().flat_map(|item| item.unproven()).cloned().collect(),
@@ -60,7 +60,7 @@ impl Wanted {
 
     /// Whether there is nothing to ask.
     pub(crate) fn is_empty(&self) -> bool {
-        self.everybody.is_empty() && self.terminating.is_empty() && self.names.is_empty()
+        self.all_names.is_empty() && self.terminating.is_empty() && self.names.is_empty()
     }
 }
 

@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use stagedoor_lifecycle::receipt::SCHEMA;
+use stagedoor_types::TroubleKind;
 
 use super::*;
 
@@ -33,20 +33,7 @@ fn metrics(health: &Health) -> [i64; 4] {
 }
 
 fn failed(code: Code) -> Receipt {
-    Receipt {
-        schema: SCHEMA,
-        instance_id: None,
-        group: None,
-        hook: None,
-        certname: None,
-        mode: None,
-        outcome: Outcome::Failed,
-        code,
-        reason: "why".to_owned(),
-        decide_by: None,
-        announce: false,
-        steps: Vec::new(),
-    }
+    Receipt::bare(Outcome::Failed, code, "why")
 }
 
 #[test]

@@ -11,11 +11,11 @@ use stagedoor_lifecycle::removal::Removal;
 use stagedoor_types::{Certname, Group, InstanceId, Machine, Mode, Service, Trouble};
 
 use crate::apply::{Removed, carry_out};
-use crate::call::call;
+use crate::call::{call, in_turn};
 use crate::config::OrphanMode;
 use crate::context::{Context, Puppet, PuppetWriter, Run};
 use crate::observe::by_id;
-use crate::observe::orphans::{Closely, Lists, closely, in_turn, lists};
+use crate::observe::orphans::{Closely, Lists, closely, lists};
 use crate::size::{cut, messages};
 use crate::snapshot::revocation;
 

@@ -7,12 +7,14 @@ use stagedoor_lifecycle::pins::{is_left_over, ours};
 use stagedoor_lifecycle::profile::Profile;
 use stagedoor_types::{Certname, Service, Trouble};
 
-use crate::call::call;
+use crate::call::{call, in_turn};
 use crate::context::{Puppet, Run};
-use crate::observe::orphans::{closely, in_turn, names_without_node};
+use crate::observe::orphans::{closely_with, names_without_node};
 
-/// The most names in one published message, which may have 256 KiB, or in an answer.
+/// The most names in one published message, or in an answer.
 const SHOWN: usize = 100;
+/// How many names without a node are examined each time.
+const READ: usize = 100;
 
 /// Pins that nothing else is left of.
 #[derive(Debug, Default)]
@@ -38,14 +40,15 @@ pub(super) async fn look(
     let mut pinned = ours(pins, &profiles, &puppet.protected, launching);
     let names: Vec<Certname> = pinned.keys().cloned().collect();
     let without_node = names_without_node(run, puppet, &names).await?;
-    let seen = Box::pin(closely(run, puppet, in_turn(&without_node, SHOWN, turn))).await;
+    let read = in_turn(&without_node, READ, turn);
+    let seen = Box::pin(closely_with(run, puppet, read, std::future::ready(Some(Ok(groups))))).await;
     let mut left = LeftOver::default();
     for suspect in seen.suspects {
         let name = suspect.view.certname.clone();
         match is_left_over(&suspect.view) {
             Ok(true) => left.names.extend(pinned.remove_entry(&name)),
             Ok(false) => {}
-            Err(trouble) => left.unclear.push((name, trouble)),
+            Err(trouble) => left.unclear.push((name, trouble.clone())),
         }
     }
     Ok(left)
@@ -56,7 +59,12 @@ impl LeftOver {
     pub(super) fn tell(&self, remind: bool) -> Option<(String, Value)> {
         for (certname, groups) in &self.names {
             let groups = listed(groups);
-            tracing::warn!(%certname, groups, "a pin without a node: the next owner of the name would be in these node groups");
+            tracing::warn!(
+                %certname,
+                groups,
+                "{certname} is pinned, and has no certificate and no active node: the next instance with this name would be in these node \
+                 groups. Unpin it, unless the pin is intended"
+            );
         }
         if let Some((certname, trouble)) = self.unclear.first() {
             tracing::warn!(unclear = self.unclear.len(), %certname, "could not determine whether a pin has a node: {trouble}");

@@ -10,11 +10,11 @@ use stagedoor_types::{Certname, InstanceId, Service};
 use super::ask;
 use super::lookups::Answers;
 use crate::batch::{Answer, Query};
-use crate::call::{AT_ONCE, is_unauthenticated, unique};
+use crate::call::{AT_ONCE, in_turn, is_unauthenticated, unique};
 use crate::context::{Puppet, Run};
 use crate::snapshot::PuppetSnapshot;
 
-/// How many requests under names that nothing expects are read in one invocation. Anybody can send requests.
+/// How many requests under names that nothing expects are read in one invocation. Any client that reaches the CA can send requests.
 const READ: usize = 20;
 /// How long the same requests are read, in seconds; then it is the others' turn.
 const TURN: i64 = 60;
@@ -67,10 +67,8 @@ fn chosen(mut names: Vec<Certname>, expected: &BTreeSet<&Certname>, turn: i64) -
     let (mut chosen, others): (Vec<_>, Vec<_>) = names.into_iter().partition(|name| hosts.contains(host(name)));
     chosen.truncate(READ);
     let left = READ - chosen.len();
-    if left > 0 && !others.is_empty() {
-        let turns = i64::try_from(others.len().div_ceil(left)).unwrap_or(i64::MAX);
-        let skipped = usize::try_from(turn.rem_euclid(turns)).unwrap_or(0) * left;
-        chosen.extend(others.into_iter().skip(skipped).take(left));
+    if left > 0 {
+        chosen.extend_from_slice(in_turn(&others, left, turn));
     }
     chosen
 }

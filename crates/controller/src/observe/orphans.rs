@@ -6,12 +6,12 @@ use std::sync::Arc;
 use futures_util::stream::{self, StreamExt};
 use jiff::Timestamp;
 use stagedoor_lifecycle::orphans::{Listed, Reported, Rules, Suspect};
-use stagedoor_puppet::{Certificate, KnownIdentity};
+use stagedoor_puppet::{Certificate, Group, KnownIdentity};
 use stagedoor_types::{Certname, Location, Service, Trouble, TroubleKind};
 
 use super::ask;
 use super::puppet::files;
-use crate::call::AT_ONCE;
+use crate::call::{AT_ONCE, in_turn};
 use crate::context::{Puppet, Run};
 use crate::memory::Certificates;
 use crate::snapshot::{Files, PuppetSnapshot, holds};
@@ -57,10 +57,7 @@ pub(crate) async fn lists(
     let mut listed = certified?;
     let certificates = match certificates {
         Ok(certificates) => certificates,
-        Err(trouble) => {
-            tracing::warn!("the certificates without an active node are not looked after: {trouble}");
-            return Ok(Lists { listed, unlisted: Some(trouble) });
-        }
+        Err(trouble) => return Ok(Lists { listed, unlisted: Some(trouble) }),
     };
     let reading = stream::iter(in_turn(&certificates, READ, turn).to_vec()).map(|name| async move {
         let certificate = ask(run, Service::Ca, puppet.ca.certificate(&name)).await.ok().flatten()?;
@@ -128,13 +125,6 @@ async fn certificates(run: Run<'_>, puppet: &Puppet, rules: &Rules<'_>) -> Certi
     certificates
 }
 
-/// Those whose turn it is, at most so many.
-pub(crate) fn in_turn(names: &[Certname], at_once: usize, turn: i64) -> &[Certname] {
-    let turns = i64::try_from(names.len().div_ceil(at_once)).unwrap_or(i64::MAX).max(1);
-    let chosen = usize::try_from(turn.rem_euclid(turns)).unwrap_or(0);
-    names.chunks(at_once).nth(chosen).unwrap_or_default()
-}
-
 fn listed(known: &KnownIdentity) -> Option<Listed> {
     let KnownIdentity { certname, certified, extensions, .. } = known;
     Some(Listed { certname: certname.clone(), instance: certified.clone()?, extensions: extensions.clone() })
@@ -148,6 +138,16 @@ pub(crate) async fn closely(run: Run<'_>, puppet: &Puppet, names: &[Certname]) -
             None => None,
         }
     };
+    Box::pin(closely_with(run, puppet, names, groups)).await
+}
+
+/// The same, with the node groups from elsewhere.
+pub(crate) async fn closely_with(
+    run: Run<'_>,
+    puppet: &Puppet,
+    names: &[Certname],
+    groups: impl Future<Output = Option<Result<Vec<Group>, Trouble>>>,
+) -> Closely {
     let (at, unproven) = (run.now(), BTreeSet::new());
     let (files, nodes, identities, time, groups) = tokio::join!(
         files(run, puppet, names, &unproven),
@@ -170,18 +170,4 @@ pub(crate) async fn closely(run: Run<'_>, puppet: &Puppet, names: &[Certname]) -
     let certificate = |(name, (certificate, _)): (Certname, Files)| Some((name, certificate.ok().flatten()?));
     let certificates = snapshot.files.into_iter().filter_map(certificate).collect();
     Closely { at, suspects, certificates, puppetdb_time: time.ok() }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_certificate_has_its_turn() {
-        let names: Vec<Certname> = (0..250).map(|number| format!("n{number:03}").parse().unwrap()).collect();
-        let seen: BTreeSet<&Certname> = (7..10).flat_map(|turn| in_turn(&names, READ, turn)).collect();
-        assert_eq!(seen.len(), 250);
-        assert!((0..9).all(|turn| in_turn(&names, READ, turn).len() <= READ));
-        assert_eq!(in_turn(&[], READ, 3), []);
-    }
 }

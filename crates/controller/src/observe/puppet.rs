@@ -34,7 +34,7 @@ pub(crate) async fn puppet(run: Run<'_>, puppet: &Puppet, wanted: &Wanted) -> Pu
         files(run, puppet, &wanted.names, &wanted.unproven),
         ask(run, Service::PuppetDb, puppet.puppetdb.certnames_of(&wanted.terminating)),
         ask(run, Service::PuppetDb, puppet.puppetdb.nodes(&wanted.names)),
-        ask(run, Service::PuppetDb, puppet.puppetdb.identities(&wanted.everybody)),
+        ask(run, Service::PuppetDb, puppet.puppetdb.identities(&wanted.all_names)),
         ask(run, Service::PuppetDb, puppet.puppetdb.latest_reports(&wanted.launching)),
         ask(run, Service::PuppetDb, puppet.puppetdb.server_time()),
         crl,

@@ -5,7 +5,7 @@ use stagedoor_lifecycle::orphans::{PendingRequest, Rules};
 use stagedoor_types::{Certname, Service, Trouble};
 
 use super::ask;
-use crate::call::AT_ONCE;
+use crate::call::{AT_ONCE, in_turn};
 use crate::context::{Puppet, Run};
 
 /// How many requests are read in one housekeeping; the selection rotates with the time. Any client that reaches the CA can send
@@ -24,9 +24,7 @@ pub(crate) async fn requests(
     let mut names: Vec<Certname> = listed.into_iter().filter_map(|status| status.name.parse().ok()).collect();
     names.retain(|name| rules.may_have_asked(name));
     names.sort();
-    let turns = names.len().div_ceil(READ).max(1);
-    let chosen = usize::try_from(turn.rem_euclid(i64::try_from(turns).unwrap_or(i64::MAX))).unwrap_or(0);
-    let reading = stream::iter(names.chunks(READ).nth(chosen).unwrap_or_default()).map(|name| async move {
+    let reading = stream::iter(in_turn(&names, READ, turn)).map(|name| async move {
         let csr = ask(run, Service::Ca, puppet.ca.csr(name)).await.ok().flatten()?;
         let instance = csr.instance_id()?;
         // After the request: signing writes the certificate first.

@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_are_no_list_are_refused_and_never_a_panic() {
+    fn a_damaged_byte_never_causes_a_panic() {
         let ca = Authority::new("Puppet CA");
         let (pem, asked) = (ca.crl(1..4), ca.certificate(1));
         let body = pem.find('\n').unwrap() + 1;

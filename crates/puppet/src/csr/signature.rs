@@ -2,7 +2,7 @@
 //!
 //! Verified are the keys that Puppet agents make (`key_type`, `named_curve` and `keylength` of
 //! [puppet.conf](https://www.puppet.com/docs/puppet/8/configuration)) with the digests of the SHA-2 family. Everything else is
-//! named, so that nobody is accused of a wrong signature that was never checked.
+//! named, so that a signature that was never checked is not called wrong.
 
 use aws_lc_rs::signature::{self, ParsedPublicKey, VerificationAlgorithm};
 use x509_parser::asn1_rs::Oid;

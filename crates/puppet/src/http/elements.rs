@@ -5,7 +5,7 @@ use super::network::{MEBIBYTE, Sink};
 /// The most bytes of one element.
 const ELEMENT: usize = MEBIBYTE;
 
-/// Divides a JSON array of objects into its elements. Only where each ends is found out here: what it is, is for whoever reads it.
+/// Divides a JSON array of objects into its elements. It only finds where each element ends; the caller parses them.
 pub(crate) struct Elements<F> {
     /// Takes the text of each element.
     each: F,

@@ -79,6 +79,8 @@ fn the_secrets_json_may_hold_more_but_not_less() {
         );
     }
     assert!(json("previous_challenge", serde_json::json!(["SECRET"])).is_err());
+    let error = json("challenge", "".into()).unwrap_err();
+    assert_eq!(field_of(&error), "challenge", "an empty one would let any request pass");
     for field in ["ca_cert", "client_cert", "client_key"] {
         let missing = json(field, serde_json::Value::Null).unwrap_err();
         assert_eq!(missing, CredentialsError::Missing(field));
@@ -86,6 +88,14 @@ fn the_secrets_json_may_hold_more_but_not_less() {
         assert_eq!(field_of(&error), field);
         assert!(!error.to_string().contains("SECRET"));
     }
+}
+
+#[test]
+fn a_previous_challenge_without_a_challenge_is_refused() {
+    let json = r#"{"ca_cert": "", "client_cert": "", "client_key": "", "challenge": null, "previous_challenge": "SECRET"}"#;
+    let error = Credentials::from_json(&SecretString::from(json)).unwrap_err();
+    assert_eq!(field_of(&error), "previous_challenge");
+    assert!(!error.to_string().contains("SECRET"));
 }
 
 #[test]

@@ -97,7 +97,7 @@ impl WorkItem {
             self.saw(snapshot.took, what);
         }
         if let Some(name) = name.filter(|_| view.as_ref().is_some_and(|view| view.certificate == Lookup::Absent)) {
-            // What was seen under the name before is gone, whoever removed it.
+            // A certificate that was seen under the name before has been removed, by this invocation or by another.
             self.certificates.remove(&name);
             self.vacant.insert(name);
         }

@@ -27,7 +27,7 @@ impl CaAdmin {
     /// otherwise name by name.
     ///
     /// Each name has a result of its own: [`Outcome::AlreadyDone`] had no certificate to clean, and one that fails does not keep
-    /// the others from being cleaned. [`Error::NotTried`] says that an earlier name took so long that this one was not tried.
+    /// the others from being cleaned. [`Error::NotTried`] means that an earlier name failed for a reason that holds for all names.
     ///
     /// A pending CSR of the same name stays where `clean` exists. Taken name by name it goes,
     /// wherever there was a certificate to delete.
