@@ -92,7 +92,8 @@ fn the_secrets_json_may_hold_more_but_not_less() {
 
 #[test]
 fn a_previous_challenge_without_a_challenge_is_refused() {
-    let json = r#"{"ca_cert": "", "client_cert": "", "client_key": "", "challenge": null, "previous_challenge": "SECRET"}"#;
+    let json =
+        r#"{"ca_cert": "", "client_cert": "", "client_key": "", "challenge": null, "previous_challenge": "SECRET"}"#;
     let error = Credentials::from_json(&SecretString::from(json)).unwrap_err();
     assert_eq!(field_of(&error), "previous_challenge");
     assert!(!error.to_string().contains("SECRET"));
