@@ -13,7 +13,7 @@ use std::process::Output;
 use agent::Agent;
 use job::{Job, event_of_another_life};
 use stagedoor_lifecycle::reason::Code;
-use stagedoor_lifecycle::receipt::{Outcome, Stage};
+use stagedoor_lifecycle::receipt::{Outcome, StepKind};
 use stagedoor_puppet::Error;
 
 use crate::live::stage::turn_to_clean;
@@ -36,7 +36,7 @@ async fn a_leaving_node_is_forgotten_by_real_puppet_and_its_agent_is_refused() {
     let receipt = job.terminate(&leaving.id).await;
     assert_eq!((receipt.outcome, receipt.code), (Outcome::Continued, Code::Purged), "{receipt:#?}");
     assert_eq!(receipt.certname.as_ref(), Some(&leaving.certname));
-    assert!(receipt.steps.iter().any(|step| step.stage == Stage::Proven), "{receipt:#?}");
+    assert!(receipt.steps.iter().any(|step| step.kind == StepKind::Proven), "{receipt:#?}");
 
     assert_eq!(job.ca().certificate(&leaving.certname).await, Ok(None), "the certificate is gone");
     assert_eq!(job.ca().status(&leaving.certname).await, Ok(None), "nor is there a request");

@@ -1,9 +1,9 @@
 //! The built function `onboard` against the lab and its agents.
 
 mod classified;
-mod door;
 mod impostors;
 mod main_job;
 mod missing;
 mod names;
 pub(crate) mod stage;
+mod timeouts;

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use stagedoor_lifecycle::reason::Code;
-use stagedoor_lifecycle::receipt::{Outcome, Stage};
+use stagedoor_lifecycle::receipt::{Outcome, StepKind};
 
 use super::agent::Agent;
 use super::job::{Instance, Job, instances};
@@ -184,10 +184,10 @@ async fn a_recycled_name_enrols_after_its_dead_owners_certificate_is_cleaned() {
     let (receipt, ()) = tokio::join!(job.onboard(&event), agent.first_run_well());
     assert_eq!((receipt.outcome, receipt.code), (Outcome::Continued, Code::Enrolled), "{receipt:#?}");
     // The removal of the old certificate was proven before the new one was signed.
-    let stages: Vec<Stage> = receipt.steps.iter().map(|step| step.stage).collect();
-    let removed = stages.iter().position(|stage| *stage == Stage::Done);
-    let proven = stages.iter().position(|stage| *stage == Stage::Proven);
-    let signed = stages.iter().rposition(|stage| *stage == Stage::Done);
+    let stages: Vec<StepKind> = receipt.steps.iter().map(|step| step.kind).collect();
+    let removed = stages.iter().position(|stage| *stage == StepKind::Applied);
+    let proven = stages.iter().position(|stage| *stage == StepKind::Proven);
+    let signed = stages.iter().rposition(|stage| *stage == StepKind::Applied);
     assert!(removed.is_some() && removed < proven && proven < signed, "{receipt:#?}");
     assert!(job.ca().crl().await.unwrap().revokes(&stale), "the old serial is in the CRL");
     let runs = job.puppetdb().latest_reports(std::slice::from_ref(&new.certname)).await.unwrap();

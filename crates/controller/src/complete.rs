@@ -9,7 +9,7 @@ use stagedoor_aws::autoscaling::{Answer, HookWriter};
 use stagedoor_lifecycle::deadline;
 use stagedoor_lifecycle::observation::LifecycleAction;
 use stagedoor_lifecycle::reason::{Code, Fact, Reason};
-use stagedoor_lifecycle::receipt::{Outcome, Stage};
+use stagedoor_lifecycle::receipt::{Outcome, StepKind};
 use stagedoor_plan::{Status, Verdict};
 use stagedoor_types::{ActionResult, Group, GroupName, LifecycleState, Lookup, Service};
 
@@ -64,7 +64,7 @@ async fn one(run: Run<'_>, decided: &Decided) -> Option<Report> {
         return Some(report);
     }
     let Some(permit) = *permit else {
-        report.step(Stage::Would, Duration::ZERO, format!("complete with {}", result.as_str()));
+        report.step(StepKind::Withheld, Duration::ZERO, format!("complete with {}", result.as_str()));
         let observes = Fact::new(Code::ObserveMode, "observe mode: the action was not completed");
         let reason = Reason::new(observes, reason.facts().cloned().collect());
         report.finished = Some(Status::new(Outcome::Waiting, reason));
@@ -78,12 +78,12 @@ async fn one(run: Run<'_>, decided: &Decided) -> Option<Report> {
     match answer {
         Ok(Answer::Accepted) => {
             report.completed = true;
-            report.step(Stage::Completed, took, format!("completed {} with {}", action.hook, result.as_str()));
+            report.step(StepKind::Completed, took, format!("completed {} with {}", action.hook, result.as_str()));
             report.finished = Some(Status::new(outcome(*result), reason.clone()));
         }
         Ok(Answer::NoActiveAction) => return None,
         Err(trouble) => {
-            report.step(Stage::Failed, took, trouble.text.clone());
+            report.step(StepKind::Failed, took, trouble.text.clone());
             report.status(Outcome::Failed, Fact::from(trouble));
         }
     }
@@ -100,7 +100,7 @@ fn judge(decided: &Decided, group: Option<&Group>, now: Timestamp, report: &mut 
     let visible = began.time().is_none_or(|began| now >= deadline::after(began, SURELY_VISIBLE));
     if !still_held {
         let before = "the action had been completed before";
-        report.step(Stage::Completed, Duration::ZERO, before);
+        report.step(StepKind::Completed, Duration::ZERO, before);
         let reason = reason.clone().and(Fact::new(Code::CompletedBefore, before));
         report.finished = Some(Status::new(outcome(*result), reason));
     } else if *other_hooks && visible {

@@ -82,14 +82,14 @@ mod tests {
     use std::time::Duration;
 
     use stagedoor_lifecycle::reason::Code;
-    use stagedoor_lifecycle::receipt::{Outcome, Stage, Step};
+    use stagedoor_lifecycle::receipt::{Outcome, Step, StepKind};
 
     use super::*;
 
     fn receipt(number: usize, reason: usize, steps: usize) -> Receipt {
         Receipt {
             instance_id: format!("i-{number:017x}").parse().ok(),
-            steps: vec![Step::new(Stage::Seen, Duration::ZERO, "s".repeat(steps))],
+            steps: vec![Step::new(StepKind::Observed, Duration::ZERO, "s".repeat(steps))],
             ..Receipt::bare(Outcome::Continued, Code::Purged, "ü".repeat(reason))
         }
     }

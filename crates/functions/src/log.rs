@@ -156,10 +156,10 @@ mod tests {
 
     #[test]
     fn steps_are_json() {
-        let steps = r#"[{"stage":"seen","detail":"Auto Scaling: \"Pending:Wait\"","took_ms":12}]"#.to_owned();
+        let steps = r#"[{"kind":"observed","detail":"Auto Scaling: \"Pending:Wait\"","took_ms":12}]"#.to_owned();
         let logged = lines(|| tracing::info!(outcome = "continued", steps, "it has its certificate"));
         let [line] = logged.as_slice() else { panic!("not one line: {logged:?}") };
-        assert_eq!(line["steps"][0]["stage"], "seen");
+        assert_eq!(line["steps"][0]["kind"], "observed");
         assert_eq!(line["steps"][0]["took_ms"], 12);
         assert_eq!((&line["outcome"], &line["message"]), (&"continued".into(), &"it has its certificate".into()));
     }

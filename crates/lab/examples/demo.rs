@@ -82,7 +82,7 @@ async fn scale_out(lab: &Lab, functions: &CargoLambda) -> anyhow::Result<Vec<Str
     let receipts = functions.invoke("onboard", &file_of("three launch events", &batch(&events))?).await?;
     let receipts = receipts["results"].as_array().context("receipts")?.clone();
     println!("\n  The receipt of the first:");
-    tell(&receipts[0]);
+    print(&receipts[0]);
     for receipt in &receipts {
         ensure!(receipt["outcome"] == "continued", "every launch should have been completed: {receipt}");
     }
@@ -107,7 +107,7 @@ async fn impostor(lab: &Lab, functions: &CargoLambda) -> anyhow::Result<()> {
     agent.stop().await;
     let event = file_of("a launch event", &begun.events[0].eventbridge)?;
     let receipt = only_receipt(&functions.invoke("onboard", &event).await?)?;
-    tell(&receipt);
+    print(&receipt);
     show(lab, instance, &name);
     ensure!(receipt["code"] == "request_refused", "the impostor should have been refused");
     ensure!(receipt["outcome"] == "waiting", "the launch should wait for the instance's own request");
@@ -119,7 +119,7 @@ async fn impostor(lab: &Lab, functions: &CargoLambda) -> anyhow::Result<()> {
         ..compiler(instance)
     })?;
     let receipt = only_receipt(&functions.invoke("onboard", &event).await?)?;
-    tell(&receipt);
+    print(&receipt);
     show(lab, instance, &name);
     ensure!(receipt["outcome"] == "continued", "the launch should have been completed: {receipt}");
     Ok(())
@@ -133,13 +133,13 @@ async fn scale_in(lab: &Lab, functions: &CargoLambda, instance: &str) -> anyhow:
     let event = file_of("its terminate event", &begun.events[0].eventbridge)?;
     show(lab, instance, &name);
     let receipt = only_receipt(&functions.invoke("purge", &event).await?)?;
-    tell(&receipt);
+    print(&receipt);
     show(lab, instance, &name);
     ensure!(receipt["outcome"] == "continued", "the termination should have been completed");
 
     act("The same event is delivered again, as can happen. Nothing is left to do, and nothing is done.");
     let receipt = only_receipt(&functions.invoke("purge", &event).await?)?;
-    tell(&receipt);
+    print(&receipt);
     ensure!(receipt["outcome"] == "continued", "there should have been nothing left to do");
     Ok(())
 }
@@ -148,7 +148,7 @@ async fn scale_in(lab: &Lab, functions: &CargoLambda, instance: &str) -> anyhow:
 async fn odd_events(lab: &Lab, functions: &CargoLambda) -> anyhow::Result<()> {
     act(&format!("Another compiler terminates, whose name {SUCCESSOR} has taken over. The successor is alive."));
     let receipt = only_receipt(&functions.invoke("purge", &sample("eventbridge-terminate-reused-name")).await?)?;
-    tell(&receipt);
+    print(&receipt);
     show(lab, SECOND, SECOND_NAME);
     ensure!(receipt["outcome"] == "continued", "the termination should have been completed");
     ensure!(puppet_says(lab, SECOND_NAME).contains("certificate"), "the successor must keep its certificate");
@@ -157,7 +157,7 @@ async fn odd_events(lab: &Lab, functions: &CargoLambda) -> anyhow::Result<()> {
     println!("  answer     {}", functions.invoke("purge", &sample("sqs-batch")).await?);
 
     act("An event of an unknown shape is delivered.");
-    tell(&only_receipt(&functions.invoke("purge", &sample("unknown-shape")).await?)?);
+    print(&only_receipt(&functions.invoke("purge", &sample("unknown-shape")).await?)?);
     Ok(())
 }
 
@@ -236,10 +236,10 @@ fn puppet_says(lab: &Lab, name: &str) -> String {
 }
 
 /// The receipt as lines.
-fn tell(receipt: &Value) {
+fn print(receipt: &Value) {
     let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
     for step in receipt["steps"].as_array().into_iter().flatten() {
-        println!("  {:10} {} ({} ms)", text(&step["stage"]), text(&step["detail"]), step["took_ms"]);
+        println!("  {:10} {} ({} ms)", text(&step["kind"]), text(&step["detail"]), step["took_ms"]);
     }
     println!("  {:10} {}", text(&receipt["outcome"]), text(&receipt["reason"]));
 }

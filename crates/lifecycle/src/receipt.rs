@@ -1,4 +1,4 @@
-//! The receipt: what was seen, done and proven for one instance, and how long each took. No I/O.
+//! The receipt: what was observed, changed and proven for one instance, and how long each took. No I/O.
 
 use std::time::Duration;
 
@@ -72,7 +72,7 @@ pub struct Receipt {
     /// Whether operators are notified although the action only waits; not part of the format.
     #[serde(skip)]
     pub announce: bool,
-    /// What was seen, done and proven, in order.
+    /// What was observed, changed and proven, in order.
     pub steps: Vec<Step>,
 }
 
@@ -104,11 +104,11 @@ impl Receipt {
     }
 }
 
-/// One thing that was seen, done or proven.
+/// One thing that was observed, changed or proven.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Step {
-    /// Which stage of the work.
-    pub stage: Stage,
+    /// What kind of step it is.
+    pub kind: StepKind,
     /// What, in a sentence for a person.
     pub detail: String,
     /// How long it took, in milliseconds; work that is done for many instances at once counts in full for each.
@@ -118,22 +118,22 @@ pub struct Step {
 impl Step {
     /// A step that took so long.
     #[must_use]
-    pub fn new(stage: Stage, took: Duration, detail: impl Into<String>) -> Self {
+    pub fn new(kind: StepKind, took: Duration, detail: impl Into<String>) -> Self {
         let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-        Self { stage, detail: detail.into(), took_ms }
+        Self { kind, detail: detail.into(), took_ms }
     }
 }
 
-/// The stages of the work.
+/// The kinds of steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Stage {
+pub enum StepKind {
     /// Observed, without changing anything.
-    Seen,
+    Observed,
     /// Changed something.
-    Done,
+    Applied,
     /// Would have changed something, but the controller only observes.
-    Would,
+    Withheld,
     /// Observed again after a change, which shows it.
     Proven,
     /// Tried, and could not.

@@ -105,14 +105,23 @@ pub enum Error {
         remedy: String,
     },
 
-    /// The service answers, but cannot do it now: 429 or 5xx, such as a lock time-out, start-up or
-    /// maintenance mode, or a 400 about another service that it could not reach. Ask again.
+    /// The service answers, but cannot do it now: 429 or 5xx, such as start-up or maintenance mode, or a 400 about another service that it could not reach. Ask again.
     #[error("{call}: {status}, cannot do it now: {words}")]
     Busy {
         /// The call.
         call: Call,
         /// The HTTP status.
         status: u16,
+        /// The server's words.
+        words: String,
+    },
+
+    /// A file of the CA stayed locked by other writes for as long as the CA waits for it, mostly a minute. Nothing was changed. Ask
+    /// again later: the next write would wait as long.
+    #[error("{call}: cannot do it now, because other writes hold the lock: {words}")]
+    Locked {
+        /// The call.
+        call: Call,
         /// The server's words.
         words: String,
     },
@@ -167,7 +176,7 @@ impl Kind for Error {
             Self::Unreachable { .. } => TroubleKind::Unreachable,
             Self::TlsRefused { .. } | Self::Unauthorized { .. } => TroubleKind::Unauthenticated,
             Self::NotPermitted { .. } => TroubleKind::NotPermitted,
-            Self::Busy { .. } => TroubleKind::Busy,
+            Self::Busy { .. } | Self::Locked { .. } => TroubleKind::Busy,
             Self::Refused { .. } | Self::UnreadableRequest { .. } => TroubleKind::Refused,
             Self::NotTried { .. } => TroubleKind::NotTried,
             Self::Unexpected { .. } => TroubleKind::Unexpected,
@@ -185,6 +194,7 @@ impl Error {
             Self::Unauthorized { .. } => "Unauthorized",
             Self::NotPermitted { .. } => "NotPermitted",
             Self::Busy { .. } => "Busy",
+            Self::Locked { .. } => "Locked",
             Self::Refused { .. } => "Refused",
             Self::UnreadableRequest { .. } => "UnreadableRequest",
             Self::NotTried { .. } => "NotTried",
@@ -216,6 +226,7 @@ mod tests {
         let table = [
             (Error::Unreachable { call: call(), reason: reason() }, TroubleKind::Unreachable),
             (Error::Busy { call: call(), status: 500, words: reason() }, TroubleKind::Busy),
+            (Error::Locked { call: call(), words: reason() }, TroubleKind::Busy),
             (Error::TlsRefused { call: call(), reason: reason() }, TroubleKind::Unauthenticated),
             (Error::Unauthorized { call: call(), words: reason() }, TroubleKind::Unauthenticated),
             (Error::NotPermitted { call: call(), words: reason(), remedy: reason() }, TroubleKind::NotPermitted),

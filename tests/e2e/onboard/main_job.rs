@@ -20,7 +20,7 @@ async fn an_arriving_instance_gets_its_certificate_runs_puppet_and_is_let_in() {
     let steps = said(&receipt);
     assert!(steps.contains("signed the certificate request"), "{receipt:#?}");
     assert!(steps.contains("its Puppet run at"), "{receipt:#?}");
-    assert!(receipt.steps.iter().any(|step| step.stage == receipt::Stage::Proven), "{receipt:#?}");
+    assert!(receipt.steps.iter().any(|step| step.kind == receipt::StepKind::Proven), "{receipt:#?}");
     assert!(steps.contains("completed stagedoor-launch with CONTINUE"), "{receipt:#?}");
     let published = format!("{:?}", stage.rehearsal.lab.aws.published(TOPIC));
     assert!(published.contains("continued") && published.contains(&instance), "{published}");

@@ -4,7 +4,7 @@ use insta::assert_snapshot;
 use serde_json::{Value, json};
 use stagedoor_lab_core::faults::{Fault, FaultKind};
 use stagedoor_lifecycle::reason::Code;
-use stagedoor_lifecycle::receipt::{Outcome, Stage};
+use stagedoor_lifecycle::receipt::{Outcome, StepKind};
 use stagedoor_types::Mode;
 
 use crate::e2e::rehearsal::{LEAVING, NAME, OTHER, Rehearsal, TOPIC};
@@ -23,8 +23,16 @@ async fn a_leaving_instance_is_forgotten_by_puppet_and_then_let_go() {
     assert_eq!(receipt.group, "compilers".parse().ok());
     assert_eq!(receipt.hook, "stagedoor-terminate".parse().ok());
     assert_eq!(receipt.certname, NAME.parse().ok());
-    let stages: Vec<Stage> = receipt.steps.iter().map(|step| step.stage).collect();
-    let expected = [Stage::Seen, Stage::Seen, Stage::Done, Stage::Done, Stage::Proven, Stage::Proven, Stage::Completed];
+    let stages: Vec<StepKind> = receipt.steps.iter().map(|step| step.kind).collect();
+    let expected = [
+        StepKind::Observed,
+        StepKind::Observed,
+        StepKind::Applied,
+        StepKind::Applied,
+        StepKind::Proven,
+        StepKind::Proven,
+        StepKind::Completed,
+    ];
     assert_eq!(stages, expected, "{receipt:#?}");
     assert!(said(&receipt).contains("its serial is in the CRL"), "{receipt:#?}");
     assert_snapshot!("continued", redacted(&receipt));
@@ -219,7 +227,7 @@ async fn observe_mode_writes_nothing_anywhere() {
     stage.configure(|config| format!("mode = \"observe\"\n{config}"));
     let receipt = stage.receipt("eventbridge-terminate").await;
     assert_eq!(receipt.outcome, Outcome::Waiting, "{receipt:#?}");
-    assert!(receipt.steps.iter().any(|step| step.stage == Stage::Would), "{receipt:#?}");
+    assert!(receipt.steps.iter().any(|step| step.kind == StepKind::Withheld), "{receipt:#?}");
     assert_eq!(stage.writes(), Vec::<String>::new());
     assert_eq!(stage.state_of(LEAVING).as_deref(), Some("Terminating:Wait"));
 }

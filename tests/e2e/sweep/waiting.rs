@@ -234,7 +234,7 @@ async fn while_the_ca_hangs_other_instances_are_released_first_and_the_timeout_s
     assert_eq!(outcomes(&receipts), [Outcome::Continued; 2], "{receipts:#?}");
     assert_eq!(receipts[0].code, Code::TimeoutExpired, "{receipts:#?}");
     assert_eq!(receipts[1].code, Code::NotInPuppet, "{receipts:#?}");
-    assert!(!receipts[0].steps.iter().any(|step| step.stage == receipt::Stage::Proven), "{receipts:#?}");
+    assert!(!receipts[0].steps.iter().any(|step| step.kind == receipt::StepKind::Proven), "{receipts:#?}");
     let calls: Vec<String> = stage.lab.journal.entries().into_iter().map(|entry| entry.call).collect();
     let first = |prefix: &str| calls.iter().position(|call| call.starts_with(prefix));
     assert!(first("CompleteLifecycleAction") < first("PUT /puppet-ca/v1/clean"), "{calls:#?}");

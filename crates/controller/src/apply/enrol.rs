@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use stagedoor_lifecycle::reason::{Code, Fact};
-use stagedoor_lifecycle::receipt::{Outcome, Stage};
+use stagedoor_lifecycle::receipt::{Outcome, StepKind};
 use stagedoor_lifecycle::signing::Signable;
 use stagedoor_puppet::{Certificate, Error, Outcome as CaOutcome, Signed};
 use stagedoor_types::{ActionKey, Certname, Service, Trouble, TroubleKind};
@@ -79,7 +79,7 @@ pub(super) async fn sign(
             // invocation.
             Ok(Some(Err(error @ Error::Refused { .. }))) => {
                 let refused = Fact::new(Code::SignatureRefused, error.to_string());
-                report.step(Stage::Failed, took, error.to_string());
+                report.step(StepKind::Failed, took, error.to_string());
                 report.status(Outcome::Refused, refused.clone());
                 report.refused = Some(refused);
                 false

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use stagedoor_lifecycle::reason::{Code, Fact};
-use stagedoor_lifecycle::receipt::{Outcome, Stage};
+use stagedoor_lifecycle::receipt::{Outcome, StepKind};
 use stagedoor_types::{ActionKey, Certname, Service, Trouble, TroubleKind};
 
 use crate::batch::Reports;
@@ -72,7 +72,7 @@ async fn give(run: Run<'_>, writer: &PuppetWriter, order: &Order<'_>, keys: &[&A
         let report = reports.of(key);
         match &ordered {
             Ok(job) => {
-                report.step(Stage::Done, took, format!("ordered a Puppet run of {whom} (job {job})"));
+                report.step(StepKind::Applied, took, format!("ordered a Puppet run of {whom} (job {job})"));
                 let waiting = format!("waiting for the Puppet run of {whom} (job {job})");
                 report.status(Outcome::Waiting, Fact::new(order.code, waiting));
             }

@@ -3,7 +3,7 @@
 use futures_util::stream::{self, StreamExt};
 use stagedoor_lifecycle::decision::RefusedRequest;
 use stagedoor_lifecycle::reason::{Code, Fact};
-use stagedoor_lifecycle::receipt::{Outcome, Stage};
+use stagedoor_lifecycle::receipt::{Outcome, StepKind};
 use stagedoor_puppet::Error;
 use stagedoor_types::{ActionKey, Certname, Service, Trouble, TroubleKind};
 
@@ -41,7 +41,7 @@ pub(super) async fn refuse(
         let report = reports.of(&key);
         match deleted {
             Ok(Deletion::Done) => {
-                report.step(Stage::Done, took, format!("deleted a certificate request: {}", reason.text));
+                report.step(StepKind::Applied, took, format!("deleted a certificate request: {}", reason.text));
                 report.refuse(reason, None);
             }
             Ok(Deletion::Changed) => {
@@ -51,7 +51,7 @@ pub(super) async fn refuse(
             }
             Ok(Deletion::LeftToTheSweep) => {
                 let left = format!("left to the sweep, which alone may delete it: {}", reason.text);
-                report.step(Stage::Seen, took, left);
+                report.step(StepKind::Observed, took, left);
                 report.refuse(reason, Some(key_print));
             }
             Err(trouble) => {

@@ -6,7 +6,7 @@ use futures_util::stream::{self, StreamExt};
 use jiff::{SignedDuration, Timestamp};
 use stagedoor_lifecycle::identity::Purgeable;
 use stagedoor_lifecycle::reason::{Code, Fact, Reason};
-use stagedoor_lifecycle::receipt::{Outcome, Stage};
+use stagedoor_lifecycle::receipt::{Outcome, StepKind};
 use stagedoor_lifecycle::removal::Removal;
 use stagedoor_puppet::{Certificate, Deactivated, Error, Outcome as CaOutcome};
 use stagedoor_types::{ActionKey, Certname, Service, Trouble, TroubleKind};
@@ -111,11 +111,11 @@ pub(super) async fn remove(
                 match result {
                     Ok(what) => {
                         applied.changed = true;
-                        report.step(Stage::Done, *took, what.clone());
+                        report.step(StepKind::Applied, *took, what.clone());
                     }
                     Err(trouble) if trouble.kind == TroubleKind::NotTried => untried = Some(trouble),
                     Err(trouble) => {
-                        report.step(Stage::Failed, *took, trouble.text.clone());
+                        report.step(StepKind::Failed, *took, trouble.text.clone());
                         report.status(Outcome::Failed, Fact::from(trouble));
                         failure = Some(Reason::from(Fact::from(trouble)));
                     }

@@ -14,7 +14,7 @@ use stagedoor_lifecycle::onboard::{self, LaunchView, Refused};
 use stagedoor_lifecycle::profile::Protected;
 use stagedoor_lifecycle::purge::TerminationView;
 use stagedoor_lifecycle::reason::{Code, Fact, Reason};
-use stagedoor_lifecycle::receipt::{Outcome, Receipt, SCHEMA, Stage, Step};
+use stagedoor_lifecycle::receipt::{Outcome, Receipt, SCHEMA, Step, StepKind};
 use stagedoor_lifecycle::removal::{Applied, Removal};
 use stagedoor_plan::{PermittedEffect, Seen, Situation, Status, Tried, Verdict};
 use stagedoor_puppet::Certificate;
@@ -335,7 +335,7 @@ impl WorkItem {
             let revocation =
                 revocation(snapshot.crl.as_ref(), certificate.as_ref(), removal.is_revoked(), snapshot.enterprise);
             for part in removal.gone(&snapshot.view(&name), snapshot.at) {
-                self.step(Stage::Proven, snapshot.took, part.describe(&name, revocation));
+                self.step(StepKind::Proven, snapshot.took, part.describe(&name, revocation));
             }
         }
     }
@@ -350,7 +350,7 @@ impl WorkItem {
     /// Observe mode: what would be done.
     pub(super) fn withhold(&mut self, withheld: &[String]) {
         for what in withheld {
-            self.step(Stage::Would, Duration::ZERO, what.clone());
+            self.step(StepKind::Withheld, Duration::ZERO, what.clone());
         }
         let observes = "observe mode: nothing was changed and the action was not completed";
         self.finish(Status::new(Outcome::Waiting, Fact::new(Code::ObserveMode, observes)));
@@ -362,7 +362,7 @@ impl WorkItem {
         let (waits, other_hooks) = (pending.waits, pending.other_hooks);
         if self.is_launching() && verdict.reason.code() == Code::Enrolled {
             for fact in verdict.reason.facts() {
-                self.step(Stage::Proven, Duration::ZERO, fact.text.clone());
+                self.step(StepKind::Proven, Duration::ZERO, fact.text.clone());
             }
         }
         self.set_decided(verdict, waits, other_hooks);
@@ -399,14 +399,14 @@ impl WorkItem {
         }
     }
 
-    fn step(&mut self, stage: Stage, took: Duration, detail: impl Into<String>) {
-        self.steps.push(Step::new(stage, took, detail));
+    fn step(&mut self, kind: StepKind, took: Duration, detail: impl Into<String>) {
+        self.steps.push(Step::new(kind, took, detail));
     }
 
     /// Reports what was seen, unless it was reported before.
     fn saw(&mut self, took: Duration, detail: String) {
         if self.reported.insert(detail.clone()) {
-            self.step(Stage::Seen, took, detail);
+            self.step(StepKind::Observed, took, detail);
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use stagedoor_lifecycle::onboard::Refused;
 use stagedoor_lifecycle::reason::{Fact, Reason};
-use stagedoor_lifecycle::receipt::{Outcome, Stage, Step};
+use stagedoor_lifecycle::receipt::{Outcome, Step, StepKind};
 use stagedoor_lifecycle::removal::{Applied, Removal};
 use stagedoor_plan::{Status, Verdict};
 use stagedoor_types::{ActionKey, ActionResult, Trouble};
@@ -40,8 +40,8 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    pub(crate) fn step(&mut self, stage: Stage, took: Duration, detail: impl Into<String>) {
-        self.steps.push(Step::new(stage, took, detail));
+    pub(crate) fn step(&mut self, kind: StepKind, took: Duration, detail: impl Into<String>) {
+        self.steps.push(Step::new(kind, took, detail));
     }
 
     pub(crate) fn status(&mut self, outcome: Outcome, reason: impl Into<Reason>) {
@@ -63,11 +63,11 @@ impl Report {
     pub(crate) fn record(&mut self, took: Duration, result: Result<String, Trouble>) -> bool {
         match result {
             Ok(what) => {
-                self.step(Stage::Done, took, what);
+                self.step(StepKind::Applied, took, what);
                 true
             }
             Err(trouble) => {
-                self.step(Stage::Failed, took, trouble.text.clone());
+                self.step(StepKind::Failed, took, trouble.text.clone());
                 self.status(Outcome::Failed, Fact::from(&trouble));
                 self.trouble = Some(trouble);
                 false

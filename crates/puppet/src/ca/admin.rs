@@ -3,6 +3,7 @@
 mod cleaning;
 mod signing;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use reqwest::Method;
@@ -15,8 +16,6 @@ use crate::http::{Answer, Ask};
 
 /// Writes queue for the CA's locks, for up to 60 s each.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(80);
-/// A write that has failed after so long was waiting for the CA's lock, and so would the next.
-pub(crate) const LOCK_WAIT: Duration = Duration::from_secs(30);
 const _: () = assert!(WRITE_TIMEOUT.as_secs() > 60, "a lock time-out must be heard");
 
 /// Whether there was anything left to do.
@@ -151,38 +150,38 @@ impl CaAdmin {
     }
 }
 
-/// Whether the rest of a set is worth trying, where names are taken one by one.
-#[derive(Default)]
-struct Rest {
-    /// Why it is not.
-    stopped: Option<String>,
+/// Makes the same call for each name, one after another: the CA takes writes one at a time anyway. Each name has a result of its own; but
+/// without a connection, without permission, or behind a lock of the CA that is held, the next call would end as this one did: then the
+/// rest is [`Error::NotTried`].
+async fn one_by_one<T>(
+    certnames: &[Certname],
+    mut call: impl AsyncFnMut(&Certname) -> Result<T, Error>,
+) -> BTreeMap<Certname, Result<T, Error>> {
+    let mut all = BTreeMap::new();
+    let mut stopped: Option<String> = None;
+    for certname in certnames {
+        let result = match &stopped {
+            Some(because) => Err(not_tried(certname, because)),
+            None => call(certname).await,
+        };
+        if let Err(
+            error @ (Error::Locked { .. }
+            | Error::Unreachable { .. }
+            | Error::TlsRefused { .. }
+            | Error::Unauthorized { .. }
+            | Error::NotPermitted { .. }),
+        ) = &result
+        {
+            stopped = Some(format!("an earlier call of the same set failed: {error}"));
+        }
+        all.insert(certname.clone(), result);
+    }
+    all
 }
 
-impl Rest {
-    /// Takes the result of a call that took so long. Each name has a result of its own; but without a connection, without
-    /// permission, or behind a lock of the CA that is held, the next call would end as this one did.
-    fn after<T>(&mut self, result: &Result<T, Error>, took: Duration) {
-        match result {
-            Err(Error::Busy { .. }) if took < LOCK_WAIT => {}
-            Err(
-                error @ (Error::Busy { .. }
-                | Error::Unreachable { .. }
-                | Error::TlsRefused { .. }
-                | Error::Unauthorized { .. }
-                | Error::NotPermitted { .. }),
-            ) => {
-                self.stopped =
-                    Some(format!("an earlier call of the same set failed after {} s: {error}", took.as_secs()));
-            }
-            _ => {}
-        }
-    }
-
-    /// Why a name is not tried any more, if it is not.
-    fn not_tried(&self, name: &'static str, certname: &Certname) -> Option<Error> {
-        let call = Call { service: Service::Ca, name, subject: Some(certname.to_string()) };
-        Some(Error::NotTried { call, because: self.stopped.clone()? })
-    }
+fn not_tried(certname: &Certname, because: &str) -> Error {
+    let call = Call { service: Service::Ca, name: "PUT certificate_status", subject: Some(certname.to_string()) };
+    Error::NotTried { call, because: because.to_owned() }
 }
 
 /// What to do about a CSR that the CA will not sign.

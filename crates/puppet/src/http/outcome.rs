@@ -107,6 +107,7 @@ impl Answer {
                 let remedy = remedy(&self.call, &self.own_name, &words);
                 Error::NotPermitted { call: self.call, words, remedy }
             }
+            500 if is_lock_timeout(&self.text()) => Error::Locked { call: self.call, words },
             429 | 500..=599 => Error::Busy { call: self.call, status: self.status, words },
             // Unknown routes included: then this is not the service that it was taken for.
             404 if self.body.trim_ascii() == b"Not Found" || is_html(&self.text()) => Error::Unexpected {
@@ -131,6 +132,11 @@ impl Answer {
         }
         shorten(&words)
     }
+}
+
+/// Whether the CA waited for the lock of a file in vain. Its exception says so in English whatever the language of its messages.
+fn is_lock_timeout(text: &str) -> bool {
+    text.contains("lock-acquisition-timeout")
 }
 
 /// Balancers answer in HTML, whatever their Content-Type says; Puppet services never do.

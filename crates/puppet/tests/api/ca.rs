@@ -105,12 +105,8 @@ async fn status_500_file_not_found_with_a_certificate_is_no_absence() {
 }
 
 #[tokio::test]
-async fn status_500_lock_timeout_and_502_html_are_to_be_asked_again() {
+async fn status_502_html_and_503_are_to_be_asked_again() {
     for (status, body) in [
-        (
-            500,
-            "Internal Server Error: {:kind :lock-acquisition-timeout, :msg \"Failed to acquire write lock \\\"crl-file\\\" within 60 seconds\"}",
-        ),
         (502, "<html><body><h1>502 Bad Gateway</h1></body></html>"),
         (503, "PuppetDB is currently down. Try again later."),
     ] {

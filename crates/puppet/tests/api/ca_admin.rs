@@ -126,10 +126,10 @@ async fn revoking_with_the_file_gone_is_already_done_once_the_certificate_is_kno
 }
 
 #[tokio::test]
-async fn a_lock_timeout_is_busy() {
+async fn a_lock_timeout_is_known_as_one() {
     let stage = Stage::new([ca_says(500, LOCKED)]).await;
     let error = stage.ca_admin().revoke(&name()).await.unwrap_err();
-    assert!(matches!(error, Error::Busy { .. }) && error.to_string().contains("lock-acquisition-timeout"), "{error}");
+    assert!(matches!(error, Error::Locked { .. }), "{error}");
 }
 
 #[tokio::test]
@@ -306,9 +306,17 @@ async fn names_that_were_not_tried_do_not_have_the_error_of_another() {
 }
 
 #[tokio::test]
+async fn behind_a_lock_that_is_held_the_rest_is_not_tried() {
+    let stage = Stage::new([ca_says(404, "Not Found"), ca_says(500, LOCKED)]).await;
+    let cleaned = stage.ca_admin().clean(&names()).await;
+    assert_eq!(errors(&cleaned), ["Locked", "NotTried"]);
+    assert_eq!(stage.lines().len(), 2);
+}
+
+#[tokio::test]
 async fn a_lock_timeout_while_cleaning_is_not_repeated_here() {
     let stage = Stage::new([ca_says(500, LOCKED)]).await;
-    assert_eq!(errors(&stage.ca_admin().clean(&names()).await), ["Busy", "Busy"]);
+    assert_eq!(errors(&stage.ca_admin().clean(&names()).await), ["Locked", "Locked"]);
     assert_eq!(stage.lines().len(), 1);
 }
 

@@ -78,6 +78,15 @@ async fn where_the_ca_is_not_there_any_more_the_rest_is_not_tried() {
 }
 
 #[tokio::test]
+async fn what_the_batch_signed_is_signed_although_the_ca_is_lost_after_it() {
+    let batch = ca_says(200, r#"{"signed":["b"],"no-csr":[],"signing-errors":["a","c"]}"#);
+    let stage = Stage::new([batch, Act::Cut, Act::Cut, Act::Cut]).await;
+    let signed = stage.ca_admin().sign_all(&names()).await;
+    let results: Vec<_> = signed.values().map(|signed| signed.as_ref().map_err(Error::name)).collect();
+    assert_eq!(results, [Err("Unreachable"), Ok(&Signed::Done), Err("NotTried")]);
+}
+
+#[tokio::test]
 async fn a_name_that_the_batch_forgot_is_signed_by_itself() {
     let stage = Stage::new([ca_says(200, r#"{"signed":["a","b"],"no-csr":[],"signing-errors":[]}"#), done()]).await;
     let signed = stage.ca_admin().sign_all(&names()).await;
@@ -88,7 +97,7 @@ async fn a_name_that_the_batch_forgot_is_signed_by_itself() {
 #[tokio::test]
 async fn a_batch_that_failed_failed_for_every_name() {
     for (answer, error) in [
-        (ca_says(500, "lock-acquisition-timeout"), "Busy"),
+        (ca_says(500, "lock-acquisition-timeout"), "Locked"),
         (ca_says(422, r#"{"kind":"schema-violation","submitted":[1],"error":"no"}"#), "Refused"),
         (balancer_says(404, "<html>"), "Unexpected"),
         (balancer_says(200, "<html>"), "Unexpected"),

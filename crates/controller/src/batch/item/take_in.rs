@@ -5,7 +5,7 @@ use stagedoor_lifecycle::admission::{Admission, CloudView};
 use stagedoor_lifecycle::observation::NameView;
 use stagedoor_lifecycle::onboard::LaunchView;
 use stagedoor_lifecycle::purge::TerminationView;
-use stagedoor_lifecycle::receipt::{Outcome, Stage};
+use stagedoor_lifecycle::receipt::{Outcome, StepKind};
 use stagedoor_plan::{Status, Verdict};
 use stagedoor_types::{ActionResult, Certname, Lookup, Mode, Observed, Trouble};
 
@@ -34,7 +34,7 @@ impl WorkItem {
                 }
                 if self.pending.is_none() {
                     let machine = view.machine.known().ok().flatten().map_or("unknown", |machine| &machine.state);
-                    self.step(Stage::Seen, took, format!("Auto Scaling: {shown}; EC2: {machine}"));
+                    self.step(StepKind::Observed, took, format!("Auto Scaling: {shown}; EC2: {machine}"));
                 }
                 self.pending = Some(Observed { value: *pending, at });
                 if matches!(self.state, State::New) {
@@ -42,7 +42,7 @@ impl WorkItem {
                 }
             }
             Admission::Pass(reason) => {
-                self.step(Stage::Seen, took, format!("Auto Scaling: {shown}"));
+                self.step(StepKind::Observed, took, format!("Auto Scaling: {shown}"));
                 // Whether it still waits, and at which hooks, is not known.
                 self.set_decided(Verdict { result: ActionResult::Continue, reason: reason.into() }, true, true);
             }

@@ -6,9 +6,8 @@ use std::time::Duration;
 use reqwest::Method;
 use serde_json::json;
 use stagedoor_types::Certname;
-use tokio::time::Instant;
 
-use super::{CaAdmin, Outcome, Rest, WRITE_TIMEOUT, is_file_not_found};
+use super::{CaAdmin, Outcome, WRITE_TIMEOUT, is_file_not_found, one_by_one};
 use crate::error::Error;
 use crate::http::{Answer, Ask};
 
@@ -53,14 +52,17 @@ impl CaAdmin {
                 404 if answer.text().trim() == "Not Found" => {
                     return self.clean_singly(certnames).await;
                 }
-                500 if is_lock_timeout(&answer) => return alike(certnames, &answer.into_error()),
                 // One name whose file is gone spoils the whole batch, each time.
                 500 if is_file_not_found(&answer) => return self.clean_singly(certnames).await,
-                500 if tries == TRIES => return self.clean_singly(certnames).await,
-                500 => {
-                    tokio::time::sleep(PAUSE * tries).await;
-                    tries += 1;
-                }
+                500 => match answer.into_error() {
+                    // After a minute. The caller decides whether to try again.
+                    locked @ Error::Locked { .. } => return alike(certnames, &locked),
+                    _ if tries == TRIES => return self.clean_singly(certnames).await,
+                    _ => {
+                        tokio::time::sleep(PAUSE * tries).await;
+                        tries += 1;
+                    }
+                },
                 _ => return alike(certnames, &answer.into_error()),
             }
         }
@@ -76,20 +78,8 @@ impl CaAdmin {
         self.ca.connection.send(ask.about(subject).json(json!({ "certnames": names }))).await
     }
 
-    /// One after another: the CA takes writes one at a time anyway.
     async fn clean_singly(&self, certnames: &[Certname]) -> Cleaned {
-        let mut all = Cleaned::new();
-        let mut rest = Rest::default();
-        for certname in certnames {
-            let started = Instant::now();
-            let cleaned = match rest.not_tried("PUT certificate_status", certname) {
-                Some(error) => Err(error),
-                None => self.clean_one(certname).await,
-            };
-            rest.after(&cleaned, started.elapsed());
-            all.insert(certname.clone(), cleaned);
-        }
-        all
+        one_by_one(certnames, async |certname| self.clean_one(certname).await).await
     }
 
     async fn clean_one(&self, certname: &Certname) -> Result<Outcome, Error> {
@@ -100,12 +90,6 @@ impl CaAdmin {
         }
         Ok(revoked)
     }
-}
-
-/// Such an answer took the CA 60 s; the caller decides whether to try again.
-fn is_lock_timeout(answer: &Answer) -> bool {
-    let text = answer.text();
-    text.contains("lock-acquisition-timeout") || text.contains("Failed to acquire")
 }
 
 /// The result of a call that was about all of these names.

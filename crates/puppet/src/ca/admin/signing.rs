@@ -6,9 +6,8 @@ use reqwest::Method;
 use serde::Deserialize;
 use serde_json::json;
 use stagedoor_types::Certname;
-use tokio::time::Instant;
 
-use super::{CaAdmin, Rest, Signed, State, WRITE_TIMEOUT};
+use super::{CaAdmin, Signed, State, WRITE_TIMEOUT, one_by_one};
 use crate::error::Error;
 use crate::http::Ask;
 
@@ -55,37 +54,24 @@ impl CaAdmin {
     }
 
     async fn judge_batch(&self, batch: &Batch, certnames: &[Certname]) -> BTreeMap<Certname, Result<Signed, Error>> {
-        let mut all = BTreeMap::new();
-        for certname in certnames {
-            let is_in = |list: &[String]| list.iter().any(|name| name == certname.as_str());
-            let signed = if is_in(&batch.signed) {
-                Ok(Signed::Done)
-            } else if is_in(&batch.no_csr) && !is_in(&batch.signing_errors) {
+        let is_in = |list: &[String], name: &Certname| list.iter().any(|listed| listed == name.as_str());
+        let (signed, others): (Vec<_>, Vec<_>) =
+            certnames.iter().cloned().partition(|certname| is_in(&batch.signed, certname));
+        let mut all = one_by_one(&others, async |certname| {
+            if is_in(&batch.no_csr, certname) && !is_in(&batch.signing_errors, certname) {
                 self.without_request(certname).await
             } else {
                 // The batch gives no reasons, and is not asked twice about a name that it forgot.
                 self.sign(certname).await
-            };
-            all.insert(certname.clone(), signed);
-        }
+            }
+        })
+        .await;
+        all.extend(signed.into_iter().map(|certname| (certname, Ok(Signed::Done))));
         all
     }
 
-    /// One after another: the CA takes writes one at a time anyway. Where the next call would fail as well, the rest is not
-    /// tried, and is [`Error::NotTried`].
     async fn sign_singly(&self, certnames: &[Certname]) -> BTreeMap<Certname, Result<Signed, Error>> {
-        let mut all = BTreeMap::new();
-        let mut rest = Rest::default();
-        for certname in certnames {
-            let started = Instant::now();
-            let signed = match rest.not_tried("PUT certificate_status", certname) {
-                Some(error) => Err(error),
-                None => self.sign(certname).await,
-            };
-            rest.after(&signed, started.elapsed());
-            all.insert(certname.clone(), signed);
-        }
-        all
+        one_by_one(certnames, async |certname| self.sign(certname).await).await
     }
 
     /// Distinguishes a CSR that has been signed already from one that is missing.
