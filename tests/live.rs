@@ -34,7 +34,7 @@ async fn a_leaving_node_is_forgotten_by_real_puppet_and_its_agent_is_refused() {
     assert!(job.puppetdb().node(&leaving.certname).await.unwrap().expect("the agent has reported").is_active());
 
     let receipt = job.terminate(&leaving.id).await;
-    assert_eq!((receipt.outcome, receipt.code), (Outcome::Continued, Code::Purged), "{receipt:#?}");
+    assert!(matches!((receipt.outcome, receipt.code), (Outcome::Continued, Code::Purged(_))), "{receipt:#?}");
     assert_eq!(receipt.certname.as_ref(), Some(&leaving.certname));
     assert!(receipt.steps.iter().any(|step| step.kind == StepKind::Proven), "{receipt:#?}");
 

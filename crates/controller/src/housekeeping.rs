@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use stagedoor_lifecycle::reason::{Code, Fact};
 use stagedoor_lifecycle::{deadline, expiry};
 use stagedoor_types::{Certname, Group, Service, Trouble};
 
@@ -39,6 +40,40 @@ pub(crate) struct HousekeepingReport {
     pub(crate) credentials: Watch,
     /// The messages to publish, each with its subject.
     pub(crate) news: Vec<(String, Value)>,
+}
+
+/// What was done about a thing that is left of a terminated instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    /// It is gone, and that was observed.
+    Removed,
+    /// It is not gone, or that was not observed.
+    Failed,
+    /// It is only reported, as a mode says.
+    Found,
+    /// The breaker is open.
+    Held,
+}
+
+impl Outcome {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Removed => "removed",
+            Self::Failed => "failed",
+            Self::Found => "found",
+            Self::Held => "held",
+        }
+    }
+}
+
+/// Why something is only reported: a profile that it may be of only observes.
+fn observe_mode() -> Fact {
+    Fact::new(Code::ObserveMode, "would be removed, but its profile only observes")
+}
+
+/// Why something is only reported: orphans are.
+fn report_mode() -> Fact {
+    Fact::new(Code::ReportMode, "would be removed, but orphans.mode is report")
 }
 
 /// Whether housekeeping is due in this sweep.

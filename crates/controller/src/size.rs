@@ -90,7 +90,7 @@ mod tests {
         Receipt {
             instance_id: format!("i-{number:017x}").parse().ok(),
             steps: vec![Step::new(StepKind::Observed, Duration::ZERO, "s".repeat(steps))],
-            ..Receipt::bare(Outcome::Continued, Code::Purged, "ü".repeat(reason))
+            ..Receipt::bare(Outcome::Continued, Code::Enrolled, "ü".repeat(reason))
         }
     }
 

@@ -13,13 +13,14 @@ use jiff::Timestamp;
 
 pub use cloud::{Cloud, Fate};
 pub use requests::PendingRequest;
-use stagedoor_types::{Certname, InstanceId, Mode};
+use stagedoor_types::{Certname, InstanceId, Mode, Trouble};
 
 use crate::deadline;
 use crate::identity::{Whose, whose};
 use crate::observation::NameView;
 use crate::profile::{Profile, Protected};
 use crate::purge::removal;
+use crate::reason::{Code, Fact};
 use crate::removal::Removal;
 
 /// So many may be removed at once however small the fleet is.
@@ -82,7 +83,7 @@ pub struct Orphan {
     /// What is to be removed.
     pub removal: Removal,
     /// How it is known to be gone.
-    pub why: String,
+    pub why: Fact,
     /// Whether it may be removed: not if a profile that it may be of only observes.
     pub mode: Mode,
 }
@@ -93,11 +94,11 @@ pub struct Findings {
     /// The orphans.
     pub orphans: Vec<Orphan>,
     /// The suspects that are left alone, and why.
-    pub spared: Vec<(Certname, String)>,
+    pub spared: Vec<(Certname, Fact)>,
     /// The suspects of which too little could be found out, and why. They may be orphans.
-    pub unclear: Vec<(Certname, String)>,
+    pub unclear: Vec<(Certname, Fact)>,
     /// Why nothing may be removed: too much would be removed at once.
-    pub breaker: Option<String>,
+    pub breaker: Option<Fact>,
 }
 
 /// The rules, and the names that are never touched.
@@ -188,70 +189,86 @@ impl Rules<'_> {
         let (instance, extensions) = match (certificate, certified) {
             (Some(certificate), _) => (certificate.instance.as_ref(), &certificate.holds.extensions),
             (None, Some(certified)) => (Some(&certified.instance), &certified.extensions),
-            (None, None) => return Err(spared("neither a certificate nor an active node is there any more")),
+            (None, None) => {
+                return Err(spared(Code::NotInPuppet, "neither a certificate nor an active node is there any more"));
+            }
         };
-        let Some(instance) = instance else { return Err(spared("its certificate names no instance")) };
+        let Some(instance) = instance else {
+            return Err(spared(Code::OwnerUnknown, "its certificate names no instance"));
+        };
         let Some(mode) = self.mode(&view.certname, instance, extensions) else {
-            return Err(spared("it has not every extension and the name that a profile asks for"));
+            return Err(spared(
+                Code::NoProfileMatches,
+                "it has not every extension and the name that a profile asks for",
+            ));
         };
         let purgeable = match whose(view, instance, self.protected) {
             Whose::Ours(purgeable) => purgeable,
-            Whose::Protected(pattern) => return Err(spared(format!("it is protected by {pattern}"))),
-            Whose::Unavailable(trouble) => return Err(unclear(trouble)),
-            Whose::Another(owner) => return Err(spared(format!("it belongs to {owner}"))),
-            Whose::Nobody | Whose::Unknown => return Err(spared("nothing says for certain whose it is")),
+            Whose::Protected(pattern) => {
+                return Err(spared(Code::ProtectedName, format!("it is protected by {pattern}")));
+            }
+            Whose::Unavailable(trouble) => return Err(unclear(&trouble)),
+            Whose::Another(owner) => {
+                return Err(spared(Code::OwnedByAnotherInstance, format!("it belongs to {owner}")));
+            }
+            Whose::Nobody | Whose::Unknown => {
+                return Err(spared(Code::OwnerUnknown, "nothing says for certain whose it is"));
+            }
         };
 
         for named in [Some(instance), fact_instance, suspect.reported.instance.as_ref()].into_iter().flatten() {
             if let Fate::Alive(how) = cloud.fate(named) {
-                return Err(spared(format!("{named} is {how}")));
+                return Err(spared(Code::InstanceExists, format!("{named} is {how}")));
             }
         }
         let reported = Some(&suspect.reported).filter(|reported| reported.instance.as_ref() == Some(instance));
         // A certificate is news as well: of what it was issued to.
         let heard = node.and_then(|node| node.newest).max(certificate.map(|certificate| certificate.issued));
         let why = match cloud.fate(instance) {
-            Fate::Alive(how) => return Err(spared(format!("{instance} is {how}"))),
+            Fate::Alive(how) => return Err(spared(Code::InstanceExists, format!("{instance} is {how}"))),
             Fate::Terminated(since) => {
                 if let Some(elsewhere) = reported.and_then(|reported| cloud.elsewhere(reported)) {
-                    return Err(spared(elsewhere));
+                    return Err(spared(Code::OtherPlace, elsewhere));
                 }
                 self.limits.silent_since(since, heard, now).map_err(|until| {
                     let heard = heard.map_or_else(|| "never".to_owned(), |heard| format!("at {heard}"));
-                    spared(format!(
+                    let text = format!(
                         "EC2 says that {instance} is terminated, and its name was last heard of {heard}; another instance may use its \
                          certificate, so it is left alone until {until}"
-                    ))
+                    );
+                    spared(Code::HeardRecently, text)
                 })?;
-                format!("EC2 says that {instance} is terminated")
+                Fact::new(Code::InstanceTerminated, format!("EC2 says that {instance} is terminated"))
             }
             Fate::Unknown => {
-                let home = cloud.believed().map_err(unclear)?;
+                let home = cloud.believed().map_err(|why| Doubt::Unclear(Fact::new(Code::AwsContradictory, why)))?;
                 match reported.map(|reported| (reported, cloud.elsewhere(reported))) {
-                    Some((_, Some(elsewhere))) => return Err(spared(elsewhere)),
+                    Some((_, Some(elsewhere))) => return Err(spared(Code::OtherPlace, elsewhere)),
                     Some((Reported { account: Some(_), region: Some(_), .. }, None)) => {}
                     _ => {
-                        return Err(spared(format!(
+                        let text = format!(
                             "EC2 does not know {instance}, and no fact ec2_metadata says that it was in account {} and \
                              Region {}; it may be of another account or Region",
                             home.account, home.region
-                        )));
+                        );
+                        return Err(spared(Code::OtherPlace, text));
                     }
                 }
                 let Some(heard) = heard else {
-                    return Err(spared(format!(
-                        "EC2 does not know {instance}, and nothing says when it was last heard of"
-                    )));
+                    let text = format!("EC2 does not know {instance}, and nothing says when it was last heard of");
+                    return Err(spared(Code::HeardRecently, text));
                 };
                 if now < deadline::after(heard, self.limits.grace) {
-                    return Err(spared(format!("EC2 does not know {instance}, but it was heard of at {heard}")));
+                    let text = format!("EC2 does not know {instance}, but it was heard of at {heard}");
+                    return Err(spared(Code::HeardRecently, text));
                 }
-                format!("EC2 does not know {instance}, and nothing was heard of it since {heard}")
+                let text = format!("EC2 does not know {instance}, and nothing was heard of it since {heard}");
+                Fact::new(Code::InstanceUnknown, text)
             }
         };
         match removal(purgeable, view, instance) {
-            (_, Some(trouble)) => Err(unclear(trouble)),
-            (None, None) => Err(spared("nothing is left of it")),
+            (_, Some(trouble)) => Err(unclear(&trouble)),
+            (None, None) => Err(spared(Code::NotInPuppet, "nothing is left of it")),
             (Some(removal), None) => Ok(Orphan { instance: instance.clone(), removal, why, mode }),
         }
     }
@@ -288,30 +305,31 @@ impl Limits {
 
     /// Why so many of the fleet may not be removed at once, if they may not.
     #[must_use]
-    pub fn breaker(&self, going: usize, fleet: usize) -> Option<String> {
+    pub fn breaker(&self, going: usize, fleet: usize) -> Option<Fact> {
         let share = usize::from(self.max_share);
         let open = going > ALWAYS_ALLOWED && going.saturating_mul(100) > share.saturating_mul(fleet);
         open.then(|| {
-            format!(
+            let text = format!(
                 "{going} of {fleet} nodes would be removed as orphans at once, more than {share} %: nothing was removed. If \
                  they are really gone, raise orphans.max_share until they are removed, or clean them manually"
-            )
+            );
+            Fact::new(Code::BreakerOpen, text)
         })
     }
 }
 
 /// Why a suspect is no orphan.
 enum Doubt {
-    Spared(String),
-    Unclear(String),
+    Spared(Fact),
+    Unclear(Fact),
 }
 
-fn spared(why: impl Into<String>) -> Doubt {
-    Doubt::Spared(why.into())
+fn spared(code: Code, why: impl Into<String>) -> Doubt {
+    Doubt::Spared(Fact::new(code, why))
 }
 
-fn unclear(why: impl std::fmt::Display) -> Doubt {
-    Doubt::Unclear(why.to_string())
+fn unclear(trouble: &Trouble) -> Doubt {
+    Doubt::Unclear(trouble.into())
 }
 
 #[cfg(test)]

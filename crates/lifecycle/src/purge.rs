@@ -132,7 +132,7 @@ fn refreshed(
 ) -> Decision {
     let purged = |mut facts: Vec<Fact>| {
         // What was removed comes before what was left alone.
-        facts.sort_by_key(|fact| fact.code != Code::Purged);
+        facts.sort_by_key(|fact| !matches!(fact.code, Code::Purged(_)));
         let mut facts = facts.into_iter();
         let nothing = || Fact::new(Code::NotInPuppet, "Puppet knows nothing of it");
         let first = facts.next().unwrap_or_else(nothing);

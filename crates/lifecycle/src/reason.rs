@@ -8,33 +8,33 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use stagedoor_types::{Service, Trouble, TroubleKind};
 
 macro_rules! codes {
-    ($($(#[$meaning:meta])+ $code:ident = $name:literal, $remedy:literal;)+) => {
+    ($($(#[$meaning:meta])+ $code:ident $(($evidence:ident))? = $name:literal, $remedy:literal;)+) => {
         /// The stable code of a fact. Codes are never renamed; new ones may be added. `docs/codes.md` has the table.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum Code {
-            $($(#[$meaning])+ $code,)+
+            $($(#[$meaning])+ $code $(($evidence))?,)+
         }
 
         impl Code {
             /// All codes.
-            pub const ALL: &'static [Self] = &[$(Self::$code),+];
+            pub const ALL: &'static [Self] = &[$(Self::$code $(($evidence(())))?),+];
 
             /// The code as it appears in a receipt.
             #[must_use]
             pub fn as_str(self) -> &'static str {
-                match self { $(Self::$code => $name,)+ }
+                match self { $(Self::$code { .. } => $name,)+ }
             }
 
             /// What an operator does about it.
             #[must_use]
             pub fn remedy(self) -> &'static str {
-                match self { $(Self::$code => $remedy,)+ }
+                match self { $(Self::$code { .. } => $remedy,)+ }
             }
 
             /// What it means.
             #[cfg(test)]
             fn meaning(self) -> &'static str {
-                match self { $(Self::$code => meaning(stringify!($(#[$meaning])+)),)+ }
+                match self { $(Self::$code { .. } => meaning(stringify!($(#[$meaning])+)),)+ }
             }
         }
     };
@@ -44,7 +44,7 @@ codes! {
     /// The instance has its certificate and everything else that its profile requires, such as a successful Puppet run.
     Enrolled = "enrolled", "Nothing.";
     /// What Puppet had under the instance's names is removed, and that is proven.
-    Purged = "purged", "Nothing.";
+    Purged(Proven) = "purged", "Nothing.";
     /// Puppet has nothing under the instance's names.
     NotInPuppet = "not_in_puppet", "Nothing.";
     /// The instance goes to the warm pool and stays known to Puppet.
@@ -144,6 +144,26 @@ codes! {
     Postponed = "postponed", "Nothing: it is next.";
     /// The invocation ended before the instance was looked at.
     InvocationEnded = "invocation_ended", "Nothing: the sweep looks again.";
+    /// AWS says that the instance is terminated.
+    InstanceTerminated = "instance_terminated", "Nothing.";
+    /// EC2 does not know the instance, which was of this account and Region and has been silent for the grace time.
+    InstanceUnknown = "instance_unknown", "Nothing.";
+    /// The instance is there, or is left to the hooks of its group.
+    InstanceExists = "instance_exists", "Nothing.";
+    /// Something was heard under the name not long ago: an instance may use the certificate.
+    HeardRecently = "heard_recently", "Nothing: it is examined again.";
+    /// The instance was in another account or Region, or nothing says that it was in this one.
+    OtherPlace = "other_place", "Nothing here: clean it where it belongs, or manually.";
+    /// No profile makes such a name with such extensions.
+    NoProfileMatches = "no_profile_matches", "Nothing, unless the profile has changed: then clean it manually.";
+    /// What EC2 and Auto Scaling answer does not fit together, so that it is not relied on.
+    AwsContradictory = "aws_contradictory", "Do the account, the Region and the role's permissions fit the groups?";
+    /// A second check did not confirm what the first one found.
+    NotConfirmed = "not_confirmed", "Nothing: it is examined again.";
+    /// Too many orphans would be removed at once: nothing is removed.
+    BreakerOpen = "breaker_open", "If they are really gone, raise orphans.max_share until they are removed, or clean them manually.";
+    /// Orphans are only reported, as `orphans.mode` says.
+    ReportMode = "report_mode", "Set orphans.mode to purge.";
     /// Observe mode: nothing is written.
     ObserveMode = "observe_mode", "Set mode to act.";
 
@@ -183,6 +203,15 @@ codes! {
     /// A service refuses a call.
     Refused = "refused", "The reason holds the service's words.";
 }
+
+/// Only a [`Proof`](crate::removal::Proof) makes one: nothing else can say `purged`.
+///
+/// ```compile_fail,E0423
+/// use stagedoor_lifecycle::reason::{Code, Fact, Proven};
+/// Fact::new(Code::Purged(Proven(())), "it is gone");
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Proven(pub(crate) ());
 
 /// The text of a doc comment, of which the macro gets the attribute.
 #[cfg(test)]

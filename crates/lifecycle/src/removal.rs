@@ -7,7 +7,7 @@ use stagedoor_types::{Certname, Lookup};
 
 use crate::identity::Purgeable;
 use crate::observation::{CertificateView, NameView, NodeView};
-use crate::reason::{Code, Fact, Reason};
+use crate::reason::{Code, Fact, Proven, Reason};
 
 /// What is left of an instance under one name, and how far its removal is: [`Requested`], then [`Applied`]. What Puppet answers to a
 /// removal is no proof: only an observation that began after it gives a [`Proof`].
@@ -224,7 +224,7 @@ impl Proof {
     /// For a receipt: the one fact with the code `purged`.
     #[must_use]
     pub fn fact(&self) -> Fact {
-        Fact::new(Code::Purged, format!("{} is gone from Puppet", self.0))
+        Fact::new(Code::Purged(Proven(())), format!("{} is gone from Puppet", self.0))
     }
 }
 
@@ -268,7 +268,7 @@ mod tests {
     #[test]
     fn what_is_gone_in_a_later_observation_is_proven() {
         let proof = removal().proof(&after(), at(10)).unwrap();
-        assert_eq!(proof.fact().code, Code::Purged);
+        assert!(matches!(proof.fact().code, Code::Purged(_)));
         assert_eq!(removal().gone(&after(), at(10)).len(), 3);
     }
 

@@ -83,7 +83,11 @@ pub(crate) async fn keep_house(stage: &mut Rehearsal) -> Vec<(String, String)> {
     let orphans = &answer["housekeeping"]["orphans"];
     let results = orphans["results"].as_array().unwrap_or_else(|| panic!("{answer:#}")).iter();
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    results.map(|result| (text(&result["certname"]), text(&result["outcome"]))).collect()
+    let result = |result: &Value| {
+        let (outcome, code) = (text(&result["outcome"]), text(&result["code"]));
+        (text(&result["certname"]), format!("{outcome}: {code}"))
+    };
+    results.map(result).collect()
 }
 
 /// Of these, how many does Puppet still have a certificate and an active node of?

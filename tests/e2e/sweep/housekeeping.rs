@@ -27,14 +27,14 @@ fn published(stage: &Rehearsal) -> Vec<Value> {
 #[tokio::test]
 async fn an_orphan_is_removed_and_the_living_are_left_alone() {
     let mut stage = stage(fleet(0..3, 3..4)).await;
-    assert_eq!(keep_house(&mut stage).await, dealt([3], "removed"));
+    assert_eq!(keep_house(&mut stage).await, dealt([3], "removed: purged"));
     assert_eq!(stage.puppet_has(&name(3)), (false, false));
     assert_eq!(still_there(&stage, 0..3), 3);
     let news = published(&stage);
     assert_eq!(news.len(), 1, "{news:#?}");
     assert_eq!(
         (&news[0]["orphans"][0]["instance_id"], &news[0]["orphans"][0]["outcome"]),
-        (&json!(id(3)), &json!("removed"))
+        (&json!(id(3)), &json!("removed: purged"))
     );
     let reason = news[0]["orphans"][0]["reason"].as_str().unwrap();
     assert!(reason.ends_with("its serial is in the CRL"), "{reason}");
@@ -57,7 +57,7 @@ async fn a_terminated_instance_needs_no_grace_time_and_its_certificate_no_node()
     let mut stage = stage_of(scene, ago, PuppetOptions::default()).await;
     let mut done = keep_house(&mut stage).await;
     done.sort();
-    assert_eq!(done, dealt([3, 4], "removed"));
+    assert_eq!(done, dealt([3, 4], "removed: purged"));
     assert_eq!(stage.puppet_has(&name(3)), (false, false));
 }
 
@@ -69,7 +69,7 @@ async fn a_node_that_a_late_report_brought_back_goes_again() {
         json!({"certname": name(3), "extensions": {"pp_instance_id": id(3), "pp_role": "compiler"}});
     let mut stage = stage(scene).await;
     assert_eq!(stage.puppet_has(&name(3)), (false, true));
-    assert_eq!(keep_house(&mut stage).await, dealt([3], "removed"));
+    assert_eq!(keep_house(&mut stage).await, dealt([3], "removed: purged"));
     assert_eq!(stage.puppet_has(&name(3)), (false, false));
 }
 
@@ -102,18 +102,18 @@ async fn what_may_live_is_left_alone() {
 #[tokio::test]
 async fn the_breaker_holds_back_what_would_be_too_much_at_once_and_alerts() {
     let mut stage = stage(fleet(0..14, 14..20)).await;
-    assert_eq!(keep_house(&mut stage).await, dealt(14..20, "held"));
+    assert_eq!(keep_house(&mut stage).await, dealt(14..20, "held: breaker_open"));
     assert_eq!(still_there(&stage, 0..20), 20);
     let news = published(&stage);
     assert_eq!((news.len(), &news[0]["alert"]), (1, &json!("orphans")), "{news:#?}");
-    assert!(news[0]["reason"].as_str().unwrap().contains("6 of 20"), "{news:#?}");
+    assert_eq!(news[0]["code"], "breaker_open", "{news:#?}");
     let metrics = stage.metrics("sweep").await;
     assert_eq!((&metrics["BreakerOpen"], &metrics["OrphansRemoved"]), (&json!(1), &json!(0)), "{metrics}");
 
     // An operator has looked at them, and allows their removal.
     stage.configure(|config| format!("orphans.max_share = 30\n{config}"));
     stage.lab.journal.clear();
-    assert_eq!(keep_house(&mut stage).await, dealt(14..20, "removed"));
+    assert_eq!(keep_house(&mut stage).await, dealt(14..20, "removed: purged"));
     assert_eq!((still_there(&stage, 0..14), still_there(&stage, 14..20)), (14, 0));
     assert_eq!(stage.lab.journal.count("ca", "PUT /puppet-ca/v1/clean"), 1, "as a set");
 }
@@ -137,10 +137,10 @@ async fn an_instance_of_another_region_or_account_is_not_ours() {
     let answer = stage.invoke("sweep", &json!({})).await;
     let orphans = &answer["housekeeping"]["orphans"];
     assert_eq!(orphans["results"], json!([]), "{answer:#}");
-    let left_alone: Vec<&Value> =
-        orphans["left_alone"].as_array().unwrap().iter().map(|left| &left["certname"]).collect();
+    let left_alone: Vec<(&Value, &Value)> =
+        orphans["left_alone"].as_array().unwrap().iter().map(|left| (&left["certname"], &left["code"])).collect();
     // The others were left out by the query.
-    assert_eq!(left_alone, [&name(5)], "{answer:#}");
+    assert_eq!(left_alone, [(&json!(name(5)), &json!("other_place"))], "{answer:#}");
     assert_eq!(orphans["fleet"], 3, "{answer:#}");
     assert_eq!(still_there(&stage, 0..6), 6);
     assert_eq!(stage.writes(), Vec::<String>::new());
@@ -218,9 +218,9 @@ async fn a_removal_that_fails_is_told_and_tried_again_next_time() {
     let mut stage = stage(fleet(0..3, 3..4)).await;
     stage.fault("ca", "PUT /puppet-ca/v1/clean", Some(1), FaultKind::Reset);
     stage.fault("ca", "PUT /puppet-ca/v1/clean", Some(2), FaultKind::Reset);
-    assert_eq!(keep_house(&mut stage).await, dealt([3], "failed"));
-    assert_eq!(published(&stage)[0]["orphans"][0]["outcome"], "failed");
-    assert_eq!(keep_house(&mut stage).await, dealt([3], "removed"));
+    assert_eq!(keep_house(&mut stage).await, dealt([3], "failed: ca_unavailable"));
+    assert_eq!(published(&stage)[0]["orphans"][0]["outcome"], "failed: ca_unavailable");
+    assert_eq!(keep_house(&mut stage).await, dealt([3], "removed: purged"));
     assert_eq!(stage.puppet_has(&name(3)), (false, false));
 }
 
@@ -233,9 +233,12 @@ async fn what_can_never_be_removed_is_not_reported_every_few_minutes() {
     let subject = Some(name(4));
     stage.lab.faults.add(Fault { service: "ca".into(), call: call.into(), nth: None, subject, kind: fault });
     // It does not keep the other from being cleaned, and is tried again each time.
-    assert_eq!(keep_house(&mut stage).await, [dealt([3], "removed"), dealt([4], "failed")].concat());
+    assert_eq!(
+        keep_house(&mut stage).await,
+        [dealt([3], "removed: purged"), dealt([4], "failed: ca_unavailable")].concat()
+    );
     for _ in 0..2 {
-        assert_eq!(keep_house(&mut stage).await, dealt([4], "failed"));
+        assert_eq!(keep_house(&mut stage).await, dealt([4], "failed: ca_unavailable"));
     }
     assert_eq!((stage.puppet_has(&name(3)).0, stage.puppet_has(&name(4)).0), (false, true));
     let failed = published(&stage).into_iter().filter(|news| news.to_string().contains("\"failed\"")).count();
@@ -300,18 +303,20 @@ async fn an_instance_that_lives_on_with_the_certificate_of_a_terminated_one_is_l
 #[tokio::test]
 async fn on_puppet_enterprise_the_agents_crl_is_not_taken_for_evidence() {
     let mut stage = stage_of(fleet(0..3, 3..4), SignedDuration::from_hours(3), PuppetOptions::enterprise()).await;
-    assert_eq!(keep_house(&mut stage).await, dealt([3], "removed"));
+    assert_eq!(keep_house(&mut stage).await, dealt([3], "removed: purged"));
     let news = published(&stage);
     let reason = news[0]["orphans"][0]["reason"].as_str().unwrap();
     assert!(reason.contains("by the CA's word") && !reason.contains("NOT"), "{reason}");
 }
 
 #[tokio::test]
-async fn where_they_are_only_to_be_told_nothing_is_written() {
-    for mode in ["orphans.mode = \"report\"", "mode = \"observe\""] {
+async fn where_they_are_only_reported_nothing_is_written() {
+    for (mode, result) in
+        [("orphans.mode = \"report\"", "found: report_mode"), ("mode = \"observe\"", "found: observe_mode")]
+    {
         let mut stage = stage(fleet(0..3, 3..4)).await;
         stage.configure(|config| format!("{mode}\n{config}"));
-        assert_eq!(keep_house(&mut stage).await, dealt([3], "found"), "{mode}");
+        assert_eq!(keep_house(&mut stage).await, dealt([3], result), "{mode}");
         assert_eq!(still_there(&stage, 0..4), 4);
         let writes = stage.writes();
         // The report is published once a day, which may be now.

@@ -6,10 +6,11 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use stagedoor_lifecycle::orphans::{Cloud, Listed, Orphan, Rules, Suspect};
 use stagedoor_lifecycle::profile::Profile;
-use stagedoor_lifecycle::reason::Code;
+use stagedoor_lifecycle::reason::{Code, Fact};
 use stagedoor_lifecycle::removal::Removal;
 use stagedoor_types::{Certname, Group, InstanceId, Machine, Mode, Service, Trouble};
 
+use super::{Outcome, observe_mode, report_mode};
 use crate::apply::{Removed, carry_out};
 use crate::call::{call, in_turn};
 use crate::config::OrphanMode;
@@ -40,9 +41,9 @@ pub(crate) struct Check {
     pub(crate) unlisted: Option<Trouble>,
     results: Vec<Dealt>,
     /// Those whose instance AWS does not show alive and that are no orphans all the same, or may not be; and why.
-    left_alone: Vec<(Certname, String)>,
+    left_alone: Vec<(Certname, Fact)>,
     /// Why nothing was removed, where too much would have gone at once.
-    pub(crate) breaker: Option<String>,
+    pub(crate) breaker: Option<Fact>,
 }
 
 /// An orphan, and the result of its removal.
@@ -51,30 +52,7 @@ struct Dealt {
     orphan: Orphan,
     outcome: Outcome,
     /// What was done, or went wrong.
-    story: String,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Outcome {
-    /// Gone, and seen to be.
-    Removed,
-    /// Not, or not seen to be.
-    Failed,
-    /// Only reported, as the mode says.
-    Found,
-    /// The breaker is open.
-    Held,
-}
-
-impl Outcome {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Removed => "removed",
-            Self::Failed => "failed",
-            Self::Found => "found",
-            Self::Held => "held",
-        }
-    }
+    result: Fact,
 }
 
 /// Looks for orphans among all nodes and certificates, and removes them. An error means that nothing was touched.
@@ -113,24 +91,24 @@ pub(super) async fn check(run: Run<'_>, puppet: &Puppet, groups: Vec<Group>, tur
     }
     let findings = rules.judge(&seen.suspects, fleet.len(), unseen, &cloud, run.now());
     for (name, why) in &findings.spared {
-        tracing::debug!(certname = %name, "no orphan: {why}");
+        tracing::debug!(certname = %name, code = why.code.as_str(), "no orphan: {}", why.text);
     }
     if let Some((name, why)) = findings.unclear.first() {
-        tracing::warn!(unclear = findings.unclear.len(), certname = %name, "could not determine whether it is an orphan: {why}");
+        tracing::warn!(unclear = findings.unclear.len(), certname = %name, code = why.code.as_str(), "could not determine whether it is an orphan: {}", why.text);
     }
     left_alone.extend(findings.unclear.into_iter().chain(findings.spared));
     let may_go = findings.breaker.is_none() && config.orphans == OrphanMode::Purge;
     let (mut orphans, observed): (Vec<_>, Vec<_>) =
         findings.orphans.into_iter().partition(|orphan| orphan.mode == Mode::Act);
-    let mut results = told(observed, Outcome::Found, "would be removed, but its profile only observes");
+    let mut results = alike(observed, Outcome::Found, &observe_mode());
     match orphans.first().and_then(|orphan| orphan.mode.write_permit()) {
         Some(permit) if may_go => {
             let writer = &puppet.writer(permit);
             let mut fresh = true;
             while !orphans.is_empty() {
                 if run.now() >= run.budget.passes {
-                    let story = "there was no time left; the next housekeeping goes on";
-                    results.extend(told(orphans, Outcome::Failed, story));
+                    let no_time = Fact::new(Code::Postponed, "there was no time left; the next housekeeping goes on");
+                    results.extend(alike(orphans, Outcome::Failed, &no_time));
                     break;
                 }
                 let rest = orphans.split_off(orphans.len().min(REMOVED_AT_ONCE));
@@ -140,7 +118,7 @@ pub(super) async fn check(run: Run<'_>, puppet: &Puppet, groups: Vec<Group>, tur
                     let still: BTreeSet<Certname> = confirmed.iter().map(name).collect();
                     let dropped = orphans.iter().map(name).filter(|name| !still.contains(name));
                     let why = "it was an orphan at first, and a second check did not confirm it";
-                    left_alone.extend(dropped.map(|name| (name, why.to_owned())));
+                    left_alone.extend(dropped.map(|name| (name, Fact::new(Code::NotConfirmed, why))));
                     orphans = confirmed;
                 }
                 fresh = false;
@@ -148,8 +126,12 @@ pub(super) async fn check(run: Run<'_>, puppet: &Puppet, groups: Vec<Group>, tur
                 orphans = rest;
             }
         }
-        _ if findings.breaker.is_some() => results.extend(told(orphans, Outcome::Held, "held back")),
-        _ => results.extend(told(orphans, Outcome::Found, "would be removed")),
+        _ => match &findings.breaker {
+            Some(_) => {
+                results.extend(alike(orphans, Outcome::Held, &Fact::new(Code::BreakerOpen, "the breaker is open")));
+            }
+            None => results.extend(alike(orphans, Outcome::Found, &report_mode())),
+        },
     }
     // The next housekeeping finds them without asking for the list again.
     let failed = results.iter().filter(|dealt: &&Dealt| dealt.outcome == Outcome::Failed);
@@ -165,7 +147,7 @@ async fn located<'l>(
     rules: &Rules<'_>,
     fleet: Vec<&'l Listed>,
     cloud: &Cloud,
-) -> Result<(Vec<&'l Listed>, Vec<(Certname, String)>), Trouble> {
+) -> Result<(Vec<&'l Listed>, Vec<(Certname, Fact)>), Trouble> {
     let unknown: BTreeSet<Certname> = rules.unknown(&fleet, cloud).into_iter().collect();
     let here = match Cloud::home(&cloud.groups) {
         Ok(home) if !unknown.is_empty() => {
@@ -180,14 +162,14 @@ async fn located<'l>(
         let why = format!(
             "EC2 does not know {instance}, and no fact ec2_metadata says that it was in this account and Region"
         );
-        (listed.certname.clone(), why)
+        (listed.certname.clone(), Fact::new(Code::OtherPlace, why))
     };
     Ok((fleet, others.into_iter().map(why).collect()))
 }
 
 /// The same for all of these.
-fn told(orphans: Vec<Orphan>, outcome: Outcome, story: &str) -> Vec<Dealt> {
-    orphans.into_iter().map(|orphan| Dealt { orphan, outcome, story: story.to_owned() }).collect()
+fn alike(orphans: Vec<Orphan>, outcome: Outcome, result: &Fact) -> Vec<Dealt> {
+    orphans.into_iter().map(|orphan| Dealt { orphan, outcome, result: result.clone() }).collect()
 }
 
 /// What EC2 knows of these instances.
@@ -241,14 +223,14 @@ async fn remove(
     let certificates: Vec<_> = names.iter().filter_map(|name| before.certificates.get(name)).collect();
     let crl = call(run.context, run.budget.work, Service::Ca, puppet.ca.revocations(&certificates)).await.ok();
     let dealt = orphans.into_iter().zip(&seen.suspects).map(|(orphan, now)| {
-        let (outcome, mut story) = judge(&orphan.removal, &removed, now, (applied, seen.at));
+        let (outcome, mut result) = judge(&orphan.removal, &removed, now, (applied, seen.at));
         let name = orphan.removal.name.certname();
         if outcome == Outcome::Removed && orphan.removal.certificate.is_some() {
             let revoked =
                 revocation(crl.as_ref(), before.certificates.get(name), removed.cleaned(name), puppet.is_enterprise());
-            story = format!("{story}; {revoked}");
+            result.text = format!("{}; {revoked}", result.text);
         }
-        Dealt { orphan, outcome, story }
+        Dealt { orphan, outcome, result }
     });
     dealt.collect()
 }
@@ -259,22 +241,25 @@ fn judge(
     removed: &Removed,
     now: &Suspect,
     (applied, observed): (Timestamp, Timestamp),
-) -> (Outcome, String) {
+) -> (Outcome, Fact) {
     let name = removal.name.certname();
     let done: Vec<_> = removed.of(name).collect();
     if let Some(trouble) = done.iter().find_map(|(result, _)| result.as_ref().err()) {
-        return (Outcome::Failed, trouble.text.clone());
+        return (Outcome::Failed, trouble.into());
     }
     let applied = removal.clone().applied(applied, removed.cleaned(name));
     let unknown = [now.view.certificate.known().err(), now.view.node.known().err()].into_iter().flatten().next();
     match (applied.proof(&now.view, observed), unknown) {
-        (Some(_), _) => {
-            let story: Vec<_> = done.iter().filter_map(|(result, _)| result.as_deref().ok()).collect();
-            (Outcome::Removed, story.join("; "))
+        (Some(proof), _) => {
+            let done: Vec<_> = done.iter().filter_map(|(result, _)| result.as_deref().ok()).collect();
+            (Outcome::Removed, Fact { text: done.join("; "), ..proof.fact() })
         }
-        (None, Some(trouble)) => (Outcome::Failed, format!("it is not proven gone: {trouble}")),
+        (None, Some(trouble)) => {
+            (Outcome::Failed, Fact::new(trouble.into(), format!("it is not proven gone: {trouble}")))
+        }
         (None, None) => {
-            (Outcome::Failed, "Puppet said that it was done, and something of it is still there".to_owned())
+            let left = "Puppet said that it was done, and something of it is still there";
+            (Outcome::Failed, Fact::new(Code::StillThere, left))
         }
     }
 }
@@ -288,21 +273,21 @@ impl Check {
     /// Logs it, and returns the messages to publish: what was done, at once; what cannot be removed, and that the breaker is open,
     /// at once and then as a reminder; what the mode only reports, as a reminder.
     pub(super) fn tell(&self, context: &Context, remind: bool) -> Vec<(String, Value)> {
-        for Dealt { orphan: Orphan { instance, removal, why, .. }, outcome, story } in &self.results {
+        for Dealt { orphan: Orphan { instance, removal, why, .. }, outcome, result } in &self.results {
             let (certname, removal) = (removal.name.certname(), removal.describe());
-            let word = outcome.as_str();
+            let (word, code, why, result) = (outcome.as_str(), result.code.as_str(), &why.text, &result.text);
             if *outcome == Outcome::Failed {
-                tracing::error!(%instance, %certname, outcome = word, removal, "orphan: {why}; {story}");
+                tracing::error!(%instance, %certname, outcome = word, code, removal, "orphan: {why}; {result}");
             } else {
-                tracing::info!(%instance, %certname, outcome = word, removal, "orphan: {why}; {story}");
+                tracing::info!(%instance, %certname, outcome = word, code, removal, "orphan: {why}; {result}");
             }
         }
         let mut news = Vec::new();
         if let Some(breaker) = &self.breaker {
-            tracing::error!("{breaker}");
+            tracing::error!(code = breaker.code.as_str(), "{}", breaker.text);
             let due = context.memory.to_report(BTreeSet::from(["breaker".to_owned()]), remind);
             let names = messages(self.results.iter().map(Dealt::payload)).into_iter().next();
-            let message = json!({"function": "sweep", "alert": "orphans", "reason": breaker, "orphans": names});
+            let message = json!({"function": "sweep", "alert": "orphans", "code": breaker.code, "reason": breaker.text, "orphans": names});
             news.extend(due.into_iter().map(|_| ("Stagedoor: too many orphans at once".to_owned(), message.clone())));
             return news;
         }
@@ -326,8 +311,9 @@ impl Check {
     pub(super) fn payload(&self) -> Value {
         let results: Vec<_> = self.results.iter().take(RESULTS_SHOWN).map(Dealt::payload).collect();
         let left_alone = self.left_alone.iter().take(LEFT_ALONE_SHOWN);
-        let left_alone: Vec<_> =
-            left_alone.map(|(name, why)| json!({"certname": name, "reason": cut(why, LONGEST_REASON)})).collect();
+        let left_alone: Vec<_> = left_alone
+            .map(|(name, why)| json!({"certname": name, "code": why.code, "reason": cut(&why.text, LONGEST_REASON)}))
+            .collect();
         let unlisted = self
             .unlisted
             .as_ref()
@@ -336,7 +322,7 @@ impl Check {
             "fleet": self.fleet,
             "results": results,
             "left_alone": left_alone,
-            "breaker": self.breaker,
+            "breaker": self.breaker.as_ref().map(|breaker| &breaker.text),
             // How many there are, where not all are shown; and what was not looked at this time.
             "found": self.results.len(),
             "left_alone_count": self.left_alone.len(),
@@ -357,7 +343,9 @@ impl Dealt {
             "certname": removal.name.certname(),
             "instance_id": instance,
             "outcome": self.outcome.as_str(),
-            "reason": cut(&format!("{why}; {}: {}", removal.describe(), self.story), LONGEST_REASON),
+            "code": self.result.code,
+            "evidence": why.code,
+            "reason": cut(&format!("{}; {}: {}", why.text, removal.describe(), self.result.text), LONGEST_REASON),
         })
     }
 }

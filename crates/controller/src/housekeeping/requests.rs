@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 use stagedoor_lifecycle::orphans::{Cloud, PendingRequest, Rules};
 use stagedoor_lifecycle::profile::Profile;
+use stagedoor_lifecycle::reason::{Code, Fact};
 use stagedoor_types::{Group, InstanceId, Service, Trouble};
 
+use super::{Outcome, observe_mode, report_mode};
 use crate::apply::{Deletion, delete_request};
 use crate::call::{call, unique};
 use crate::config::OrphanMode;
@@ -18,9 +20,9 @@ use crate::observe::requests::requests;
 #[derive(Debug)]
 pub(super) struct Dealt {
     request: PendingRequest,
-    outcome: &'static str,
-    /// What went wrong.
-    trouble: Option<Trouble>,
+    outcome: Outcome,
+    /// What was done, or went wrong.
+    result: Fact,
 }
 
 /// Looks for such requests and deletes them. An error means that nothing was touched.
@@ -41,27 +43,29 @@ pub(super) async fn check(run: Run<'_>, puppet: &Puppet, groups: Vec<Group>, tur
     for request in pending {
         let Some(mode) = rules.may_delete(&request, &cloud) else { continue };
         let permit = mode.write_permit().filter(|_| config.housekeeping.orphans == OrphanMode::Purge);
-        let (outcome, trouble) = match permit {
-            None => ("found", None),
+        let (outcome, result) = match permit {
+            None if mode.write_permit().is_none() => (Outcome::Found, observe_mode()),
+            None => (Outcome::Found, report_mode()),
             // The next housekeeping goes on.
             Some(_) if run.now() >= run.budget.passes => break,
             Some(permit) => {
                 let writer = puppet.writer(permit);
                 match delete_request(run, &writer, &request.certname, &request.key_print).await {
-                    Ok(Deletion::Done) => ("removed", None),
+                    Ok(Deletion::Done) => (Outcome::Removed, Fact::new(Code::InstanceTerminated, "deleted")),
                     Ok(Deletion::Changed | Deletion::LeftToTheSweep) => continue,
-                    Err(trouble) => ("failed", Some(trouble)),
+                    Err(trouble) => (Outcome::Failed, trouble.into()),
                 }
             }
         };
         let PendingRequest { certname, instance, .. } = &request;
         let what = "a certificate request of an instance that EC2 says is terminated";
-        if let Some(trouble) = &trouble {
-            tracing::error!(%instance, %certname, outcome, "{what}: {trouble}");
+        let (word, code, text) = (outcome.as_str(), result.code.as_str(), &result.text);
+        if outcome == Outcome::Failed {
+            tracing::error!(%instance, %certname, outcome = word, code, "{what}: {text}");
         } else {
-            tracing::info!(%instance, %certname, outcome, "{what}");
+            tracing::info!(%instance, %certname, outcome = word, code, "{what}: {text}");
         }
-        dealt.push(Dealt { request, outcome, trouble });
+        dealt.push(Dealt { request, outcome, result });
     }
     Ok(dealt)
 }
@@ -70,7 +74,8 @@ impl Dealt {
     /// For the answer of the invocation.
     pub(super) fn payload(&self) -> Value {
         let PendingRequest { certname, instance, .. } = &self.request;
-        let error = self.trouble.as_ref().map(|trouble| &trouble.text);
-        json!({"certname": certname, "instance_id": instance, "outcome": self.outcome, "error": error})
+        let error = (self.outcome == Outcome::Failed).then_some(&self.result.text);
+        let (outcome, code) = (self.outcome.as_str(), self.result.code);
+        json!({"certname": certname, "instance_id": instance, "outcome": outcome, "code": code, "error": error})
     }
 }
