@@ -4,6 +4,7 @@
 //! terminated, and the answers that say so are reliable. In doubt, a name is left alone.
 
 mod cloud;
+mod doubt;
 mod requests;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,7 +12,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-pub use cloud::{Cloud, Fate};
+pub use cloud::{Cloud, Disbelief, Fate, Life};
+use doubt::{Doubt, Spared};
 pub use requests::PendingRequest;
 use stagedoor_types::{Certname, InstanceId, Mode};
 
@@ -165,8 +167,8 @@ impl Rules<'_> {
             let name = suspect.view.certname.clone();
             match self.verdict(suspect, cloud, now) {
                 Ok(orphan) => findings.orphans.push(orphan),
-                Err(Doubt::Spared(why)) => findings.spared.push((name, why)),
-                Err(Doubt::Unclear(why)) => findings.unclear.push((name, why)),
+                Err(Doubt::Spared(why)) => findings.spared.push((name, why.to_string())),
+                Err(Doubt::Unclear(why)) => findings.unclear.push((name, why.to_string())),
             }
         }
         if !findings.orphans.is_empty() {
@@ -178,9 +180,9 @@ impl Rules<'_> {
     /// The evidence, top to bottom: was it ours, is it gone, is that to be believed?
     fn verdict(&self, suspect: &Suspect, cloud: &Cloud, now: Timestamp) -> Result<Orphan, Doubt> {
         let view = &suspect.view;
-        let certificate = view.certificate.known().map_err(unclear)?;
-        let node = view.node.known().map_err(unclear)?;
-        let fact_instance = view.fact_instance.known().map_err(unclear)?;
+        let certificate = view.certificate.known()?;
+        let node = view.node.known()?;
+        let fact_instance = view.fact_instance.known()?;
         let active = node.is_some_and(|node| node.active);
 
         // The certificate decides; where there is none, what Puppet Server recorded of it.
@@ -188,70 +190,60 @@ impl Rules<'_> {
         let (instance, extensions) = match (certificate, certified) {
             (Some(certificate), _) => (certificate.instance.as_ref(), &certificate.holds.extensions),
             (None, Some(certified)) => (Some(&certified.instance), &certified.extensions),
-            (None, None) => return Err(spared("neither a certificate nor an active node is there any more")),
+            (None, None) => return Err(Spared::NothingThere.into()),
         };
-        let Some(instance) = instance else { return Err(spared("its certificate names no instance")) };
+        let Some(instance) = instance else { return Err(Spared::NoInstance.into()) };
         let Some(mode) = self.mode(&view.certname, instance, extensions) else {
-            return Err(spared("it has not every extension and the name that a profile asks for"));
+            return Err(Spared::OfNoProfile.into());
         };
         let purgeable = match whose(view, instance, self.protected) {
             Whose::Ours(purgeable) => purgeable,
-            Whose::Protected(pattern) => return Err(spared(format!("it is protected by {pattern}"))),
-            Whose::Unavailable(trouble) => return Err(unclear(trouble)),
-            Whose::Another(owner) => return Err(spared(format!("it belongs to {owner}"))),
-            Whose::Nobody | Whose::Unknown => return Err(spared("nothing says for certain whose it is")),
+            Whose::Protected(pattern) => return Err(Spared::Protected(pattern).into()),
+            Whose::Unavailable(trouble) => return Err(trouble.into()),
+            Whose::Another(owner) => return Err(Spared::Another(owner).into()),
+            Whose::Nobody | Whose::Unknown => return Err(Spared::OwnerUnknown.into()),
         };
 
         for named in [Some(instance), fact_instance, suspect.reported.instance.as_ref()].into_iter().flatten() {
-            if let Fate::Alive(how) = cloud.fate(named) {
-                return Err(spared(format!("{named} is {how}")));
+            if let Fate::Alive(life) = cloud.fate(named) {
+                return Err(Spared::Alive { instance: named.clone(), life }.into());
             }
         }
         let reported = Some(&suspect.reported).filter(|reported| reported.instance.as_ref() == Some(instance));
         // A certificate is news as well: of what it was issued to.
         let heard = node.and_then(|node| node.newest).max(certificate.map(|certificate| certificate.issued));
         let why = match cloud.fate(instance) {
-            Fate::Alive(how) => return Err(spared(format!("{instance} is {how}"))),
+            Fate::Alive(life) => return Err(Spared::Alive { instance: instance.clone(), life }.into()),
             Fate::Terminated(since) => {
                 if let Some(elsewhere) = reported.and_then(|reported| cloud.elsewhere(reported)) {
-                    return Err(spared(elsewhere));
+                    return Err(Spared::Abroad(elsewhere).into());
                 }
-                self.limits.silent_since(since, heard, now).map_err(|until| {
-                    let heard = heard.map_or_else(|| "never".to_owned(), |heard| format!("at {heard}"));
-                    spared(format!(
-                        "EC2 says that {instance} is terminated, and its name was last heard of {heard}; another instance may use its \
-                         certificate, so it is left alone until {until}"
-                    ))
+                self.limits.silent_since(since, heard, now).map_err(|until| Spared::HeardOfSinceTermination {
+                    instance: instance.clone(),
+                    heard,
+                    until,
                 })?;
                 format!("EC2 says that {instance} is terminated")
             }
             Fate::Unknown => {
-                let home = cloud.believed().map_err(unclear)?;
+                let home = cloud.believed()?;
                 match reported.map(|reported| (reported, cloud.elsewhere(reported))) {
-                    Some((_, Some(elsewhere))) => return Err(spared(elsewhere)),
+                    Some((_, Some(elsewhere))) => return Err(Spared::Abroad(elsewhere).into()),
                     Some((Reported { account: Some(_), region: Some(_), .. }, None)) => {}
                     _ => {
-                        return Err(spared(format!(
-                            "EC2 does not know {instance}, and no fact ec2_metadata says that it was in account {} and \
-                             Region {}; it may be of another account or Region",
-                            home.account, home.region
-                        )));
+                        return Err(Spared::NotKnownToBeHere { instance: instance.clone(), home: home.clone() }.into());
                     }
                 }
-                let Some(heard) = heard else {
-                    return Err(spared(format!(
-                        "EC2 does not know {instance}, and nothing says when it was last heard of"
-                    )));
-                };
+                let Some(heard) = heard else { return Err(Spared::NeverHeardOf(instance.clone()).into()) };
                 if now < deadline::after(heard, self.limits.grace) {
-                    return Err(spared(format!("EC2 does not know {instance}, but it was heard of at {heard}")));
+                    return Err(Spared::HeardOf { instance: instance.clone(), heard }.into());
                 }
                 format!("EC2 does not know {instance}, and nothing was heard of it since {heard}")
             }
         };
         match removal(purgeable, view, instance) {
-            (_, Some(trouble)) => Err(unclear(trouble)),
-            (None, None) => Err(spared("nothing is left of it")),
+            (_, Some(trouble)) => Err(trouble.into()),
+            (None, None) => Err(Spared::NothingLeft.into()),
             (Some(removal), None) => Ok(Orphan { instance: instance.clone(), removal, why, mode }),
         }
     }
@@ -298,20 +290,6 @@ impl Limits {
             )
         })
     }
-}
-
-/// Why a suspect is no orphan.
-enum Doubt {
-    Spared(String),
-    Unclear(String),
-}
-
-fn spared(why: impl Into<String>) -> Doubt {
-    Doubt::Spared(why.into())
-}
-
-fn unclear(why: impl std::fmt::Display) -> Doubt {
-    Doubt::Unclear(why.to_string())
 }
 
 #[cfg(test)]

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use stagedoor_types::{Group, InstanceId, LifecycleState, Location, Machine};
+use stagedoor_types::{Group, GroupName, InstanceId, LifecycleState, Location, Machine};
+use thiserror::Error;
 
 use super::Reported;
 
@@ -19,12 +20,49 @@ pub struct Cloud {
 /// The state of an instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fate {
-    /// It is there, or may come back; holds in which state.
-    Alive(String),
+    /// It is there, or may come back.
+    Alive(Life),
     /// EC2 says that it is terminated, and mostly when its termination began.
     Terminated(Option<Timestamp>),
     /// EC2 does not know it: it is long gone, or somewhere else.
     Unknown,
+}
+
+/// How an instance is known to live.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum Life {
+    /// It is in this Auto Scaling group.
+    #[error("in the group {0}")]
+    InGroup(GroupName),
+    /// EC2 shows it in this state.
+    #[error("{0}")]
+    State(String),
+}
+
+/// Why EC2 is not believed when it does not know an instance.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum Disbelief {
+    /// Nothing says where the fleet is.
+    #[error("no Auto Scaling group has opted in here: the fleet's account and Region are unknown")]
+    NoGroup,
+    /// Groups are of different accounts or Regions; these are the Regions of two.
+    #[error("Auto Scaling shows groups of {0} and {1}")]
+    TwoPlaces(String, String),
+    /// EC2's answer is empty.
+    #[error("EC2 does not know a single instance that it was asked about")]
+    NoInstance,
+    /// EC2 does not know this instance, which lives.
+    #[error("EC2 does not know {0}, which Auto Scaling has: its answer has gaps")]
+    Gap(InstanceId),
+}
+
+/// Where an instance said that it was, if that is not here.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub(super) enum Abroad {
+    #[error("account {0}")]
+    Account(String),
+    #[error("Region {0}")]
+    Region(String),
 }
 
 impl Cloud {
@@ -42,49 +80,49 @@ impl Cloud {
     #[must_use]
     pub fn fate(&self, instance: &InstanceId) -> Fate {
         if let Some(group) = self.groups.iter().find(|group| group.members.contains_key(instance)) {
-            return Fate::Alive(format!("in the group {}", group.name));
+            return Fate::Alive(Life::InGroup(group.name.clone()));
         }
         match self.machines.get(instance) {
             None => Fate::Unknown,
             Some(machine) if machine.state == "terminated" => Fate::Terminated(machine.terminated),
-            Some(machine) => Fate::Alive(machine.state.clone()),
+            Some(machine) => Fate::Alive(Life::State(machine.state.clone())),
         }
     }
 
     /// The account and Region of the fleet: those of its groups.
-    pub fn home(groups: &[Group]) -> Result<&Location, String> {
+    pub fn home(groups: &[Group]) -> Result<&Location, Disbelief> {
         let mut homes = groups.iter().filter_map(|group| group.location.as_ref());
         let Some(home) = homes.next() else {
-            return Err("no Auto Scaling group has opted in here: the fleet's account and Region are unknown".into());
+            return Err(Disbelief::NoGroup);
         };
         match homes.find(|other| *other != home) {
-            Some(other) => Err(format!("Auto Scaling shows groups of {} and {}", home.region, other.region)),
+            Some(other) => Err(Disbelief::TwoPlaces(home.region.clone(), other.region.clone())),
             None => Ok(home),
         }
     }
 
     /// Where this is, if EC2 is to be believed when it does not know an instance; else why it is not. Asked in another
     /// account or Region, or with a gap in its answer, EC2 does not know instances that live.
-    pub fn believed(&self) -> Result<&Location, String> {
+    pub fn believed(&self) -> Result<&Location, Disbelief> {
         let home = Self::home(&self.groups)?;
         if self.machines.is_empty() {
-            return Err("EC2 does not know a single instance that it was asked about".into());
+            return Err(Disbelief::NoInstance);
         }
         match Self::witnesses(&self.groups).find(|instance| !self.machines.contains_key(*instance)) {
-            Some(missing) => Err(format!("EC2 does not know {missing}, which Auto Scaling has: its answer has gaps")),
+            Some(missing) => Err(Disbelief::Gap(missing.clone())),
             None => Ok(home),
         }
     }
 
     /// Where else an instance said that it was, if it said so.
-    pub(super) fn elsewhere(&self, reported: &Reported) -> Option<String> {
+    pub(super) fn elsewhere(&self, reported: &Reported) -> Option<Abroad> {
         let home = self.groups.iter().find_map(|group| group.location.as_ref());
         let differs = |told: &Option<String>, ours: fn(&Location) -> &String| match (told, home) {
             (Some(told), Some(home)) if told != ours(home) => Some(told.clone()),
             _ => None,
         };
-        let account = differs(&reported.account, |home| &home.account).map(|told| format!("account {told}"));
-        let region = || differs(&reported.region, |home| &home.region).map(|told| format!("Region {told}"));
-        account.or_else(region).map(|place| format!("its facts say that it was in {place}"))
+        let account = differs(&reported.account, |home| &home.account).map(Abroad::Account);
+        let region = || differs(&reported.region, |home| &home.region).map(Abroad::Region);
+        account.or_else(region)
     }
 }
