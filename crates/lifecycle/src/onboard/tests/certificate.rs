@@ -132,8 +132,8 @@ fn an_alternative_name_is_compared_with_what_its_template_gives_for_this_instanc
     let mut world = world().asking(|asks| asks.alt_names.push("Compiler-1.example.com".into()));
     deleted_request(world.decide());
     world.aws.profile.rules.alt_names = vec!["{tag:Name}.example.com".parse().unwrap()];
-    deleted_request(world.decide());
     // It has no such tag.
+    deleted_request(world.decide());
     world.aws.machine().tags.insert("Name".into(), "compiler-1".into());
     assert!(matches!(done(world.decide()), Effect::Sign(_)));
     world.protected = Protected::new(["*.example.com"]).unwrap();
