@@ -34,8 +34,8 @@ fn a_profile_that_is_not_configured_fails_and_says_so() {
     });
     insta::assert_snapshot!(reasons.join("\n"), @r#"
     the tag stagedoor:profile of group compilers names the profile "databases", which the configuration does not have: add [profile.databases] there, or correct the tag
-    the tag stagedoor:profile of group compilers names the profile "", which the configuration does not have: add [profile.] there, or correct the tag
-    the tag stagedoor:profile of group compilers names the profile "no profile name", which the configuration does not have: add [profile.no profile name] there, or correct the tag
+    the tag stagedoor:profile of group compilers names the profile "", which the configuration does not have: correct the tag
+    the tag stagedoor:profile of group compilers names the profile "no profile name", which the configuration does not have: correct the tag
     "#);
 }
 
