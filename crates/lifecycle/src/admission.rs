@@ -160,9 +160,12 @@ fn admit_to(action: &LifecycleAction, cloud: &CloudView, group: &Group, profile:
 
 /// The reason for a group whose tag names a profile that the configuration does not have.
 fn no_such_profile(group: &GroupName, tag: &str) -> String {
+    let remedy = match tag.parse::<ProfileName>() {
+        Ok(name) => format!("add [profile.{name}] there, or correct the tag"),
+        Err(_) => "correct the tag".to_owned(),
+    };
     format!(
-        "the tag {PROFILE_TAG} of group {group} names the profile {tag:?}, which the configuration does not have: add \
-         [profile.{tag}] there, or correct the tag"
+        "the tag {PROFILE_TAG} of group {group} names the profile {tag:?}, which the configuration does not have: {remedy}"
     )
 }
 

@@ -92,10 +92,13 @@ mod tests {
 
     #[test]
     fn what_has_expired_is_said_to_have() {
-        assert!(credential("the CRL", -1).describe(at(0)).contains("expired at"));
-        assert!(credential("the CRL", 5).describe(at(0)).contains("within a day"));
-        assert!(credential("the CRL", DAY_S).describe(at(0)).contains("in 1 day,"));
-        assert!(credential("the CRL", DAY_S * 9).describe(at(0)).contains("in 9 days"));
+        let texts = [-1, 5, DAY_S, DAY_S * 9].map(|expires| credential("the CRL", expires).describe(at(0)));
+        insta::assert_snapshot!(texts.join("\n"), @"
+        the CRL expired at 2027-01-15T07:59:59Z: renew it now
+        the CRL expires within a day, at 2027-01-15T08:00:05Z
+        the CRL expires in 1 day, at 2027-01-16T08:00:00Z
+        the CRL expires in 9 days, at 2027-01-24T08:00:00Z
+        ");
     }
 
     #[test]

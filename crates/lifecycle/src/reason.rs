@@ -310,6 +310,12 @@ impl Reason {
         self.first.code
     }
 
+    /// The codes of all facts, in order.
+    #[must_use]
+    pub fn codes(&self) -> Vec<Code> {
+        self.facts().map(|fact| fact.code).collect()
+    }
+
     /// The facts, the first one first.
     pub fn facts(&self) -> impl Iterator<Item = &Fact> {
         std::iter::once(&self.first).chain(&self.more)
@@ -391,10 +397,13 @@ mod tests {
     fn a_reason_is_rendered_from_its_facts_and_has_the_code_of_the_first() {
         let missing = Fact::new(Code::WaitingForRun, "waiting for the first Puppet run");
         let reason = Reason::new(Fact::new(Code::TimeoutExpired, "the timeout has expired"), vec![missing.clone()]);
-        assert_eq!(reason.to_string(), "the timeout has expired: waiting for the first Puppet run");
-        assert_eq!(reason.code(), Code::TimeoutExpired);
+        insta::assert_snapshot!(reason, @"the timeout has expired: waiting for the first Puppet run");
+        assert_eq!(
+            (reason.code(), reason.codes()),
+            (Code::TimeoutExpired, vec![Code::TimeoutExpired, Code::WaitingForRun])
+        );
         let reason = Reason::new(Fact::new(Code::Enrolled, "it has its certificate"), vec![missing]);
-        assert_eq!(reason.to_string(), "it has its certificate; waiting for the first Puppet run");
+        insta::assert_snapshot!(reason, @"it has its certificate; waiting for the first Puppet run");
     }
 
     #[test]

@@ -292,7 +292,7 @@ mod tests {
     #[test]
     fn a_failed_run_is_tried_again_but_not_at_once() {
         assert!(matches!(standing_of(ran(10, 70, "failed"), vec![]), Standing::Underway(_)));
-        assert!(matches!(standing_of(ran(10, 39, "failed"), vec![]), Standing::Needed(why) if why.contains("failed")));
+        assert!(matches!(standing_of(ran(10, 39, "failed"), vec![]), Standing::Needed(_)));
     }
 
     #[test]
@@ -306,9 +306,9 @@ mod tests {
         let certname = "puppet.example.com".parse().unwrap();
         let orders = Some(Lookup::Found(vec![]));
         let target = TargetView { certname, disconnected: true, run: Lookup::Absent, orders };
-        assert!(
-            matches!(standing(&target, at(0), at(100)), Standing::Underway(what) if what.contains("not connected"))
-        );
+        assert!(matches!(standing(&target, at(0), at(100)), Standing::Underway(_)));
+        let connected = TargetView { disconnected: false, ..target };
+        assert!(matches!(standing(&connected, at(0), at(100)), Standing::Needed(_)));
     }
 
     #[test]

@@ -3,8 +3,11 @@
 //! A certificate is for good: its extensions decide what the node may do and what it is classified as, and they are
 //! readable by everyone. So a request must be exactly what the profile expects, and nothing more.
 
+mod objection;
+
 use std::collections::{BTreeMap, BTreeSet};
 
+pub use objection::Objection;
 use stagedoor_types::{Certname, InstanceId, Lookup, Machine, Trouble};
 
 use crate::profile::{AltNameTemplate, Protected};
@@ -166,7 +169,7 @@ impl Signable {
 }
 
 /// Approves a request if it passes every check; else returns all objections.
-pub fn approve(request: &Request, expected: &Expected<'_>) -> Result<Signable, Vec<String>> {
+pub fn approve(request: &Request, expected: &Expected<'_>) -> Result<Signable, Vec<Objection>> {
     let mut objections = objections(request, expected);
     if request.unreadable.is_none() {
         objections.extend(unlisted(request, expected.rules, |name| !grants_rights(name)));
@@ -182,54 +185,55 @@ pub fn approve(request: &Request, expected: &Expected<'_>) -> Result<Signable, V
 /// [`approve`]. A certificate may hold further ones, unless they grant rights: it may have been signed by other means, or under
 /// an older configuration, and revoking it would cost a node its certificate for something that does no harm.
 #[must_use]
-pub fn objections(request: &Request, expected: &Expected<'_>) -> Vec<String> {
+pub fn objections(request: &Request, expected: &Expected<'_>) -> Vec<Objection> {
     let Expected { certname, instance, rules, alt_names, protected } = *expected;
     if let Some(problem) = &request.unreadable {
-        return vec![format!("it cannot be read: {problem}")];
+        return vec![Objection::Unreadable(problem.clone())];
     }
     let mut objections = Vec::new();
-    let mut object = |objection: String| objections.push(objection);
+    let mut object = |objection: Objection| objections.push(objection);
 
     match &request.common_name {
         Some(name) if name == certname.as_str() => {}
-        Some(name) => object(format!("its name is {name:?}, not {certname}")),
-        None => object("its subject is more than a common name".into()),
+        Some(name) => object(Objection::OtherName { found: name.clone(), expected: certname.clone() }),
+        None => object(Objection::Subject),
     }
     match &request.signature {
         Signature::Valid => {}
-        Signature::Wrong => object("it is not signed with its own key".into()),
-        Signature::Unverifiable(why) => object(format!("it cannot be verified: {why}")),
+        Signature::Wrong => object(Objection::Signature),
+        Signature::Unverifiable(why) => object(Objection::Unverifiable(why.clone())),
     }
     match request.extensions.get("pp_instance_id") {
         Some(id) if id == instance.as_str() => {}
-        Some(id) => object(format!("its pp_instance_id is {id:?}, not {instance}")),
-        None => object("it has no pp_instance_id".into()),
+        Some(id) => object(Objection::OtherInstance { found: id.clone(), expected: instance.clone() }),
+        None => object(Objection::NoInstance),
     }
     for (name, wanted) in &rules.require {
+        let (extension, required) = (name.clone(), wanted.clone());
         match request.extensions.get(name) {
             Some(value) if value == wanted => {}
-            Some(value) => object(format!("its {name} is {value:?}, not {wanted:?}")),
-            None => object(format!("it has no {name}; {wanted:?} is required")),
+            Some(value) => object(Objection::OtherValue { extension, found: value.clone(), required }),
+            None => object(Objection::NoExtension { extension, required }),
         }
     }
     for objection in unlisted(request, rules, grants_rights) {
         object(objection);
     }
     for oid in &request.other_extensions {
-        object(format!("it asks for the extension {oid}, which Puppet does not know"));
+        object(Objection::UnknownExtension(oid.clone()));
     }
     for name in &request.alt_names {
         if is_host(certname.as_str(), name) {
             continue;
         }
         if let Some(pattern) = protected.protects_host(name) {
-            object(format!("it asks for the alternative name {name}, which is protected by {pattern}"));
+            object(Objection::ProtectedAltName { name: name.clone(), pattern: pattern.to_owned() });
         } else if !alt_names.iter().any(|allowed| is_host(allowed, name)) {
-            object(format!("it asks for the alternative name {name}, which the profile does not list"));
+            object(Objection::AltNameNotListed(name.clone()));
         }
     }
     if request.challenge == Challenge::Different {
-        object("its challengePassword is not the one that the instances are given".into());
+        object(Objection::Challenge);
     }
     // What cannot be verified has been named for its key already.
     if let Some(weakness) = weakness(&request.key).filter(|_| !matches!(request.signature, Signature::Unverifiable(_)))
@@ -240,15 +244,13 @@ pub fn objections(request: &Request, expected: &Expected<'_>) -> Vec<String> {
 }
 
 /// The extensions of this kind that the profile does not list, or with another value. What is required is compared elsewhere.
-fn unlisted(request: &Request, rules: &SigningRules, kind: fn(&str) -> bool) -> Vec<String> {
+fn unlisted(request: &Request, rules: &SigningRules, kind: fn(&str) -> bool) -> Vec<Objection> {
     let unrequired = |name: &String| name != "pp_instance_id" && !rules.require.contains_key(name);
     let extensions = request.extensions.iter().filter(|(name, _)| unrequired(name) && kind(name));
     let objection = |(name, value): (&String, &String)| match rules.allow.get(name) {
         Some(values) if values.contains(value) => None,
-        Some(_) => Some(format!("its {name} is {value:?}, which sign.allow of the profile does not list")),
-        None => Some(format!(
-            "it asks for the extension {name}, which is listed neither in sign.require nor in sign.allow of the profile"
-        )),
+        Some(_) => Some(Objection::ValueNotAllowed { extension: name.clone(), found: value.clone() }),
+        None => Some(Objection::ExtensionNotListed(name.clone())),
     };
     extensions.filter_map(objection).collect()
 }
@@ -258,12 +260,12 @@ fn grants_rights(extension: &str) -> bool {
     extension.starts_with(AUTHORIZATION_ARC) || extension.starts_with("pp_auth") || extension == "pp_cli_auth"
 }
 
-fn weakness(key: &Key) -> Option<String> {
+fn weakness(key: &Key) -> Option<Objection> {
     match key {
-        Key::Rsa(bits) if *bits < 2048 => Some(format!("its RSA key has {bits} bits; at least 2048 are required")),
-        Key::Ec(bits) if *bits < 256 => Some(format!("its elliptic curve has {bits} bits; at least 256 are required")),
+        Key::Rsa(bits) if *bits < 2048 => Some(Objection::ShortRsaKey(*bits)),
+        Key::Ec(bits) if *bits < 256 => Some(Objection::ShortCurve(*bits)),
         Key::Rsa(_) | Key::Ec(_) => None,
-        Key::Other(kind) => Some(format!("its key is of the kind {kind}; RSA or an elliptic curve is required")),
+        Key::Other(kind) => Some(Objection::KeyKind(kind.clone())),
     }
 }
 

@@ -207,12 +207,22 @@ pub(crate) fn target(run: Option<RunView>, orders: Option<Vec<Order>>) -> Target
     }
 }
 
+/// The CA is unavailable, or any service where it does not matter which.
 pub(crate) fn down<T>() -> Lookup<T> {
     Lookup::Unavailable(trouble())
 }
 
 pub(crate) fn trouble() -> Trouble {
-    Trouble { kind: TroubleKind::Unreachable, service: Service::Ca, text: "connection refused".into() }
+    trouble_with(Service::Ca)
+}
+
+/// This service is unavailable.
+pub(crate) fn unavailable<T>(service: Service) -> Lookup<T> {
+    Lookup::Unavailable(trouble_with(service))
+}
+
+fn trouble_with(service: Service) -> Trouble {
+    Trouble { kind: TroubleKind::Unreachable, service, text: "connection refused".into() }
 }
 
 /// Found, absent or unavailable.

@@ -195,8 +195,7 @@ fn a_removal_that_still_shows_something_says_what_and_why() {
     });
     assert_eq!(world.code(0), (Outcome::Failed, Code::CaUnavailable));
     let status = &world.plan().statuses[&world.key(0)];
-    let codes: Vec<Code> = status.reason.facts().map(|fact| fact.code).collect();
-    assert_eq!(codes, [Code::CaUnavailable, Code::StillThere]);
+    assert_eq!(status.reason.codes(), [Code::CaUnavailable, Code::StillThere]);
 }
 
 #[test]
@@ -271,20 +270,25 @@ fn observing(item: &mut Item) {
     item.profile().mode = Mode::Observe;
 }
 
+/// How many effects are withheld of each action. The snapshot `observe_mode` shows how they are described.
+fn withheld_effects(plan: &Plan) -> Vec<(&ActionKey, usize)> {
+    plan.withheld.iter().map(|(key, effects)| (key, effects.len())).collect()
+}
+
 #[test]
 fn observe_mode_has_no_effects_and_says_what_they_would_be() {
     let world = terminating(2).each(observing);
     let plan = world.plan();
     assert!(plan.effects.is_empty());
-    assert!(plan.withheld[&world.key(0)][0].starts_with("remove certificate 0000"), "{plan:#?}");
-    assert_eq!(plan.withheld.len(), 2);
+    assert_eq!(withheld_effects(&plan), [(&world.key(0), 1), (&world.key(1), 1)]);
 }
 
 #[test]
 fn observe_mode_withholds_a_signature() {
     let asking = launching(1).each(Item::asks).each(observing);
     let plan = asking.plan();
-    assert_eq!(plan.withheld[&asking.key(0)], [format!("sign the certificate request of {}", name(0))]);
+    assert!(plan.effects.is_empty());
+    assert_eq!(withheld_effects(&plan), [(&asking.key(0), 1)]);
 }
 
 #[test]
@@ -355,8 +359,7 @@ fn a_launch_whose_timeout_has_expired_is_abandoned_with_what_was_missing() {
     world.now = at(1801);
     assert_eq!(world.verdict(0), (ActionResult::Abandon, Code::TimeoutExpired));
     let reason = &world.plan().verdicts[&world.key(0)].reason;
-    let codes: Vec<Code> = reason.facts().map(|fact| fact.code).collect();
-    assert_eq!(codes, [Code::TimeoutExpired, Code::WaitingForRun]);
+    assert_eq!(reason.codes(), [Code::TimeoutExpired, Code::WaitingForRun]);
 }
 
 #[test]

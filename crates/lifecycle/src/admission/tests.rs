@@ -24,13 +24,19 @@ fn a_group_without_the_tag_is_none_of_our_business() {
 
 #[test]
 fn a_profile_that_is_not_configured_fails_and_says_so() {
-    for tag in ["databases", "", "no profile name"] {
+    let reasons = ["databases", "", "no profile name"].map(|tag| {
         let mut aws = Aws::terminating();
         aws.group().tags.insert(PROFILE_TAG.into(), tag.into());
-        assert!(
-            matches!(aws.admit(), Admission::Fail(reason) if reason.code == Code::ProfileUnknown && reason.text.contains(&format!("{tag:?}")))
-        );
-    }
+        match aws.admit() {
+            Admission::Fail(reason) if reason.code == Code::ProfileUnknown => reason.text,
+            other => panic!("{other:?}"),
+        }
+    });
+    insta::assert_snapshot!(reasons.join("\n"), @r#"
+    the tag stagedoor:profile of group compilers names the profile "databases", which the configuration does not have: add [profile.databases] there, or correct the tag
+    the tag stagedoor:profile of group compilers names the profile "", which the configuration does not have: correct the tag
+    the tag stagedoor:profile of group compilers names the profile "no profile name", which the configuration does not have: correct the tag
+    "#);
 }
 
 #[test]
@@ -54,9 +60,9 @@ fn the_name_is_made_of_what_ec2_shows() {
     for mut aws in [Aws::launching(), Aws::terminating()] {
         assert_eq!(aws.admitted().expected.unwrap().as_str(), NAME);
         aws.machine().private_dns = None;
-        assert!(matches!(aws.admitted().expected, Err(Nameless::Unknown(why)) if why.contains("private DNS name")));
+        assert!(matches!(aws.admitted().expected, Err(Nameless::Unknown(_))));
         aws.cloud.machine = Lookup::Absent;
-        assert!(matches!(aws.admitted().expected, Err(Nameless::Unknown(why)) if why.contains("does not know")));
+        assert!(matches!(aws.admitted().expected, Err(Nameless::Unknown(_))));
         aws.cloud.machine = down();
         assert_eq!(aws.admitted().expected, Err(Nameless::Unavailable(crate::world::trouble())));
     }
@@ -142,7 +148,7 @@ fn an_instance_that_has_passed_the_door_is_none_of_our_business() {
     {
         let admission = Aws::launching().in_state(state).admit();
         assert!(
-            matches!(&admission, Admission::Ignore(reason) if reason.code == Code::NotLaunching && reason.text.contains(state)),
+            matches!(&admission, Admission::Ignore(reason) if reason.code == Code::NotLaunching),
             "{state}: {admission:?}"
         );
     }

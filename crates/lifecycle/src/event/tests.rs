@@ -86,15 +86,13 @@ fn a_batch_keeps_every_record_in_order() {
 #[test]
 fn a_test_notification_is_acknowledged() {
     for name in ["sns-test-notification", "sqs-test-notification"] {
-        assert!(matches!(only(name), Content::Ignored(reason) if reason.contains("test notification")), "{name}");
+        assert!(matches!(only(name), Content::Ignored(_)), "{name}");
     }
 }
 
 #[test]
 fn an_event_of_another_type_is_ignored() {
-    assert!(
-        matches!(only("eventbridge-launch-successful"), Content::Ignored(reason) if reason.contains("Launch Successful"))
-    );
+    assert!(matches!(only("eventbridge-launch-successful"), Content::Ignored(_)));
 }
 
 #[test]
@@ -108,7 +106,11 @@ fn the_warm_pool_is_told_apart() {
 
 #[test]
 fn an_unknown_shape_is_a_clear_refusal() {
-    assert!(matches!(only("unknown-shape"), Content::Unusable(reason) if reason.contains("none of the shapes")));
+    let Content::Unusable(reason) = only("unknown-shape") else { panic!() };
+    insta::assert_snapshot!(
+        reason,
+        @"the event has none of the shapes in which Auto Scaling announces a lifecycle action"
+    );
     for event in
         [Value::Null, json!(7), json!([]), json!("text"), json!({"Records": [null]}), json!({"Records": [{"body": 7}]})]
     {
@@ -121,15 +123,28 @@ fn an_unknown_shape_is_a_clear_refusal() {
 #[test]
 fn a_missing_or_invalid_field_is_named() {
     let whole = sample("hook-terminate");
+    let mut reasons = Vec::new();
+    let mut unusable = |event: &Value| match document(event, 0) {
+        Content::Unusable(reason) => reasons.push(reason),
+        other => panic!("{other:?}"),
+    };
     for field in ["EC2InstanceId", "AutoScalingGroupName", "LifecycleHookName"] {
         let mut event = whole.clone();
         event.as_object_mut().unwrap().remove(field);
-        let Content::Unusable(reason) = document(&event, 0) else { panic!("{field}") };
-        assert!(reason.contains(field), "{reason}");
+        unusable(&event);
     }
-    let mut event = whole;
-    event["EC2InstanceId"] = json!("*");
-    assert!(matches!(document(&event, 0), Content::Unusable(reason) if reason.contains("not a valid instance id")));
+    for field in ["EC2InstanceId", "LifecycleTransition"] {
+        let mut event = whole.clone();
+        event[field] = json!("*");
+        unusable(&event);
+    }
+    insta::assert_snapshot!(reasons.join("\n"), @r#"
+    the lifecycle action has no text field EC2InstanceId
+    the lifecycle action has no text field AutoScalingGroupName
+    the lifecycle action has no text field LifecycleHookName
+    "*" is not a valid instance id: 'i-' and 8 or 17 lower-case hexadecimal digits
+    unknown LifecycleTransition "*"
+    "#);
 }
 
 #[test]
@@ -147,7 +162,7 @@ fn endless_wrapping_ends() {
     for _ in 0..10 {
         event = json!({"TopicArn": "t", "Type": "Notification", "Message": event.to_string()});
     }
-    assert!(matches!(document(&event, 0), Content::Unusable(reason) if reason.contains("too many times")));
+    assert!(matches!(document(&event, 0), Content::Unusable(_)));
 }
 
 /// Any JSON at all, with the keys that decoding looks for made likely.

@@ -12,7 +12,7 @@ use crate::observation::{Began, CertificateView, NameView};
 use crate::profile::{Rekey, SignMode};
 use crate::reason::{Code, Fact, Reason};
 use crate::removal::Removal;
-use crate::signing::{Expected, Request};
+use crate::signing::{Expected, Objection, Request};
 use crate::{deadline, signing};
 
 /// So long before the timeout expires, a refused request is left where it is: so its reason is at hand when the launch is
@@ -52,8 +52,11 @@ impl Rules<'_> {
         let expected = self.expected(certname, &certificate.holds)?;
         let objections = signing::objections(&certificate.holds, &expected);
         if !objections.is_empty() {
-            let reason =
-                format!("the certificate {} of {certname} is refused: {}", certificate.serial, objections.join("; "));
+            let reason = format!(
+                "the certificate {} of {certname} is refused: {}",
+                certificate.serial,
+                Objection::list(&objections)
+            );
             let reason = Fact::new(Code::CertificateRefused, reason);
             // Nothing is revoked because a tag is missing that made one of its names when it was signed.
             let with_its_names = Expected { alt_names: &certificate.holds.alt_names, ..expected };
@@ -244,8 +247,8 @@ impl Rules<'_> {
 
     /// Nothing shows that a request which is refused is the instance's own: it may be early, a predecessor's or a stranger's, even
     /// with the right challenge. So it is deleted, and the launch waits for another one until its timeout expires.
-    fn refuse(&self, certname: &Certname, asks: &Request, objections: &[String]) -> NotYet {
-        let reason = format!("the certificate request of {certname} is refused: {}", objections.join("; "));
+    fn refuse(&self, certname: &Certname, asks: &Request, objections: &[Objection]) -> NotYet {
+        let reason = format!("the certificate request of {certname} is refused: {}", Objection::list(objections));
         let reason = Fact::new(Code::RequestRefused, reason);
         let left = self.seen.refused.as_ref().and_then(|refused| refused.left.as_ref());
         let is_left = left == Some(&asks.key_print);

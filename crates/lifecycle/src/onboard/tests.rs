@@ -14,7 +14,7 @@ use crate::profile::{Rekey, SignMode};
 use crate::removal::Removal;
 use crate::signing::{Request, Signature};
 use crate::world::{
-    Aws, NAME, OTHER, OURS, PRIMARY, at, certificate, down, machine, node, order, request, run, target,
+    Aws, NAME, OTHER, OURS, PRIMARY, at, certificate, down, machine, node, order, request, run, target, unavailable,
 };
 
 /// When its certificate was issued. The launch begins at 0.
@@ -122,23 +122,23 @@ impl World {
     }
 }
 
-fn completed(decision: Decision) -> String {
+fn completed(decision: Decision) -> Reason {
     match decision {
-        Decision::Complete(ActionResult::Continue, story) => story.to_string(),
+        Decision::Complete(ActionResult::Continue, story) => story,
         other => panic!("{other:?}"),
     }
 }
 
-fn abandoned(decision: Decision) -> String {
+fn abandoned(decision: Decision) -> Reason {
     match decision {
-        Decision::Complete(ActionResult::Abandon, reason) => reason.to_string(),
+        Decision::Complete(ActionResult::Abandon, reason) => reason,
         other => panic!("{other:?}"),
     }
 }
 
-fn waits(decision: Decision) -> String {
+fn waits(decision: Decision) -> Reason {
     match decision {
-        Decision::Wait(reason) => reason.to_string(),
+        Decision::Wait(reason) => reason,
         other => panic!("{other:?}"),
     }
 }
@@ -150,16 +150,16 @@ fn waiting_code(decision: Decision) -> Code {
     }
 }
 
-fn refused(decision: Decision) -> String {
+fn refused(decision: Decision) -> Reason {
     match decision {
-        Decision::Refuse(reason) => reason.to_string(),
+        Decision::Refuse(reason) => reason,
         other => panic!("{other:?}"),
     }
 }
 
-fn failed(decision: Decision) -> String {
+fn failed(decision: Decision) -> Reason {
     match decision {
-        Decision::Fail(reason) => reason.to_string(),
+        Decision::Fail(reason) => reason,
         other => panic!("{other:?}"),
     }
 }
@@ -203,7 +203,11 @@ fn rejected_certificate(decision: Decision) -> String {
 #[test]
 fn an_instance_with_its_own_certificate_and_a_good_run_may_serve() {
     let story = completed(world().decide());
-    assert!(story.contains("01A1") && story.contains("changed"), "{story}");
+    assert_eq!(story.codes(), [Code::Enrolled, Code::Enrolled]);
+    insta::assert_snapshot!(
+        story,
+        @"ip-10-0-3-7.ec2.internal has its certificate 01A1; its Puppet run at 2027-01-15T08:01:40Z was successful (changed)"
+    );
 }
 
 // Its name.
@@ -213,21 +217,21 @@ fn a_name_that_cannot_be_told_is_waited_for() {
     let mut world = world();
     world.puppet.name = None;
     world.aws.machine().private_dns = None;
-    assert!(waits(world.decide()).contains("certname is unknown"));
+    assert_eq!(waits(world.decide()).codes(), [Code::CertnameUnknown]);
 }
 
 #[test]
 fn an_ec2_that_cannot_be_asked_for_the_name_is_a_failure() {
     let mut world = world();
-    world.aws.cloud.machine = down();
-    assert!(failed(world.decide()).contains("connection refused"));
+    world.aws.cloud.machine = unavailable(Service::Ec2);
+    assert_eq!(failed(world.decide()).codes(), [Code::Ec2Unavailable]);
 }
 
 #[test]
 fn a_protected_name_is_refused_to_every_arriving_instance() {
     for mut world in [world(), world().new_to_puppet(), world().asking(|_| {})] {
         world.protected = Protected::new([NAME]).unwrap();
-        assert!(refused(world.decide()).contains("protected"));
+        assert_eq!(refused(world.decide()).codes(), [Code::ProtectedName]);
     }
 }
 
@@ -235,7 +239,7 @@ fn a_protected_name_is_refused_to_every_arriving_instance() {
 fn a_puppet_that_was_not_asked_is_a_failure() {
     let mut world = world();
     world.puppet.name = None;
-    assert!(failed(world.decide()).contains("not asked"));
+    assert_eq!(failed(world.decide()).codes(), [Code::CaUnavailable]);
 }
 
 // What is unavailable.
@@ -308,7 +312,7 @@ fn name(asks: &mut Request, owner: &str) {
 
 #[test]
 fn until_the_timeout_expires_an_event_is_enough_to_wait() {
-    assert!(waits(world().new_to_puppet().decide()).contains("certificate request"));
+    assert_eq!(waits(world().new_to_puppet().decide()).codes(), [Code::RequestPending]);
 }
 
 #[test]
@@ -330,37 +334,42 @@ fn nobody_waits_before_it_is_asked_when_the_launch_began() {
 #[test]
 fn when_the_timeout_has_expired_the_reason_names_what_was_missing() {
     for (mut world, because) in [
-        (world().new_to_puppet(), "waiting for the certificate request"),
-        (world().taken(0).other_is(Lookup::Found(machine(OTHER, "running"))), "belongs to"),
+        (world().new_to_puppet(), Code::RequestPending),
+        (world().taken(0).other_is(Lookup::Found(machine(OTHER, "running"))), Code::OwnedByAnotherInstance),
     ] {
         world = world.late();
-        let reason = abandoned(world.decide());
-        assert!(reason.contains("the timeout has expired") && reason.contains(because), "{reason}");
+        assert_eq!(abandoned(world.decide()).codes(), [Code::TimeoutExpired, because]);
         world.aws.profile.on_launch_timeout = ActionResult::Continue;
-        assert!(completed(world.decide()).contains(because));
+        assert_eq!(completed(world.decide()).codes(), [Code::TimeoutExpired, because]);
     }
     let mut unreachable = world().late();
     unreachable.view().certificate = down();
-    assert!(abandoned(unreachable.decide()).contains("connection refused"));
+    assert_eq!(abandoned(unreachable.decide()).codes(), [Code::TimeoutExpired, Code::CaUnavailable]);
 }
 
 #[test]
 fn an_instance_that_is_fit_may_serve_however_late_it_is() {
-    assert!(completed(world().late().decide()).contains("was successful"));
+    assert_eq!(completed(world().late().decide()), completed(world().decide()));
 }
 
 #[test]
 fn nothing_is_begun_that_there_is_no_time_to_finish() {
     let sign = world().asking(|_| {});
     let remove = world().taken(0).other_is(Lookup::Found(machine(OTHER, "terminated")));
-    for (world, what) in [(sign, "sign the certificate request"), (remove, "remove certificate 01A1")] {
+    let mut reasons = Vec::new();
+    for world in [sign, remove] {
         done(world.decide());
         let mut late = world.late();
         let reason = abandoned(late.decide());
-        assert!(reason.contains("no time left") && reason.contains(what), "{reason}");
+        assert_eq!(reason.codes(), [Code::TimeoutExpired, Code::NoTimeLeft]);
+        reasons.push(reason.to_string());
         late.aws.action.began = Began::Said(at(0));
         assert_eq!(late.decide(), Decision::Ask(Question::Began), "an event alone does not say that it is late");
     }
+    insta::assert_snapshot!(reasons.join("\n"), @"
+    the timeout has expired: there is no time left to sign the certificate request of ip-10-0-3-7.ec2.internal
+    the timeout has expired: there is no time left to remove certificate 01A1 of ip-10-0-3-7.ec2.internal
+    ");
 }
 
 #[test]

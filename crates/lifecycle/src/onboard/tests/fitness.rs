@@ -8,20 +8,27 @@ use super::*;
 fn without_an_orchestrator_the_agents_own_run_is_waited_for() {
     let mut world = world();
     world.puppet.run = Some(Lookup::Absent);
-    assert!(waits(world.decide()).contains("waiting for the first Puppet run of ip-10-0-3-7"));
+    assert_eq!(waits(world.decide()).codes(), [Code::WaitingForRun]);
     world.puppet.run = None;
-    assert!(failed(world.decide()).contains("PuppetDB was not asked"));
+    assert_eq!(failed(world.decide()).codes(), [Code::PuppetDbUnavailable]);
 }
 
 #[test]
 fn a_run_that_failed_or_changed_nothing_on_purpose_or_had_an_old_catalog_is_shown_and_not_enough() {
-    let mut world = world();
-    world.puppet.run = Some(Lookup::Found(run(at(100), "failed")));
-    assert!(waits(world.decide()).contains("ended as failed"));
-    world.puppet.run = Some(Lookup::Found(RunView { noop: true, ..run(at(100), "unchanged") }));
-    assert!(waits(world.decide()).contains("noop"));
-    world.puppet.run = Some(Lookup::Found(RunView { cached: true, ..run(at(100), "unchanged") }));
-    assert!(waits(world.decide()).contains("a cached catalog"));
+    let unchanged = || run(at(100), "unchanged");
+    let runs = [run(at(100), "failed"), RunView { noop: true, ..unchanged() }, RunView { cached: true, ..unchanged() }];
+    let reasons = runs.map(|run| {
+        let mut world = world();
+        world.puppet.run = Some(Lookup::Found(run));
+        let reason = waits(world.decide());
+        assert_eq!(reason.codes(), [Code::RunNotSuccessful]);
+        reason.to_string()
+    });
+    insta::assert_snapshot!(reasons.join("\n"), @"
+    the Puppet run of ip-10-0-3-7.ec2.internal at 2027-01-15T08:01:40Z ended as failed; waiting for a successful one
+    the Puppet run of ip-10-0-3-7.ec2.internal at 2027-01-15T08:01:40Z was a noop run; waiting for one that applies its catalog
+    the Puppet run of ip-10-0-3-7.ec2.internal at 2027-01-15T08:01:40Z applied a cached catalog; waiting for one with a new catalog
+    ");
 }
 
 #[test]
@@ -48,10 +55,12 @@ fn where_any_report_is_enough_a_run_may_fail_but_must_have_had_a_catalog_of_its_
 fn where_no_report_is_asked_for_no_run_is_awaited_or_ordered() {
     let mut world = connected(vec![]);
     world.aws.profile.ready = Vec::new();
-    for run in [None, Some(Lookup::Absent), Some(Lookup::Found(run(at(100), "failed")))] {
+    let stories = [None, Some(Lookup::Absent), Some(Lookup::Found(run(at(100), "failed")))].map(|run| {
         world.puppet.run = run;
-        assert!(completed(world.decide()).contains("awaits no Puppet run"));
-    }
+        completed(world.decide())
+    });
+    assert_eq!(stories[0].codes(), [Code::Enrolled, Code::Enrolled]);
+    assert!(stories.iter().all(|story| *story == stories[0]), "whatever run there is: {stories:?}");
     world.aws.profile.ready = vec![Probe::Tcp(8142)];
     assert_eq!(world.decide(), Decision::Ask(Question::Probes));
     world.puppet.probes = Some(vec![(Probe::Tcp(8142), Err("connection refused".to_owned()))]);
@@ -65,7 +74,7 @@ fn where_no_report_is_asked_for_no_run_is_awaited_or_ordered() {
 fn a_run_of_the_names_former_owner_is_not_its_own() {
     let mut world = world();
     world.certificate().issued = at(100 + 10 + 61);
-    assert!(waits(world.decide()).contains("first Puppet run"));
+    assert_eq!(waits(world.decide()).codes(), [Code::WaitingForRun]);
     world.certificate().issued = at(100 + 10 + 60);
     completed(world.decide());
 }
@@ -75,7 +84,7 @@ fn a_run_of_the_names_former_owner_is_not_its_own() {
 fn a_run_that_the_names_former_owner_ended_just_before_is_not_its_own() {
     let mut world = world();
     world.view().fact_instance = Lookup::Found(OTHER.parse().unwrap());
-    assert!(waits(world.decide()).contains("first Puppet run"));
+    assert_eq!(waits(world.decide()).codes(), [Code::WaitingForRun]);
     // No fact says anything: then the time of the run is all there is to go by.
     world.view().fact_instance = Lookup::Absent;
     completed(world.decide());
@@ -86,7 +95,7 @@ fn a_run_that_was_seen_before_the_instance_had_its_certificate_is_not_its_own_wh
     let mut world = world();
     let Some(Lookup::Found(run)) = world.puppet.run.clone() else { panic!() };
     world.puppet.run_of_another = Some(run.start);
-    assert!(waits(world.decide()).contains("first Puppet run"));
+    assert_eq!(waits(world.decide()).codes(), [Code::WaitingForRun]);
     world.puppet.run_of_another = Some(at(-1000));
     completed(world.decide());
 }
@@ -103,7 +112,7 @@ fn of_unknown_origin(ran: i64) -> World {
 #[test]
 fn a_run_from_before_this_launch_proves_nothing_unless_it_rested_in_the_warm_pool() {
     let mut world = of_unknown_origin(-5000);
-    assert!(waits(world.decide()).contains("first Puppet run"));
+    assert_eq!(waits(world.decide()).codes(), [Code::WaitingForRun]);
     completed(of_unknown_origin(10).decide());
     world.aws.action.origin = Some(Place::WarmPool);
     world.aws.action.began = Began::Confirmed { recorded: Some(at(0)), said: Some(at(20)) };
@@ -145,7 +154,7 @@ fn with_an_orchestrator_it_is_asked_whether_the_node_can_be_told_to_run() {
 #[test]
 fn a_connected_node_that_nobody_has_run_is_told_to() {
     let key = ordered(&connected(vec![]));
-    assert!(key.contains(OURS) && key.contains("01A1"), "{key}");
+    assert_eq!(key, format!("{OURS} 01A1 after none"));
 }
 
 #[test]
@@ -153,10 +162,10 @@ fn a_node_that_cannot_be_told_is_left_to_its_own_agent() {
     let mut world = connected(vec![]);
     for connected in [Lookup::Absent, down()] {
         world.puppet.connection = Some(Connection { connected, orders: Lookup::Found(vec![]) });
-        assert!(waits(world.decide()).contains("first Puppet run"));
+        assert_eq!(waits(world.decide()).codes(), [Code::WaitingForRun]);
     }
     world.puppet.connection = Some(Connection { connected: Lookup::Found(()), orders: down() });
-    assert!(waits(world.decide()).contains("first Puppet run"), "an order may be under way");
+    assert_eq!(waits(world.decide()).codes(), [Code::WaitingForRun], "an order may be under way");
 }
 
 #[test]
@@ -187,14 +196,14 @@ fn an_order_that_nobody_ever_ends_does_not_keep_a_node_from_running() {
 fn a_failed_run_is_ordered_again_once_it_has_settled() {
     let mut world = connected(vec![]);
     world.puppet.run = Some(Lookup::Found(run(at(131), "failed")));
-    assert!(waits(world.decide()).contains("failed"));
+    assert_eq!(waits(world.decide()).codes(), [Code::RunNotSuccessful]);
     world.puppet.run = Some(Lookup::Found(run(at(130), "failed")));
     ordered(&world);
 }
 
 #[test]
 fn no_run_is_ordered_that_there_is_no_time_for() {
-    assert!(abandoned(connected(vec![]).late().decide()).contains("no time left"));
+    assert_eq!(abandoned(connected(vec![]).late().decide()).codes(), [Code::TimeoutExpired, Code::NoTimeLeft]);
 }
 
 // The refresh targets.
@@ -228,7 +237,7 @@ fn a_targets_run_that_is_under_way_is_waited_for_and_no_other_is_ordered() {
     let mut world = with_target();
     for began in [50, 150] {
         world.puppet.targets = Some(vec![target(None, Some(vec![order("81", at(began), None)]))]);
-        assert!(waits(world.decide()).contains("job 81"));
+        assert_eq!(waits(world.decide()).codes(), [Code::WaitingForRefresh]);
     }
 }
 
@@ -236,14 +245,14 @@ fn a_targets_run_that_is_under_way_is_waited_for_and_no_other_is_ordered() {
 fn a_target_whose_services_do_not_answer_is_waited_for() {
     let mut world = with_target();
     world.puppet.targets = Some(vec![TargetView { run: down(), ..target(None, Some(vec![])) }]);
-    assert!(waits(world.decide()).contains("connection refused"));
+    assert_eq!(waits(world.decide()).codes(), [Code::WaitingForRefresh]);
 }
 
 #[test]
 fn a_target_that_has_learnt_of_it_lets_it_serve() {
     let mut world = with_target();
     world.puppet.targets = Some(vec![target(Some(run(at(110), "unchanged")), Some(vec![]))]);
-    assert!(completed(world.decide()).contains("puppet.example.com ran Puppet"));
+    assert_eq!(completed(world.decide()).codes(), [Code::Enrolled, Code::Enrolled, Code::Refreshed]);
 }
 
 #[test]
@@ -252,7 +261,7 @@ fn every_target_must_have_learnt_of_it() {
     world.aws.profile.refresh.push("replica.example.com".parse().unwrap());
     let learnt = target(Some(run(at(110), "unchanged")), Some(vec![]));
     world.puppet.targets = Some(vec![learnt.clone()]);
-    assert!(waits(world.decide()).contains("replica.example.com"), "it was not asked about");
+    assert_eq!(waits(world.decide()).codes(), [Code::WaitingForRefresh], "it was not asked about");
     let replica = "replica.example.com".parse().unwrap();
     world.puppet.targets = Some(vec![learnt, TargetView { certname: replica, ..target(None, Some(vec![])) }]);
     let Effect::Refresh(targets, ..) = done(world.decide()) else { panic!() };
@@ -263,11 +272,11 @@ fn every_target_must_have_learnt_of_it() {
 fn without_an_orchestrator_the_profile_says_whether_to_wait_for_the_targets() {
     let mut world = with_target();
     world.orchestrated = false;
-    assert!(completed(world.decide()).contains("at the next run of Puppet there"));
+    assert_eq!(completed(world.decide()).codes(), [Code::Enrolled, Code::Enrolled, Code::RefreshedAtNextRun]);
     world.aws.profile.await_refresh = true;
     assert_eq!(world.decide(), Decision::Ask(Question::Targets));
     world.puppet.targets = Some(vec![target(None, None)]);
-    assert!(waits(world.decide()).contains("a Puppet run of puppet.example.com since"));
+    assert_eq!(waits(world.decide()).codes(), [Code::WaitingForRefresh]);
     world.puppet.targets = Some(vec![target(Some(run(at(120), "changed")), None)]);
     completed(world.decide());
 }
@@ -277,7 +286,7 @@ fn a_target_that_does_not_run_holds_it_no_longer_than_the_timeout() {
     let mut world = with_target().late();
     for orders in [vec![], vec![order("81", at(1700), None)]] {
         world.puppet.targets = Some(vec![target(None, Some(orders))]);
-        assert!(abandoned(world.decide()).contains("the timeout has expired"));
+        assert_eq!(abandoned(world.decide()).codes(), [Code::TimeoutExpired, Code::WaitingForRefresh]);
     }
 }
 
@@ -295,8 +304,11 @@ fn every_probe_of_the_profile_must_pass() {
     completed(probed(vec![(Probe::Status(8140), Ok(())), (Probe::Tcp(8142), Ok(()))]).decide());
     let starting = Err("it says starting".to_owned());
     let reason = waits(probed(vec![(Probe::Status(8140), starting), (Probe::Tcp(8142), Ok(()))]).decide());
-    assert!(reason.contains("status:8140 (it says starting)") && !reason.contains("tcp"), "{reason}");
-    assert!(waits(probed(vec![(Probe::Status(8140), Ok(()))]).decide()).contains("tcp:8142 (it was not asked)"));
+    assert_eq!(reason.codes(), [Code::WaitingForReadiness]);
+    insta::assert_snapshot!(reason, @"waiting for status:8140 (it says starting)");
+    let reason = waits(probed(vec![(Probe::Status(8140), Ok(()))]).decide());
+    assert_eq!(reason.codes(), [Code::WaitingForReadiness]);
+    insta::assert_snapshot!(reason, @"waiting for tcp:8142 (it was not asked)");
 }
 
 #[test]

@@ -18,7 +18,7 @@ fn any_world() -> impl Strategy<Value = World> {
         prop_oneof![Just(NAME), Just("puppet.example.com"), Just("i-0a1b2c3d4e5f60718.example.com")],
         reachable(prop::collection::vec(Just("Canaries".to_owned()), 0..2)),
     );
-    (view, any::<bool>(), prop::option::of(Just("busy"))).prop_map(
+    (view, any::<bool>(), prop::option::of(Just(Code::CaUnavailable))).prop_map(
         |((certificate, request, node, fact_instance, name, pins), late, tried)| {
             let mut world = if late { world().late() } else { world() };
             *world.view() =
