@@ -40,7 +40,8 @@ daemon() {
         trap - ERR
         umask 027
         cd "$STATE" || exit
-        as "$user" setsid "$@" </dev/null >>"$log" 2>&1 9>&- &
+        # Under nohup, which leaves SIGHUP ignored, a server could not be told to reload.
+        as "$user" env --default-signal=HUP setsid "$@" </dev/null >>"$log" 2>&1 9>&- &
     )
 }
 
