@@ -143,9 +143,9 @@ impl Batch {
     }
 
     /// What is needed to answer these questions.
-    pub(crate) fn queries(&self, questions: &[(ActionKey, Question)]) -> Vec<Query> {
-        let query = |(key, question): &(ActionKey, Question)| self.items.get(key)?.query(question.clone());
-        questions.iter().filter_map(query).collect()
+    pub(crate) fn queries(&self, questions: &BTreeMap<Question, BTreeSet<ActionKey>>) -> Vec<Query> {
+        let each = questions.iter().flat_map(|(question, keys)| keys.iter().map(move |key| (question, key)));
+        each.filter_map(|(question, key)| self.items.get(key)?.query(question.clone())).collect()
     }
 
     /// Takes in answers.

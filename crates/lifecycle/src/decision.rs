@@ -26,8 +26,8 @@ pub enum Decision {
     Fail(Reason),
 }
 
-/// What has to be found out.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What has to be found out. Its order lets a batch share one lookup among all actions that ask the same.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Question {
     /// PuppetDB knows the instance by these names too: observe them.
     Names(Vec<Certname>),

@@ -117,8 +117,8 @@ pub struct Plan {
     pub verdicts: BTreeMap<ActionKey, Verdict>,
     /// What to change at Puppet.
     pub effects: Vec<PermittedEffect>,
-    /// What has to be looked up first.
-    pub questions: Vec<(ActionKey, Question)>,
+    /// What has to be looked up first, each with the actions that need it: the batch shares a lookup.
+    pub questions: BTreeMap<Question, BTreeSet<ActionKey>>,
     /// Names to look at besides, at once.
     pub names: Vec<(ActionKey, Vec<Certname>)>,
     /// The actions whose start has to be confirmed by Auto Scaling.
@@ -179,7 +179,7 @@ impl Plan {
             Decision::Ask(question) => {
                 let unanswered = format!("{} could not be found out in time", question.describe());
                 self.status(key.clone(), Outcome::Failed, Fact::new(Code::LookupUnanswered, unanswered));
-                self.questions.push((key, question));
+                self.questions.entry(question).or_default().insert(key);
             }
             Decision::Apply(effect) => self.apply(site, situation, key, effect),
             Decision::Complete(result, reason) => {

@@ -305,7 +305,7 @@ fn observe_mode_still_asks_and_still_decides() {
     let mut world = launching(1).each(observing);
     assert_eq!(world.verdict(0), (ActionResult::Continue, Code::Enrolled));
     world.items[0].profile().ready = vec![Probe::Tcp(8140)];
-    assert_eq!(world.plan().questions, [(world.key(0), Question::Probes)]);
+    assert_eq!(world.plan().questions, [(Question::Probes, [world.key(0)].into())].into());
 }
 
 // Questions.
@@ -314,7 +314,7 @@ fn observe_mode_still_asks_and_still_decides() {
 fn each_action_asks_its_own_questions() {
     let world = launching(2).each(|item| item.profile().ready = vec![Probe::Tcp(8140)]);
     let plan = world.plan();
-    assert_eq!(plan.questions, [(world.key(0), Question::Probes), (world.key(1), Question::Probes)]);
+    assert_eq!(plan.questions, [(Question::Probes, [world.key(0), world.key(1)].into())].into());
     assert_eq!(world.code(0), (Outcome::Failed, Code::LookupUnanswered), "as long as there is no answer");
 }
 

@@ -34,7 +34,7 @@ async fn an_orphan_is_removed_and_the_living_are_left_alone() {
     assert_eq!(news.len(), 1, "{news:#?}");
     assert_eq!(
         (&news[0]["orphans"][0]["instance_id"], &news[0]["orphans"][0]["outcome"]),
-        (&json!(id(3)), &json!("removed: purged"))
+        (&json!(id(3)), &json!("removed"))
     );
     let reason = news[0]["orphans"][0]["reason"].as_str().unwrap();
     assert!(reason.ends_with("its serial is in the CRL"), "{reason}");
@@ -219,7 +219,7 @@ async fn a_removal_that_fails_is_told_and_tried_again_next_time() {
     stage.fault("ca", "PUT /puppet-ca/v1/clean", Some(1), FaultKind::Reset);
     stage.fault("ca", "PUT /puppet-ca/v1/clean", Some(2), FaultKind::Reset);
     assert_eq!(keep_house(&mut stage).await, dealt([3], "failed: ca_unavailable"));
-    assert_eq!(published(&stage)[0]["orphans"][0]["outcome"], "failed: ca_unavailable");
+    assert_eq!(published(&stage)[0]["orphans"][0]["code"], "ca_unavailable");
     assert_eq!(keep_house(&mut stage).await, dealt([3], "removed: purged"));
     assert_eq!(stage.puppet_has(&name(3)), (false, false));
 }
@@ -327,7 +327,11 @@ async fn where_they_are_only_reported_nothing_is_written() {
 
 #[tokio::test]
 async fn the_request_of_a_terminated_instance_is_deleted_and_every_other_is_left() {
-    for (mode, outcome) in [("orphans.mode = \"purge\"", "removed"), ("orphans.mode = \"report\"", "found")] {
+    for (mode, outcome, code) in [
+        ("orphans.mode = \"purge\"", "removed", "instance_terminated"),
+        ("orphans.mode = \"report\"", "found", "report_mode"),
+        ("mode = \"observe\"", "found", "observe_mode"),
+    ] {
         let mut scene = fleet(0..3, 0..0);
         scene["instances"] = json!([{"id": id(3), "ec2_state": "terminated"}]);
         // EC2 forgets it after an hour.
@@ -341,7 +345,8 @@ async fn the_request_of_a_terminated_instance_is_deleted_and_every_other_is_left
         }
         let answer = stage.invoke("sweep", &json!({})).await;
         let dealt = &answer["housekeeping"]["requests"];
-        let expected = json!([{"certname": name(3), "instance_id": id(3), "outcome": outcome, "error": null}]);
+        let expected =
+            json!([{"certname": name(3), "instance_id": id(3), "outcome": outcome, "code": code, "error": null}]);
         assert_eq!(*dealt, expected, "{answer:#}");
         let left = (3..7).filter(|number| stage.lab.puppet.has_request(&name(*number)));
         assert_eq!(left.collect::<Vec<_>>(), if outcome == "removed" { vec![4, 5, 6] } else { vec![3, 4, 5, 6] });

@@ -42,33 +42,47 @@ pub(crate) async fn lookups(
     let of = |wanted: fn(&Question) -> bool| -> Vec<&Query> {
         queries.iter().filter(|query| wanted(&query.question)).collect()
     };
-    let classified = of(|question| matches!(question, Question::Classification { .. }));
+    let to_classify = of(|question| matches!(question, Question::Classification { .. }));
     let elsewhere = of(|question| matches!(question, Question::Elsewhere));
     let connected = of(|question| matches!(question, Question::Connection));
     let targets = of(|question| matches!(question, Question::Targets));
     let probed = of(|question| matches!(question, Question::Probes));
-    let mut answers = Answers { all: owners(run, queries).await, unauthenticated: false };
-    if let (Some(orchestrator), None, false) =
-        (&puppet.orchestrator, &snapshot.jobs, connected.is_empty() && targets.is_empty())
-    {
-        snapshot.jobs = Some(ask(run, Service::Orchestrator, orchestrator.jobs(ORDERS)).await);
+    let jobs = async {
+        match &puppet.orchestrator {
+            Some(orchestrator) if snapshot.jobs.is_none() && !(connected.is_empty() && targets.is_empty()) => {
+                Some(ask(run, Service::Orchestrator, orchestrator.jobs(ORDERS)).await)
+            }
+            _ => None,
+        }
+    };
+    let groups = async {
+        match &puppet.classifier {
+            Some(classifier) if snapshot.groups.is_none() && !to_classify.is_empty() => {
+                Some(ask(run, Service::Classifier, classifier.groups()).await)
+            }
+            _ => None,
+        }
+    };
+    let (owners, jobs, groups) = Box::pin(async { tokio::join!(owners(run, queries), jobs, groups) }).await;
+    snapshot.jobs = jobs.or(snapshot.jobs.take());
+    snapshot.groups = groups.or(snapshot.groups.take());
+    let snapshot: &PuppetSnapshot = snapshot;
+    let (classified, elsewhere, connected, targets, probed) = Box::pin(async {
+        tokio::join!(
+            super::classification::classification(run, puppet, snapshot, &to_classify),
+            super::elsewhere::elsewhere(run, puppet, snapshot, &elsewhere),
+            connections(run, puppet, snapshot, &connected),
+            refresh_targets(run, puppet, snapshot, &targets),
+            probes(run, puppet, &probed),
+        )
+    })
+    .await;
+    let mut answers = Answers { all: owners.into_iter().chain(probed).collect(), unauthenticated: false };
+    for more in [classified, elsewhere, connected, targets] {
+        answers.all.extend(more.all);
+        answers.unauthenticated |= more.unauthenticated;
     }
-    if let (Some(classifier), None, false) = (&puppet.classifier, &snapshot.groups, classified.is_empty()) {
-        snapshot.groups = Some(ask(run, Service::Classifier, classifier.groups()).await);
-    }
-    answers.add(super::classification::classification(run, puppet, snapshot, &classified).await);
-    answers.add(super::elsewhere::elsewhere(run, puppet, snapshot, &elsewhere).await);
-    answers.add(connections(run, puppet, snapshot, &connected).await);
-    answers.add(refresh_targets(run, puppet, snapshot, &targets).await);
-    answers.all.extend(probes(run, puppet, &probed).await);
     answers
-}
-
-impl Answers {
-    fn add(&mut self, more: Self) {
-        self.all.extend(more.all);
-        self.unauthenticated |= more.unauthenticated;
-    }
 }
 
 /// What EC2 says of the instances that certificates and requests name.
