@@ -4,15 +4,21 @@ use std::time::Duration;
 
 use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
-use aws_config::{BehaviorVersion, SdkConfig};
+use aws_config::{BehaviorVersion, ConfigLoader, SdkConfig};
 
 /// The configuration for every client, from the SDK's own environment variables (`AWS_REGION`,
 /// `AWS_ENDPOINT_URL`, credentials …).
+pub async fn from_environment() -> SdkConfig {
+    defaults().load().await
+}
+
+/// How AWS is called, wherever credentials, Region and network come from.
 ///
 /// Throttling (HTTP 400 `Throttling`), `ResourceContention` and other 5xx are answered by the SDK with
 /// exponential back-off and full jitter: all EC2 Auto Scaling calls of an account and Region share one bucket, so that
 /// unjittered retries of many functions would meet again and again.
-pub async fn from_environment() -> SdkConfig {
+#[must_use]
+pub fn defaults() -> ConfigLoader {
     aws_config::defaults(BehaviorVersion::latest())
         .retry_config(
             RetryConfig::standard()
@@ -27,6 +33,4 @@ pub async fn from_environment() -> SdkConfig {
                 .operation_timeout(Duration::from_secs(30))
                 .build(),
         )
-        .load()
-        .await
 }

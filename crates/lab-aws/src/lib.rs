@@ -17,7 +17,10 @@ mod wire;
 mod world;
 mod xml;
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use jiff::Timestamp;
 
 use secrecy::SecretString;
 use serde_json::{Value, json};
@@ -43,6 +46,16 @@ pub struct Aws {
 /// An instance as EC2 shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Machine {
+    /// The instance's id.
+    pub id: String,
+    /// The Auto Scaling group that it is in, or was in.
+    pub group: Option<String>,
+    /// When it was launched.
+    pub launched: Timestamp,
+    /// When its termination began.
+    pub terminated: Option<Timestamp>,
+    /// Its own tags.
+    pub tags: BTreeMap<String, String>,
     /// `pending`, `running`, `shutting-down`, `terminated`, `stopping` or `stopped`.
     pub state: &'static str,
     /// The private IPv4 address; none in a subnet with IPv6 alone.
@@ -133,15 +146,16 @@ impl Aws {
         let now = self.clock.now();
         let mut inner = self.lock();
         inner.world.settle(now);
-        let instance = inner.world.instances.get(instance_id)?;
-        let (state, _) = instance.ec2_state(now)?;
-        Some(Machine {
-            state,
-            private_ip: instance.private_ip.clone(),
-            ipv6: instance.ipv6.clone(),
-            private_dns: instance.private_dns.clone(),
-            root_volumes: instance.root_volumes,
-        })
+        inner.world.instances.get(instance_id).and_then(|instance| shown(instance, now))
+    }
+
+    /// Every instance that EC2 shows.
+    #[must_use]
+    pub fn machines(&self) -> Vec<Machine> {
+        let now = self.clock.now();
+        let mut inner = self.lock();
+        inner.world.settle(now);
+        inner.world.instances.values().filter_map(|instance| shown(instance, now)).collect()
     }
 
     /// Every lifecycle event since the scene was set, oldest first; also those that no control call answered with,
@@ -182,6 +196,22 @@ impl Aws {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn shown(instance: &world::Instance, now: Timestamp) -> Option<Machine> {
+    let (state, _) = instance.ec2_state(now)?;
+    Some(Machine {
+        id: instance.id.clone(),
+        group: instance.group.clone(),
+        launched: instance.launched,
+        terminated: instance.terminated,
+        tags: instance.tags.clone(),
+        state,
+        private_ip: instance.private_ip.clone(),
+        ipv6: instance.ipv6.clone(),
+        private_dns: instance.private_dns.clone(),
+        root_volumes: instance.root_volumes,
+    })
 }
 
 fn snapshot(world: &World, now: jiff::Timestamp) -> Value {

@@ -1,10 +1,11 @@
-//! The lab's time: the machine's clock plus an offset that tests and people may advance. No I/O.
+//! The lab's time: the machine's clock, or that of a simulation, plus an offset that tests and people may advance. No I/O.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::{SignedDuration, Timestamp};
 use rustls::pki_types::UnixTime;
 use rustls::time_provider::TimeProvider;
+use tokio::time::Instant;
 
 /// The time that every simulated service goes by. Clones share one time.
 #[derive(Clone, Debug, Default)]
@@ -14,9 +15,20 @@ pub struct Clock {
 
 #[derive(Debug, Default)]
 struct Inner {
-    /// Set: time stands still here until it is advanced. Unset: it runs with the machine's clock.
-    fixed: Option<Timestamp>,
+    base: Base,
     offset: SignedDuration,
+}
+
+/// What the time is, before it is advanced.
+#[derive(Debug, Default)]
+enum Base {
+    /// That of the machine's clock.
+    #[default]
+    Machine,
+    /// It stands still here.
+    Standing(Timestamp),
+    /// It was this at that instant of Tokio's clock, and runs with it.
+    Tokio(Timestamp, Instant),
 }
 
 impl Clock {
@@ -29,15 +41,29 @@ impl Clock {
     /// A clock that stands at `at` and moves only when it is advanced.
     #[must_use]
     pub fn standing_at(at: Timestamp) -> Self {
-        let inner = Inner { fixed: Some(at), offset: SignedDuration::ZERO };
-        Self { inner: Arc::new(Mutex::new(inner)) }
+        Self::of(Base::Standing(at))
+    }
+
+    /// A clock that shows `at` now and runs with Tokio's, which may be paused: then everything that has a part in a simulation goes by
+    /// one time. It must be read in that runtime.
+    #[must_use]
+    pub fn with_tokio(at: Timestamp) -> Self {
+        Self::of(Base::Tokio(at, Instant::now()))
+    }
+
+    fn of(base: Base) -> Self {
+        Self { inner: Arc::new(Mutex::new(Inner { base, offset: SignedDuration::ZERO })) }
     }
 
     /// The lab's present.
     #[must_use]
     pub fn now(&self) -> Timestamp {
         let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        let base = inner.fixed.unwrap_or_else(Self::machine_now);
+        let base = match inner.base {
+            Base::Machine => Self::machine_now(),
+            Base::Standing(at) => at,
+            Base::Tokio(at, begin) => at.saturating_add(begin.elapsed()).unwrap_or(at),
+        };
         base.saturating_add(inner.offset).unwrap_or(base)
     }
 
@@ -46,6 +72,14 @@ impl Clock {
     #[expect(clippy::disallowed_methods, reason = "this is the clock that everything else asks")]
     pub fn machine_now() -> Timestamp {
         Timestamp::now()
+    }
+
+    /// The clock of the host that a service runs on, as its answers show it: the machine's, which tests do not move; in a
+    /// simulation the lab's.
+    #[must_use]
+    pub fn host_now(&self) -> Timestamp {
+        let simulated = matches!(self.inner.lock().unwrap_or_else(PoisonError::into_inner).base, Base::Tokio(..));
+        if simulated { self.now() } else { Self::machine_now() }
     }
 
     /// Moves the lab's time forward; a negative duration moves it back.

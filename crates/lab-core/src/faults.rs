@@ -62,6 +62,7 @@ pub struct Faults {
 struct Counted {
     fault: Fault,
     seen: u32,
+    hit: u32,
 }
 
 /// What the faults make of one call.
@@ -76,7 +77,7 @@ pub struct Hit {
 impl Faults {
     /// Sets one more fault.
     pub fn add(&self, fault: Fault) {
-        self.lock().push(Counted { fault, seen: 0 });
+        self.lock().push(Counted { fault, seen: 0, hit: 0 });
     }
 
     /// Takes all faults away.
@@ -106,6 +107,7 @@ impl Faults {
             if fault.nth.is_some_and(|nth| nth != counted.seen) {
                 continue;
             }
+            counted.hit = counted.hit.saturating_add(1);
             match &fault.kind {
                 FaultKind::Delay { ms } => hit.delay_ms = hit.delay_ms.saturating_add(*ms),
                 failure => {
@@ -114,6 +116,12 @@ impl Faults {
             }
         }
         hit
+    }
+
+    /// How many of the faults now set have hit a call.
+    #[must_use]
+    pub fn hits(&self) -> usize {
+        self.lock().iter().filter(|counted| counted.hit > 0).count()
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Counted>> {

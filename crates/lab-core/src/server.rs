@@ -223,8 +223,9 @@ async fn read(incoming: http::Request<Incoming>, peer: Option<Peer>) -> Result<R
     })
 }
 
-/// Journals the call, lets the faults have it, and answers; `None` closes the connection.
-async fn carry_out<S: Service>(request: Request, service: Arc<S>, stage: Backstage) -> Option<Reply> {
+/// Journals the call, lets the faults have it, and answers; `None` closes the connection. For requests that come over no socket as
+/// well.
+pub async fn carry_out<S: Service>(request: Request, service: Arc<S>, stage: Backstage) -> Option<Reply> {
     let call = service.describe(&request);
     let hit = stage.faults.strike(&call);
     let open = stage.journal.begin(call);

@@ -20,7 +20,7 @@ use crate::{CsrAttributes, Node, Puppet};
 
 /// An agent's private key.
 #[derive(Clone)]
-pub struct AgentKey(Arc<KeyPair>);
+pub struct AgentKey(pub(crate) Arc<KeyPair>);
 
 impl AgentKey {
     /// Makes a new key.
@@ -44,7 +44,7 @@ impl AgentKey {
 #[derive(Clone)]
 pub struct AgentIdentity {
     key: Arc<KeyPair>,
-    certificate: CertificateDer<'static>,
+    pub(crate) certificate: CertificateDer<'static>,
 }
 
 impl AgentIdentity {

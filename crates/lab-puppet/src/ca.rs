@@ -110,10 +110,12 @@ pub(crate) struct Ca {
     /// When one of them was written last, by the machine's clock, which the header `Date` has: tests move the lab's.
     pub(crate) crl_touched: Timestamp,
     pub(crate) infra_crl_written: Timestamp,
+    clock: Clock,
 }
 
 impl Ca {
-    pub(crate) fn new(authority: &Authority, now: Timestamp) -> anyhow::Result<Self> {
+    pub(crate) fn new(authority: &Authority, clock: Clock) -> anyhow::Result<Self> {
+        let now = clock.now();
         let crl = authority.crl(&[], 0, now)?;
         Ok(Self {
             last_serial: 0,
@@ -128,18 +130,19 @@ impl Ca {
             infra_crl: crl.clone(),
             crl,
             crl_written: now,
-            crl_touched: Clock::machine_now(),
+            crl_touched: clock.host_now(),
             infra_crl_written: now,
+            clock,
         })
     }
 
     /// Forgets everything but the named certificates. Serials go on counting, as old certificates
     /// are still about.
-    pub(crate) fn reset(&mut self, keep: &[String], authority: &Authority, now: Timestamp) -> anyhow::Result<()> {
+    pub(crate) fn reset(&mut self, keep: &[String], authority: &Authority) -> anyhow::Result<()> {
         let serial = self.last_serial;
         let mut kept = std::mem::take(&mut self.signed);
         kept.retain(|certname, _| keep.contains(certname));
-        *self = Self::new(authority, now)?;
+        *self = Self::new(authority, self.clock.clone())?;
         self.last_serial = serial;
         for (certname, issued) in &kept {
             self.note(certname, issued);
@@ -248,7 +251,7 @@ impl Ca {
         let entries: Vec<_> = self.revoked.iter().map(|(serial, at)| (*serial, *at)).collect();
         self.crl = authority.crl(&entries, self.crl_number, now)?;
         self.crl_written = now;
-        self.crl_touched = Clock::machine_now();
+        self.crl_touched = self.clock.host_now();
         if !infra.is_empty() {
             self.infra_revoked.extend(infra);
             let entries: Vec<_> =
@@ -285,7 +288,7 @@ impl Ca {
         let entries: Vec<_> = self.revoked.iter().map(|(serial, at)| (*serial, *at)).collect();
         self.crl = authority.crl(&entries, self.crl_number, now)?;
         self.crl_written = now;
-        self.crl_touched = Clock::machine_now();
+        self.crl_touched = self.clock.host_now();
         Ok(())
     }
 

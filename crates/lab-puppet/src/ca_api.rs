@@ -13,7 +13,6 @@ use http::header::DATE;
 use http::{HeaderValue, Method, StatusCode};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
-use stagedoor_lab_core::clock::Clock;
 use stagedoor_lab_core::server::{Call, Reply, Request, Service};
 
 use super::auth_conf::authorize;
@@ -92,7 +91,7 @@ impl Service for CaService {
         // By the machine's clock, not the lab's: tests move the lab's clock into the past, and the controller compares this header with
         // the machine's.
         let ahead = SignedDuration::from_secs(options.ca_clock_ahead_s.into());
-        let date = Clock::machine_now().saturating_add(ahead).unwrap_or(now);
+        let date = self.site.clock.host_now().saturating_add(ahead).unwrap_or(now);
         let date = date.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
         if let Ok(date) = HeaderValue::try_from(date) {
             reply.headers_mut().insert(DATE, date);

@@ -15,6 +15,7 @@ mod reply;
 mod site;
 mod status_api;
 mod tls;
+mod truth;
 mod x509;
 
 #[cfg(test)]
@@ -35,6 +36,7 @@ pub use self::options::{Autosign, PuppetOptions, QueueDelay, ServerVersion, Serv
 pub use self::puppetdb::PuppetdbService;
 use self::puppetdb::store::{AgentRun, Command, millis};
 use self::site::{NotSubmitted, SERVER, Site, key_pair, pending};
+pub use self::truth::HeldCertificate;
 
 /// The whole simulated Puppet site. Clones are the same site.
 #[derive(Clone)]

@@ -62,7 +62,7 @@ impl Site {
     pub(crate) fn new(options: PuppetOptions, clock: Clock) -> anyhow::Result<Self> {
         let now = clock.now();
         let authority = Authority::new(now)?;
-        let mut ca = Ca::new(&authority, now)?;
+        let mut ca = Ca::new(&authority, clock.clone())?;
         let ttl = lifetime(&options);
         let server = CsrAttributes {
             alt_names: vec!["localhost".to_owned(), "IP:127.0.0.1".to_owned()],
@@ -226,7 +226,7 @@ impl Site {
         *self.node_groups() = Groups::preconfigured();
         self.has_changed();
         let mut ca = self.ca();
-        ca.reset(&self.permanent, &self.authority, self.clock.now())?;
+        ca.reset(&self.permanent, &self.authority)?;
         self.reload_tls(&ca)
     }
 

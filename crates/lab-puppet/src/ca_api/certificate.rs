@@ -3,7 +3,6 @@
 use http::StatusCode;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value, json};
-use stagedoor_lab_core::clock::Clock;
 use stagedoor_lab_core::server::{Reply, Request};
 
 use super::is_newer;
@@ -37,7 +36,7 @@ pub(super) fn get_crl(site: &Site, request: &Request, options: &PuppetOptions) -
     // The client may have read the lab's clock, which tests move, or the machine's, which the header `Date` has: the nearer one.
     let by_machine =
         |at: Timestamp| at.checked_add(SignedDuration::from_secs(options.ca_clock_ahead_s.into())).unwrap_or(at);
-    let (lab, machine) = (site.clock.now(), by_machine(Clock::machine_now()));
+    let (lab, machine) = (site.clock.now(), by_machine(site.clock.host_now()));
     let between = Timestamp::from_second(lab.as_second().midpoint(machine.as_second())).unwrap_or(lab);
     let is_by_machine = (machine > lab) != is_newer(request, between);
     let written = if is_by_machine { by_machine(ca.crl_touched) } else { written };

@@ -1,0 +1,99 @@
+//! Deliberately broken rules: a simulation that cannot see what each of them does would be blind.
+//!
+//! A rule is broken from outside: by the configuration, by leaving a part out, or by a network that answers as if the controller had
+//! not looked. The controller itself stays what is shipped.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use http::StatusCode;
+use stagedoor_lab_core::server::{Reply, Request};
+
+/// A rule that does not hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Broken {
+    /// None: the controller as it is.
+    #[default]
+    Nothing,
+    /// A request is signed without its challenge and its extensions being checked.
+    RequestsUnchecked,
+    /// A launch does not wait for a Puppet run.
+    NoRunAwaited,
+    /// What is unavailable is read as absent.
+    UnavailableIsAbsent,
+    /// A removal is taken for proven as soon as it was asked for.
+    NoProof,
+    /// No sweep makes up for lost events.
+    NoSweep,
+    /// No housekeeping looks for orphans.
+    NoHousekeeping,
+    /// A launch is abandoned long before it could succeed.
+    Impatient,
+}
+
+impl Broken {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::RequestsUnchecked,
+        Self::NoRunAwaited,
+        Self::UnavailableIsAbsent,
+        Self::NoProof,
+        Self::NoSweep,
+        Self::NoHousekeeping,
+        Self::Impatient,
+    ];
+
+    /// The top of the configuration, and the keys of the profile.
+    pub(crate) fn configuration(self) -> (&'static str, &'static str) {
+        let checked = "sign.require = { pp_role = \"compiler\" }\n";
+        match self {
+            Self::RequestsUnchecked => ("", "sign.allow = { pp_role = [\"compiler\"] }\n"),
+            Self::NoRunAwaited => ("", "sign.require = { pp_role = \"compiler\" }\nready = []\n"),
+            Self::NoHousekeeping => ("housekeeping.every = \"never\"\n", checked),
+            Self::Impatient => ("", "sign.require = { pp_role = \"compiler\" }\ntimeout.launch = \"1m\"\n"),
+            _ => ("", checked),
+        }
+    }
+}
+
+/// What a network that lies remembers.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Lies {
+    broken: Broken,
+    /// The names whose removal was asked for.
+    removed: Arc<Mutex<BTreeSet<String>>>,
+}
+
+impl Lies {
+    pub(crate) fn new(broken: Broken) -> Self {
+        Self { broken, removed: Arc::default() }
+    }
+
+    /// What the caller sees instead of this answer.
+    pub(crate) fn instead(&self, request: &Request, reply: Option<Reply>) -> Option<Reply> {
+        let reads = request.method == http::Method::GET;
+        let failed = reply.as_ref().is_none_or(|reply| reply.status().as_u16() >= 429);
+        let of_name = request.path.starts_with("/puppet-ca/v1/certificate/");
+        let mut removed = self.removed.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.broken {
+            Broken::UnavailableIsAbsent if reads && failed && of_name => Some(absent()),
+            Broken::NoProof => {
+                let body: serde_json::Value = serde_json::from_slice(&request.body).unwrap_or_default();
+                let names = body["certnames"].as_array().into_iter().flatten();
+                removed.extend(names.filter_map(|name| name.as_str().map(str::to_owned)));
+                let name = request.path.rsplit('/').next().unwrap_or_default();
+                if reads && of_name && removed.contains(name) { Some(absent()) } else { reply }
+            }
+            _ => reply,
+        }
+    }
+}
+
+/// As the CA says it.
+fn absent() -> Reply {
+    let mut reply = Reply::new(Bytes::from_static(b"Could not find certificate"));
+    *reply.status_mut() = StatusCode::NOT_FOUND;
+    reply.headers_mut().insert("x-puppet-version", http::HeaderValue::from_static("8.7.0"));
+    reply
+}

@@ -1,0 +1,69 @@
+//! Every kill point and every single fault for one instance that is launched, enrolled and terminated.
+
+use stagedoor_lab_core::faults::Fault;
+
+use crate::run::{Played, play};
+use crate::schedule::{CALLS, Delivery, End, Life, Schedule, SiteTraits, kinds};
+
+/// One ordinary instance, and nothing that goes wrong.
+#[must_use]
+pub fn ordinary() -> Schedule {
+    let life = Life { end: End::Terminated(240), ..Life::ordinary(1) };
+    Schedule {
+        seed: 1,
+        lives: vec![life],
+        faults: Vec::new(),
+        kills: Vec::new(),
+        strangers: Vec::new(),
+        site: SiteTraits::default(),
+        horizon_s: 1200,
+    }
+}
+
+/// The ordinary schedule with each invocation killed after each of its steps, up to the one that completes the termination.
+///
+/// # Errors
+/// As [`play`].
+pub fn kill_points() -> anyhow::Result<Vec<Schedule>> {
+    let schedule = ordinary();
+    let Played { steps, .. } = play(&schedule)?;
+    let points = (0..).zip(&steps).flat_map(|(invocation, steps)| (0..*steps).map(move |step| (invocation, step)));
+    Ok(points.map(|point| Schedule { kills: vec![point], ..schedule.clone() }).collect())
+}
+
+/// The ordinary schedule with each kind of fault on each of the first occurrences of each call, whether its events arrive or not.
+#[must_use]
+pub fn single_faults(occurrences: u32) -> Vec<Schedule> {
+    let mut all = Vec::new();
+    for delivery in [Delivery::After(500), Delivery::Lost] {
+        for fault in faults(occurrences) {
+            let mut schedule = Schedule { faults: vec![fault], ..ordinary() };
+            for life in &mut schedule.lives {
+                (life.launch_event, life.terminate_event) = (delivery, delivery);
+            }
+            all.push(schedule);
+        }
+    }
+    all
+}
+
+/// Each pair of faults on the first two occurrences of each call.
+#[must_use]
+pub fn pairs_of_faults() -> Vec<Schedule> {
+    let all = faults(2);
+    let pairs =
+        all.iter().enumerate().flat_map(|(index, first)| all[index + 1..].iter().map(move |second| (first, second)));
+    pairs.map(|(first, second)| Schedule { faults: vec![first.clone(), second.clone()], ..ordinary() }).collect()
+}
+
+fn faults(occurrences: u32) -> Vec<Fault> {
+    let calls = CALLS.iter().flat_map(|call| kinds().into_iter().map(move |kind| (call, kind)));
+    let fault = |((service, call), kind): (&(&str, &str), _), nth| Fault {
+        service: (*service).to_owned(),
+        call: (*call).to_owned(),
+        nth: Some(nth),
+        subject: None,
+        kind,
+    };
+    calls.flat_map(|(call, kind)| (1..=occurrences).map(move |nth| fault((call, kind.clone()), nth))).collect()
+}

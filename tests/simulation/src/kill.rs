@@ -1,0 +1,34 @@
+//! Ends an invocation in the middle: its future is dropped after so many steps, as when the platform kills the process. No I/O.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+/// A future that is dropped after so many polls.
+pub(crate) struct Killed<F> {
+    inner: Option<Pin<Box<F>>>,
+    left: Option<u32>,
+    /// How often it was polled.
+    pub(crate) polls: u32,
+}
+
+impl<F: Future> Killed<F> {
+    pub(crate) fn after(inner: F, left: Option<u32>) -> Self {
+        Self { inner: Some(Box::pin(inner)), left, polls: 0 }
+    }
+}
+
+impl<F: Future> Future for Killed<F> {
+    /// `None`: it was killed.
+    type Output = Option<F::Output>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        if self.left == Some(self.polls) {
+            self.inner = None;
+            return Poll::Ready(None);
+        }
+        self.polls += 1;
+        let Some(inner) = &mut self.inner else { return Poll::Ready(None) };
+        inner.as_mut().poll(context).map(Some)
+    }
+}

@@ -1,0 +1,477 @@
+//! Plays a schedule: the real controller, the lab, agents and strangers in one thread, on simulated time.
+
+use std::cell::{Cell, RefCell};
+use std::fmt::Write as _;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use jiff::{SignedDuration, Timestamp};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+use serde_json::{Value, json};
+use stagedoor_controller::config::Config;
+use stagedoor_controller::{Clock as ControllerClock, Context, Function, handle};
+use stagedoor_lab_aws::scene::{ActionResult, AwsScene, Group, Hook, Instance, Settings, Throttle, Transition};
+use stagedoor_lab_aws::{ACCOUNT, Aws, Begun, Launch, Terminate};
+use stagedoor_lab_core::clock::Clock;
+use stagedoor_lab_core::faults::Faults;
+use stagedoor_lab_core::journal::Journal;
+use stagedoor_lab_core::server::Backstage;
+use stagedoor_lab_puppet::{
+    Credentials, InPuppetdb, Node, Puppet, PuppetOptions, PuppetdbRecord, QueueDelay, ServerVersion,
+};
+use tokio::task::LocalSet;
+use tokio::time::{sleep, timeout};
+
+use crate::agent::{self, CHALLENGE, ROTATED, Site};
+use crate::aws::{InMemoryAws, REGION};
+use crate::broken::{Broken, Lies};
+use crate::chance::Chance;
+use crate::kill::Killed;
+use crate::network::{CA, InMemory, PUPPETDB, Services};
+use crate::schedule::{Delivery, End, Life, Release, Schedule, address};
+use crate::watch::{Invariant, LAUNCH_HOOK, TERMINATE_HOOK, Violation, Watch, Watched};
+
+const GROUP: &str = "compilers";
+const SECRET: &str = "stagedoor/puppet";
+/// The time limit of the functions, as in `infra/`.
+const FUNCTION_TIMEOUT: Duration = Duration::from_secs(150);
+/// The interval of sweeps.
+const SWEEPS: Duration = Duration::from_secs(60);
+/// When every simulation begins: at a full minute, so that housekeeping is due at the same times.
+const BEGIN: i64 = 1_800_000_000;
+
+/// The result of a simulation.
+#[derive(Clone, Debug, Default)]
+pub struct Played {
+    /// What did not hold.
+    pub violations: Vec<Violation>,
+    /// Every call and every result, a line each, without what differs between machines.
+    pub trace: String,
+    /// The calls of the controller.
+    pub calls: usize,
+    /// The invocations.
+    pub invocations: u32,
+    /// How many steps each invocation had: after each of them, it can be killed.
+    pub steps: Vec<u32>,
+    /// The faults that hit.
+    pub faults_hit: usize,
+}
+
+/// Plays a schedule from beginning to end.
+///
+/// # Errors
+/// The lab cannot be set up like this.
+pub fn play(schedule: &Schedule) -> anyhow::Result<Played> {
+    play_with(schedule, Broken::Nothing)
+}
+
+/// The same with a rule that does not hold.
+///
+/// # Errors
+/// As [`play`].
+pub fn play_with(schedule: &Schedule, broken: Broken) -> anyhow::Result<Played> {
+    // The jitter of the SDK's retries.
+    fastrand::seed(schedule.seed);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build()?;
+    LocalSet::new().block_on(&runtime, Box::pin(whole(schedule, broken)))
+}
+
+/// What all tasks of a simulation share.
+struct World {
+    schedule: Schedule,
+    aws: Aws,
+    puppet: Puppet,
+    site: Site,
+    network: InMemory,
+    sdk: stagedoor_aws::SdkConfig,
+    in_memory_aws: InMemoryAws,
+    config: String,
+    /// Execution environments that are free, of each function.
+    warm: RefCell<Vec<(Function, Rc<Context>)>>,
+    trace: RefCell<String>,
+    invocations: Cell<u32>,
+    steps: RefCell<Vec<u32>>,
+}
+
+async fn whole(schedule: &Schedule, broken: Broken) -> anyhow::Result<Played> {
+    let world = Rc::new(World::new(schedule.clone(), broken).await?);
+    for life in schedule.lives.iter().cloned() {
+        tokio::task::spawn_local(Rc::clone(&world).lead(life));
+    }
+    for stranger in schedule.strangers.iter().cloned() {
+        tokio::task::spawn_local(agent::intrude(world.site.clone(), stranger));
+    }
+    if broken != Broken::NoSweep {
+        tokio::task::spawn_local(Rc::clone(&world).sweep());
+    }
+    if let Some(at) = schedule.site.rotated_s {
+        let world = Rc::clone(&world);
+        tokio::task::spawn_local(async move {
+            sleep(Duration::from_secs(at)).await;
+            world.rotate()
+        });
+    }
+    sleep(Duration::from_secs(schedule.horizon_s)).await;
+    world.check_the_end();
+    Ok(world.played())
+}
+
+impl World {
+    async fn new(schedule: Schedule, broken: Broken) -> anyhow::Result<Self> {
+        stagedoor_puppet::install_crypto_provider();
+        let clock = Clock::with_tokio(Timestamp::from_second(BEGIN)?);
+        let back = Backstage { clock: clock.clone(), journal: Journal::new(), faults: Faults::default() };
+        let aws = Aws::new(REGION, clock.clone());
+        let traits = schedule.site.clone();
+        let mut options = PuppetOptions {
+            challenge: Some(CHALLENGE.to_owned().into()),
+            controller: "controller.example.com".to_owned(),
+            allow_duplicate_certs: traits.duplicates,
+            ca_clock_ahead_s: traits.ca_ahead_s,
+            puppetdb_queue: if traits.queue_ms == 0 { QueueDelay::None } else { QueueDelay::Ms(traits.queue_ms) },
+            ..PuppetOptions::default()
+        };
+        if traits.servers == Release::Puppet7 {
+            options.server_version = ServerVersion::new(7, 9, 5);
+        }
+        let puppet = Puppet::new(options, clock)?;
+        let credentials = puppet.controller_credentials()?;
+        let mut secret = secret(&puppet, &credentials, CHALLENGE, None);
+        if broken == Broken::RequestsUnchecked {
+            secret["challenge"] = Value::Null;
+        }
+        aws.set_scene(&scene(&schedule, &secret))?;
+        let watch = Watch::new(aws.clone(), puppet.clone());
+        for number in 0..traits.foreign {
+            let name = format!("ip-10-9-0-{number}.ec2.internal");
+            let id = format!("i-0f0{number:014x}");
+            puppet.place_node(&node(&name, &id, "us-east-1"))?;
+            watch.foreign(&name);
+            if traits.damaged {
+                puppet.empty_certificate_file(&name);
+            }
+        }
+        let services = Arc::new(Services {
+            ca: Arc::new(Watched { inner: puppet.ca_service(), watch: watch.clone() }),
+            puppetdb: Arc::new(Watched { inner: puppet.puppetdb_service(), watch: watch.clone() }),
+            orchestrator: Arc::new(Watched { inner: puppet.orchestrator_service(), watch: watch.clone() }),
+            console: Arc::new(Watched { inner: puppet.console_service(), watch: watch.clone() }),
+        });
+        let chance = Chance::new(schedule.seed ^ 0x5eed);
+        let identity =
+            CertificateDer::from_pem_slice(credentials.cert_pem.as_bytes()).context("the controller's certificate")?;
+        let network = InMemory {
+            services: Arc::clone(&services),
+            back: back.clone(),
+            identity: Some(identity.into_owned()),
+            chance: chance.clone(),
+            lies: Lies::new(broken),
+        };
+        let watched_aws = Arc::new(Watched { inner: Arc::new(aws.clone()), watch: watch.clone() });
+        let lag = SignedDuration::from_secs(i64::try_from(traits.ec2_lag_s)?);
+        let in_memory_aws = InMemoryAws { aws: watched_aws, back: back.clone(), chance, lag };
+        for fault in &schedule.faults {
+            back.faults.add(fault.clone());
+        }
+        let sdk = in_memory_aws.config().await;
+        let (top, profile) = broken.configuration();
+        let config = format!(
+            "{top}[puppet]\nsecret = \"{SECRET}\"\nca = \"https://primary.example.com:{CA}\"\n\
+             puppetdb = \"https://primary.example.com:{PUPPETDB}\"\n\
+             [profile.compiler]\ncertname = \"{{private_dns}}\"\n{profile}"
+        );
+        Ok(Self {
+            site: Site { puppet: puppet.clone(), services, back, watch, rotated: Arc::new(AtomicBool::new(false)) },
+            schedule,
+            aws,
+            puppet,
+            network,
+            sdk,
+            in_memory_aws,
+            config,
+            warm: RefCell::default(),
+            trace: RefCell::default(),
+            invocations: Cell::new(0),
+            steps: RefCell::default(),
+        })
+    }
+
+    fn watch(&self) -> &Watch {
+        &self.site.watch
+    }
+
+    fn now(&self) -> Timestamp {
+        self.site.back.clock.now()
+    }
+
+    fn note(&self, line: &str) {
+        let ms = self.now().as_millisecond() - BEGIN * 1000;
+        let _ = writeln!(self.trace.borrow_mut(), "{ms:>9} {line}");
+    }
+
+    /// One instance from its launch to its end.
+    async fn lead(self: Rc<Self>, life: Life) {
+        let (id, name) = (life.id(), life.certname());
+        let fit = life.agent.failing_runs == 0;
+        if let Some(at) = life.launched_s {
+            sleep(Duration::from_secs(at)).await;
+            let launch = Launch {
+                id: Some(id.clone()),
+                private_ip: Some(address(life.name)),
+                private_dns: Some(name.clone()),
+                ..Launch::default()
+            };
+            let begun = match self.aws.launch(GROUP, &launch) {
+                Ok(begun) => begun,
+                Err(error) => return self.note(&format!("{id} cannot be launched: {error}")),
+            };
+            self.note(&format!("{id} is launched as {name}"));
+            self.watch().set(&id, |truth| {
+                truth.certname.clone_from(&name);
+                truth.fit = fit;
+            });
+            self.deliver(Function::Onboard, begun, life.launch_event);
+            tokio::task::spawn_local(agent::live(self.site.clone(), life.clone()));
+        } else if let Err(error) = self.place(&life) {
+            return self.note(&format!("{id} cannot be placed: {error:#}"));
+        }
+        let now_s = || u64::try_from(self.now().as_second() - BEGIN).unwrap_or_default();
+        match life.end {
+            End::Stays => {}
+            End::Terminated(at) => {
+                sleep(Duration::from_secs(at.saturating_sub(now_s()))).await;
+                // While its launch waits, Auto Scaling does not terminate an instance: it does once that has ended.
+                while self.aws.lifecycle_state(&id).is_some_and(|state| state.starts_with("Pending")) {
+                    sleep(Duration::from_secs(5)).await;
+                }
+                match self.aws.terminate(&id, &Terminate::default()) {
+                    Ok(begun) => {
+                        self.note(&format!("{id} is terminated"));
+                        let now = self.now();
+                        self.watch().set(&id, |truth| truth.waits_since = Some(now));
+                        self.deliver(Function::Purge, begun, life.terminate_event);
+                    }
+                    Err(error) => self.note(&format!("{id} cannot be terminated: {error}")),
+                }
+            }
+            End::Killed(at) => {
+                sleep(Duration::from_secs(at.saturating_sub(now_s()))).await;
+                let killed = self.aws.terminate(&id, &Terminate { force: true, ..Terminate::default() });
+                self.note(&format!("{id} is gone at once: {:?}", killed.map(drop).map_err(|error| error.to_string())));
+            }
+        }
+    }
+
+    /// An instance that has been in service for long.
+    fn place(&self, life: &Life) -> anyhow::Result<()> {
+        let (id, name) = (life.id(), life.certname());
+        self.puppet.place_node(&node(&name, &id, REGION))?;
+        let held = self.puppet.certificate(&name).context("it has just been placed")?;
+        self.watch().set(&id, |truth| {
+            truth.certname = name;
+            truth.key = Some(held.key);
+            truth.serial = Some(held.serial);
+            truth.has_run = true;
+            truth.fit = true;
+        });
+        Ok(())
+    }
+
+    /// The challenge is replaced. Instances that were launched before still have the old one.
+    fn rotate(&self) -> anyhow::Result<()> {
+        let credentials = self.puppet.controller_credentials()?;
+        let rotated = secret(&self.puppet, &credentials, ROTATED, Some(CHALLENGE));
+        self.note("the secret is rotated");
+        self.aws.put_secret(SECRET, rotated.to_string().into());
+        self.site.rotated.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// The events of an action go to a function, or are lost.
+    fn deliver(self: &Rc<Self>, function: Function, begun: Begun, delivery: Delivery) {
+        let delays = match delivery {
+            Delivery::Lost => Vec::new(),
+            Delivery::After(ms) => vec![ms],
+            Delivery::Twice(first, second) => vec![first, second],
+        };
+        for event in begun.events {
+            for ms in &delays {
+                let (world, event, ms) = (Rc::clone(self), event.eventbridge.clone(), *ms);
+                tokio::task::spawn_local(async move {
+                    sleep(Duration::from_millis(ms)).await;
+                    world.invoke(function, &event).await;
+                });
+            }
+        }
+    }
+
+    /// A sweep each minute, one at a time.
+    async fn sweep(self: Rc<Self>) {
+        let running = Rc::new(Cell::new(false));
+        loop {
+            sleep(SWEEPS).await;
+            if running.replace(true) {
+                continue;
+            }
+            let (world, running) = (Rc::clone(&self), Rc::clone(&running));
+            tokio::task::spawn_local(async move {
+                world.invoke(Function::Sweep, &json!({})).await;
+                running.set(false);
+            });
+        }
+    }
+
+    async fn invoke(&self, function: Function, event: &Value) {
+        let number = self.invocations.replace(self.invocations.get() + 1);
+        self.steps.borrow_mut().push(0);
+        let warm = {
+            let mut warm = self.warm.borrow_mut();
+            let place = warm.iter().position(|(of, _)| *of == function);
+            place.map(|place| warm.swap_remove(place).1)
+        };
+        let context = match warm.map_or_else(|| self.cold(), Ok) {
+            Ok(context) => context,
+            Err(error) => return self.watch().violate(Invariant::Panicked, format!("{error:#}")),
+        };
+        let deadline = context.clock.now() + FUNCTION_TIMEOUT;
+        let kill = self.schedule.kills.iter().find(|(of, _)| *of == number).map(|(_, steps)| *steps);
+        self.note(&format!("#{number} {} begins", function.name()));
+        let mut invocation = Killed::after(handle(&context, function, event, Some(deadline)), kill);
+        let answer = timeout(FUNCTION_TIMEOUT, &mut invocation).await;
+        if let Some(steps) = self.steps.borrow_mut().get_mut(usize::try_from(number).unwrap_or(usize::MAX)) {
+            *steps = invocation.polls;
+        }
+        match answer {
+            Ok(Some(answer)) => {
+                for receipt in answer.payload["results"].as_array().into_iter().flatten() {
+                    let (outcome, code) = (&receipt["outcome"], &receipt["code"]);
+                    self.note(&format!("#{number} {} {outcome} {code}", receipt["instance_id"]));
+                }
+                for result in answer.payload["housekeeping"]["orphans"]["results"].as_array().into_iter().flatten() {
+                    self.note(&format!("#{number} {} {} {}", result["certname"], result["outcome"], result["code"]));
+                }
+                self.note(&format!("#{number} ends"));
+                self.warm.borrow_mut().push((function, context.clone()));
+            }
+            Ok(None) => self.note(&format!("#{number} is killed")),
+            Err(_) => {
+                self.note(&format!("#{number} exceeds its time limit"));
+                self.watch()
+                    .violate(Invariant::Panicked, format!("#{number} {} exceeds its time limit", function.name()));
+            }
+        }
+        drop(invocation);
+    }
+
+    /// A new execution environment.
+    fn cold(&self) -> anyhow::Result<Rc<Context>> {
+        let clock = self.site.back.clock.clone();
+        let ahead = SignedDuration::from_secs(self.schedule.site.controller_ahead_s);
+        let clock = ControllerClock::from(move || clock.now().saturating_add(ahead).unwrap_or_default());
+        let config = Config::parse(&self.config)?;
+        let context = Context::new(config, &self.sdk, Arc::new(self.in_memory_aws.clone()), clock);
+        Ok(Rc::new(context.over(Arc::new(self.network.clone()))))
+    }
+
+    /// What must hold when everything has come to rest.
+    fn check_the_end(&self) {
+        for (id, truth) in self.watch().instances() {
+            let state = self.aws.lifecycle_state(&id).unwrap_or_default();
+            if state.ends_with(":Wait") {
+                self.watch().violate(Invariant::Stranded, format!("{id} is still {state}"));
+            } else if state == "Terminated" {
+                if self.watch().is_left(&id, &truth) {
+                    self.watch().violate(Invariant::LeftBehind, format!("{id} is gone, and not {}", truth.certname));
+                }
+            } else if truth.fit && state != "InService" {
+                self.watch().violate(Invariant::NotInService, format!("{id} is {state}"));
+            }
+        }
+    }
+
+    fn played(&self) -> Played {
+        let entries = self.site.back.journal.entries();
+        let by_controller = entries.iter().filter(|entry| entry.service != "agent");
+        let mut lines: Vec<String> = self.trace.borrow().lines().map(str::to_owned).collect();
+        lines.extend(entries.iter().map(|entry| {
+            let subject = entry.subject.as_deref().unwrap_or("-");
+            let status = entry.status.map_or("-".to_owned(), |status| status.to_string());
+            format!("{:>9} {} {} {subject}: {status}", entry.started_us / 1000, entry.service, entry.call)
+        }));
+        // By time, and as they came within a millisecond.
+        lines.sort_by_key(|line| line.trim_start().split(' ').next().and_then(|ms| ms.parse::<u64>().ok()));
+        Played {
+            violations: self.watch().violations(),
+            trace: lines.join("\n"),
+            calls: by_controller.count(),
+            invocations: self.invocations.get(),
+            steps: self.steps.borrow().clone(),
+            faults_hit: self.site.back.faults.hits(),
+        }
+    }
+}
+
+/// A node in service for long, as its Region's instances are.
+fn node(name: &str, id: &str, region: &str) -> Node {
+    let metadata = json!({"instance-id": id, "account-id": ACCOUNT, "placement": {"region": region}});
+    let facts = [("ec2_metadata".to_owned(), metadata)].into_iter().collect();
+    Node {
+        certname: name.to_owned(),
+        instance_id: Some(id.to_owned()),
+        extensions: [("pp_role".to_owned(), "compiler".to_owned())].into(),
+        puppetdb: InPuppetdb::Known(PuppetdbRecord { facts, ..PuppetdbRecord::default() }),
+        ..Node::new(name)
+    }
+}
+
+fn secret(puppet: &Puppet, credentials: &Credentials, challenge: &str, previous: Option<&str>) -> Value {
+    let mut secret = json!({
+        "ca_cert": puppet.ca_bundle_pem(),
+        "client_cert": credentials.cert_pem,
+        "client_key": credentials.key_pem,
+        "challenge": challenge,
+    });
+    if let Some(previous) = previous {
+        secret["previous_challenge"] = previous.into();
+    }
+    secret
+}
+
+fn scene(schedule: &Schedule, secret: &Value) -> AwsScene {
+    let hook = |name: &str, transition, default_result| Hook {
+        name: name.to_owned(),
+        transition,
+        heartbeat_timeout_s: 3600,
+        default_result,
+        metadata: None,
+        notification_target: None,
+    };
+    let in_service = schedule.lives.iter().filter(|life| life.launched_s.is_none());
+    let instances = in_service.map(|life| Instance {
+        id: life.id(),
+        private_ip: Some(address(life.name)),
+        private_dns: Some(life.certname()),
+        ..Instance::default()
+    });
+    let group = Group {
+        name: GROUP.to_owned(),
+        tags: [("stagedoor:profile".to_owned(), "compiler".to_owned())].into(),
+        hooks: vec![
+            hook(LAUNCH_HOOK, Transition::Launching, ActionResult::Abandon),
+            hook(TERMINATE_HOOK, Transition::Terminating, ActionResult::Continue),
+        ],
+        instances: instances.collect(),
+        ..Group::default()
+    };
+    let throttle = schedule.site.throttled.then_some(Throttle { burst: 8, per_second: 2.0 });
+    AwsScene {
+        settings: Settings { race_calls: schedule.site.race_calls, throttle, ..Settings::default() },
+        groups: vec![group],
+        secrets: [(SECRET.to_owned(), secret.to_string().into())].into(),
+        ..AwsScene::default()
+    }
+}

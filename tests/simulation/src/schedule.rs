@@ -1,0 +1,363 @@
+//! What happens in one simulation: made of a seed, or by hand, and made smaller when an invariant does not hold. No I/O.
+
+use stagedoor_lab_core::faults::{Fault, FaultKind};
+
+use crate::chance::Chance;
+
+/// One simulation, complete: the same schedule gives the same trace.
+#[derive(Clone, Debug)]
+pub struct Schedule {
+    /// The seed of everything that the rest leaves to chance: delays and the jitter of retries.
+    pub seed: u64,
+    /// The instances.
+    pub lives: Vec<Life>,
+    /// What goes wrong with calls.
+    pub faults: Vec<Fault>,
+    /// The invocations that are killed: each by its number, from 0, and after how many steps of its future.
+    pub kills: Vec<(u32, u32)>,
+    /// The requests of strangers.
+    pub strangers: Vec<Stranger>,
+    /// What the site is like.
+    pub site: SiteTraits,
+    /// How long it goes on, in seconds.
+    pub horizon_s: u64,
+}
+
+/// What a site is like, beyond the ordinary.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SiteTraits {
+    /// By how many seconds the controller's clock is ahead of everything else.
+    pub controller_ahead_s: i64,
+    /// By how many seconds the CA's clock is ahead.
+    pub ca_ahead_s: i32,
+    /// Whether the CA takes requests for names that have a certificate.
+    pub duplicates: bool,
+    /// The release of the servers.
+    pub servers: Release,
+    /// How many nodes of another Region are on the same CA.
+    pub foreign: u32,
+    /// Whether the file of a certificate of these nodes is damaged.
+    pub damaged: bool,
+    /// When the challenge in the secret is replaced, in seconds.
+    pub rotated_s: Option<u64>,
+    /// Whether Auto Scaling throttles calls.
+    pub throttled: bool,
+    /// So many completions of each action find it not visible yet.
+    pub race_calls: u32,
+    /// How long PuppetDB's queue holds commands, in milliseconds.
+    pub queue_ms: u64,
+    /// How long EC2 does not show a new instance, in seconds.
+    pub ec2_lag_s: u64,
+}
+
+/// A release of Puppet's servers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Release {
+    /// Puppet Server 7.9.
+    Puppet7,
+    /// Puppet Server 8.7, which counts a name as issued while the inventory lists it.
+    #[default]
+    Puppet8,
+}
+
+/// What becomes of one instance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Life {
+    /// Its number, of which its id is made.
+    pub number: u32,
+    /// The number of its name, which a later instance may have as well.
+    pub name: u32,
+    /// When it is launched, in seconds; `None`: it is in service from the beginning.
+    pub launched_s: Option<u64>,
+    /// How it ends.
+    pub end: End,
+    /// What becomes of the event of its launch.
+    pub launch_event: Delivery,
+    /// What becomes of the event of its termination.
+    pub terminate_event: Delivery,
+    /// What its agent does.
+    pub agent: Habits,
+}
+
+/// How an instance ends; times in seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// It stays.
+    Stays,
+    /// Auto Scaling terminates it, through its hooks.
+    Terminated(u64),
+    /// It is gone at once, without hooks.
+    Killed(u64),
+}
+
+/// What becomes of an event; times in milliseconds after the action began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delivery {
+    /// It never arrives.
+    Lost,
+    /// It arrives so late.
+    After(u64),
+    /// It arrives twice.
+    Twice(u64, u64),
+}
+
+/// What an agent does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Habits {
+    /// How long the instance takes to boot, in seconds.
+    pub boot_s: u64,
+    /// The pause before it submits its request again, in seconds.
+    pub wait_for_cert_s: u64,
+    /// How long a run takes, in seconds.
+    pub run_s: u64,
+    /// How many of its first runs fail.
+    pub failing_runs: u32,
+    /// How long after its certificate it sends its request again, in seconds.
+    pub repeats_request_s: Option<u64>,
+    /// The pause between its runs, in seconds.
+    pub interval_s: u64,
+}
+
+/// A request of somebody who can reach port 8140.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stranger {
+    /// When, in seconds.
+    pub at_s: u64,
+    /// The number of the name.
+    pub name: u32,
+    /// The number of the instance that it claims to be.
+    pub claims: Option<u32>,
+}
+
+impl Schedule {
+    /// The schedule of this seed.
+    #[must_use]
+    pub fn of(seed: u64) -> Self {
+        let chance = Chance::new(seed);
+        let mut lives = Vec::new();
+        for number in 0..small(&chance) {
+            lives.push(life(&chance, number));
+            // The name's next owner, perhaps within seconds.
+            if let End::Terminated(at) | End::Killed(at) = lives.last().map_or(End::Stays, |life| life.end)
+                && chance.percent(30)
+            {
+                let again =
+                    Life { number: number + 100, launched_s: Some(at + chance.of(1..=900)), ..life(&chance, number) };
+                lives.push(again);
+            }
+        }
+        let faults = (0..chance.of(0..=5)).map(|_| fault(&chance)).collect();
+        let kills = (0..chance.of(0..=4)).map(|_| (narrow(chance.of(0..=12)), narrow(chance.of(1..=160)))).collect();
+        let strangers = (0..chance.of(0..=2)).map(|_| stranger(&chance, &lives)).collect();
+        let site = site(&chance);
+        let horizon_s = lives.iter().map(rests_s).max().unwrap_or_default();
+        Self { seed, lives, faults, kills, strangers, site, horizon_s }
+    }
+
+    /// Everything that can be left out of it, each as a smaller schedule.
+    #[must_use]
+    pub fn smaller(&self) -> Vec<Self> {
+        let mut all = Vec::new();
+        let mut without = |count: usize, remove: &dyn Fn(&mut Self, usize)| {
+            for index in 0..count {
+                let mut smaller = self.clone();
+                remove(&mut smaller, index);
+                all.push(smaller);
+            }
+        };
+        without(self.lives.len(), &|schedule, index| {
+            schedule.lives.remove(index);
+        });
+        without(self.faults.len(), &|schedule, index| {
+            schedule.faults.remove(index);
+        });
+        without(self.kills.len(), &|schedule, index| schedule.kills.truncate(index));
+        without(self.strangers.len(), &|schedule, index| {
+            schedule.strangers.remove(index);
+        });
+        let simple: [fn(&mut SiteTraits); 11] = [
+            |site| site.controller_ahead_s = 0,
+            |site| site.ca_ahead_s = 0,
+            |site| site.duplicates = false,
+            |site| site.servers = Release::default(),
+            |site| site.foreign = 0,
+            |site| site.damaged = false,
+            |site| site.rotated_s = None,
+            |site| site.throttled = false,
+            |site| site.race_calls = 0,
+            |site| site.queue_ms = 0,
+            |site| site.ec2_lag_s = 0,
+        ];
+        without(simple.len(), &|schedule, index| simple[index](&mut schedule.site));
+        all.retain(|smaller| format!("{smaller:?}") != format!("{self:?}"));
+        all
+    }
+}
+
+impl Life {
+    /// An instance that is launched, enrolled and terminated, without anything out of the ordinary.
+    #[must_use]
+    pub fn ordinary(number: u32) -> Self {
+        Self {
+            number,
+            name: number,
+            launched_s: Some(10),
+            end: End::Terminated(1200),
+            launch_event: Delivery::After(500),
+            terminate_event: Delivery::After(500),
+            agent: Habits {
+                boot_s: 30,
+                wait_for_cert_s: 15,
+                run_s: 40,
+                failing_runs: 0,
+                repeats_request_s: None,
+                interval_s: 1800,
+            },
+        }
+    }
+
+    /// The instance's id.
+    #[must_use]
+    pub fn id(&self) -> String {
+        instance_id(self.number)
+    }
+
+    /// The instance's name.
+    #[must_use]
+    pub fn certname(&self) -> String {
+        certname(self.name)
+    }
+}
+
+/// When everything about this instance has come to rest, in seconds. A terminated instance that no hook reported is found by
+/// housekeeping once its name has been silent for 40 minutes, and EC2 shows it for an hour.
+fn rests_s(life: &Life) -> u64 {
+    let begins = life.launched_s.unwrap_or_default() + 1500;
+    match life.end {
+        End::Stays => begins,
+        End::Terminated(at) => begins.max(at + 1500),
+        End::Killed(at) => at + 3600,
+    }
+}
+
+pub(crate) fn instance_id(number: u32) -> String {
+    format!("i-{number:017x}")
+}
+
+pub(crate) fn certname(number: u32) -> String {
+    format!("ip-10-0-{}-{}.ec2.internal", number / 250, number % 250 + 1)
+}
+
+pub(crate) fn address(number: u32) -> String {
+    format!("10.0.{}.{}", number / 250, number % 250 + 1)
+}
+
+/// Mostly one to five instances.
+fn small(chance: &Chance) -> u32 {
+    narrow(if chance.percent(3) { chance.of(6..=40) } else { chance.of(1..=5) })
+}
+
+fn narrow(number: u64) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
+
+fn life(chance: &Chance, number: u32) -> Life {
+    let launched_s = chance.percent(70).then(|| chance.of(0..=300));
+    let begin = launched_s.unwrap_or_default();
+    let end = match chance.of(0..=9) {
+        0..=2 => End::Stays,
+        3 => End::Killed(begin + chance.of(1..=1800)),
+        // Some while it is being enrolled.
+        _ => End::Terminated(begin + chance.of(1..=1500)),
+    };
+    let agent = Habits {
+        boot_s: chance.of(1..=90),
+        wait_for_cert_s: *chance.one(&[2, 15, 60, 120]),
+        run_s: chance.of(5..=90),
+        failing_runs: u32::from(chance.percent(15)),
+        repeats_request_s: chance.percent(15).then(|| chance.of(1..=120)),
+        interval_s: *chance.one(&[300, 1800]),
+    };
+    Life {
+        number,
+        name: number,
+        launched_s,
+        end,
+        launch_event: delivery(chance),
+        terminate_event: delivery(chance),
+        agent,
+    }
+}
+
+fn site(chance: &Chance) -> SiteTraits {
+    SiteTraits {
+        controller_ahead_s: *chance.one(&[0, 0, 0, 0, 40, -40]),
+        ca_ahead_s: *chance.one(&[0, 0, 0, 0, 150, -150]),
+        duplicates: chance.percent(20),
+        servers: *chance.one(&[Release::Puppet8, Release::Puppet8, Release::Puppet7]),
+        foreign: *chance.one(&[0, 0, 0, 1, 3]),
+        damaged: chance.percent(10),
+        rotated_s: chance.percent(15).then(|| chance.of(1..=600)),
+        throttled: chance.percent(10),
+        race_calls: *chance.one(&[0, 0, 0, 1, 3]),
+        queue_ms: *chance.one(&[0, 0, 0, 500, 5_000]),
+        ec2_lag_s: *chance.one(&[0, 0, 0, 2, 20]),
+    }
+}
+
+fn delivery(chance: &Chance) -> Delivery {
+    match chance.of(0..=9) {
+        0 | 1 => Delivery::Lost,
+        2 => Delivery::Twice(chance.of(100..=3000), chance.of(100..=90_000)),
+        3 => Delivery::After(chance.of(3000..=600_000)),
+        _ => Delivery::After(chance.of(100..=3000)),
+    }
+}
+
+/// The calls that faults are meant for.
+pub const CALLS: [(&str, &str); 16] = [
+    ("autoscaling", "DescribeAutoScalingGroups"),
+    ("autoscaling", "DescribeLifecycleHooks"),
+    ("autoscaling", "DescribeScalingActivities"),
+    ("autoscaling", "CompleteLifecycleAction"),
+    ("autoscaling", "RecordLifecycleActionHeartbeat"),
+    ("ec2", "DescribeInstances"),
+    ("secretsmanager", "GetSecretValue"),
+    ("ca", "GET /puppet-ca/v1/certificate/{certname}"),
+    ("ca", "GET /puppet-ca/v1/certificate_request/{certname}"),
+    ("ca", "GET /puppet-ca/v1/certificate_revocation_list/ca"),
+    ("ca", "PUT /puppet-ca/v1/certificate_status/{certname}"),
+    ("ca", "PUT /puppet-ca/v1/clean"),
+    ("ca", "DELETE /puppet-ca/v1/certificate_request/{certname}"),
+    ("ca", "POST /puppet-ca/v1/sign"),
+    ("puppetdb", "POST /pdb/cmd/v1*"),
+    ("puppetdb", "*"),
+];
+
+/// What can happen to a call.
+#[must_use]
+pub fn kinds() -> Vec<FaultKind> {
+    let status = |status, body: &str| FaultKind::Status { status, body: body.to_owned(), content_type: None };
+    vec![
+        FaultKind::Reset,
+        FaultKind::Cut,
+        FaultKind::Delay { ms: 1_000 },
+        FaultKind::Delay { ms: 75_000 },
+        status(500, "Internal Server Error: {:kind :lock-acquisition-timeout}"),
+        status(503, "Service Unavailable"),
+        status(429, "Too Many Requests"),
+    ]
+}
+
+fn fault(chance: &Chance) -> Fault {
+    let (service, call) = chance.one(&CALLS);
+    let kind = chance.one(&kinds()).clone();
+    let nth = Some(narrow(chance.of(1..=6)));
+    Fault { service: (*service).to_owned(), call: (*call).to_owned(), nth, subject: None, kind }
+}
+
+fn stranger(chance: &Chance, lives: &[Life]) -> Stranger {
+    let life = chance.one(lives);
+    let claims = chance.percent(70).then_some(life.number);
+    Stranger { at_s: chance.of(1..=900), name: life.name, claims }
+}

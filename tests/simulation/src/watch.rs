@@ -1,0 +1,263 @@
+//! The invariants, checked before each write is carried out. They compare it with what is really so, which no client can ask.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use jiff::Timestamp;
+use serde_json::Value;
+use stagedoor_lab_aws::Aws;
+use stagedoor_lab_core::server::{Call, Reply, Request, Service};
+use stagedoor_lab_puppet::Puppet;
+
+/// The hooks of the group.
+pub(crate) const LAUNCH_HOOK: &str = "stagedoor-launch";
+pub(crate) const TERMINATE_HOOK: &str = "stagedoor-terminate";
+
+/// An invariant that did not hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// Which one.
+    pub invariant: Invariant,
+    /// When.
+    pub at: Timestamp,
+    /// What happened.
+    pub what: String,
+}
+
+/// The invariants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Invariant {
+    /// The certificate that a live instance uses is never revoked or removed.
+    CertificateInUse,
+    /// The node of a live instance is never deactivated.
+    NodeInUse,
+    /// A protected name is never purged.
+    Protected,
+    /// Only an instance's own request is signed.
+    StrangerSigned,
+    /// No instance is let in that has not run Puppet with its own certificate.
+    AdmittedUnfit,
+    /// No termination is completed before the removal is proven.
+    CompletedUnproven,
+    /// No fit instance is abandoned.
+    FitAbandoned,
+    /// No hook ends by its own time-out.
+    Stranded,
+    /// At the end, nothing is left of an instance that is gone.
+    LeftBehind,
+    /// At the end, every fit instance is in service.
+    NotInService,
+    /// The controller does not fail in an unforeseen way.
+    Panicked,
+}
+
+/// What is really so of an instance.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Truth {
+    pub(crate) certname: String,
+    /// SHA-256 over the public key of its agent.
+    pub(crate) key: Option<[u8; 32]>,
+    /// The serial number of the certificate that its agent uses.
+    pub(crate) serial: Option<u64>,
+    /// Whether it has run Puppet successfully with it.
+    pub(crate) has_run: bool,
+    /// Whether nothing on its own side keeps it from being admitted.
+    pub(crate) fit: bool,
+    /// Since when its present action waits.
+    pub(crate) waits_since: Option<Timestamp>,
+}
+
+/// What is really so.
+#[derive(Clone)]
+pub(crate) struct Watch {
+    inner: Arc<Mutex<Inner>>,
+    aws: Aws,
+    puppet: Puppet,
+}
+
+#[derive(Default)]
+struct Inner {
+    instances: BTreeMap<String, Truth>,
+    violations: Vec<Violation>,
+    /// Names of another Region's instances.
+    foreign: BTreeSet<String>,
+}
+
+impl Watch {
+    pub(crate) fn new(aws: Aws, puppet: Puppet) -> Self {
+        Self { inner: Arc::default(), aws, puppet }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes what is so of an instance.
+    pub(crate) fn set(&self, id: &str, change: impl FnOnce(&mut Truth)) {
+        change(self.lock().instances.entry(id.to_owned()).or_default());
+    }
+
+    /// A name that belongs to another Region's instance, which lives.
+    pub(crate) fn foreign(&self, certname: &str) {
+        self.lock().foreign.insert(certname.to_owned());
+    }
+
+    pub(crate) fn truth(&self, id: &str) -> Option<Truth> {
+        self.lock().instances.get(id).cloned()
+    }
+
+    pub(crate) fn instances(&self) -> BTreeMap<String, Truth> {
+        self.lock().instances.clone()
+    }
+
+    pub(crate) fn violations(&self) -> Vec<Violation> {
+        self.lock().violations.clone()
+    }
+
+    pub(crate) fn violate(&self, invariant: Invariant, what: impl Into<String>) {
+        let violation = Violation { invariant, at: self.puppet.now(), what: what.into() };
+        self.lock().violations.push(violation);
+    }
+
+    /// Whether the instance runs, as it does while its hooks hold it.
+    pub(crate) fn is_on(&self, id: &str) -> bool {
+        self.aws.machine(id).is_some_and(|machine| matches!(machine.state, "pending" | "running"))
+    }
+
+    /// Whether it runs, and is not about to end.
+    pub(crate) fn is_live(&self, id: &str) -> bool {
+        self.is_on(id) && self.aws.lifecycle_state(id).is_some_and(|state| !state.contains("Terminat"))
+    }
+
+    /// The live instances that have this name, and a certificate that Puppet accepts.
+    fn users(&self, certname: &str) -> Vec<(String, Truth)> {
+        let of = |truth: &Truth| {
+            truth.certname == certname && truth.serial.is_some_and(|serial| !self.puppet.is_revoked(serial))
+        };
+        self.instances().into_iter().filter(|(id, truth)| of(truth) && self.is_live(id)).collect()
+    }
+
+    fn check(&self, request: &Request, call: &Call) {
+        let body: Value = serde_json::from_slice(&request.body).unwrap_or(Value::Null);
+        let segments = request.segments();
+        let path: Vec<&str> = segments.iter().map(String::as_str).collect();
+        let names = || body["certnames"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        match (call.service, request.method.as_str(), path.as_slice()) {
+            ("ca", "PUT", ["puppet-ca", "v1", "clean"]) => names().for_each(|name| self.removes(name)),
+            ("ca", "POST", ["puppet-ca", "v1", "sign"]) => names().for_each(|name| self.signs(name)),
+            ("ca", "PUT", ["puppet-ca", "v1", "certificate_status", name]) => match body["desired_state"].as_str() {
+                Some("signed") => self.signs(name),
+                _ => self.removes(name),
+            },
+            ("ca", "DELETE", ["puppet-ca", "v1", "certificate_status", name]) => self.removes(name),
+            ("puppetdb", "POST", ["pdb", "cmd", "v1", ..]) => self.commands(request, &body),
+            ("autoscaling", ..) if call.call == "CompleteLifecycleAction" => self.completes(&call.request),
+            _ => {}
+        }
+    }
+
+    fn removes(&self, certname: &str) {
+        if ["puppet", "controller.example.com"].contains(&certname) {
+            self.violate(Invariant::Protected, format!("{certname} is removed"));
+        }
+        if self.lock().foreign.contains(certname) {
+            self.violate(Invariant::CertificateInUse, format!("{certname} of another Region is removed"));
+        }
+        for (id, _) in self.users(certname) {
+            self.violate(
+                Invariant::CertificateInUse,
+                format!("the certificate of {certname} is removed, which {id} uses"),
+            );
+        }
+    }
+
+    fn signs(&self, certname: &str) {
+        let Some(key) = self.puppet.requested_key(certname) else { return };
+        let own =
+            |(id, truth): (&String, &Truth)| truth.certname == certname && truth.key == Some(key) && self.is_live(id);
+        if !self.instances().iter().any(own) {
+            self.violate(
+                Invariant::StrangerSigned,
+                format!("a request for {certname} is signed that no live agent has sent"),
+            );
+        }
+    }
+
+    fn commands(&self, request: &Request, body: &Value) {
+        let command = request.query("command").or(body["command"].as_str()).unwrap_or_default().replace('_', " ");
+        let name = request.query("certname").or(body["certname"].as_str()).or(body["payload"]["certname"].as_str());
+        if command != "deactivate node" {
+            return;
+        }
+        let certname = name.unwrap_or_default();
+        if self.lock().foreign.contains(certname) {
+            self.violate(Invariant::NodeInUse, format!("{certname} of another Region is deactivated"));
+        }
+        for (id, truth) in self.users(certname) {
+            if truth.has_run {
+                self.violate(Invariant::NodeInUse, format!("{certname} is deactivated, which is {id}, live"));
+            }
+        }
+    }
+
+    fn completes(&self, parameters: &Value) {
+        let text = |name: &str| parameters[name].as_str().unwrap_or_default();
+        let (id, hook, result) = (text("InstanceId"), text("LifecycleHookName"), text("LifecycleActionResult"));
+        let state = self.aws.lifecycle_state(id).unwrap_or_default();
+        let Some(truth) = self.truth(id) else { return };
+        let accepted = truth.serial.is_some_and(|serial| !self.puppet.is_revoked(serial));
+        // Of another hook, it completes nothing.
+        match (state.as_str(), hook, result) {
+            ("Pending:Wait", LAUNCH_HOOK, "CONTINUE") if !(accepted && truth.has_run) => {
+                self.violate(Invariant::AdmittedUnfit, format!("{id} is let in: {truth:?}"));
+            }
+            ("Pending:Wait", LAUNCH_HOOK, "ABANDON") if truth.fit => {
+                self.violate(Invariant::FitAbandoned, format!("{id} is abandoned"));
+            }
+            ("Terminating:Wait", TERMINATE_HOOK, _) if self.is_left(id, &truth) && !self.is_late(&truth) => {
+                self.violate(
+                    Invariant::CompletedUnproven,
+                    format!("{id} is let go, and something is left of {}", truth.certname),
+                );
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether the action has waited for as long as it may, a minute more or less for clocks that differ.
+    fn is_late(&self, truth: &Truth) -> bool {
+        let waited = truth.waits_since.map(|since| self.puppet.now().duration_since(since).as_secs());
+        waited.is_some_and(|seconds| seconds >= 540)
+    }
+
+    /// Whether Puppet has anything of an instance.
+    pub(crate) fn is_left(&self, id: &str, truth: &Truth) -> bool {
+        let certificate = self.puppet.certificate(&truth.certname);
+        let of_it = certificate.is_some_and(|held| !held.revoked && held.instance_id.as_deref() == Some(id));
+        let accepted = truth.serial.is_some_and(|serial| !self.puppet.is_revoked(serial));
+        let others = self.instances().into_iter().any(|(other, of)| other != id && of.certname == truth.certname);
+        let active = truth.has_run && !others && self.puppet.is_active(&truth.certname) == Some(true);
+        of_it || accepted || active
+    }
+}
+
+/// A service behind the checks.
+pub(crate) struct Watched<S> {
+    pub(crate) inner: Arc<S>,
+    pub(crate) watch: Watch,
+}
+
+impl<S: Service> Service for Watched<S> {
+    fn accepts(&self) -> bool {
+        self.inner.accepts()
+    }
+
+    fn describe(&self, request: &Request) -> Call {
+        self.inner.describe(request)
+    }
+
+    async fn answer(&self, request: &Request) -> Reply {
+        self.watch.check(request, &self.inner.describe(request));
+        self.inner.answer(request).await
+    }
+}

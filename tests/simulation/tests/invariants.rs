@@ -1,0 +1,112 @@
+//! The invariants under many schedules, and that the simulation sees when a rule does not hold. `make simulate` plays more.
+
+use stagedoor_lab_core::faults::{Fault, FaultKind};
+use stagedoor_simulation::schedule::{Delivery, End, Life, Stranger};
+use stagedoor_simulation::{Broken, Invariant, Played, Schedule, exhaustive, play, play_with};
+
+/// How many are played of each kind: few in development builds, all with `STAGEDOOR_SIMULATE=all`, as `make simulate` sets it.
+fn one_in(few: usize) -> usize {
+    if std::env::var("STAGEDOOR_SIMULATE").is_ok_and(|value| value == "all") { 1 } else { few }
+}
+
+fn assert_all_hold(schedules: impl IntoIterator<Item = Schedule>) {
+    for schedule in schedules {
+        let Played { violations, trace, .. } = play(&schedule).expect("a schedule that can be played");
+        assert!(violations.is_empty(), "{violations:#?}\n{schedule:#?}\n{trace}");
+    }
+}
+
+#[test]
+fn a_schedule_gives_the_same_trace_each_time_byte_for_byte() {
+    for seed in [3, 12] {
+        let schedule = Schedule::of(seed);
+        let first = play(&schedule).expect("it can be played").trace;
+        let second = play(&schedule).expect("it can be played").trace;
+        let differs = first.lines().zip(second.lines()).find(|(first, second)| first != second);
+        assert_eq!(differs, None, "seed {seed}");
+        assert_eq!(first.len(), second.len(), "seed {seed}");
+    }
+}
+
+#[test]
+fn another_seed_gives_another_trace() {
+    let trace = |seed| play(&Schedule { seed, ..exhaustive::ordinary() }).expect("it can be played").trace;
+    assert_ne!(trace(1), trace(2));
+}
+
+#[test]
+fn the_invariants_hold_under_random_schedules() {
+    assert_all_hold((0..200).step_by(one_in(40)).map(Schedule::of));
+}
+
+#[test]
+fn the_invariants_hold_wherever_an_invocation_is_killed() {
+    let points = exhaustive::kill_points().expect("it can be played");
+    assert!(points.len() > 100, "an onboarding and a purge have more steps than {}", points.len());
+    assert_all_hold(points.into_iter().step_by(one_in(60)));
+}
+
+#[test]
+fn the_invariants_hold_under_every_single_fault() {
+    assert_all_hold(exhaustive::single_faults(3).into_iter().step_by(one_in(80)));
+}
+
+/// A schedule that shows what a broken rule does, and the invariant that it violates.
+fn shows(broken: Broken) -> (Schedule, Invariant) {
+    let ordinary = exhaustive::ordinary();
+    let always = |service: &str, call: &str| Fault {
+        service: service.to_owned(),
+        call: call.to_owned(),
+        nth: None,
+        subject: None,
+        kind: FaultKind::Reset,
+    };
+    let with_life = |change: &dyn Fn(&mut Life)| {
+        let mut schedule = ordinary.clone();
+        schedule.lives.iter_mut().for_each(change);
+        schedule
+    };
+    match broken {
+        Broken::Nothing => (ordinary, Invariant::Panicked),
+        Broken::RequestsUnchecked => {
+            let stranger = Stranger { at_s: 15, name: 1, claims: Some(1) };
+            (Schedule { strangers: vec![stranger], ..ordinary }, Invariant::StrangerSigned)
+        }
+        Broken::NoRunAwaited => (ordinary, Invariant::AdmittedUnfit),
+        Broken::UnavailableIsAbsent => {
+            let mut schedule = with_life(&|life| life.launched_s = None);
+            schedule.faults = vec![always("ca", "GET /puppet-ca/v1/certificate/{certname}")];
+            (schedule, Invariant::CompletedUnproven)
+        }
+        Broken::NoProof => {
+            let mut schedule = with_life(&|life| life.launched_s = None);
+            schedule.faults = vec![always("ca", "PUT /puppet-ca/v1/clean")];
+            (schedule, Invariant::CompletedUnproven)
+        }
+        Broken::NoSweep => {
+            let lost = |life: &mut Life| (life.launch_event, life.terminate_event) = (Delivery::Lost, Delivery::Lost);
+            (with_life(&lost), Invariant::Stranded)
+        }
+        Broken::NoHousekeeping => {
+            let killed = with_life(&|life| (life.launched_s, life.end) = (None, End::Killed(100)));
+            (Schedule { horizon_s: 3700, ..killed }, Invariant::LeftBehind)
+        }
+        Broken::Impatient => (with_life(&|life| life.agent.boot_s = 100), Invariant::FitAbandoned),
+    }
+}
+
+#[test]
+fn every_broken_rule_is_seen() {
+    for broken in Broken::ALL {
+        let (schedule, invariant) = shows(broken);
+        let violated = play_with(&schedule, broken).expect("it can be played").violations;
+        assert!(violated.iter().any(|violation| violation.invariant == invariant), "{broken:?}: {violated:#?}");
+        // The rule is the cause, not the schedule: where a fault never ends, only the timeout may complete the action.
+        let violated = play(&schedule).expect("it can be played").violations;
+        let by_fault = |broken| matches!(broken, Broken::UnavailableIsAbsent | Broken::NoProof);
+        assert!(
+            violated.iter().all(|violation| violation.invariant != invariant) || by_fault(broken),
+            "{broken:?}: {violated:#?}"
+        );
+    }
+}
