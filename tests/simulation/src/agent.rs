@@ -20,6 +20,9 @@ pub(crate) const CHALLENGE: &str = "the challenge that instances are given";
 /// The one that replaces it.
 pub(crate) const ROTATED: &str = "the challenge of the next year";
 
+/// How often an agent's instance is looked at.
+const VOLUME_CHECK: Duration = Duration::from_secs(5);
+
 /// What agents live in.
 #[derive(Clone)]
 pub(crate) struct Site {
@@ -31,8 +34,27 @@ pub(crate) struct Site {
     pub(crate) rotated: Arc<AtomicBool>,
 }
 
-/// Lives as long as its instance.
+/// Lives as long as its instance: on each root volume anew, without the key of the one before.
 pub(crate) async fn live(site: Site, life: Life) -> anyhow::Result<()> {
+    let id = life.id();
+    while let Some(volume) = site.watch.volume(&id) {
+        site.watch
+            .set(&id, |truth| (truth.key, truth.serial, truth.has_run, truth.volume) = (None, None, false, volume));
+        let replaced = async {
+            while site.watch.volume(&id) == Some(volume) {
+                sleep(VOLUME_CHECK).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            ended = on_volume(site.clone(), life.clone()) => return ended,
+            () = replaced => {}
+        }
+    }
+    Ok(())
+}
+
+async fn on_volume(site: Site, life: Life) -> anyhow::Result<()> {
     let (id, name, habits) = (life.id(), life.certname(), &life.agent);
     let pause = |seconds: u64| sleep(Duration::from_secs(seconds));
     let on = || site.watch.is_on(&id);

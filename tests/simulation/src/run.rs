@@ -244,10 +244,6 @@ impl World {
             End::Stays => {}
             End::Terminated(at) => {
                 sleep(Duration::from_secs(at.saturating_sub(now_s()))).await;
-                // While its launch waits, Auto Scaling does not terminate an instance: it does once that has ended.
-                while self.aws.lifecycle_state(&id).is_some_and(|state| state.starts_with("Pending")) {
-                    sleep(Duration::from_secs(5)).await;
-                }
                 match self.aws.terminate(&id, &Terminate::default()) {
                     Ok(begun) => {
                         self.note(&format!("{id} is terminated"));
@@ -256,6 +252,16 @@ impl World {
                         self.deliver(Function::Purge, begun, life.terminate_event);
                     }
                     Err(error) => self.note(&format!("{id} cannot be terminated: {error}")),
+                }
+            }
+            End::Replaced(at) => {
+                sleep(Duration::from_secs(at.saturating_sub(now_s()))).await;
+                match self.aws.replace_root_volume(&id) {
+                    Ok(begun) => {
+                        self.note(&format!("the root volume of {id} is replaced"));
+                        self.deliver(Function::Purge, begun, life.terminate_event);
+                    }
+                    Err(error) => self.note(&format!("the root volume of {id} cannot be replaced: {error}")),
                 }
             }
             End::Killed(at) => {
@@ -273,6 +279,7 @@ impl World {
         let held = self.puppet.certificate(&name).context("it has just been placed")?;
         self.watch().set(&id, |truth| {
             truth.certname = name;
+            truth.volume = 1;
             truth.key = Some(held.key);
             truth.serial = Some(held.serial);
             truth.has_run = true;

@@ -88,6 +88,8 @@ pub enum End {
     Terminated(u64),
     /// It is gone at once, without hooks.
     Killed(u64),
+    /// It stays, and gets a new root volume: its key is gone.
+    Replaced(u64),
 }
 
 /// What becomes of an event; times in milliseconds after the action began.
@@ -235,7 +237,7 @@ fn rests_s(life: &Life) -> u64 {
     let begins = life.launched_s.unwrap_or_default() + 1500;
     match life.end {
         End::Stays => begins,
-        End::Terminated(at) => begins.max(at + 1500),
+        End::Terminated(at) | End::Replaced(at) => begins.max(at + 1500),
         End::Killed(at) => at + 3600,
     }
 }
@@ -267,6 +269,7 @@ fn life(chance: &Chance, number: u32) -> Life {
     let end = match chance.of(0..=9) {
         0..=2 => End::Stays,
         3 => End::Killed(begin + chance.of(1..=1800)),
+        4 if launched_s.is_some() => End::Replaced(begin + chance.of(600..=1500)),
         // Some while it is being enrolled.
         _ => End::Terminated(begin + chance.of(1..=1500)),
     };

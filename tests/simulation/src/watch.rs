@@ -59,6 +59,8 @@ pub(crate) struct Truth {
     pub(crate) key: Option<[u8; 32]>,
     /// The serial number of the certificate that its agent uses.
     pub(crate) serial: Option<u64>,
+    /// The root volume that holds the key, by number.
+    pub(crate) volume: u32,
     /// Whether it has run Puppet successfully with it.
     pub(crate) has_run: bool,
     /// Whether nothing on its own side keeps it from being admitted.
@@ -119,6 +121,11 @@ impl Watch {
         self.lock().violations.push(violation);
     }
 
+    /// The root volume that it runs from, by number.
+    pub(crate) fn volume(&self, id: &str) -> Option<u32> {
+        self.aws.machine(id).map(|machine| machine.root_volumes)
+    }
+
     /// Whether the instance runs, as it does while its hooks hold it.
     pub(crate) fn is_on(&self, id: &str) -> bool {
         self.aws.machine(id).is_some_and(|machine| matches!(machine.state, "pending" | "running"))
@@ -134,7 +141,8 @@ impl Watch {
         let of = |truth: &Truth| {
             truth.certname == certname && truth.serial.is_some_and(|serial| !self.puppet.is_revoked(serial))
         };
-        self.instances().into_iter().filter(|(id, truth)| of(truth) && self.is_live(id)).collect()
+        let has_key = |id: &str, truth: &Truth| self.volume(id) == Some(truth.volume);
+        self.instances().into_iter().filter(|(id, truth)| of(truth) && self.is_live(id) && has_key(id, truth)).collect()
     }
 
     fn check(&self, request: &Request, call: &Call) {

@@ -110,3 +110,13 @@ fn every_broken_rule_is_seen() {
         );
     }
 }
+
+#[test]
+fn an_instance_whose_root_volume_is_replaced_is_enrolled_again() {
+    let mut schedule = Schedule { horizon_s: 2000, ..exhaustive::ordinary() };
+    schedule.lives.iter_mut().for_each(|life| life.end = End::Replaced(600));
+    let Played { violations, trace, .. } = play(&schedule).expect("a schedule that can be played");
+    assert!(violations.is_empty(), "{violations:#?}\n{trace}");
+    assert_eq!(trace.matches("\"continued\" \"enrolled\"").count(), 2, "{trace}");
+    assert!(trace.contains("\"root_volume_replaced\""), "{trace}");
+}
