@@ -50,6 +50,14 @@ test: ## Run every test that needs nothing but the workspace
 	INSTA_UPDATE=no STAGEDOOR_SEEN="$(abspath $(SEEN))" $(CARGO) test --locked --workspace -- --test-threads "$(THREADS)"
 	$(MAKE) --no-print-directory least-privilege alarms
 
+# SEED=n plays one and prints its trace; EXHAUSTIVE=kills, faults or pairs plays that set (docs/reliability.md).
+FROM ?= 0
+SEEDS ?= 1000
+.PHONY: simulate
+simulate: ## Play random schedules on simulated time: SEEDS=n FROM=n, or one with its trace: SEED=n (first time: minutes of compiling)
+	$(CARGO) build --locked --profile simulation -p stagedoor-simulation
+	"$(TARGET)/simulation/simulate" $(or $(SEED),$(if $(EXHAUSTIVE),--exhaustive $(EXHAUSTIVE),--seeds $(FROM) $(SEEDS)))
+
 .PHONY: built
 built:
 	$(BUILD) --all-targets
