@@ -13,6 +13,7 @@ use stagedoor_types::{
     WritePermit,
 };
 
+use crate::connect::own_retries;
 use crate::{Error, SdkConfig, classify};
 
 /// The most groups that one `DescribeAutoScalingGroups` page holds.
@@ -52,7 +53,8 @@ impl AutoScaling {
     /// See [adaptive retry mode](https://docs.aws.amazon.com/sdkref/latest/guide/feature-retry-behavior.html).
     #[must_use]
     pub fn new(config: &SdkConfig) -> Self {
-        let mut own = aws_sdk_autoscaling::config::Builder::from(config);
+        let own = aws_sdk_autoscaling::config::Builder::from(config);
+        let mut own = own.retry_partition(own_retries(config, "autoscaling"));
         if let Some(retries) = config.retry_config() {
             own = own.retry_config(retries.clone().with_retry_mode(RetryMode::Adaptive));
         }

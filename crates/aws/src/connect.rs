@@ -1,10 +1,11 @@
 //! How AWS is called: time-outs and retries, the same for every service.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, ConfigLoader, SdkConfig};
+use aws_sdk_autoscaling::config::retry::{ClientRateLimiter, RetryPartition};
 
 /// The configuration for every client, from the SDK's own environment variables (`AWS_REGION`,
 /// `AWS_ENDPOINT_URL`, credentials …).
@@ -33,4 +34,12 @@ pub fn defaults() -> ConfigLoader {
                 .operation_timeout(Duration::from_secs(30))
                 .build(),
         )
+}
+
+/// A client's own memory of throttling and of retries. The SDK's default is one for each service in the whole process, which would let
+/// simulations in one process depend on each other.
+pub(crate) fn own_retries(config: &SdkConfig, service: &'static str) -> RetryPartition {
+    let now = config.time_source().map_or_else(|| SystemTime::UNIX_EPOCH, |time| time.now());
+    let seconds = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    RetryPartition::custom(service).client_rate_limiter(ClientRateLimiter::new(seconds)).build()
 }

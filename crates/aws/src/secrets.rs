@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::Mutex;
 
+use crate::connect::own_retries;
 use crate::{Error, SdkConfig, classify};
 
 /// How long a secret is used before it is read again, so that a rotated one comes into use by itself.
@@ -41,7 +42,9 @@ impl Secret {
     /// The secret with this name or ARN.
     #[must_use]
     pub fn new(config: &SdkConfig, name: impl Into<String>) -> Self {
-        Self { client: Client::new(config), name: name.into(), kept: Mutex::new(None) }
+        let own = aws_sdk_secretsmanager::config::Builder::from(config)
+            .retry_partition(own_retries(config, "secretsmanager"));
+        Self { client: Client::from_conf(own.build()), name: name.into(), kept: Mutex::new(None) }
     }
 
     /// Its current text, at most [`KEPT`] old; `now` is the time.

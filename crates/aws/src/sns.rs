@@ -2,6 +2,7 @@
 
 use aws_sdk_sns::Client;
 
+use crate::connect::own_retries;
 use crate::{Error, SdkConfig, classify};
 
 /// The longest subject that SNS takes, in characters.
@@ -18,7 +19,8 @@ impl Topic {
     /// The topic with this ARN.
     #[must_use]
     pub fn new(config: &SdkConfig, arn: impl Into<String>) -> Self {
-        Self { client: Client::new(config), arn: arn.into() }
+        let own = aws_sdk_sns::config::Builder::from(config).retry_partition(own_retries(config, "sns"));
+        Self { client: Client::from_conf(own.build()), arn: arn.into() }
     }
 
     /// Publishes a message of at most 256 KiB. The subject is cut to what SNS takes.

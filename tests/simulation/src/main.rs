@@ -56,6 +56,9 @@ fn many(what: &str, all: impl Iterator<Item = (String, Schedule)>) -> anyhow::Re
         if let Some(violation) = played.violations.first() {
             violated += 1;
             println!("{name}: {violation:?}");
+            if violated == 1 && std::env::var_os("STAGEDOOR_TRACE").is_some() {
+                println!("{}", played.trace);
+            }
         }
     }
     println!(

@@ -37,6 +37,8 @@ use crate::watch::{Invariant, LAUNCH_HOOK, TERMINATE_HOOK, Violation, Watch, Wat
 
 const GROUP: &str = "compilers";
 const SECRET: &str = "stagedoor/puppet";
+/// Another Region, with nodes on the same CA.
+pub(crate) const ELSEWHERE: &str = "us-east-1";
 /// The time limit of the functions, as in `infra/`.
 const FUNCTION_TIMEOUT: Duration = Duration::from_secs(150);
 /// The interval of sweeps.
@@ -149,7 +151,7 @@ impl World {
         for number in 0..traits.foreign {
             let name = format!("ip-10-9-0-{number}.ec2.internal");
             let id = format!("i-0f0{number:014x}");
-            puppet.place_node(&node(&name, &id, "us-east-1"))?;
+            puppet.place_node(&node(&name, &id, ELSEWHERE, 4 * 3600))?;
             watch.foreign(&name);
             if traits.damaged {
                 puppet.empty_certificate_file(&name);
@@ -169,7 +171,7 @@ impl World {
             back: back.clone(),
             identity: Some(identity.into_owned()),
             chance: chance.clone(),
-            lies: Lies::new(broken),
+            lies: Lies::new(broken, watch.clone())?,
         };
         let watched_aws = Arc::new(Watched { inner: Arc::new(aws.clone()), watch: watch.clone() });
         let lag = SignedDuration::from_secs(i64::try_from(traits.ec2_lag_s)?);
@@ -275,7 +277,7 @@ impl World {
     /// An instance that has been in service for long.
     fn place(&self, life: &Life) -> anyhow::Result<()> {
         let (id, name) = (life.id(), life.certname());
-        self.puppet.place_node(&node(&name, &id, REGION))?;
+        self.puppet.place_node(&node(&name, &id, REGION, 60))?;
         let held = self.puppet.certificate(&name).context("it has just been placed")?;
         self.watch().set(&id, |truth| {
             truth.certname = name;
@@ -423,14 +425,14 @@ impl World {
 }
 
 /// A node in service for long, as its Region's instances are.
-fn node(name: &str, id: &str, region: &str) -> Node {
+fn node(name: &str, id: &str, region: &str, age_s: u32) -> Node {
     let metadata = json!({"instance-id": id, "account-id": ACCOUNT, "placement": {"region": region}});
     let facts = [("ec2_metadata".to_owned(), metadata)].into_iter().collect();
     Node {
         certname: name.to_owned(),
         instance_id: Some(id.to_owned()),
         extensions: [("pp_role".to_owned(), "compiler".to_owned())].into(),
-        puppetdb: InPuppetdb::Known(PuppetdbRecord { facts, ..PuppetdbRecord::default() }),
+        puppetdb: InPuppetdb::Known(PuppetdbRecord { facts, age_s, ..PuppetdbRecord::default() }),
         ..Node::new(name)
     }
 }

@@ -20,6 +20,9 @@ use crate::{deadline, signing};
 /// signed and to run Puppet.
 const LAST_REQUEST: Duration = Duration::from_secs(120);
 
+/// So long after a launch began, an instance that has its key has run Puppet with it: agents do at boot.
+const BOOTED: Duration = Duration::from_secs(600);
+
 impl Rules<'_> {
     /// The certificate under its name is its own, and holds nothing but what it may.
     pub(super) fn signed<'a>(&self, name: &'a NameView) -> Result<&'a CertificateView, NotYet> {
@@ -98,7 +101,8 @@ impl Rules<'_> {
         let old = |began: Timestamp| {
             !certificate.appeared && deadline::after(certificate.issued, certificate.tolerance) < began
         };
-        // An instance that has run Puppet with it since has its key.
+        // An instance that has run Puppet with it since has its key. Clocks differ: what was heard shortly before the launch began may
+        // have been since, or not.
         let run = match &self.seen.run {
             Some(run) => run.known().map_err(trouble)?,
             None => None,
@@ -108,9 +112,13 @@ impl Rules<'_> {
             Err(why) => return Err(trouble(why)),
             Ok(node) => node.and_then(|node| node.newest),
         };
-        let in_use = |began: Timestamp| {
-            run.is_some_and(|run| deadline::after(run.end, super::CLOCKS_DIFFER) >= began)
-                || newest.is_some_and(|newest| newest >= began)
+        let heard = run.map(|run| run.end).max(newest);
+        // An event may say a later beginning than the activity that Auto Scaling recorded: the root volume is replaced between them.
+        let latest = self.action.began.time();
+        let in_use = |began: Timestamp| heard >= latest.max(Some(began));
+        let perhaps_in_use = |began: Timestamp| {
+            heard.is_some_and(|heard| deadline::after(heard, super::CLOCKS_DIFFER) >= began)
+                && self.now < deadline::after(began, BOOTED)
         };
         let lost = match (self.action.began, self.action.origin) {
             (Began::Said(began), Some(Place::Ec2 | Place::AutoScalingGroup)) if old(began) && !in_use(began) => {
@@ -118,12 +126,21 @@ impl Rules<'_> {
             }
             (Began::Unknown, None) if !self.launching.has_pool => return ask(Question::Began),
             (Began::Confirmed { recorded: Some(began), said }, origin) if old(began) && !in_use(began) => {
-                match (origin, said) {
+                let lost = match (origin, said) {
                     (Some(Place::Ec2 | Place::AutoScalingGroup), Some(said)) => said >= began,
                     // Found by the sweep: without a warm pool it cannot come from one.
                     (None, _) => !self.launching.has_pool,
                     _ => false,
+                };
+                if lost && perhaps_in_use(began) {
+                    let waits = format!(
+                        "{} was last heard of shortly before this launch began at {began}; waiting for a Puppet run that shows that \
+                         it still has the key of its certificate {}",
+                        name.certname, certificate.serial
+                    );
+                    return Err(NotYet::Missing(Missing::NotYet(Fact::new(Code::WaitingForRun, waits).into())));
                 }
+                lost
             }
             _ => false,
         };
