@@ -2,9 +2,12 @@
 //! lab's.
 
 mod agent;
+mod external_root;
 mod job;
+mod keys;
 mod mass;
 mod onboarding;
+mod server_log;
 pub(crate) mod stage;
 mod unusual_ca;
 
