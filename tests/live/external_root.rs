@@ -33,7 +33,11 @@ fn date_of(dates: &std::collections::BTreeMap<String, Timestamp>, name: &str) ->
 #[tokio::test]
 async fn the_expiry_of_root_and_intermediate_and_of_their_lists_is_reported() {
     let site = Site::real().await;
-    let mut job = Job::awaiting(instances(&[], DOMAIN), &config("budget = \"20s\"", "")).await;
+    let mut job = Job::awaiting(
+        instances(&[], DOMAIN),
+        &config("budget = \"20s\"\nhousekeeping.every = \"1m\"\norphans.mode = \"off\"", ""),
+    )
+    .await;
     assert!(
         !job.stage.ca_directory.join("root_key.pem").exists(),
         "Puppet Server keeps the key of a root that it has made"
