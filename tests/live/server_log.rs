@@ -21,6 +21,8 @@ pub(super) struct SignedRequest {
     pub(super) stored: Timestamp,
     /// The controller began to read the request for the first time.
     pub(super) first_look: Timestamp,
+    /// The controller had the CA sign a request, this one or another, for the first time.
+    pub(super) asked: Timestamp,
     /// The certificate was written.
     pub(super) signed: Timestamp,
 }
@@ -54,27 +56,47 @@ impl ServerLog {
     /// When the request under this name was stored, read and signed. Agents never read a request, so whoever did is the controller.
     pub(super) fn signed_request(&self, certname: &Certname) -> SignedRequest {
         let text = self.text();
-        let path = format!("/puppet-ca/v1/certificate_request/{certname} HTTP/1.1\" 200 ");
-        let access = |method: &str| text.lines().find(|line| line.contains(&format!("\"{method} {path}")));
+        let find = |accesses: &[&str]| {
+            text.lines()
+                .filter_map(Access::read)
+                .find(|one| accesses.iter().any(|access| one.request.starts_with(access)))
+        };
+        let request = format!("/puppet-ca/v1/certificate_request/{certname} HTTP/1.1\" 200 ");
+        let stored = find(&[&format!("PUT {request}")]);
+        let read = find(&[&format!("GET {request}")]);
+        let asked = find(&["POST /puppet-ca/v1/sign ", "PUT /puppet-ca/v1/certificate_status/"]);
         // One at a time, and as a set.
         let signatures = [format!("Signed certificate request for {certname}"), format!("Signed CSR for {certname}")];
         let signed = text.lines().find(|line| signatures.iter().any(|signature| line.ends_with(signature)));
-        let (Some(stored), Some(read), Some(signed)) = (access("PUT"), access("GET"), signed) else {
+        let signed = signed.and_then(|line| line.split_whitespace().next()?.parse().ok());
+        let (Some(stored), Some(read), Some(asked), Some(signed)) = (stored, read, asked, signed) else {
             panic!("{} does not show how {certname} was signed", self.path.display())
         };
-        let time = |text: Option<&str>| text.and_then(|text| text.parse::<Timestamp>().ok()).expect("a time");
-        // access ADDRESS [TIME] "METHOD PATH PROTOCOL" STATUS MILLISECONDS ms. The time is that of the answer.
-        let answered = |line: &str| time(line.split(['[', ']']).nth(1));
-        let took = read.split_whitespace().rev().nth(1).and_then(|took| took.parse().ok()).expect("milliseconds");
-        SignedRequest {
-            stored: answered(stored),
-            first_look: answered(read) - SignedDuration::from_millis(took),
-            signed: time(signed.split_whitespace().next()),
-        }
+        SignedRequest { stored: stored.answered, first_look: read.begun(), asked: asked.begun(), signed }
     }
 
     fn text(&self) -> String {
         let log = std::fs::read(&self.path).expect("the server's log");
         String::from_utf8_lossy(&log[self.begin..]).into_owned()
+    }
+}
+
+/// A line of the access log: `access ADDRESS [TIME] "METHOD PATH PROTOCOL" STATUS MILLISECONDS ms`.
+struct Access<'a> {
+    answered: Timestamp,
+    took: SignedDuration,
+    /// From the method on.
+    request: &'a str,
+}
+
+impl<'a> Access<'a> {
+    fn read(line: &'a str) -> Option<Self> {
+        let (answered, request) = line.strip_prefix("access ")?.split_once(" [")?.1.split_once("] \"")?;
+        let took = request.strip_suffix(" ms")?.rsplit(' ').next()?.parse().ok()?;
+        Some(Self { answered: answered.parse().ok()?, took: SignedDuration::from_millis(took), request })
+    }
+
+    fn begun(&self) -> Timestamp {
+        self.answered - self.took
     }
 }
