@@ -10,6 +10,7 @@ pub(crate) mod apply;
 mod certificates;
 mod cleaning;
 mod deactivating;
+mod keys;
 mod nodes;
 mod permissions;
 mod reporting;
@@ -85,6 +86,9 @@ hold! {
         a_foreign_extension_is_not_signed,
         a_request_that_is_not_signed_stays,
         signing_a_set_says_of_each_name_what_signing_it_alone_would;
+    keys:
+        a_request_with_any_kind_of_key_is_verified_signed_and_recognised_in_its_certificate,
+        a_certificate_with_any_kind_of_key_is_accepted_in_tls;
     cleaning:
         revoking_twice_answers_done_both_times,
         revoking_puts_the_serial_into_the_crl,

@@ -2,9 +2,12 @@
 //! lab's.
 
 mod agent;
+mod external_root;
 mod job;
+mod keys;
 mod mass;
 mod onboarding;
+mod server_log;
 pub(crate) mod stage;
 mod unusual_ca;
 
@@ -16,6 +19,7 @@ use stagedoor_lifecycle::reason::Code;
 use stagedoor_lifecycle::receipt::{Outcome, StepKind};
 use stagedoor_puppet::Error;
 
+use crate::e2e::rehearsal::said;
 use crate::live::stage::turn_to_clean;
 
 #[tokio::test]
@@ -37,6 +41,7 @@ async fn a_leaving_node_is_forgotten_by_real_puppet_and_its_agent_is_refused() {
     assert!(matches!((receipt.outcome, receipt.code), (Outcome::Continued, Code::Purged(_))), "{receipt:#?}");
     assert_eq!(receipt.certname.as_ref(), Some(&leaving.certname));
     assert!(receipt.steps.iter().any(|step| step.kind == StepKind::Proven), "{receipt:#?}");
+    assert!(said(&receipt).contains("its serial is in the CRL"), "{receipt:#?}");
 
     assert_eq!(job.ca().certificate(&leaving.certname).await, Ok(None), "the certificate is gone");
     assert_eq!(job.ca().status(&leaving.certname).await, Ok(None), "nor is there a request");

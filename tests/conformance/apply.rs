@@ -32,6 +32,12 @@ impl Applicant {
         Self { certname, key, extensions: Vec::new(), alt_names: Vec::new(), challenge: None }
     }
 
+    /// With another key than one of P-256.
+    pub(crate) fn key(mut self, key: KeyPair) -> Self {
+        self.key = key;
+        self
+    }
+
     pub(crate) fn instance(self, instance: &InstanceId) -> Self {
         self.extension(PP_INSTANCE_ID, instance.as_str())
     }

@@ -27,6 +27,8 @@ pub(super) struct Agent {
     pub(super) alt_names: Vec<&'static str>,
     /// The one-time secret.
     pub(super) challenge: String,
+    /// The curve of its key, as OpenSSL calls it; `None` for RSA.
+    pub(super) curve: Option<&'static str>,
 }
 
 impl Agent {
@@ -40,6 +42,7 @@ impl Agent {
             extensions: vec!["pp_role=compiler"],
             alt_names: Vec::new(),
             challenge: challenge.to_owned(),
+            curve: None,
         }
     }
 
@@ -52,7 +55,13 @@ impl Agent {
 
     /// Sends its request, which is not signed.
     pub(super) async fn ask(&self) {
-        self.go_well("enrol", &[self.claims(), vec!["--unsigned".to_owned()]].concat()).await;
+        let output = self.try_to_ask().await;
+        assert!(output.status.success(), "the request of {} failed:\n{}", self.certname, text(&output));
+    }
+
+    /// Sends its request, which is not signed, whatever comes of it.
+    pub(super) async fn try_to_ask(&self) -> Output {
+        self.command("enrol", &[self.claims(), vec!["--unsigned".to_owned()]].concat()).await
     }
 
     /// Starts as on a new instance: sends its request, waits until it is signed, runs. Its report is in PuppetDB then.
@@ -70,6 +79,7 @@ impl Agent {
         claims.extend(self.extensions.iter().flat_map(|extension| ["--ext", extension]));
         let alt_names = self.alt_names.join(",");
         claims.extend((!alt_names.is_empty()).then_some(["--alt-names", alt_names.as_str()]).into_iter().flatten());
+        claims.extend(self.curve.iter().flat_map(|curve| ["--curve", curve]));
         claims.into_iter().map(str::to_owned).collect()
     }
 

@@ -92,7 +92,7 @@ impl Job {
         // The most verbose level: secrets must not appear in that log either.
         environment.insert("RUST_LOG".to_owned(), "trace".to_owned());
         let functions =
-            CargoLambda::start(cargo_lambda().await, built(), environment).await.expect("cargo-lambda runs");
+            CargoLambda::start(cargo_lambda().await, functions(), environment).await.expect("cargo-lambda runs");
         let transport = transport.expect("the stage's credentials");
         Self { stage, lab, instances, challenge, transport, functions, answers: String::new(), secrets }
     }
@@ -170,6 +170,16 @@ impl Job {
         }
     }
 
+    /// The most memory that this function has had so far, in MiB.
+    pub(super) fn peak_memory(&self, function: &str) -> u64 {
+        self.functions.peak_memory(function).expect("it runs")
+    }
+
+    /// What the functions have written so far.
+    pub(super) fn log(&self) -> String {
+        self.functions.log()
+    }
+
     /// Invokes a function with an event: its answer.
     pub(super) async fn invoke(&mut self, function: &str, event: &Value) -> Value {
         let file = tempfile::NamedTempFile::new().expect("a temporary file");
@@ -235,6 +245,12 @@ impl Job {
             }
         }
     }
+}
+
+/// The directory of the built functions: that of this test, or the one that `STAGEDOOR_LIVE_FUNCTIONS` names, for measuring release
+/// builds.
+pub(super) fn functions() -> PathBuf {
+    std::env::var_os("STAGEDOOR_LIVE_FUNCTIONS").map_or_else(built, PathBuf::from)
 }
 
 /// `tools/cargo-lambda` installs it where it is missing, and says where it is.

@@ -51,7 +51,7 @@ pub(super) async fn assert_serves(job: &Job, instance: &Instance) {
 }
 
 /// It has a certificate of its own, PuppetDB knows its successful run, and nothing is left pending.
-async fn assert_enrolled(job: &Job, instance: &Instance) {
+pub(super) async fn assert_enrolled(job: &Job, instance: &Instance) {
     assert_serves(job, instance).await;
     assert!(job.ca().csr(&instance.certname).await.unwrap().is_none(), "nothing is pending");
 }

@@ -89,6 +89,6 @@ enter_root() {
             mount --bind "$file" "$root$file"
         done
         exec chroot "$root" env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 HOME=/root \
-            PUPPET="${PUPPET:-}" AGENT="${AGENT:-}" STAGEDOOR_IN_ROOT=yes "$@"
+            PUPPET="${PUPPET:-}" AGENT="${AGENT:-}" CA="${CA:-}" STAGEDOOR_IN_ROOT=yes "$@"
     ' enter_root "$ROOTS/$release" "$REPO" "$STATE" "$@"
 }

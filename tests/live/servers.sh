@@ -6,6 +6,9 @@ PUPPETSERVER_PATTERN=$STATE/puppetserver/conf.d
 PUPPETDB_PATTERN=$STATE/puppetdb/conf.d
 POSTGRES_PATTERN=$STATE/postgresql/data
 
+# Where an external root CA is made, and from where it is imported.
+EXTERNAL=$STATE/external
+
 # These servers live for minutes, so starting is most of what they do. Without the optimising compiler, without verifying
 # the packages' own byte code, a start takes half the processor time.
 QUICK_JAVA=(-XX:+UseSerialGC -XX:TieredStopAtLevel=1 -XX:+UnlockDiagnosticVMOptions -XX:-BytecodeVerificationRemote)
@@ -27,7 +30,9 @@ render() {
 as() {
     local user=$1
     shift
-    setpriv --reuid "$user" --regid "$user" --init-groups -- env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 HOME="$STATE" "$@"
+    # Under nohup, HUP would be ignored by the servers as well: Puppet Server could not be reloaded.
+    setpriv --reuid "$user" --regid "$user" --init-groups -- env -i --default-signal=HUP \
+        PATH=/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 HOME="$STATE" "$@"
 }
 
 # daemon USER LOG COMMAND…: in a session of its own, so that it outlives the terminal or CI step that started it.
@@ -165,10 +170,39 @@ write_puppetserver_configuration() {
 }
 
 make_ca() {
-    local log=$LOGS/ca.log
-    as puppet puppetserver ca setup --config "$STATE/puppet/puppet.conf" --certname localhost \
+    local log=$LOGS/ca.log how=(setup)
+    if [[ ${CA:-} == external-root ]]; then
+        make_external_root
+        how=(import --cert-bundle "$EXTERNAL/bundle.pem" --crl-chain "$EXTERNAL/crls.pem" --private-key "$EXTERNAL/intermediate.key")
+    fi
+    as puppet puppetserver ca "${how[@]}" --config "$STATE/puppet/puppet.conf" --certname localhost \
         --subject-alt-names "localhost,DNS:puppet,DNS:*.$COMPILERS" >>"$log" 2>&1 ||
         fail 'the certificate authority could not be made' 'see the log' "$log"
+    rm -rf "$EXTERNAL"
+}
+
+# A company's root CA and an intermediate CA for Puppet, with the CRL of each. The root's key stays away from Puppet Server: it is
+# removed with all other files of this directory once they are imported. Each expires at another time.
+make_external_root() {
+    local log=$LOGS/ca.log
+    install -d -o puppet -g puppet -m 0750 "$EXTERNAL"
+    install -o puppet -g puppet -m 0640 "$LIVE_DIR/conf/external-root.cnf" "$EXTERNAL/openssl.cnf"
+    as puppet bash -euc '
+        cd "$1"
+        new() { openssl req -config openssl.cnf -new -nodes "$@"; }
+        crl() { openssl ca -config openssl.cnf -gencrl -cert "$1.pem" -keyfile "$1.key" -crldays "$2" -out "$1.crl"; }
+        new -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-384 -sha384 -days 7300 -extensions root \
+            -subj "/O=Example/CN=Example Root CA" -keyout root.key -out root.pem
+        new -newkey rsa:2048 -subj "/O=Example/CN=Example Puppet CA" -keyout intermediate.key -out intermediate.csr
+        openssl x509 -req -in intermediate.csr -CA root.pem -CAkey root.key -set_serial 0x1001 -days 3650 -sha384 \
+            -extfile openssl.cnf -extensions intermediate -out intermediate.pem
+        touch index.txt
+        echo 01 >crlnumber
+        crl root 1000
+        crl intermediate 1800
+        cat intermediate.pem root.pem >bundle.pem
+        cat intermediate.crl root.crl >crls.pem
+    ' make_external_root "$EXTERNAL" >>"$log" 2>&1 || fail 'OpenSSL did not make the external root CA' 'see the log' "$log"
 }
 
 start_puppetserver() {

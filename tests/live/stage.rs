@@ -22,6 +22,7 @@ pub(crate) struct LiveStage {
     pub(crate) outsider: Client,
     pub(crate) puppetserver_version: String,
     pub(crate) puppetdb_version: String,
+    pub(crate) agent_version: String,
     /// The directory of agents.
     pub(crate) agents: PathBuf,
     /// The servers' logs.
@@ -62,6 +63,7 @@ impl LiveStage {
             outsider: client(&stage["outsider"]),
             puppetserver_version: text(&stage["puppetserver_version"]),
             puppetdb_version: text(&stage["puppetdb_version"]),
+            agent_version: text(&stage["agent_version"]),
             agents: text(&stage["agents"]).into(),
             logs: text(&stage["logs"]).into(),
             ca_directory: text(&stage["ca_directory"]).into(),

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use anyhow::{Context as _, anyhow};
+use aws_lc_rs::signature::{self, EcdsaVerificationAlgorithm, UnparsedPublicKey};
 use rcgen::{Attribute, CertificateParams, CustomExtension, DnType, KeyPair};
 use secrecy::{ExposeSecret as _, SecretString};
 use x509_parser::certification_request::X509CertificationRequest;
@@ -115,13 +116,38 @@ impl SigningRequest {
             public_key: info.subject_pki.raw.to_vec(),
             extensions,
             alt_names: AltNames::read(request.requested_extensions().into_iter().flatten()),
-            signature_is_valid: request.verify_signature().is_ok(),
+            signature_is_valid: signed_with_its_key(&request),
         })
     }
 
     pub(crate) fn pem(&self) -> String {
         super::certificate::pem_block("CERTIFICATE REQUEST", &self.der)
     }
+}
+
+/// Curve, signature algorithm, verification: what Puppet Server accepts and x509-parser does not verify. Agents sign with SHA-256 on
+/// every curve.
+const ECDSA: [(&str, &str, &EcdsaVerificationAlgorithm); 5] = [
+    ("1.2.840.10045.3.1.7", "1.2.840.10045.4.3.4", &signature::ECDSA_P256_SHA512_ASN1),
+    ("1.3.132.0.34", "1.2.840.10045.4.3.4", &signature::ECDSA_P384_SHA512_ASN1),
+    ("1.3.132.0.35", "1.2.840.10045.4.3.2", &signature::ECDSA_P521_SHA256_ASN1),
+    ("1.3.132.0.35", "1.2.840.10045.4.3.3", &signature::ECDSA_P521_SHA384_ASN1),
+    ("1.3.132.0.35", "1.2.840.10045.4.3.4", &signature::ECDSA_P521_SHA512_ASN1),
+];
+
+fn signed_with_its_key(request: &X509CertificationRequest<'_>) -> bool {
+    let info = &request.certification_request_info;
+    let curve = info.subject_pki.algorithm.parameters.as_ref().and_then(|parameters| parameters.as_oid().ok());
+    let curve = curve.map(|curve| curve.to_id_string());
+    let with = request.signature_algorithm.algorithm.to_id_string();
+    let known = ECDSA.iter().find(|(of, digest, _)| curve.as_deref() == Some(of) && with == *digest);
+    known.map_or_else(
+        || request.verify_signature().is_ok(),
+        |(.., algorithm)| {
+            let key = UnparsedPublicKey::new(*algorithm, &info.subject_pki.subject_public_key.data);
+            key.verify(info.raw, &request.signature_value.data).is_ok()
+        },
+    )
 }
 
 /// What a simulated agent asks for, as `puppet.conf` and `csr_attributes.yaml` would say it.
