@@ -107,7 +107,7 @@ async fn an_agent_is_enrolled_and_removed_with_proof_from_the_list_of_the_interm
     assert_eq!(list_of(before.lists(), INTERMEDIATE).issuer, certificate.issuer());
 
     let receipt = job.terminate(&instance.id).await;
-    assert_eq!((receipt.outcome, receipt.code), (Outcome::Continued, Code::Purged), "{receipt:#?}");
+    assert!(matches!((receipt.outcome, receipt.code), (Outcome::Continued, Code::Purged(_))), "{receipt:#?}");
     assert!(receipt.steps.iter().any(|step| step.kind == StepKind::Proven), "{receipt:#?}");
     assert!(said(&receipt).contains("its serial is in the CRL"), "{receipt:#?}");
     assert_eq!(job.ca().certificate(&instance.certname).await, Ok(None));

@@ -45,7 +45,7 @@ pub(crate) struct HousekeepingReport {
 /// What was done about a thing that is left of a terminated instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Outcome {
-    /// It is gone, and that was observed.
+    /// It is gone: that was observed, or, of a request, the CA has said that it deleted it.
     Removed,
     /// It is not gone, or that was not observed.
     Failed,

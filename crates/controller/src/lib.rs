@@ -91,7 +91,8 @@ mod tests {
                 let end = rest.find(|c: char| !c.is_ascii_lowercase() && c != '_').unwrap_or(rest.len());
                 &rest[..end]
             });
-            for imported in imported.filter(|imported| *imported != module && !imported.is_empty()) {
+            for imported in imported.filter(|imported| *imported != module) {
+                assert!(!imported.is_empty(), "import from a module, not from the root: {}", relative.display());
                 assert!(rank(imported) < rank(module), "{module} imports {imported}: {}", relative.display());
             }
         }

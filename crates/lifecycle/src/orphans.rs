@@ -256,7 +256,7 @@ impl Rules<'_> {
                 }
                 let Some(heard) = heard else {
                     let text = format!("EC2 does not know {instance}, and nothing says when it was last heard of");
-                    return Err(spared(Code::HeardRecently, text));
+                    return Err(spared(Code::OwnerUnknown, text));
                 };
                 if now < deadline::after(heard, self.limits.grace) {
                     let text = format!("EC2 does not know {instance}, but it was heard of at {heard}");

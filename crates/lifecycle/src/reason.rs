@@ -17,7 +17,7 @@ macro_rules! codes {
 
         impl Code {
             /// All codes.
-            pub const ALL: &'static [Self] = &[$(Self::$code $(($evidence(())))?),+];
+            pub(crate) const ALL: &'static [Self] = &[$(Self::$code $(($evidence(())))?),+];
 
             /// The code as it appears in a receipt.
             #[must_use]
@@ -204,7 +204,8 @@ codes! {
     Refused = "refused", "The reason holds the service's words.";
 }
 
-/// Only a [`Proof`](crate::removal::Proof) makes one: nothing else can say `purged`.
+/// Only a [`Proof`](crate::removal::Proof) makes one, so that no decision can say `purged` without it. A code that was read, from a
+/// receipt or from another fact, can be passed on.
 ///
 /// ```compile_fail,E0423
 /// use stagedoor_lifecycle::reason::{Code, Fact, Proven};

@@ -4,7 +4,7 @@ use stagedoor_lab_core::faults::{Fault, FaultKind};
 use stagedoor_simulation::schedule::{Delivery, End, Life, Stranger};
 use stagedoor_simulation::{Broken, Invariant, Played, Schedule, exhaustive, play, play_with};
 
-/// How many are played of each kind: few in development builds, all with `STAGEDOOR_SIMULATE=all`, as `make simulate` sets it.
+/// How many are played of each kind: few in development builds, all with `STAGEDOOR_SIMULATE=all`.
 fn one_in(few: usize) -> usize {
     if std::env::var("STAGEDOOR_SIMULATE").is_ok_and(|value| value == "all") { 1 } else { few }
 }

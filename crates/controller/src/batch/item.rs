@@ -370,6 +370,9 @@ impl WorkItem {
 
     /// It has to be completed; see [`Decided`].
     fn set_decided(&mut self, verdict: Verdict, waits: bool, other_hooks: bool) {
+        if !self.is_open() {
+            return;
+        }
         let result = verdict.result.as_str();
         let open =
             Fact::new(Code::CompletionPending, format!("it is to be completed with {result}, which was not done yet"));

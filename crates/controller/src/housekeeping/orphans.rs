@@ -113,12 +113,8 @@ pub(super) async fn check(run: Run<'_>, puppet: &Puppet, groups: Vec<Group>, tur
                 }
                 let rest = orphans.split_off(orphans.len().min(REMOVED_AT_ONCE));
                 if !fresh {
-                    let confirmed = Box::pin(still(run, puppet, &rules, &orphans, fleet.len(), &cloud)).await;
-                    let name = |orphan: &Orphan| orphan.removal.name.certname().clone();
-                    let still: BTreeSet<Certname> = confirmed.iter().map(name).collect();
-                    let dropped = orphans.iter().map(name).filter(|name| !still.contains(name));
-                    let why = "it was an orphan at first, and a second check did not confirm it";
-                    left_alone.extend(dropped.map(|name| (name, Fact::new(Code::NotConfirmed, why))));
+                    let (confirmed, others) = Box::pin(still(run, puppet, &rules, &orphans, fleet.len(), &cloud)).await;
+                    left_alone.extend(others);
                     orphans = confirmed;
                 }
                 fresh = false;
@@ -177,7 +173,7 @@ async fn machines(run: Run<'_>, instances: &[InstanceId]) -> Result<BTreeMap<Ins
     by_id(call(run.context, run.budget.work, Service::Ec2, run.context.machines.machines(instances)).await)
 }
 
-/// Those that are orphans still. Removing others takes its time, in which a name may come to a new instance.
+/// Those that are orphans still, and why the others are not. Removing takes its time, in which a name may come to a new instance.
 async fn still(
     run: Run<'_>,
     puppet: &Puppet,
@@ -185,17 +181,22 @@ async fn still(
     orphans: &[Orphan],
     fleet: usize,
     cloud: &Cloud,
-) -> Vec<Orphan> {
+) -> (Vec<Orphan>, Vec<(Certname, Fact)>) {
     let names: Vec<Certname> = orphans.iter().map(|orphan| orphan.removal.name.certname().clone()).collect();
     let seen = Box::pin(closely(run, puppet, &names)).await;
-    let now = rules.judge(&seen.suspects, fleet, 0, cloud, run.now()).orphans;
+    let now = rules.judge(&seen.suspects, fleet, 0, cloud, run.now());
     // By serial number: a certificate that was renewed meanwhile has the same key, which shows that the key is in use.
     let same = |orphan: &&Orphan| {
         orphans.iter().any(|before| {
             before.removal.certificate == orphan.removal.certificate && before.instance == orphan.instance
         })
     };
-    now.iter().filter(same).cloned().collect()
+    let (confirmed, changed): (Vec<Orphan>, Vec<Orphan>) = now.orphans.into_iter().partition(|orphan| same(&orphan));
+    let not_confirmed = |orphan: Orphan| {
+        let why = "it was an orphan at first, and a second check shows another certificate or instance";
+        (orphan.removal.name.certname().clone(), Fact::new(Code::NotConfirmed, why))
+    };
+    (confirmed, changed.into_iter().map(not_confirmed).chain(now.unclear).chain(now.spared).collect())
 }
 
 /// Every instance that something says of this name.
@@ -248,7 +249,10 @@ fn judge(
         return (Outcome::Failed, trouble.into());
     }
     let applied = removal.clone().applied(applied, removed.cleaned(name));
-    let unknown = [now.view.certificate.known().err(), now.view.node.known().err()].into_iter().flatten().next();
+    let view = &now.view;
+    let unknown =
+        [view.certificate.known().err(), view.node.known().err(), view.request.known().err(), view.pins.known().err()];
+    let unknown = unknown.into_iter().flatten().next();
     match (applied.proof(&now.view, observed), unknown) {
         (Some(proof), _) => {
             let done: Vec<_> = done.iter().filter_map(|(result, _)| result.as_deref().ok()).collect();

@@ -11,7 +11,7 @@ use serde_json::json;
 use stagedoor_types::{Certname, WritePermit};
 
 use super::{ABSENT, Ca, CertificateStatus, State, is_file_not_found};
-use crate::error::{Call, Error, Service};
+use crate::error::{Call, Error};
 use crate::http::{Answer, Ask};
 
 /// Writes queue for the CA's locks, for up to 60 s each.
@@ -151,37 +151,69 @@ impl CaAdmin {
 }
 
 /// Makes the same call for each name, one after another: the CA takes writes one at a time anyway. Each name has a result of its own; but
-/// without a connection, without permission, or behind a lock of the CA that is held, the next call would end as this one did: then the
-/// rest is [`Error::NotTried`].
+/// without a connection, behind a lock of the CA that is held, or behind a proxy that waits in vain, the next call would take as long and
+/// end as this one did: then the rest is [`Error::NotTried`]. What is not permitted for one name is not for another, with the same remedy.
 async fn one_by_one<T>(
     certnames: &[Certname],
     mut call: impl AsyncFnMut(&Certname) -> Result<T, Error>,
 ) -> BTreeMap<Certname, Result<T, Error>> {
     let mut all = BTreeMap::new();
-    let mut stopped: Option<String> = None;
+    let mut stopped: Option<Stopped> = None;
     for certname in certnames {
         let result = match &stopped {
-            Some(because) => Err(not_tried(certname, because)),
+            Some(stopped) => Err(stopped.of(certname)),
             None => call(certname).await,
         };
-        if let Err(
-            error @ (Error::Locked { .. }
-            | Error::Unreachable { .. }
-            | Error::TlsRefused { .. }
-            | Error::Unauthorized { .. }
-            | Error::NotPermitted { .. }),
-        ) = &result
+        if stopped.is_none()
+            && let Err(error) = &result
         {
-            stopped = Some(format!("an earlier call of the same set failed: {error}"));
+            stopped = Stopped::by(error);
         }
         all.insert(certname.clone(), result);
     }
     all
 }
 
-fn not_tried(certname: &Certname, because: &str) -> Error {
-    let call = Call { service: Service::Ca, name: "PUT certificate_status", subject: Some(certname.to_string()) };
-    Error::NotTried { call, because: because.to_owned() }
+/// Why the rest of a set is not tried.
+enum Stopped {
+    /// It would take as long, and fail as this call did, for this reason.
+    NotTried(Call, String),
+    /// It would be refused in the same way.
+    Refused(Error),
+}
+
+impl Stopped {
+    fn by(error: &Error) -> Option<Self> {
+        match error {
+            Error::Locked { call, .. }
+            | Error::Unreachable { call, .. }
+            | Error::Busy { call, status: 502..=504, .. } => {
+                Some(Self::NotTried(call.clone(), format!("an earlier call of the same set failed: {error}")))
+            }
+            Error::TlsRefused { .. } | Error::Unauthorized { .. } | Error::NotPermitted { .. } => {
+                Some(Self::Refused(error.clone()))
+            }
+            _ => None,
+        }
+    }
+
+    /// The result of another name.
+    fn of(&self, certname: &Certname) -> Error {
+        let about = |call: &Call| Call { subject: Some(certname.to_string()), ..call.clone() };
+        match self {
+            Self::NotTried(call, because) => Error::NotTried { call: about(call), because: because.clone() },
+            Self::Refused(Error::TlsRefused { call, reason }) => {
+                Error::TlsRefused { call: about(call), reason: reason.clone() }
+            }
+            Self::Refused(Error::Unauthorized { call, words }) => {
+                Error::Unauthorized { call: about(call), words: words.clone() }
+            }
+            Self::Refused(Error::NotPermitted { call, words, remedy }) => {
+                Error::NotPermitted { call: about(call), words: words.clone(), remedy: remedy.clone() }
+            }
+            Self::Refused(other) => other.clone(),
+        }
+    }
 }
 
 /// What to do about a CSR that the CA will not sign.
