@@ -210,9 +210,15 @@ impl Rules<'_> {
         let by_another = name.fact_instance.known().map_err(trouble)?.is_some_and(|ran| *ran != self.action.instance);
         // The new owner's facts come some seconds before its report: until then, the newest run is still the former owner's.
         let seen_before = |run: &RunView| self.seen.run_of_another.is_some_and(|before| run.start <= before);
-        // With a certificate from before the launch, a run that ended before it began says nothing of this launch.
-        let tolerance = if certificate.issued >= since { CLOCKS_DIFFER } else { Duration::ZERO };
-        let own = |run: &&RunView| !by_another && !seen_before(run) && deadline::after(run.end, tolerance) >= since;
+        let is_of_launch = |run: &RunView| {
+            if certificate.issued >= since {
+                deadline::after(run.end, CLOCKS_DIFFER) >= since
+            } else {
+                // With a certificate from before the launch, a run that began before it says nothing of this launch.
+                run.start >= since
+            }
+        };
+        let own = |run: &&RunView| !by_another && !seen_before(run) && is_of_launch(run);
         Ok(run.filter(own))
     }
 

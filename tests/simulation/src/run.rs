@@ -393,8 +393,12 @@ impl World {
             if state.ends_with(":Wait") {
                 self.watch().violate(Invariant::Stranded, format!("{id} is still {state}"));
             } else if state == "Terminated" {
-                if self.watch().is_left(&id, &truth) {
+                if self.watch().is_left(&id, &truth) && !self.watch().is_signed_late(&truth) {
                     self.watch().violate(Invariant::LeftBehind, format!("{id} is gone, and not {}", truth.certname));
+                }
+                let stays = self.schedule.lives.iter().any(|life| life.id() == id && life.stays());
+                if truth.fit && stays {
+                    self.watch().violate(Invariant::NotInService, format!("{id} is {state}, and was to stay"));
                 }
             } else if truth.fit && state != "InService" {
                 self.watch().violate(Invariant::NotInService, format!("{id} is {state}"));
@@ -454,7 +458,7 @@ fn scene(schedule: &Schedule, secret: &Value) -> AwsScene {
     let hook = |name: &str, transition, default_result| Hook {
         name: name.to_owned(),
         transition,
-        heartbeat_timeout_s: 3600,
+        heartbeat_timeout_s: if schedule.site.short_hooks { 300 } else { 3600 },
         default_result,
         metadata: None,
         notification_target: None,

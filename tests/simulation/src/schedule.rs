@@ -48,6 +48,8 @@ pub struct SiteTraits {
     pub queue_ms: u64,
     /// How long EC2 does not show a new instance, in seconds.
     pub ec2_lag_s: u64,
+    /// Whether the hooks end an action after five minutes without a heartbeat.
+    pub short_hooks: bool,
 }
 
 /// A release of Puppet's servers.
@@ -177,7 +179,7 @@ impl Schedule {
         without(self.strangers.len(), &|schedule, index| {
             schedule.strangers.remove(index);
         });
-        let simple: [fn(&mut SiteTraits); 11] = [
+        let simple: [fn(&mut SiteTraits); 12] = [
             |site| site.controller_ahead_s = 0,
             |site| site.ca_ahead_s = 0,
             |site| site.duplicates = false,
@@ -189,6 +191,7 @@ impl Schedule {
             |site| site.race_calls = 0,
             |site| site.queue_ms = 0,
             |site| site.ec2_lag_s = 0,
+            |site| site.short_hooks = false,
         ];
         without(simple.len(), &|schedule, index| simple[index](&mut schedule.site));
         all.retain(|smaller| format!("{smaller:?}") != format!("{self:?}"));
@@ -222,6 +225,12 @@ impl Life {
     #[must_use]
     pub fn id(&self) -> String {
         instance_id(self.number)
+    }
+
+    /// Whether it is to be in service in the end.
+    #[must_use]
+    pub fn stays(&self) -> bool {
+        matches!(self.end, End::Stays | End::Replaced(_))
     }
 
     /// The instance's name.
@@ -305,6 +314,7 @@ fn site(chance: &Chance) -> SiteTraits {
         race_calls: *chance.one(&[0, 0, 0, 1, 3]),
         queue_ms: *chance.one(&[0, 0, 0, 500, 5_000]),
         ec2_lag_s: *chance.one(&[0, 0, 0, 2, 20]),
+        short_hooks: chance.percent(20),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 use stagedoor_lab_aws::Aws;
 use stagedoor_lab_core::server::{Call, Reply, Request, Service};
@@ -12,6 +12,11 @@ use stagedoor_lab_puppet::Puppet;
 /// The hooks of the group.
 pub(crate) const LAUNCH_HOOK: &str = "stagedoor-launch";
 pub(crate) const TERMINATE_HOOK: &str = "stagedoor-terminate";
+
+/// By how much the CA's clock may be wrong.
+const SLACK: SignedDuration = SignedDuration::from_secs(160);
+/// How long housekeeping may take to find what is left.
+const HOUSEKEEPING: SignedDuration = SignedDuration::from_mins(50);
 
 /// An invariant that did not hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -243,6 +248,13 @@ impl Watch {
     fn is_late(&self, truth: &Truth) -> bool {
         let waited = truth.waits_since.map(|since| self.puppet.now().duration_since(since).as_secs());
         waited.is_some_and(|seconds| seconds >= 540)
+    }
+
+    /// Whether its certificate was signed when its termination had begun, by an invocation that had looked before. Housekeeping removes it
+    /// once the name has been silent for 40 minutes.
+    pub(crate) fn is_signed_late(&self, truth: &Truth) -> bool {
+        let Some((held, since)) = self.puppet.certificate(&truth.certname).zip(truth.waits_since) else { return false };
+        held.written >= since - SLACK && self.now().duration_since(held.written) < HOUSEKEEPING
     }
 
     /// Whether Puppet has anything of an instance.

@@ -46,15 +46,26 @@ impl Removed {
 }
 
 /// Removes all of this, certificates, nodes and pins side by side; `puppetdb_time` is PuppetDB's clock, if it is known.
-pub(crate) async fn carry_out(
+async fn carry_out(run: Run<'_>, writer: &PuppetWriter, all: &[&Removal], puppetdb_time: Option<Timestamp>) -> Removed {
+    let now = run.now().max(puppetdb_time.unwrap_or(Timestamp::MIN));
+    let ((files, cleaned), nodes, pins) =
+        tokio::join!(remove_files(run, writer, all), deactivate(run, writer, all, now), unpin(run, writer, all),);
+    Removed { files, cleaned, nodes, pins }
+}
+
+/// The same for orphans: a node is deactivated last, and only where its certificate is gone. No lifecycle action repeats what was
+/// interrupted: housekeeping finds an orphan by its active node.
+pub(crate) async fn carry_out_node_last(
     run: Run<'_>,
     writer: &PuppetWriter,
     all: &[&Removal],
     puppetdb_time: Option<Timestamp>,
 ) -> Removed {
+    let ((files, cleaned), pins) = tokio::join!(remove_files(run, writer, all), unpin(run, writer, all));
+    let is_gone = |removal: &&&Removal| removal.certificate.is_none() || cleaned.contains(removal.name.certname());
+    let without_certificate: Vec<&Removal> = all.iter().filter(is_gone).copied().collect();
     let now = run.now().max(puppetdb_time.unwrap_or(Timestamp::MIN));
-    let ((files, cleaned), nodes, pins) =
-        tokio::join!(remove_files(run, writer, all), deactivate(run, writer, all, now), unpin(run, writer, all),);
+    let nodes = deactivate(run, writer, &without_certificate, now).await;
     Removed { files, cleaned, nodes, pins }
 }
 

@@ -11,7 +11,7 @@ use stagedoor_lifecycle::removal::Removal;
 use stagedoor_types::{Certname, Group, InstanceId, Machine, Mode, Service, Trouble};
 
 use super::{Outcome, observe_mode, report_mode};
-use crate::apply::{Removed, carry_out};
+use crate::apply::{Removed, carry_out_node_last};
 use crate::call::{call, in_turn};
 use crate::config::OrphanMode;
 use crate::context::{Context, Puppet, PuppetWriter, Run};
@@ -217,7 +217,7 @@ async fn remove(
     before: &Closely,
 ) -> Vec<Dealt> {
     let removals: Vec<&Removal> = orphans.iter().map(|orphan| &orphan.removal).collect();
-    let removed = carry_out(run, writer, &removals, before.puppetdb_time).await;
+    let removed = carry_out_node_last(run, writer, &removals, before.puppetdb_time).await;
     let names: Vec<Certname> = removals.iter().map(|removal| removal.name.certname().clone()).collect();
     let applied = run.now();
     let seen = Box::pin(closely(run, puppet, &names)).await;

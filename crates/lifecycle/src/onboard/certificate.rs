@@ -113,9 +113,11 @@ impl Rules<'_> {
             Ok(node) => node.and_then(|node| node.newest),
         };
         let heard = run.map(|run| run.end).max(newest);
-        // An event may say a later beginning than the activity that Auto Scaling recorded: the root volume is replaced between them.
+        // A run that began before the launch says nothing, although it ended since: the root volume may be replaced in between. An event
+        // may say a later beginning than the activity that Auto Scaling recorded.
         let latest = self.action.began.time();
-        let in_use = |began: Timestamp| heard >= latest.max(Some(began));
+        let under_way = newest.filter(|newest| run.is_none_or(|run| *newest > run.end));
+        let in_use = |began: Timestamp| run.map(|run| run.start).max(under_way) >= latest.max(Some(began));
         let perhaps_in_use = |began: Timestamp| {
             heard.is_some_and(|heard| deadline::after(heard, super::CLOCKS_DIFFER) >= began)
                 && self.now < deadline::after(began, BOOTED)
