@@ -24,7 +24,7 @@ const LIVING: u32 = 20;
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     println!(
-        "\n| certificates, revocations, nodes | read by the function | housekeeping | again, within the hour | memory |"
+        "\n| certificates, revocations, nodes | read by the function | housekeeping | again, with the list remembered | memory |"
     );
     println!("| --: | --: | --: | --: | --: |");
     let mut first = None;

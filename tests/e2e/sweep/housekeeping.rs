@@ -258,7 +258,7 @@ async fn a_ca_that_cannot_list_its_certificates_does_not_keep_the_nodes_from_bei
 }
 
 #[tokio::test]
-async fn the_list_of_certificates_is_asked_for_once_an_hour_by_a_warm_function() {
+async fn a_warm_function_remembers_the_list_of_certificates() {
     let mut stage = stage(fleet(0..3, 3..4)).await;
     for _ in 0..3 {
         keep_house(&mut stage).await;

@@ -129,9 +129,6 @@ pub(super) async fn check(run: Run<'_>, puppet: &Puppet, groups: Vec<Group>, tur
             None => results.extend(alike(orphans, Outcome::Found, &report_mode())),
         },
     }
-    // The next housekeeping finds them without asking for the list again.
-    let failed = results.iter().filter(|dealt: &&Dealt| dealt.outcome == Outcome::Failed);
-    run.context.memory.add_certificates(failed.map(|dealt| dealt.orphan.removal.name.certname().clone()));
     Ok(Check { fleet: fleet.len(), unseen, unlisted, results, left_alone, breaker: findings.breaker })
 }
 
