@@ -140,14 +140,14 @@ impl Schedule {
         let chance = Chance::new(seed);
         let mut lives = Vec::new();
         for number in 0..small(&chance) {
-            lives.push(life(&chance, number));
+            let launched_s = chance.percent(70).then(|| chance.of(0..=300));
+            lives.push(life(&chance, number, number, launched_s));
             // The name's next owner, perhaps within seconds.
             if let End::Terminated(at) | End::Killed(at) = lives.last().map_or(End::Stays, |life| life.end)
                 && chance.percent(30)
             {
-                let again =
-                    Life { number: number + 100, launched_s: Some(at + chance.of(1..=900)), ..life(&chance, number) };
-                lives.push(again);
+                let again = at + chance.of(1..=900);
+                lives.push(life(&chance, number + 100, number, Some(again)));
             }
         }
         let faults = (0..chance.of(0..=5)).map(|_| fault(&chance)).collect();
@@ -272,8 +272,7 @@ fn narrow(number: u64) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }
 
-fn life(chance: &Chance, number: u32) -> Life {
-    let launched_s = chance.percent(70).then(|| chance.of(0..=300));
+fn life(chance: &Chance, number: u32, name: u32, launched_s: Option<u64>) -> Life {
     let begin = launched_s.unwrap_or_default();
     let end = match chance.of(0..=9) {
         0..=2 => End::Stays,
@@ -290,15 +289,7 @@ fn life(chance: &Chance, number: u32) -> Life {
         repeats_request_s: chance.percent(15).then(|| chance.of(1..=120)),
         interval_s: *chance.one(&[300, 1800]),
     };
-    Life {
-        number,
-        name: number,
-        launched_s,
-        end,
-        launch_event: delivery(chance),
-        terminate_event: delivery(chance),
-        agent,
-    }
+    Life { number, name, launched_s, end, launch_event: delivery(chance), terminate_event: delivery(chance), agent }
 }
 
 fn site(chance: &Chance) -> SiteTraits {
