@@ -263,6 +263,7 @@ async fn killed_after_any_write_the_next_one_goes_on() {
             }
         };
         tokio::select! {
+            biased;
             _ = stage.lab.invoke("purge", &event) => panic!("it should not have ended"),
             () = carried_out => {}
         }
