@@ -91,8 +91,8 @@ pub(crate) fn less_what_is_kept(budget: Budget, now: Timestamp) -> Budget {
     Budget { passes: deadline::before(budget.passes, KEPT.min(half)), ..budget }
 }
 
-/// Looks for orphans, for requests of terminated instances and for pins without a node, and checks the credentials, side by side. `groups` are those that opted in, as far as
-/// they are known, and `launching` the names of the instances that launch.
+/// Looks for orphans, for requests of terminated instances and for pins without a node, and checks the credentials, side by side.
+/// `groups` are those that opted in, as far as they are known, and `launching` the names of the instances that launch.
 pub(crate) async fn housekeep(
     run: Run<'_>,
     groups: Result<Vec<Group>, Trouble>,

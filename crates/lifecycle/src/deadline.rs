@@ -8,11 +8,11 @@ use stagedoor_types::{Hook, InstanceId};
 
 /// Reserve between our own decision and the moment at which Auto Scaling would decide by itself. For so long there may be no
 /// pass: a slow CA may hold up the last pass of one sweep, and the next sweep begins within a minute of its end.
-pub const HOOK_RESERVE: Duration = Duration::from_secs(150);
+pub(crate) const HOOK_RESERVE: Duration = Duration::from_secs(150);
 
 /// How much time an action has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Allowance {
+pub(crate) struct Allowance {
     /// How long after its beginning it must have been decided, whatever is still missing.
     pub allowed: Duration,
     /// The hook's heartbeat timeout, where the hook would give up before that unless it gets heartbeats.
@@ -22,7 +22,7 @@ pub struct Allowance {
 /// The shorter of the profile's timeout and the hook's global timeout, less a reserve. A hook whose whole timeout is
 /// shorter than twice the reserve keeps half of its time instead.
 #[must_use]
-pub fn allowance(timeout: Duration, hook: Option<&Hook>) -> Allowance {
+pub(crate) fn allowance(timeout: Duration, hook: Option<&Hook>) -> Allowance {
     let Some(hook) = hook else { return Allowance { allowed: timeout, heartbeat: None } };
     let less_reserve = |lives: Duration| lives.saturating_sub(HOOK_RESERVE.min(lives / 2));
     let allowed = timeout.min(less_reserve(hook.global_timeout));

@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-pub use cloud::{Cloud, Fate};
+pub use cloud::Cloud;
+use cloud::Fate;
 pub use requests::PendingRequest;
 use stagedoor_types::{Certname, InstanceId, Mode, Trouble};
 
@@ -24,14 +25,14 @@ use crate::reason::{Code, Fact};
 use crate::removal::Removal;
 
 /// So many may be removed at once however small the fleet is.
-pub const ALWAYS_ALLOWED: usize = 5;
+pub(crate) const ALWAYS_ALLOWED: usize = 5;
 
 /// How long nothing must have been heard under a name after its instance was terminated: an agent runs every 30 minutes by default
 /// ([`runinterval`](https://www.puppet.com/docs/puppet/8/configuration.html)), so an instance that was made of the terminated one's
 /// image, and lives on with its certificate, is heard of in this time. EC2 shows a terminated instance for about an hour.
-pub const SILENCE: Duration = Duration::from_secs(2400);
+pub(crate) const SILENCE: Duration = Duration::from_secs(2400);
 /// What is heard for so long after the beginning of its termination may be the terminated instance's own last run.
-pub const LAST_RUN: Duration = Duration::from_secs(600);
+pub(crate) const LAST_RUN: Duration = Duration::from_secs(600);
 
 /// How orphans are handled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -90,7 +90,7 @@ pub struct TargetView {
 
 /// Whether a target has learnt of a change.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Standing {
+pub(crate) enum Standing {
     /// It has. Holds how that is known.
     Learnt(String),
     /// It will, or may, soon.
@@ -103,15 +103,15 @@ pub enum Standing {
 
 /// After the end of an order, its report may still be on its way into PuppetDB; and after a failure, the next try had
 /// better not come at once.
-pub const SETTLING: Duration = Duration::from_secs(60);
+pub(crate) const SETTLING: Duration = Duration::from_secs(60);
 
 /// An order that has been under way for so long is not waited for any more. An agent waits up to ten minutes for another
 /// run to end before it begins; see [`pxp-agent`](https://github.com/puppetlabs/pxp-agent).
-pub const LOST: Duration = Duration::from_secs(20 * 60);
+pub(crate) const LOST: Duration = Duration::from_secs(20 * 60);
 
 /// Whether this target has learnt of a change at this time.
 #[must_use]
-pub fn standing(target: &TargetView, change: Timestamp, now: Timestamp) -> Standing {
+pub(crate) fn standing(target: &TargetView, change: Timestamp, now: Timestamp) -> Standing {
     let TargetView { certname, disconnected, run, orders } = target;
     let run = match run.known() {
         Err(trouble) => return Standing::Unknown(trouble.clone()),

@@ -20,7 +20,7 @@ use stagedoor_lifecycle::removal::{Applied, Removal, Removals};
 use stagedoor_types::{ActionKey, ActionResult, Certname, Fresh, Lookup, Observed, Trouble, WritePermit};
 
 /// How long an order for refresh targets waits for other changes that the same run could serve.
-pub const GATHERING: Duration = Duration::from_secs(15);
+pub(crate) const GATHERING: Duration = Duration::from_secs(15);
 
 /// What all actions of a batch share.
 #[derive(Debug, Clone, Copy)]

@@ -18,7 +18,7 @@ use crate::x509::{AltName, Extensions, Fingerprint, PublicKey, Unreadable, commo
 
 /// Longest PEM text that is looked at. An RSA 4096 request with an identity document in an
 /// attribute has about 6 KiB.
-pub const SIZE_LIMIT: usize = 64 * 1024;
+pub(crate) const SIZE_LIMIT: usize = 64 * 1024;
 
 /// PKCS #9 `extensionRequest` (RFC 2985).
 const EXTENSION_REQUEST: &str = "1.2.840.113549.1.9.14";

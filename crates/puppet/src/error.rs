@@ -105,7 +105,8 @@ pub enum Error {
         remedy: String,
     },
 
-    /// The service answers, but cannot do it now: 429 or 5xx, such as start-up or maintenance mode, or a 400 about another service that it could not reach. Ask again.
+    /// The service answers, but cannot do it now: 429 or 5xx, such as start-up or maintenance mode, or a 400 about another service
+    /// that it could not reach. Ask again.
     #[error("{call}: {status}, cannot do it now: {words}")]
     Busy {
         /// The call.

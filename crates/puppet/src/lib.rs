@@ -20,7 +20,7 @@ pub use classifier::{
     facts_of_rules, fit, reported_trusted_facts, trusted_facts,
 };
 pub use crl::{RevocationList, RevocationLists, Revocations};
-pub use csr::{Csr, SIZE_LIMIT as CSR_SIZE_LIMIT, SelfSignature};
+pub use csr::{Csr, SelfSignature};
 pub use error::{Call, Error, Service};
 pub use http::{Attempt, Endpoint, Failure, InvalidEndpoint, Network, Reply, ServerDate, Sink};
 pub use orchestrator::{Job, JobId, JobState, Orchestrator, OrchestratorAdmin};

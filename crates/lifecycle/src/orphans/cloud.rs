@@ -18,7 +18,7 @@ pub struct Cloud {
 
 /// The state of an instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Fate {
+pub(crate) enum Fate {
     /// It is there, or may come back; holds in which state.
     Alive(String),
     /// EC2 says that it is terminated, and mostly when its termination began.
@@ -40,7 +40,7 @@ impl Cloud {
 
     /// The state of an instance. One that is in a group is left to the group's hooks.
     #[must_use]
-    pub fn fate(&self, instance: &InstanceId) -> Fate {
+    pub(crate) fn fate(&self, instance: &InstanceId) -> Fate {
         if let Some(group) = self.groups.iter().find(|group| group.members.contains_key(instance)) {
             return Fate::Alive(format!("in the group {}", group.name));
         }
