@@ -13,7 +13,7 @@ use crate::admission::PendingAction;
 use crate::deadline;
 use crate::decision::{Decision, Effect, Missing, Question, not_yet};
 use crate::observation::LifecycleAction;
-use crate::reason::{Code, Fact};
+use crate::reason::{Code, Fact, Reason};
 
 /// A run of Puppet that is over, as its report describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -181,7 +181,7 @@ pub(crate) fn all(
         )));
     }
     let targets = targets.ok_or_else(|| Box::new(Decision::Ask(Question::Targets)))?;
-    let (mut learnt, mut needed, mut awaited) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut learnt, mut needed, mut awaited, mut troubles) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for name in &profile.refresh {
         let standing = match targets.iter().find(|target| target.certname == *name) {
             Some(target) => standing(target, change, now),
@@ -195,18 +195,22 @@ pub(crate) fn all(
             }
             Standing::Underway(what) => awaited.push(what),
             // A target's services may restart while it runs Puppet, and are then unavailable for a while.
-            Standing::Unknown(trouble) => awaited.push(trouble.text),
+            Standing::Unknown(trouble) => {
+                awaited.push(format!("{name}, of which too little is known"));
+                troubles.push(Fact::from(trouble));
+            }
         }
     }
     if awaited.is_empty() {
         return Ok(Some(Fact::new(Code::Refreshed, learnt.join("; "))));
     }
     let awaited = Fact::new(Code::WaitingForRefresh, format!("waiting for {}", awaited.join("; ")));
+    let awaited = Reason::new(awaited, troubles);
     let late = pending.is_late(action.began, now);
     if orchestrated && !needed.is_empty() && !late {
         return Err(Box::new(Decision::Apply(Effect::Refresh(needed, change))));
     }
-    Err(Box::new(not_yet(action, pending, Missing::NotYet(awaited.into()), now)))
+    Err(Box::new(not_yet(action, pending, Missing::NotYet(awaited), now)))
 }
 
 #[cfg(test)]

@@ -245,7 +245,7 @@ fn a_targets_run_that_is_under_way_is_waited_for_and_no_other_is_ordered() {
 fn a_target_whose_services_do_not_answer_is_waited_for() {
     let mut world = with_target();
     world.puppet.targets = Some(vec![TargetView { run: down(), ..target(None, Some(vec![])) }]);
-    assert_eq!(waits(world.decide()).codes(), [Code::WaitingForRefresh]);
+    assert_eq!(waits(world.decide()).codes(), [Code::WaitingForRefresh, Code::CaUnavailable]);
 }
 
 #[test]

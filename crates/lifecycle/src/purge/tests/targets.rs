@@ -41,7 +41,11 @@ fn a_run_that_is_under_way_is_waited_for() {
     world.puppet.targets = Some(vec![target(None, Some(vec![order("81", at(50), None)]))]);
     assert_eq!(waits(world.decide()).codes(), [Code::WaitingForRefresh]);
     world.puppet.targets = Some(vec![TargetView { orders: Some(down()), ..target(None, None) }]);
-    assert_eq!(waits(world.decide()).codes(), [Code::WaitingForRefresh], "its services may restart");
+    assert_eq!(
+        waits(world.decide()).codes(),
+        [Code::WaitingForRefresh, Code::CaUnavailable],
+        "its services may restart"
+    );
 }
 
 #[test]
