@@ -11,7 +11,7 @@ use stagedoor_lifecycle::reason::Code;
 use stagedoor_lifecycle::receipt::{Outcome, StepKind};
 
 use super::stage::{CHALLENGE, Stage, with_duplicates};
-use crate::e2e::rehearsal::{OTHER, kinds, only, redacted_reason};
+use crate::e2e::rehearsal::{OTHER, kinds, only, redacted_reason, redacted_steps};
 
 /// A CA whose `auth.conf` permits the controller `DELETE certificate_request`.
 fn that_deletes_requests() -> PuppetOptions {
@@ -49,7 +49,7 @@ async fn each_false_statement_has_the_request_deleted_and_told_and_the_launch_wa
         |agent| drop(agent.extensions.insert("1.3.6.1.4.1.34380.1.2.1".to_owned(), "of the site".to_owned())),
         |agent| drop(agent.extensions.insert("pp_role".to_owned(), "primary".to_owned())),
     ];
-    let mut reasons = Vec::new();
+    let mut told = Vec::new();
     for lie in lies {
         let mut stage = Stage::with(that_deletes_requests(), "").await;
         stage.budget("1s");
@@ -62,19 +62,19 @@ async fn each_false_statement_has_the_request_deleted_and_told_and_the_launch_wa
         assert_eq!(stage.state_of(&instance).as_deref(), Some("Pending:Wait"));
         let published = stage.rehearsal.published_outcomes();
         assert_eq!(published, [(instance, "waiting".to_owned(), "request_refused".to_owned())]);
-        reasons.push(redacted_reason(&receipt, &[]));
+        told.push(redacted_steps(&receipt, StepKind::Applied));
     }
     // Each names what is wrong, and what the profile wants instead.
-    assert_snapshot!(reasons.join("\n"), @r#"
-    the certificate request of [certname] is refused: its pp_instance_id is "i-0b2c3d4e5f6071829", not [instance]; waiting for the certificate request of [certname]
-    the certificate request of [certname] is refused: it has no pp_instance_id; waiting for the certificate request of [certname]
-    the certificate request of [certname] is refused: its challengePassword is not the one that the instances are given; waiting for the certificate request of [certname]
-    the certificate request of [certname] is refused: its challengePassword is not the one that the instances are given; waiting for the certificate request of [certname]
-    the certificate request of [certname] is refused: it asks for the alternative name console.example.com, which the profile does not list; waiting for the certificate request of [certname]
-    the certificate request of [certname] is refused: it asks for the extension pp_auth_role, which is listed neither in sign.require nor in sign.allow of the profile; waiting for the certificate request of [certname]
-    the certificate request of [certname] is refused: it asks for the extension pp_environment, which is listed neither in sign.require nor in sign.allow of the profile; waiting for the certificate request of [certname]
-    the certificate request of [certname] is refused: it asks for the extension 1.3.6.1.4.1.34380.1.2.1, which is listed neither in sign.require nor in sign.allow of the profile; waiting for the certificate request of [certname]
-    the certificate request of [certname] is refused: its pp_role is "primary", not "compiler"; waiting for the certificate request of [certname]
+    assert_snapshot!(told.join("\n"), @r#"
+    deleted a certificate request: the certificate request of [certname] is refused: its pp_instance_id is "i-0b2c3d4e5f6071829", not [instance]
+    deleted a certificate request: the certificate request of [certname] is refused: it has no pp_instance_id
+    deleted a certificate request: the certificate request of [certname] is refused: its challengePassword is not the one that the instances are given
+    deleted a certificate request: the certificate request of [certname] is refused: its challengePassword is not the one that the instances are given
+    deleted a certificate request: the certificate request of [certname] is refused: it asks for the alternative name console.example.com, which the profile does not list
+    deleted a certificate request: the certificate request of [certname] is refused: it asks for the extension pp_auth_role, which is listed neither in sign.require nor in sign.allow of the profile
+    deleted a certificate request: the certificate request of [certname] is refused: it asks for the extension pp_environment, which is listed neither in sign.require nor in sign.allow of the profile
+    deleted a certificate request: the certificate request of [certname] is refused: it asks for the extension 1.3.6.1.4.1.34380.1.2.1, which is listed neither in sign.require nor in sign.allow of the profile
+    deleted a certificate request: the certificate request of [certname] is refused: its pp_role is "primary", not "compiler"
     "#);
 }
 
