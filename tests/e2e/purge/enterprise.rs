@@ -19,6 +19,7 @@ async fn enrolled(profile: &str) -> (Stage, String) {
 #[tokio::test]
 async fn it_is_unpinned_and_the_primary_runs_once_to_learn_of_it() {
     let (mut stage, instance) = enrolled(&format!("refresh = [\"{PRIMARY}\"]")).await;
+    stage.rehearsal.lab.puppet.configure(|options| options.run_ms = 1500);
     let name = stage.name_of(&instance);
     let before = stage.rehearsal.lab.puppet.times_ordered(PRIMARY);
     assert!(stage.rehearsal.lab.puppet.is_pinned(GROUP, &name));
