@@ -36,7 +36,6 @@ async fn in_puppet_enterprise_it_is_pinned_classified_and_made_known_to_the_prim
          ready = [\"report\", \"status:8140\", \"tcp:8142\"]"
     ))
     .await;
-    stage.rehearsal.lab.puppet.configure(|options| options.run_ms = 1500);
     stage.rehearsal.lab.puppet.connect(PRIMARY);
     let (instance, event) = stage.launch();
     let agent =

@@ -10,14 +10,14 @@ use super::fleet::{fleet, name, stage_of};
 use super::health::refused;
 use crate::e2e::rehearsal::{Rehearsal, compilers};
 
-/// The warnings and errors so far, each with its codes, and those without any.
+/// The codes of the warnings and errors so far, and those that have none.
 fn troubles(stage: &Rehearsal) -> (Vec<String>, Vec<Value>) {
     let is_trouble = |line: &Value| line["level"] == "ERROR" || line["level"] == "WARN";
     let lines = stage.log_lines().into_iter().filter(is_trouble);
     let (coded, bare): (Vec<Value>, Vec<Value>) =
         lines.partition(|line| line["code"].is_string() || line["codes"].is_string());
-    let code = |line: &Value| line["code"].as_str().or(line["codes"].as_str()).unwrap_or_default().to_owned();
-    (coded.iter().map(code).collect(), bare)
+    let codes = |line: &Value| line["code"].as_str().or(line["codes"].as_str()).unwrap_or_default().to_owned();
+    (coded.iter().flat_map(|line| codes(line).split(',').map(str::to_owned).collect::<Vec<_>>()).collect(), bare)
 }
 
 #[tokio::test]
@@ -52,16 +52,19 @@ async fn whatever_a_sweep_cannot_do_is_logged_with_a_code() {
 }
 
 #[tokio::test]
-async fn a_heartbeat_that_fails_is_logged_with_a_code() {
+async fn a_heartbeat_and_a_message_that_fail_are_logged_with_a_code() {
     let mut scene = compilers("Terminating:Wait");
     scene["groups"][0]["hooks"][0]["heartbeat_timeout_s"] = json!(30);
     let mut stage = Rehearsal::of(scene).await;
     stage.fault("puppetdb", "*", None, FaultKind::Reset);
     stage.fault("autoscaling", "RecordLifecycleActionHeartbeat", None, refused("AccessDenied"));
+    stage.fault("sns", "*", None, FaultKind::Reset);
     assert_eq!(stage.receipt("eventbridge-terminate").await.outcome, Outcome::Failed);
     stage.end("purge").await;
     stage.ended_log().await;
     let (codes, bare) = troubles(&stage);
-    assert!(codes.iter().any(|code| code == "not_permitted"), "{codes:?}");
+    for code in ["not_permitted", "sns_unavailable"] {
+        assert!(codes.iter().any(|logged| logged == code), "{codes:?}");
+    }
     assert_eq!(bare, Vec::<Value>::new());
 }
