@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use stagedoor_lab::scene::Scene;
 use stagedoor_lab::{Lab, Options};
 use stagedoor_lab_core::faults::{Fault, FaultKind};
-use stagedoor_lifecycle::receipt::{Outcome, Receipt};
+use stagedoor_lifecycle::receipt::{Outcome, Receipt, StepKind};
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
 
@@ -42,10 +42,9 @@ pub(crate) fn only(answer: &Value) -> Receipt {
     receipt
 }
 
-/// What a receipt's steps say, in their order.
-pub(crate) fn said(receipt: &Receipt) -> String {
-    let steps: Vec<&str> = receipt.steps.iter().map(|step| step.detail.as_str()).collect();
-    steps.join("\n")
+/// The kinds of a receipt's steps, in their order.
+pub(crate) fn kinds(receipt: &Receipt) -> Vec<StepKind> {
+    receipt.steps.iter().map(|step| step.kind).collect()
 }
 
 /// A whole receipt, for a snapshot. What differs from run to run is replaced: the instance and its name, times, durations, serial
@@ -53,12 +52,31 @@ pub(crate) fn said(receipt: &Receipt) -> String {
 pub(crate) fn redacted(receipt: &Receipt) -> String {
     let mut receipt = receipt.clone();
     receipt.steps.iter_mut().for_each(|step| step.took_ms = 0);
-    let mut text = serde_json::to_string_pretty(&receipt).expect("a receipt is JSON");
-    let instance = receipt.instance_id.map(|instance| (instance.to_string(), "[instance]"));
-    let certname = receipt.certname.map(|certname| (certname.to_string(), "[certname]"));
-    for (name, shown) in instance.into_iter().chain(certname) {
-        text = text.replace(&name, shown);
-    }
+    let text = serde_json::to_string_pretty(&receipt).expect("a receipt is JSON");
+    redacted_text(&receipt, &text, &[])
+}
+
+/// The reason of a receipt, for a snapshot of what an operator reads: as in [`redacted`], and with these other texts replaced.
+pub(crate) fn redacted_reason(receipt: &Receipt, others: &[(&str, &str)]) -> String {
+    redacted_text(receipt, &receipt.reason, others)
+}
+
+/// What the steps of this kind say, a line each; as in [`redacted`].
+pub(crate) fn redacted_steps(receipt: &Receipt, kind: StepKind) -> String {
+    let steps = receipt.steps.iter().filter(|step| step.kind == kind);
+    let details: Vec<&str> = steps.map(|step| step.detail.as_str()).collect();
+    redacted_text(receipt, &details.join("\n"), &[])
+}
+
+fn redacted_text(receipt: &Receipt, text: &str, others: &[(&str, &str)]) -> String {
+    let instance = receipt.instance_id.as_ref().map(|instance| (instance.as_str(), "[instance]"));
+    let certname = receipt.certname.as_ref().map(|certname| (certname.as_str(), "[certname]"));
+    let names = certname.into_iter().chain(instance).chain(others.iter().copied());
+    without_numbers(&names.fold(text.to_owned(), |text, (name, shown)| text.replace(name, shown)))
+}
+
+/// A text without its serial numbers and times.
+pub(crate) fn without_numbers(text: &str) -> String {
     let ends_word = |c: char| !(c.is_ascii_alphanumeric() || matches!(c, '-' | ':' | '.'));
     let words = text.split_inclusive(ends_word).map(|piece| {
         let word = piece.trim_end_matches(|c: char| !c.is_ascii_alphanumeric());
@@ -215,6 +233,25 @@ impl Rehearsal {
         self.readers.push(reader);
     }
 
+    /// The messages to the topic, oldest first.
+    pub(crate) fn published(&self) -> Vec<Value> {
+        let messages = self.lab.aws.published(TOPIC);
+        messages.iter().map(|message| serde_json::from_str(&message.text).expect("JSON")).collect()
+    }
+
+    /// The outcomes in the messages to the topic, each with its instance and code.
+    pub(crate) fn published_outcomes(&self) -> Vec<(String, String, String)> {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let results =
+            self.published().into_iter().flat_map(|news| news["results"].as_array().cloned().unwrap_or_default());
+        results.map(|one| (text(&one["instance_id"]), text(&one["outcome"]), text(&one["code"]))).collect()
+    }
+
+    /// The log lines so far that are JSON.
+    pub(crate) fn log_lines(&self) -> Vec<Value> {
+        self.log().lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
     /// Everything that the function has written so far.
     pub(crate) fn log(&self) -> String {
         self.log.lock().expect("not poisoned").clone()
@@ -328,6 +365,28 @@ impl Rehearsal {
         };
         let active = listed("nodes").is_some_and(|node| node["deactivated"].is_null());
         (listed("certificates").is_some(), active)
+    }
+
+    /// The serial number of the certificate that the CA has under a name.
+    pub(crate) fn serial_of(&self, certname: &str) -> u64 {
+        let state = self.lab.puppet.snapshot();
+        let mut certificates = state["certificates"].as_array().expect("a list").iter();
+        let found = certificates.find(|certificate| certificate["certname"] == certname);
+        found.and_then(|certificate| certificate["serial"].as_u64()).unwrap_or_else(|| panic!("{certname}: {state:#}"))
+    }
+
+    /// Whether the CA's CRL lists a serial number.
+    pub(crate) fn is_revoked(&self, serial: u64) -> bool {
+        let state = self.lab.puppet.snapshot();
+        state["revoked_serials"].as_array().expect("a list").contains(&json!(serial))
+    }
+
+    /// How often the CA was told to sign.
+    pub(crate) fn signings(&self) -> usize {
+        let signs = |entry: &stagedoor_lab_core::journal::Entry| {
+            entry.call.starts_with("POST /puppet-ca/v1/sign") || entry.request["body"]["desired_state"] == "signed"
+        };
+        self.lab.journal.calls("ca").iter().filter(|entry| signs(entry)).count()
     }
 
     /// The text of the secret with the controller's credentials.

@@ -3,4 +3,5 @@
 mod fleet;
 mod health;
 mod housekeeping;
+mod logged;
 mod waiting;

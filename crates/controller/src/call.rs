@@ -23,7 +23,7 @@ pub(crate) async fn within<T>(
     tokio::time::timeout(left, Box::pin(work)).await.map_err(|_| Trouble {
         kind: TroubleKind::Timeout,
         service,
-        text: format!("{service} did not answer before the end of the invocation"),
+        text: format!("{service} did not answer in time"),
     })
 }
 

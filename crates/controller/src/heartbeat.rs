@@ -8,6 +8,7 @@ use futures_util::future::join_all;
 use jiff::Timestamp;
 use stagedoor_aws::autoscaling::HookWriter;
 use stagedoor_lifecycle::deadline::{self, LOOK_BACK, heartbeat_due};
+use stagedoor_lifecycle::reason::Code;
 use stagedoor_types::{ActionKey, Service};
 
 use crate::batch::Waiting;
@@ -82,6 +83,6 @@ async fn one(run: Run<'_>, waiting: &Waiting) {
     let Waiting { key, permit, .. } = waiting;
     let beat = HookWriter::new(&run.context.autoscaling, *permit).heartbeat(key);
     if let Err(trouble) = call(run.context, run.budget.calls, Service::AutoScaling, beat).await {
-        tracing::warn!(instance = %key.instance, "heartbeat: {trouble}");
+        tracing::warn!(instance = %key.instance, code = Code::from(&trouble).as_str(), "heartbeat: {trouble}");
     }
 }

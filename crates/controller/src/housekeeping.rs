@@ -76,6 +76,11 @@ fn report_mode() -> Fact {
     Fact::new(Code::ReportMode, "would be removed, but orphans.mode is report")
 }
 
+/// What could not be done, for the answer of the invocation.
+fn error(trouble: &Trouble) -> Value {
+    json!({"code": Code::from(trouble), "error": trouble.text})
+}
+
 /// Whether housekeeping is due in this sweep.
 pub(crate) fn is_due(context: &Context, now: Timestamp) -> bool {
     context
@@ -143,17 +148,24 @@ pub(crate) async fn housekeep(
     let mut news = Vec::new();
     match &orphans {
         Some(Ok(check)) => news.extend(check.tell(context, remind)),
-        Some(Err(trouble)) => tracing::error!("orphans could not be looked for; nothing was removed: {trouble}"),
+        Some(Err(trouble)) => {
+            let code = Code::from(trouble).as_str();
+            tracing::error!(code, "orphans could not be looked for; nothing was removed: {trouble}");
+        }
         None => {}
     }
     match &pins {
         Some(Ok(left)) => news.extend(left.tell(remind)),
-        Some(Err(trouble)) => tracing::warn!("pins without a node could not be looked for: {trouble}"),
+        Some(Err(trouble)) => {
+            let code = Code::from(trouble).as_str();
+            tracing::warn!(code, "pins without a node could not be looked for: {trouble}");
+        }
         None => {}
     }
     news.extend(credentials.tell(config.warn_days.into(), remind, now));
     if let Some(Err(trouble)) = &requests {
-        tracing::error!("the pending requests could not be looked at; none was deleted: {trouble}");
+        let code = Code::from(trouble).as_str();
+        tracing::error!(code, "the pending requests could not be looked at; none was deleted: {trouble}");
     }
     let clock_skew_s = context.puppet.clocks.greatest();
     HousekeepingReport { orphans, requests, clock_skew_s, pins, credentials, news }
@@ -165,17 +177,17 @@ impl HousekeepingReport {
         let orphans = match &self.orphans {
             None => Value::Null,
             Some(Ok(check)) => check.payload(),
-            Some(Err(trouble)) => json!({ "error": trouble.text }),
+            Some(Err(trouble)) => error(trouble),
         };
         let requests = match &self.requests {
             None => Value::Null,
             Some(Ok(dealt)) => dealt.iter().map(requests::Dealt::payload).collect(),
-            Some(Err(trouble)) => json!({ "error": trouble.text }),
+            Some(Err(trouble)) => error(trouble),
         };
         let pins = match &self.pins {
             None => Value::Null,
             Some(Ok(left)) => left.payload(),
-            Some(Err(trouble)) => json!({ "error": trouble.text }),
+            Some(Err(trouble)) => error(trouble),
         };
         let credentials = self.credentials.payload(now);
         json!({ "orphans": orphans, "requests": requests, "pins": pins, "credentials": credentials })

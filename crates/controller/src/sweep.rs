@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use stagedoor_lifecycle::deadline;
 use stagedoor_lifecycle::observation::{Began, LifecycleAction};
+use stagedoor_lifecycle::reason::Code;
 use stagedoor_lifecycle::receipt::Receipt;
 use stagedoor_types::{
     Group, GroupName, HookName, LifecycleState, PROFILE_TAG, Place, Service, Transition, Trouble, TroubleKind,
@@ -98,7 +99,10 @@ async fn handle_the_waiting(run: Run<'_>, work: &mut Work) -> Search {
                 }
             };
             match &search.complete {
-                Err(trouble) => tracing::error!("the sweep could not read which instances wait: {trouble}"),
+                Err(trouble) => {
+                    let code = Code::from(trouble).as_str();
+                    tracing::error!(code, "the sweep could not read which instances wait: {trouble}");
+                }
                 Ok(()) if !work.batch.is_open() => return search,
                 Ok(()) => {}
             }

@@ -32,7 +32,8 @@ pub(crate) async fn log_and_publish(
     }
     let published = call(run.context, run.budget.calls, Service::Sns, publish(run.context, function, dealt_with)).await;
     published.inspect_err(|trouble| {
-        tracing::warn!(function = function.name(), "the outcome could not be published: {trouble}");
+        let (function, code) = (function.name(), Code::from(trouble).as_str());
+        tracing::warn!(function, code, "the outcome could not be published: {trouble}");
     })
 }
 
@@ -51,7 +52,8 @@ pub(crate) async fn tell(run: Run<'_>, kept: &HousekeepingReport) -> Result<(), 
         let message = message.to_string();
         let published = call(run.context, run.budget.calls, Service::Sns, topic.publish(subject, &message)).await;
         if let Err(trouble) = published {
-            tracing::warn!("the result of the housekeeping could not be published: {trouble}");
+            let code = Code::from(&trouble).as_str();
+            tracing::warn!(code, "the result of the housekeeping could not be published: {trouble}");
             all = Err(trouble);
         }
     }

@@ -28,7 +28,7 @@ pub(crate) fn to_stdout() {
 
 /// The lines of tracing-subscriber's own JSON format, flattened and without the target, except that [`STEPS`] is JSON there and not
 /// a string that holds JSON: a value of `tracing` is a number, a truth value or a text, and CloudWatch Logs Insights finds
-/// `steps.0.stage` only in JSON.
+/// `steps.0.kind` only in JSON.
 struct JsonLines;
 
 impl<S, N> FormatEvent<S, N> for JsonLines

@@ -366,7 +366,10 @@ mod tests {
     fn table() -> String {
         let mut text = "# Codes\n\nEach receipt has a `code` beside its `outcome` and `reason`. Codes are stable: they are never renamed, and \
                         new ones may be\nadded. A reason may hold further facts; the code is that of the first. This table is made from the \
-                        source and checked by a\ntest.\n\n| code | meaning | what to do |\n| --- | --- | --- |\n"
+                        source and checked by a\ntest.\n\nThe results of housekeeping, in the answer of the sweep and in its notifications, \
+                        have codes as well: what became of each orphan\nand request, why a name was left alone, and what could not be read. \
+                        `evidence` is the code of why a name is an orphan,\n`instance_terminated` or `instance_unknown`; its `code` says what \
+                        became of it. Log lines about what could not be done have\n`code`, too.\n\n| code | meaning | what to do |\n| --- | --- | --- |\n"
             .to_owned();
         for code in Code::ALL {
             writeln!(text, "| `{code}` | {} | {} |", code.meaning(), code.remedy()).unwrap();

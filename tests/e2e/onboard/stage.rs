@@ -97,6 +97,16 @@ impl Stage {
         (instance, agent, receipt)
     }
 
+    /// Whether the newest Puppet run of a node is that of the newest job.
+    pub(crate) fn ran_as_ordered(&self, certname: &str) -> bool {
+        let puppet = &self.rehearsal.lab.puppet;
+        let (state, jobs) = (puppet.snapshot(), puppet.jobs());
+        let ran =
+            |node: &Value, job: &Value| node["certname"] == certname && node["latest_report_job_id"] == job["name"];
+        let nodes = state["nodes"].as_array().expect("a list");
+        jobs.last().is_some_and(|job| nodes.iter().any(|node| ran(node, job)))
+    }
+
     pub(crate) fn state_of(&self, instance: &str) -> Option<String> {
         self.rehearsal.state_of(instance)
     }

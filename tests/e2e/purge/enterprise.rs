@@ -2,10 +2,10 @@
 
 use stagedoor_lab_aws::Terminate;
 use stagedoor_lab_core::faults::FaultKind;
-use stagedoor_lifecycle::receipt::Outcome;
+use stagedoor_lifecycle::receipt::{Outcome, StepKind};
 
 use crate::e2e::onboard::stage::{PRIMARY, Stage};
-use crate::e2e::rehearsal::{only, said};
+use crate::e2e::rehearsal::{kinds, only};
 
 const GROUP: &str = "PE Infrastructure Agent";
 
@@ -19,6 +19,7 @@ async fn enrolled(profile: &str) -> (Stage, String) {
 #[tokio::test]
 async fn it_is_unpinned_and_the_primary_runs_once_to_learn_of_it() {
     let (mut stage, instance) = enrolled(&format!("refresh = [\"{PRIMARY}\"]")).await;
+    stage.rehearsal.lab.puppet.configure(|options| options.run_ms = 1500);
     let name = stage.name_of(&instance);
     let before = stage.rehearsal.lab.puppet.times_ordered(PRIMARY);
     assert!(stage.rehearsal.lab.puppet.is_pinned(GROUP, &name));
@@ -29,8 +30,9 @@ async fn it_is_unpinned_and_the_primary_runs_once_to_learn_of_it() {
     let lab = &stage.rehearsal.lab;
     assert!(!lab.puppet.is_pinned(GROUP, &name));
     assert_eq!(lab.puppet.times_ordered(PRIMARY) - before, 1);
-    assert!(receipt.reason.contains(&format!("{PRIMARY} ran Puppet at")), "{receipt:#?}");
-    assert!(said(&receipt).contains("is pinned to no node group"), "{receipt:#?}");
+    assert!(stage.ran_as_ordered(PRIMARY), "{receipt:#?}");
+    let proven = kinds(&receipt).into_iter().filter(|kind| *kind == StepKind::Proven).count();
+    assert_eq!(proven, 3, "the certificate, the node and the pin: {receipt:#?}");
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use stagedoor_lab_core::faults::FaultKind;
 use stagedoor_lifecycle::reason::Code;
 use stagedoor_lifecycle::receipt::Outcome;
 
-use crate::e2e::rehearsal::{LEAVING, NAME, OTHER, Rehearsal, compilers, event, only, redacted};
+use crate::e2e::rehearsal::{LEAVING, NAME, OTHER, Rehearsal, compilers, event, only, redacted, redacted_reason};
 
 #[tokio::test]
 async fn a_node_that_carries_the_name_with_another_instance_id_is_untouched() {
@@ -15,7 +15,8 @@ async fn a_node_that_carries_the_name_with_another_instance_id_is_untouched() {
     let mut stage = Rehearsal::of(scene).await;
     let receipt = stage.receipt("eventbridge-terminate").await;
     assert_eq!(receipt.outcome, Outcome::Continued, "{receipt:#?}");
-    assert!(receipt.reason.contains(OTHER), "{receipt:#?}");
+    assert_eq!(receipt.code, Code::OwnedByAnotherInstance, "{receipt:#?}");
+    assert_snapshot!(redacted_reason(&receipt, &[(OTHER, "[other]")]), @"[certname] belongs to [other] now and was left alone");
     assert_eq!(stage.puppet_has(NAME), (true, true));
     let writes = stage.writes();
     assert!(
@@ -75,8 +76,7 @@ async fn the_request_of_a_successor_that_waits_for_the_name_stays() {
     scene["nodes"][0]["pending_csr"] = json!({"instance_id": OTHER});
     let mut stage = Rehearsal::of(scene).await;
     assert_eq!(stage.receipt("eventbridge-terminate").await.outcome, Outcome::Continued);
-    let requests = stage.lab.puppet.snapshot()["requests"].to_string();
-    assert!(requests.contains(NAME), "{requests}");
+    assert!(stage.lab.puppet.has_request(NAME));
 }
 
 #[tokio::test]
@@ -86,8 +86,7 @@ async fn its_own_pending_request_goes_too() {
     let mut stage = Rehearsal::of(scene).await;
     let receipt = stage.receipt("eventbridge-terminate").await;
     assert_eq!(receipt.outcome, Outcome::Continued, "{receipt:#?}");
-    let requests = stage.lab.puppet.snapshot()["requests"].to_string();
-    assert!(!requests.contains(NAME), "{requests}");
+    assert!(!stage.lab.puppet.has_request(NAME), "{receipt:#?}");
 }
 
 #[tokio::test]

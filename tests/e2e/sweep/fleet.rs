@@ -79,7 +79,11 @@ pub(crate) async fn stage_of(scene: Value, ago: SignedDuration, puppet: PuppetOp
 
 /// The names that a sweep's housekeeping dealt with, each with what became of it.
 pub(crate) async fn keep_house(stage: &mut Rehearsal) -> Vec<(String, String)> {
-    let answer = stage.invoke("sweep", &json!({})).await;
+    dealt_with(&stage.invoke("sweep", &json!({})).await)
+}
+
+/// The same, of the answer of a sweep.
+pub(crate) fn dealt_with(answer: &Value) -> Vec<(String, String)> {
     let orphans = &answer["housekeeping"]["orphans"];
     let results = orphans["results"].as_array().unwrap_or_else(|| panic!("{answer:#}")).iter();
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();

@@ -3,9 +3,11 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use stagedoor_lifecycle::expiry::{Credential, expiring};
+use stagedoor_lifecycle::reason::Code;
 use stagedoor_puppet::Rbac;
 use stagedoor_types::{Service, Trouble, TroubleKind};
 
+use super::error;
 use crate::budget::Budget;
 use crate::call::call;
 use crate::context::{Context, Puppet, Run};
@@ -32,7 +34,8 @@ pub(super) async fn look(run: Run<'_>, puppet: &Result<std::sync::Arc<Puppet>, T
         tracing::info!(days_left = credential.days_left(now), "{}", credential.describe(now));
     }
     for trouble in &watch.unknown {
-        tracing::warn!("could not read when a credential expires: {trouble}");
+        let code = Code::from(trouble).as_str();
+        tracing::warn!(code, "could not read when a credential expires: {trouble}");
     }
     watch
 }
@@ -102,7 +105,7 @@ impl Watch {
         let known = self.known.iter().map(|credential| {
             json!({"name": credential.name, "expires": credential.expires.to_string(), "days_left": credential.days_left(now)})
         });
-        let unknown: Vec<&str> = self.unknown.iter().map(|trouble| trouble.text.as_str()).collect();
+        let unknown: Vec<Value> = self.unknown.iter().map(error).collect();
         json!({ "known": known.collect::<Vec<_>>(), "unknown": unknown })
     }
 }
@@ -120,7 +123,7 @@ mod tests {
         };
         let watch = Watch { known: vec![credential("the CA", 900), credential("the CRL", 5)], unknown: Vec::new() };
         let (subject, message) = watch.tell(30, true, now).unwrap();
-        assert!(subject.contains("the CRL expires in 5 days"), "{subject}");
+        insta::assert_snapshot!(subject, @"Stagedoor: the CRL expires in 5 days, at 2027-01-20T08:00:00Z");
         assert_eq!(message["expiring"].as_array().unwrap().len(), 1, "{message}");
         assert_eq!(watch.tell(30, false, now), None, "once a day is enough");
         assert_eq!(watch.tell(5, true, now), None, "five days are not less than five");

@@ -323,7 +323,7 @@ impl Check {
             "fleet": self.fleet,
             "results": results,
             "left_alone": left_alone,
-            "breaker": self.breaker.as_ref().map(|breaker| &breaker.text),
+            "breaker": self.breaker.as_ref().map(|breaker| json!({"code": breaker.code, "reason": breaker.text})),
             // How many there are, where not all are shown; and what was not looked at this time.
             "found": self.results.len(),
             "left_alone_count": self.left_alone.len(),

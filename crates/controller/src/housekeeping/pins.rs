@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Value, json};
 use stagedoor_lifecycle::pins::{is_left_over, ours};
 use stagedoor_lifecycle::profile::Profile;
+use stagedoor_lifecycle::reason::Code;
 use stagedoor_types::{Certname, Service, Trouble};
 
 use crate::call::{call, in_turn};
@@ -67,7 +68,8 @@ impl LeftOver {
             );
         }
         if let Some((certname, trouble)) = self.unclear.first() {
-            tracing::warn!(unclear = self.unclear.len(), %certname, "could not determine whether a pin has a node: {trouble}");
+            let (unclear, code) = (self.unclear.len(), Code::from(trouble).as_str());
+            tracing::warn!(unclear, %certname, code, "could not determine whether a pin has a node: {trouble}");
         }
         let subject = format!("Stagedoor: {} pins without a node", self.names.len());
         (remind && !self.names.is_empty())
