@@ -19,7 +19,6 @@ use stagedoor_lifecycle::reason::Code;
 use stagedoor_lifecycle::receipt::{Outcome, StepKind};
 use stagedoor_puppet::Error;
 
-use crate::e2e::rehearsal::said;
 use crate::live::stage::turn_to_clean;
 
 #[tokio::test]
@@ -41,7 +40,7 @@ async fn a_leaving_node_is_forgotten_by_real_puppet_and_its_agent_is_refused() {
     assert!(matches!((receipt.outcome, receipt.code), (Outcome::Continued, Code::Purged(_))), "{receipt:#?}");
     assert_eq!(receipt.certname.as_ref(), Some(&leaving.certname));
     assert!(receipt.steps.iter().any(|step| step.kind == StepKind::Proven), "{receipt:#?}");
-    assert!(said(&receipt).contains("its serial is in the CRL"), "{receipt:#?}");
+    assert!(receipt.steps.iter().any(|step| step.detail.contains("its serial is in the CRL")), "{receipt:#?}");
 
     assert_eq!(job.ca().certificate(&leaving.certname).await, Ok(None), "the certificate is gone");
     assert_eq!(job.ca().status(&leaving.certname).await, Ok(None), "nor is there a request");

@@ -8,13 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use http::StatusCode;
-use stagedoor_lab_core::clock::Clock;
 use stagedoor_lab_core::server::{Reply, Request};
-use stagedoor_lab_puppet::{CsrAttributes, Puppet, PuppetOptions};
-
-use crate::aws::REGION;
-use crate::run::ELSEWHERE;
-use crate::watch::{Truth, Watch};
 
 /// A rule that does not hold.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -36,15 +30,11 @@ pub enum Broken {
     NoHousekeeping,
     /// A launch is abandoned long before it could succeed.
     Impatient,
-    /// A certificate under an instance's name is taken for its own, whatever instance it names.
-    NamesDecide,
-    /// The nodes of another Region are taken for those of this one.
-    ForeignCounted,
 }
 
 impl Broken {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 7] = [
         Self::RequestsUnchecked,
         Self::NoRunAwaited,
         Self::UnavailableIsAbsent,
@@ -52,8 +42,6 @@ impl Broken {
         Self::NoSweep,
         Self::NoHousekeeping,
         Self::Impatient,
-        Self::NamesDecide,
-        Self::ForeignCounted,
     ];
 
     /// The top of the configuration, and the keys of the profile.
@@ -73,29 +61,13 @@ impl Broken {
 #[derive(Clone)]
 pub(crate) struct Lies {
     broken: Broken,
-    watch: Watch,
-    /// A CA that makes what is not so look so.
-    forger: Option<Puppet>,
     /// The names whose removal was asked for.
     removed: Arc<Mutex<BTreeSet<String>>>,
 }
 
 impl Lies {
-    pub(crate) fn new(broken: Broken, watch: Watch) -> anyhow::Result<Self> {
-        let forge = || Puppet::new(PuppetOptions::default(), Clock::with_tokio(watch.now()));
-        let forger = (broken == Broken::NamesDecide).then(forge).transpose()?;
-        Ok(Self { broken, watch, forger, removed: Arc::default() })
-    }
-
-    /// What the service gets instead of this request.
-    pub(crate) fn sent(&self, mut request: Request) -> Request {
-        if self.broken == Broken::ForeignCounted && request.path.starts_with("/pdb/query/") {
-            for (_, value) in &mut request.query {
-                *value = value.replace(REGION, ELSEWHERE);
-            }
-            request.body = replaced(&request.body, REGION, ELSEWHERE);
-        }
-        request
+    pub(crate) fn new(broken: Broken) -> Self {
+        Self { broken, removed: Arc::default() }
     }
 
     /// What the caller sees instead of this answer.
@@ -113,34 +85,9 @@ impl Lies {
                 let name = request.path.rsplit('/').next().unwrap_or_default();
                 if reads && of_name && removed.contains(name) { Some(absent()) } else { reply }
             }
-            Broken::NamesDecide if reads && of_name => {
-                let name = request.path.rsplit('/').next().unwrap_or_default();
-                self.forged(name, reply)
-            }
-            Broken::ForeignCounted => reply.map(|reply| reply.map(|body| replaced(&body, ELSEWHERE, REGION))),
             _ => reply,
         }
     }
-
-    /// A certificate that names the instance that terminates, in place of the one that is there.
-    fn forged(&self, certname: &str, reply: Option<Reply>) -> Option<Reply> {
-        let leaves =
-            |(id, truth): (String, Truth)| (truth.certname == certname && self.watch.leaves(&id)).then_some(id);
-        let leaving = self.watch.instances().into_iter().find_map(leaves);
-        let (Some(forger), Some(id), true) = (&self.forger, leaving, reply.as_ref()?.status() == StatusCode::OK) else {
-            return reply;
-        };
-        // The same each time, as the one in its place is.
-        let same = forger.certificate(certname).is_some_and(|held| held.instance_id.as_ref() == Some(&id));
-        let issued =
-            if same { forger.credentials(certname) } else { forger.issue(certname, &CsrAttributes::of_instance(&id)) };
-        let pem = issued.ok()?.cert_pem;
-        reply.map(|reply| reply.map(|_| Bytes::from(pem)))
-    }
-}
-
-fn replaced(body: &Bytes, from: &str, to: &str) -> Bytes {
-    String::from_utf8_lossy(body).replace(from, to).into()
 }
 
 /// As the CA says it.

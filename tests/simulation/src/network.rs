@@ -100,7 +100,7 @@ impl InMemory {
 
     /// A server carries out what it has read, although the caller hangs up.
     async fn call<S: Service>(&self, request: Request, service: &Arc<S>) -> Option<stagedoor_lab_core::server::Reply> {
-        let carried_out = carry_out(self.lies.sent(request.clone()), Arc::clone(service), self.back.clone());
+        let carried_out = carry_out(request.clone(), Arc::clone(service), self.back.clone());
         self.lies.instead(&request, tokio::spawn(carried_out).await.ok().flatten())
     }
 }

@@ -171,7 +171,7 @@ impl World {
             back: back.clone(),
             identity: Some(identity.into_owned()),
             chance: chance.clone(),
-            lies: Lies::new(broken, watch.clone())?,
+            lies: Lies::new(broken),
         };
         let watched_aws = Arc::new(Watched { inner: Arc::new(aws.clone()), watch: watch.clone() });
         let lag = SignedDuration::from_secs(i64::try_from(traits.ec2_lag_s)?);
@@ -460,7 +460,7 @@ fn scene(schedule: &Schedule, secret: &Value) -> AwsScene {
     let hook = |name: &str, transition, default_result| Hook {
         name: name.to_owned(),
         transition,
-        heartbeat_timeout_s: if schedule.site.short_hooks { 300 } else { 3600 },
+        heartbeat_timeout_s: schedule.site.hooks_end_s.unwrap_or(3600),
         default_result,
         metadata: None,
         notification_target: None,

@@ -48,8 +48,8 @@ pub struct SiteTraits {
     pub queue_ms: u64,
     /// How long EC2 does not show a new instance, in seconds.
     pub ec2_lag_s: u64,
-    /// Whether the hooks end an action after five minutes without a heartbeat.
-    pub short_hooks: bool,
+    /// After how many seconds without a heartbeat the hooks end an action, if not after an hour.
+    pub hooks_end_s: Option<u32>,
 }
 
 /// A release of Puppet's servers.
@@ -191,7 +191,7 @@ impl Schedule {
             |site| site.race_calls = 0,
             |site| site.queue_ms = 0,
             |site| site.ec2_lag_s = 0,
-            |site| site.short_hooks = false,
+            |site| site.hooks_end_s = None,
         ];
         without(simple.len(), &|schedule, index| simple[index](&mut schedule.site));
         all.retain(|smaller| format!("{smaller:?}") != format!("{self:?}"));
@@ -305,7 +305,7 @@ fn site(chance: &Chance) -> SiteTraits {
         race_calls: *chance.one(&[0, 0, 0, 1, 3]),
         queue_ms: *chance.one(&[0, 0, 0, 500, 5_000]),
         ec2_lag_s: *chance.one(&[0, 0, 0, 2, 20]),
-        short_hooks: chance.percent(20),
+        hooks_end_s: chance.percent(20).then_some(300),
     }
 }
 

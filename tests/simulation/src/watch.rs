@@ -141,11 +141,6 @@ impl Watch {
         self.puppet.now()
     }
 
-    /// Whether its termination waits.
-    pub(crate) fn leaves(&self, id: &str) -> bool {
-        self.aws.lifecycle_state(id).is_some_and(|state| state == "Terminating:Wait")
-    }
-
     /// Whether it runs, and is not about to end.
     pub(crate) fn is_live(&self, id: &str) -> bool {
         self.is_on(id) && self.aws.lifecycle_state(id).is_some_and(|state| !state.contains("Terminat"))

@@ -91,20 +91,6 @@ fn shows(broken: Broken) -> (Schedule, Invariant) {
             let killed = with_life(&|life| (life.launched_s, life.end) = (None, End::Killed(100)));
             (Schedule { horizon_s: 3700, ..killed }, Invariant::LeftBehind)
         }
-        Broken::NamesDecide => {
-            // The name's next owner is enrolled while the termination of the one before cannot be completed.
-            let mut schedule = with_life(&|life| (life.launched_s, life.end) = (None, End::Terminated(20)));
-            let first = schedule.lives[0].id();
-            schedule.faults = vec![Fault { subject: Some(first), ..always("autoscaling", "CompleteLifecycleAction") }];
-            let heir = Life { number: 101, name: 1, launched_s: Some(100), end: End::Stays, ..Life::ordinary(1) };
-            schedule.lives.push(heir);
-            (schedule, Invariant::CertificateInUse)
-        }
-        Broken::ForeignCounted => {
-            let mut schedule = ordinary;
-            schedule.site.foreign = 2;
-            (schedule, Invariant::CertificateInUse)
-        }
         Broken::Impatient => (with_life(&|life| life.agent.boot_s = 100), Invariant::FitAbandoned),
     }
 }
