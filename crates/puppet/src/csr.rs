@@ -42,7 +42,7 @@ pub struct Csr {
 }
 
 impl Csr {
-    /// Reads a PEM request of at most [`SIZE_LIMIT`] bytes.
+    /// Reads a PEM request of at most 64 KiB.
     pub fn from_pem(pem: &str) -> Result<Self, Unreadable> {
         if pem.len() > SIZE_LIMIT {
             return Err(unreadable("it is longer than 64 KiB"));

@@ -14,10 +14,10 @@ use crate::e2e::rehearsal::{Rehearsal, compilers};
 fn troubles(stage: &Rehearsal) -> (Vec<String>, Vec<Value>) {
     let is_trouble = |line: &Value| line["level"] == "ERROR" || line["level"] == "WARN";
     let lines = stage.log_lines().into_iter().filter(is_trouble);
-    let (coded, bare): (Vec<Value>, Vec<Value>) =
+    let (with_code, without): (Vec<Value>, Vec<Value>) =
         lines.partition(|line| line["code"].is_string() || line["codes"].is_string());
     let codes = |line: &Value| line["code"].as_str().or(line["codes"].as_str()).unwrap_or_default().to_owned();
-    (coded.iter().flat_map(|line| codes(line).split(',').map(str::to_owned).collect::<Vec<_>>()).collect(), bare)
+    (with_code.iter().flat_map(|line| codes(line).split(',').map(str::to_owned).collect::<Vec<_>>()).collect(), without)
 }
 
 #[tokio::test]
