@@ -1,4 +1,4 @@
-//! The agents of a simulation: each asks for its certificate, runs Puppet and reports, as a task on simulated time. No sockets.
+//! Simulated agents: each is a task on simulated time that requests a certificate, runs Puppet and reports. No sockets.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,27 +14,27 @@ use crate::network::Services;
 use crate::schedule::{Life, Stranger, certname, instance_id};
 use crate::watch::Watch;
 
-/// The `challengePassword` of instances.
+/// The `challengePassword` of instances that are launched before the challenge is replaced.
 pub(crate) const CHALLENGE: &str = "the challenge that instances are given";
 
-/// The one that replaces it.
+/// The challenge that replaces [`CHALLENGE`].
 pub(crate) const ROTATED: &str = "the challenge of the next year";
 
-/// How often an agent's instance is looked at.
+/// The interval at which the root volume of an agent's instance is checked.
 const VOLUME_CHECK: Duration = Duration::from_secs(5);
 
-/// What agents live in.
+/// Shared context of all agents.
 #[derive(Clone)]
 pub(crate) struct Site {
     pub(crate) puppet: Puppet,
     pub(crate) services: Arc<Services>,
     pub(crate) back: Backstage,
     pub(crate) watch: Watch,
-    /// Whether instances are given the new challenge.
+    /// Whether new instances receive the new challenge.
     pub(crate) rotated: Arc<AtomicBool>,
 }
 
-/// Lives as long as its instance: on each root volume anew, without the key of the one before.
+/// Runs an agent for as long as its instance exists. The agent starts again on each new root volume, without its previous key.
 pub(crate) async fn live(site: Site, life: Life) -> anyhow::Result<()> {
     let id = life.id();
     while let Some(volume) = site.watch.volume(&id) {
@@ -58,7 +58,7 @@ async fn on_volume(site: Site, life: Life) -> anyhow::Result<()> {
     let (id, name, habits) = (life.id(), life.certname(), &life.agent);
     let pause = |seconds: u64| sleep(Duration::from_secs(seconds));
     let on = || site.watch.is_on(&id);
-    // It was launched with the challenge of that time.
+    // An instance keeps the challenge that was valid when it was launched.
     let challenge = if site.rotated.load(Ordering::Relaxed) { ROTATED } else { CHALLENGE };
     pause(habits.boot_s).await;
     let key = AgentKey::generate()?;
@@ -93,7 +93,7 @@ async fn on_volume(site: Site, life: Life) -> anyhow::Result<()> {
         let status = if runs < habits.failing_runs { "failed" } else { "changed" };
         runs += 1;
         let facts = Puppet::agent_facts(&name, Some(&id), &identity)?;
-        // Refused where its certificate is revoked.
+        // Puppet refuses an agent whose certificate is revoked.
         if !site.puppet.is_revoked(serial)
             && site.puppet.agent_ran(&name, status, started, facts).is_ok()
             && status == "changed"
@@ -104,19 +104,19 @@ async fn on_volume(site: Site, life: Life) -> anyhow::Result<()> {
     }
 }
 
-/// Sends a request under another's name.
+/// Sends a request under the name of another instance.
 pub(crate) async fn intrude(site: Site, stranger: Stranger) -> anyhow::Result<()> {
     sleep(Duration::from_secs(stranger.at_s)).await;
     let name = certname(stranger.name);
     let claims = stranger.claims.map(instance_id);
-    // All that can be known, but for the challenge.
+    // The stranger knows everything except the challenge.
     let asks = claims.map_or_else(CsrAttributes::default, |id| attributes(&id, "a guess"));
     let request = AgentKey::generate()?.signing_request(&name, &asks)?;
     site.submit(&name, &request).await;
     Ok(())
 }
 
-/// What an instance's request asks for.
+/// The attributes of an instance's request.
 pub(crate) fn attributes(id: &str, challenge: &str) -> CsrAttributes {
     CsrAttributes {
         instance_id: Some(id.to_owned()),
@@ -139,13 +139,13 @@ impl Site {
         Some((reply.status().as_u16(), reply.body().to_vec()))
     }
 
-    /// Sends a request, which the CA may refuse.
+    /// Sends a request. The CA may refuse it.
     async fn submit(&self, certname: &str, request: &str) {
         let path = format!("/puppet-ca/v1/certificate_request/{certname}");
         self.call(Method::PUT, path, request.to_owned()).await;
     }
 
-    /// Looks for a certificate that fits the key.
+    /// Returns the certificate on the CA if it matches the key.
     async fn look(&self, certname: &str, key: &AgentKey) -> anyhow::Result<Option<AgentIdentity>> {
         let path = format!("/puppet-ca/v1/certificate/{certname}");
         match self.call(Method::GET, path, String::new()).await {

@@ -1,5 +1,5 @@
-//! The network between the controller and AWS: the SDK's HTTP client and the EC2 trait, on the lab's services in one process. No
-//! sockets.
+//! The network between the controller and AWS: implements the SDK's HTTP client and the EC2 trait on the lab's services, in one process.
+//! No sockets.
 
 use std::fmt;
 use std::sync::Arc;
@@ -30,13 +30,13 @@ use crate::watch::Watched;
 /// The Region of a simulation.
 pub(crate) const REGION: &str = "eu-west-1";
 
-/// What the SDK reaches AWS through.
+/// The HTTP client and the EC2 client of the controller.
 #[derive(Clone)]
 pub(crate) struct InMemoryAws {
     pub(crate) aws: Arc<Watched<Aws>>,
     pub(crate) back: Backstage,
     pub(crate) chance: Chance,
-    /// How long EC2 does not show a new instance.
+    /// How long it takes until EC2 shows a new instance.
     pub(crate) lag: SignedDuration,
 }
 
@@ -46,7 +46,7 @@ impl fmt::Debug for InMemoryAws {
     }
 }
 
-/// The lab's time, for the SDK.
+/// The lab's clock, as the SDK's time source.
 #[derive(Debug)]
 struct LabTime(Clock);
 
@@ -57,7 +57,7 @@ impl TimeSource for LabTime {
 }
 
 impl InMemoryAws {
-    /// The SDK's configuration: as in production, but for the network, the time and the credentials.
+    /// The SDK's configuration, as in production except for the network, the clock and the credentials.
     pub(crate) async fn config(&self) -> SdkConfig {
         stagedoor_aws::connect::defaults()
             .region(Region::new(REGION))
@@ -113,7 +113,7 @@ impl HttpClient for InMemoryAws {
     }
 }
 
-/// EC2 without its SDK, whose calls are in the journal and can fail like all others.
+/// EC2 without its SDK. Its calls are recorded in the journal and can fail like all others.
 impl Instances for InMemoryAws {
     fn machines<'a>(&'a self, instances: &'a [InstanceId]) -> BoxFuture<'a, Result<Vec<Machine>, AwsError>> {
         Box::pin(self.described(move |machine| instances.contains(&machine.instance)))

@@ -1,7 +1,7 @@
-//! Deliberately broken rules: a simulation that cannot see what each of them does would be blind.
+//! Deliberately broken rules. A test asserts that the simulation detects each of them.
 //!
-//! A rule is broken from outside: by the configuration, by leaving a part out, or by a network that answers as if the controller had
-//! not looked. The controller itself stays what is shipped.
+//! The controller itself is not modified. A rule is broken by changing the configuration, by omitting a part, or by a network that
+//! falsifies answers as if the controller had not checked.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,30 +10,30 @@ use bytes::Bytes;
 use http::StatusCode;
 use stagedoor_lab_core::server::{Reply, Request};
 
-/// A rule that does not hold.
+/// The rule that is broken.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Broken {
-    /// None: the controller as it is.
+    /// No rule is broken.
     #[default]
     Nothing,
-    /// A request is signed without its challenge and its extensions being checked.
+    /// A request is signed although its challenge and its extensions were not checked.
     RequestsUnchecked,
     /// A launch does not wait for a Puppet run.
     NoRunAwaited,
-    /// What is unavailable is read as absent.
+    /// "Unavailable" is read as "absent".
     UnavailableIsAbsent,
-    /// A removal is taken for proven as soon as it was asked for.
+    /// A removal is considered proven as soon as it is requested.
     NoProof,
-    /// No sweep makes up for lost events.
+    /// No sweep runs, so lost events are never found.
     NoSweep,
-    /// No housekeeping looks for orphans.
+    /// No housekeeping runs, so orphans are never found.
     NoHousekeeping,
     /// A launch is abandoned long before it could succeed.
     Impatient,
 }
 
 impl Broken {
-    /// All of them.
+    /// All rules that can be broken.
     pub const ALL: [Self; 7] = [
         Self::RequestsUnchecked,
         Self::NoRunAwaited,
@@ -44,7 +44,7 @@ impl Broken {
         Self::Impatient,
     ];
 
-    /// The top of the configuration, and the keys of the profile.
+    /// The configuration's top-level keys, and the keys of the profile.
     pub(crate) fn configuration(self) -> (&'static str, &'static str) {
         let checked = "sign.require = { pp_role = \"compiler\" }\n";
         match self {
@@ -57,11 +57,11 @@ impl Broken {
     }
 }
 
-/// What a network that lies remembers.
+/// The state of a network that falsifies answers.
 #[derive(Clone)]
 pub(crate) struct Lies {
     broken: Broken,
-    /// The names whose removal was asked for.
+    /// The names whose removal was requested.
     removed: Arc<Mutex<BTreeSet<String>>>,
 }
 
@@ -70,7 +70,7 @@ impl Lies {
         Self { broken, removed: Arc::default() }
     }
 
-    /// What the caller sees instead of this answer.
+    /// The answer that the caller receives in place of `reply`.
     pub(crate) fn instead(&self, request: &Request, reply: Option<Reply>) -> Option<Reply> {
         let reads = request.method == http::Method::GET;
         let failed = reply.as_ref().is_none_or(|reply| reply.status().as_u16() >= 429);
@@ -90,7 +90,7 @@ impl Lies {
     }
 }
 
-/// As the CA says it.
+/// The CA's answer for a name without a certificate.
 fn absent() -> Reply {
     let mut reply = Reply::new(Bytes::from_static(b"Could not find certificate"));
     *reply.status_mut() = StatusCode::NOT_FOUND;

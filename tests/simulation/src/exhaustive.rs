@@ -1,11 +1,12 @@
-//! Every kill point and every single fault for one instance that is launched, enrolled and terminated.
+//! Exhaustive schedules for one instance that is launched, enrolled and terminated: every kill point, every single fault, and pairs of
+//! faults.
 
 use stagedoor_lab_core::faults::Fault;
 
 use crate::run::{Played, play};
 use crate::schedule::{CALLS, Delivery, End, Life, Schedule, SiteTraits, kinds};
 
-/// One ordinary instance, and nothing that goes wrong.
+/// One ordinary instance without any faults.
 #[must_use]
 pub fn ordinary() -> Schedule {
     let life = Life { end: End::Terminated(240), ..Life::ordinary(1) };
@@ -20,10 +21,11 @@ pub fn ordinary() -> Schedule {
     }
 }
 
-/// The ordinary schedule with each invocation killed after each of its steps, up to the one that completes the termination.
+/// The ordinary schedule once for each kill point: every invocation is killed after each of its steps, up to the invocation that completes
+/// the termination.
 ///
 /// # Errors
-/// As [`play`].
+/// The same as for [`play`].
 pub fn kill_points() -> anyhow::Result<Vec<Schedule>> {
     let schedule = ordinary();
     let Played { steps, .. } = play(&schedule)?;
@@ -31,7 +33,8 @@ pub fn kill_points() -> anyhow::Result<Vec<Schedule>> {
     Ok(points.map(|point| Schedule { kills: vec![point], ..schedule.clone() }).collect())
 }
 
-/// The ordinary schedule with each kind of fault on each of the first occurrences of each call, whether its events arrive or not.
+/// The ordinary schedule with each kind of fault on each of the first occurrences of each call, both with its events delivered and with its
+/// events lost.
 #[must_use]
 pub fn single_faults(occurrences: u32) -> Vec<Schedule> {
     let mut all = Vec::new();
@@ -47,7 +50,7 @@ pub fn single_faults(occurrences: u32) -> Vec<Schedule> {
     all
 }
 
-/// Each pair of faults on the first two occurrences of each call.
+/// The ordinary schedule with each pair of faults on the first two occurrences of each call.
 #[must_use]
 pub fn pairs_of_faults() -> Vec<Schedule> {
     let all = faults(2);

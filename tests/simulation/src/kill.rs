@@ -1,14 +1,14 @@
-//! Ends an invocation in the middle: its future is dropped after so many steps, as when the platform kills the process. No I/O.
+//! Kills an invocation: its future is dropped after a given number of polls, as if the platform killed the process. No I/O.
 
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-/// A future that is dropped after so many polls.
+/// A future that is dropped after a given number of polls.
 pub(crate) struct Killed<F> {
     inner: Option<Pin<Box<F>>>,
     left: Option<u32>,
-    /// How often it was polled.
+    /// How often the future was polled.
     pub(crate) polls: u32,
 }
 
@@ -19,7 +19,7 @@ impl<F: Future> Killed<F> {
 }
 
 impl<F: Future> Future for Killed<F> {
-    /// `None`: it was killed.
+    /// `None` if the future was killed.
     type Output = Option<F::Output>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {

@@ -1,13 +1,13 @@
-//! Deterministic simulation: the real controller and the real clients against the lab, in one thread and on simulated time. Everything
-//! that is random comes from one seed, so that what goes wrong once can be seen again.
+//! Deterministic simulation: the real controller and the real clients against the lab, in one thread and on simulated time. All
+//! randomness comes from one seed, so that every violation can be reproduced.
 //!
 //! ```text
 //! seed ─► schedule ─► play ─► violations, trace
 //!           instances, faults, kills, strangers
 //! ```
 //!
-//! A `Schedule` says what happens; `play` lets it happen. Before each write is carried out, and at the end, the invariants are compared
-//! with what is really so (`watch.rs`). A schedule that violates one is made smaller until nothing can be left out of it.
+//! A `Schedule` describes what happens, and `play` runs it. The invariants are checked against the actual state before each write is
+//! carried out and at the end (`watch.rs`). A schedule that violates an invariant is reduced until nothing more can be removed from it.
 
 mod agent;
 mod aws;
@@ -28,7 +28,7 @@ pub use watch::{Invariant, Violation};
 /// The smallest schedule that still violates the same invariant.
 ///
 /// # Errors
-/// As [`play`].
+/// The same as for [`play`].
 pub fn shrink(schedule: Schedule, invariant: Invariant) -> anyhow::Result<Schedule> {
     let violates = |schedule: &Schedule| -> anyhow::Result<bool> {
         Ok(play(schedule)?.violations.iter().any(|violation| violation.invariant == invariant))

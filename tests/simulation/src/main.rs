@@ -1,5 +1,5 @@
-//! `simulate SEED` plays one seed and prints its trace; `simulate --seeds FROM COUNT` plays many, and prints the violations;
-//! `simulate --exhaustive kills|faults|pairs [FROM COUNT]` plays every kill point, every single fault, or pairs of faults.
+//! `simulate SEED` runs one seed and prints its trace. `simulate --seeds FROM COUNT` runs many seeds and prints the violations.
+//! `simulate --exhaustive kills|faults|pairs [FROM COUNT]` runs every kill point, every single fault, or pairs of faults.
 
 use std::time::Instant;
 

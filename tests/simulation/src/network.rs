@@ -1,5 +1,5 @@
 //! The network between the controller and Puppet: requests become calls of the lab's services, in one process. Delays come from the
-//! seed, time from Tokio's clock. No sockets.
+//! seed, and time comes from Tokio's clock. No sockets.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,13 +16,13 @@ use crate::broken::Lies;
 use crate::chance::Chance;
 use crate::watch::Watched;
 
-/// The ports that the configuration of a simulation names.
+/// The ports in a simulation's configuration.
 pub(crate) const CA: u16 = 8140;
 pub(crate) const PUPPETDB: u16 = 8081;
 pub(crate) const ORCHESTRATOR: u16 = 8143;
 pub(crate) const CONSOLE: u16 = 4433;
 
-/// The services of one Puppet site, each behind the checks of the invariants.
+/// The services of one Puppet site, each wrapped in the checks of the invariants.
 pub(crate) struct Services {
     pub(crate) ca: Arc<Watched<CaService>>,
     pub(crate) puppetdb: Arc<Watched<PuppetdbService>>,
@@ -30,7 +30,7 @@ pub(crate) struct Services {
     pub(crate) console: Arc<Watched<ConsoleService>>,
 }
 
-/// What the controller reaches Puppet through.
+/// The controller's network to Puppet.
 #[derive(Clone)]
 pub(crate) struct InMemory {
     pub(crate) services: Arc<Services>,
@@ -38,7 +38,7 @@ pub(crate) struct InMemory {
     /// The controller's certificate.
     pub(crate) identity: Option<CertificateDer<'static>>,
     pub(crate) chance: Chance,
-    /// What it says instead of the truth.
+    /// Which answers it falsifies.
     pub(crate) lies: Lies,
 }
 
@@ -98,7 +98,7 @@ impl InMemory {
         }
     }
 
-    /// A server carries out what it has read, although the caller hangs up.
+    /// A server carries out a request that it has read, even if the caller closes the connection.
     async fn call<S: Service>(&self, request: Request, service: &Arc<S>) -> Option<stagedoor_lab_core::server::Reply> {
         let carried_out = carry_out(request.clone(), Arc::clone(service), self.back.clone());
         self.lies.instead(&request, tokio::spawn(carried_out).await.ok().flatten())

@@ -1,4 +1,4 @@
-//! Plays a schedule: the real controller, the lab, agents and strangers in one thread, on simulated time.
+//! Runs a schedule: the real controller, the lab, agents and strangers in one thread, on simulated time.
 
 use std::cell::{Cell, RefCell};
 use std::fmt::Write as _;
@@ -37,52 +37,52 @@ use crate::watch::{Invariant, LAUNCH_HOOK, TERMINATE_HOOK, Violation, Watch, Wat
 
 const GROUP: &str = "compilers";
 const SECRET: &str = "stagedoor/puppet";
-/// Another Region, with nodes on the same CA.
+/// Another Region, whose nodes use the same CA.
 pub(crate) const ELSEWHERE: &str = "us-east-1";
 /// The time limit of the functions, as in `infra/`.
 const FUNCTION_TIMEOUT: Duration = Duration::from_secs(150);
 /// The interval of sweeps.
 const SWEEPS: Duration = Duration::from_secs(60);
-/// When every simulation begins: at a full minute, so that housekeeping is due at the same times.
+/// When every simulation begins, in seconds since the epoch. A fixed time, so that housekeeping is always due at the same points.
 const BEGIN: i64 = 1_800_000_000;
 
 /// The result of a simulation.
 #[derive(Clone, Debug, Default)]
 pub struct Played {
-    /// What did not hold.
+    /// The violated invariants.
     pub violations: Vec<Violation>,
-    /// Every call and every result, a line each, without what differs between machines.
+    /// Every call and every result, one per line, without anything that differs between machines.
     pub trace: String,
-    /// The calls of the controller.
+    /// The number of calls that the controller made.
     pub calls: usize,
-    /// The invocations.
+    /// The number of invocations.
     pub invocations: u32,
-    /// How many steps each invocation had: after each of them, it can be killed.
+    /// The number of steps of each invocation. An invocation can be killed after each step.
     pub steps: Vec<u32>,
-    /// The faults that hit.
+    /// The number of faults that affected a call.
     pub faults_hit: usize,
 }
 
-/// Plays a schedule from beginning to end.
+/// Runs a schedule from beginning to end.
 ///
 /// # Errors
-/// The lab cannot be set up like this.
+/// The lab cannot be set up as the schedule requires.
 pub fn play(schedule: &Schedule) -> anyhow::Result<Played> {
     play_with(schedule, Broken::Nothing)
 }
 
-/// The same with a rule that does not hold.
+/// Runs a schedule with a broken rule.
 ///
 /// # Errors
-/// As [`play`].
+/// The same as for [`play`].
 pub fn play_with(schedule: &Schedule, broken: Broken) -> anyhow::Result<Played> {
-    // The jitter of the SDK's retries.
+    // The SDK uses this generator for the jitter of its retries.
     fastrand::seed(schedule.seed);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build()?;
     LocalSet::new().block_on(&runtime, Box::pin(whole(schedule, broken)))
 }
 
-/// What all tasks of a simulation share.
+/// Shared state of all tasks of a simulation.
 struct World {
     schedule: Schedule,
     aws: Aws,
@@ -92,7 +92,7 @@ struct World {
     sdk: stagedoor_aws::SdkConfig,
     in_memory_aws: InMemoryAws,
     config: String,
-    /// Execution environments that are free, of each function.
+    /// Idle execution environments and the function of each.
     warm: RefCell<Vec<(Function, Rc<Context>)>>,
     trace: RefCell<String>,
     invocations: Cell<u32>,
@@ -215,7 +215,7 @@ impl World {
         let _ = writeln!(self.trace.borrow_mut(), "{ms:>9} {line}");
     }
 
-    /// One instance from its launch to its end.
+    /// Runs one instance from its launch to its end.
     async fn lead(self: Rc<Self>, life: Life) {
         let (id, name) = (life.id(), life.certname());
         let fit = life.agent.failing_runs == 0;
@@ -274,7 +274,7 @@ impl World {
         }
     }
 
-    /// An instance that has been in service for long.
+    /// Adds an instance that has been in service for some time.
     fn place(&self, life: &Life) -> anyhow::Result<()> {
         let (id, name) = (life.id(), life.certname());
         self.puppet.place_node(&node(&name, &id, REGION, 60))?;
@@ -290,7 +290,7 @@ impl World {
         Ok(())
     }
 
-    /// The challenge is replaced. Instances that were launched before still have the old one.
+    /// Replaces the challenge. Instances that were launched before keep the old one.
     fn rotate(&self) -> anyhow::Result<()> {
         let credentials = self.puppet.controller_credentials()?;
         let rotated = secret(&self.puppet, &credentials, ROTATED, Some(CHALLENGE));
@@ -300,7 +300,7 @@ impl World {
         Ok(())
     }
 
-    /// The events of an action go to a function, or are lost.
+    /// Delivers the events of an action to a function, or drops them.
     fn deliver(self: &Rc<Self>, function: Function, begun: Begun, delivery: Delivery) {
         let delays = match delivery {
             Delivery::Lost => Vec::new(),
@@ -318,7 +318,7 @@ impl World {
         }
     }
 
-    /// A sweep each minute, one at a time.
+    /// Runs a sweep every minute, one at a time.
     async fn sweep(self: Rc<Self>) {
         let running = Rc::new(Cell::new(false));
         loop {
@@ -376,7 +376,7 @@ impl World {
         drop(invocation);
     }
 
-    /// A new execution environment.
+    /// Creates a new execution environment.
     fn cold(&self) -> anyhow::Result<Rc<Context>> {
         let clock = self.site.back.clock.clone();
         let ahead = SignedDuration::from_secs(self.schedule.site.controller_ahead_s);
@@ -386,14 +386,15 @@ impl World {
         Ok(Rc::new(context.over(Arc::new(self.network.clone()))))
     }
 
-    /// What must hold when everything has come to rest.
+    /// Checks the invariants that must hold at the end of a schedule.
     fn check_the_end(&self) {
         for (id, truth) in self.watch().instances() {
             let state = self.aws.lifecycle_state(&id).unwrap_or_default();
             if state.ends_with(":Wait") {
                 self.watch().violate(Invariant::Stranded, format!("{id} is still {state}"));
             } else if state == "Terminated" {
-                // Without an active node, only the CA's list shows a certificate, and it fails while a file is damaged: an alarm says so.
+                // Without an active node, only the CA's list shows a certificate. The list fails while a file is damaged, which an alarm
+                // reports.
                 let is_listed = !self.schedule.site.damaged || self.puppet.is_active(&truth.certname) == Some(true);
                 if is_listed && self.watch().is_left(&id, &truth) && !self.watch().is_signed_late(&truth) {
                     self.watch().violate(Invariant::LeftBehind, format!("{id} is gone, and not {}", truth.certname));
@@ -417,7 +418,7 @@ impl World {
             let status = entry.status.map_or("-".to_owned(), |status| status.to_string());
             format!("{:>9} {} {} {subject}: {status}", entry.started_us / 1000, entry.service, entry.call)
         }));
-        // By time, and as they came within a millisecond.
+        // Sorted by time; lines of the same millisecond keep their order.
         lines.sort_by_key(|line| line.trim_start().split(' ').next().and_then(|ms| ms.parse::<u64>().ok()));
         Played {
             violations: self.watch().violations(),
@@ -430,7 +431,7 @@ impl World {
     }
 }
 
-/// A node in service for long, as its Region's instances are.
+/// A node that has been in service for some time, with the facts of an instance in this Region.
 fn node(name: &str, id: &str, region: &str, age_s: u32) -> Node {
     let metadata = json!({"instance-id": id, "account-id": ACCOUNT, "placement": {"region": region}});
     let facts = [("ec2_metadata".to_owned(), metadata)].into_iter().collect();

@@ -1,54 +1,55 @@
-//! What happens in one simulation: made of a seed, or by hand, and made smaller when an invariant does not hold. No I/O.
+//! Describes what happens in one simulation. A schedule is generated from a seed or written manually, and is reduced when an invariant is
+//! violated. No I/O.
 
 use stagedoor_lab_core::faults::{Fault, FaultKind};
 
 use crate::chance::Chance;
 
-/// One simulation, complete: the same schedule gives the same trace.
+/// The complete description of one simulation: the same schedule produces the same trace.
 #[derive(Clone, Debug)]
 pub struct Schedule {
-    /// The seed of everything that the rest leaves to chance: delays and the jitter of retries.
+    /// The seed of everything that the schedule does not specify: delays and the jitter of retries.
     pub seed: u64,
     /// The instances.
     pub lives: Vec<Life>,
-    /// What goes wrong with calls.
+    /// The faults of calls.
     pub faults: Vec<Fault>,
-    /// The invocations that are killed: each by its number, from 0, and after how many steps of its future.
+    /// The invocations that are killed: the number of each, from 0, and after how many steps of its future.
     pub kills: Vec<(u32, u32)>,
-    /// The requests of strangers.
+    /// Certificate requests from strangers.
     pub strangers: Vec<Stranger>,
-    /// What the site is like.
+    /// The properties of the site.
     pub site: SiteTraits,
-    /// How long it goes on, in seconds.
+    /// How long the simulation runs, in seconds.
     pub horizon_s: u64,
 }
 
-/// What a site is like, beyond the ordinary.
+/// Properties of a site that differ from an ordinary site.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SiteTraits {
-    /// By how many seconds the controller's clock is ahead of everything else.
+    /// How far the controller's clock is ahead of all other clocks, in seconds.
     pub controller_ahead_s: i64,
-    /// By how many seconds the CA's clock is ahead.
+    /// How far the CA's clock is ahead, in seconds.
     pub ca_ahead_s: i32,
-    /// Whether the CA takes requests for names that have a certificate.
+    /// Whether the CA accepts requests for names that already have a certificate.
     pub duplicates: bool,
     /// The release of the servers.
     pub servers: Release,
-    /// How many nodes of another Region are on the same CA.
+    /// How many nodes of another Region use the same CA.
     pub foreign: u32,
-    /// Whether the file of a certificate of these nodes is damaged.
+    /// Whether the certificate file of one of these nodes is damaged.
     pub damaged: bool,
     /// When the challenge in the secret is replaced, in seconds.
     pub rotated_s: Option<u64>,
     /// Whether Auto Scaling throttles calls.
     pub throttled: bool,
-    /// So many completions of each action find it not visible yet.
+    /// How many attempts to complete each action fail because the action is not visible yet.
     pub race_calls: u32,
     /// How long PuppetDB's queue holds commands, in milliseconds.
     pub queue_ms: u64,
-    /// How long EC2 does not show a new instance, in seconds.
+    /// How long it takes until EC2 shows a new instance, in seconds.
     pub ec2_lag_s: u64,
-    /// After how many seconds without a heartbeat the hooks end an action, if not after an hour.
+    /// The heartbeat timeout of the hooks, in seconds; `None`: one hour.
     pub hooks_end_s: Option<u32>,
 }
 
@@ -57,84 +58,84 @@ pub struct SiteTraits {
 pub enum Release {
     /// Puppet Server 7.9.
     Puppet7,
-    /// Puppet Server 8.7, which counts a name as issued while the inventory lists it.
+    /// Puppet Server 8.7, which considers a name issued while the inventory lists it.
     #[default]
     Puppet8,
 }
 
-/// What becomes of one instance.
+/// The life of one instance.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Life {
-    /// Its number, of which its id is made.
+    /// The number from which the instance id is derived.
     pub number: u32,
-    /// The number of its name, which a later instance may have as well.
+    /// The number from which the name is derived. A later instance may have the same name.
     pub name: u32,
-    /// When it is launched, in seconds; `None`: it is in service from the beginning.
+    /// When the instance is launched, in seconds; `None`: it is in service from the beginning.
     pub launched_s: Option<u64>,
-    /// How it ends.
+    /// How the instance ends.
     pub end: End,
-    /// What becomes of the event of its launch.
+    /// How the event of the launch is delivered.
     pub launch_event: Delivery,
-    /// What becomes of the event of its termination.
+    /// How the event of the termination is delivered.
     pub terminate_event: Delivery,
-    /// What its agent does.
+    /// How the instance's agent behaves.
     pub agent: Habits,
 }
 
 /// How an instance ends; times in seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// It stays.
+    /// The instance stays in service.
     Stays,
-    /// Auto Scaling terminates it, through its hooks.
+    /// Auto Scaling terminates the instance, with its hooks.
     Terminated(u64),
-    /// It is gone at once, without hooks.
+    /// The instance is gone at once, without hooks.
     Killed(u64),
-    /// It stays, and gets a new root volume: its key is gone.
+    /// The instance stays, but its root volume is replaced, so its key is lost.
     Replaced(u64),
 }
 
-/// What becomes of an event; times in milliseconds after the action began.
+/// How an event is delivered; times in milliseconds after the action began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Delivery {
-    /// It never arrives.
+    /// The event is lost.
     Lost,
-    /// It arrives so late.
+    /// The event arrives after this time.
     After(u64),
-    /// It arrives twice.
+    /// The event arrives twice, at these times.
     Twice(u64, u64),
 }
 
-/// What an agent does.
+/// How an agent behaves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Habits {
     /// How long the instance takes to boot, in seconds.
     pub boot_s: u64,
-    /// The pause before it submits its request again, in seconds.
+    /// The pause before the agent submits its request again, in seconds.
     pub wait_for_cert_s: u64,
-    /// How long a run takes, in seconds.
+    /// How long a Puppet run takes, in seconds.
     pub run_s: u64,
-    /// How many of its first runs fail.
+    /// How many of the first runs fail.
     pub failing_runs: u32,
-    /// How long after its certificate it sends its request again, in seconds.
+    /// How long after receiving its certificate the agent sends its request again, in seconds; `None`: never.
     pub repeats_request_s: Option<u64>,
-    /// The pause between its runs, in seconds.
+    /// The pause between runs, in seconds.
     pub interval_s: u64,
 }
 
-/// A request of somebody who can reach port 8140.
+/// A certificate request from a stranger who can reach port 8140.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stranger {
-    /// When, in seconds.
+    /// When the request is sent, in seconds.
     pub at_s: u64,
-    /// The number of the name.
+    /// The number of the requested name.
     pub name: u32,
-    /// The number of the instance that it claims to be.
+    /// The number of the instance that the stranger claims to be.
     pub claims: Option<u32>,
 }
 
 impl Schedule {
-    /// The schedule of this seed.
+    /// Generates the schedule of this seed.
     #[must_use]
     pub fn of(seed: u64) -> Self {
         let chance = Chance::new(seed);
@@ -142,7 +143,7 @@ impl Schedule {
         for number in 0..small(&chance) {
             let launched_s = chance.percent(70).then(|| chance.of(0..=300));
             lives.push(life(&chance, number, number, launched_s));
-            // The name's next owner, perhaps within seconds.
+            // Another instance may reuse the name, possibly within seconds.
             if let End::Terminated(at) | End::Killed(at) = lives.last().map_or(End::Stays, |life| life.end)
                 && chance.percent(30)
             {
@@ -158,7 +159,7 @@ impl Schedule {
         Self { seed, lives, faults, kills, strangers, site, horizon_s }
     }
 
-    /// Everything that can be left out of it, each as a smaller schedule.
+    /// Smaller schedules: in each, one thing is removed.
     #[must_use]
     pub fn smaller(&self) -> Vec<Self> {
         let mut all = Vec::new();
@@ -200,7 +201,7 @@ impl Schedule {
 }
 
 impl Life {
-    /// An instance that is launched, enrolled and terminated, without anything out of the ordinary.
+    /// An instance that is launched, enrolled and terminated without anything unusual.
     #[must_use]
     pub fn ordinary(number: u32) -> Self {
         Self {
@@ -227,7 +228,7 @@ impl Life {
         instance_id(self.number)
     }
 
-    /// Whether it is to be in service in the end.
+    /// Whether the instance is expected to be in service at the end.
     #[must_use]
     pub fn stays(&self) -> bool {
         matches!(self.end, End::Stays | End::Replaced(_))
@@ -240,8 +241,8 @@ impl Life {
     }
 }
 
-/// When everything about this instance has come to rest, in seconds. A terminated instance that no hook reported is found by
-/// housekeeping once its name has been silent for 40 minutes, and EC2 shows it for an hour.
+/// When nothing more happens to this instance, in seconds. Housekeeping finds an instance that was terminated without a hook once nothing
+/// has been heard of its name for 40 minutes; EC2 shows the instance for an hour.
 fn rests_s(life: &Life) -> u64 {
     let begins = life.launched_s.unwrap_or_default() + 1500;
     match life.end {
@@ -263,7 +264,7 @@ pub(crate) fn address(number: u32) -> String {
     format!("10.0.{}.{}", number / 250, number % 250 + 1)
 }
 
-/// Mostly one to five instances.
+/// The number of instances, mostly one to five.
 fn small(chance: &Chance) -> u32 {
     narrow(if chance.percent(3) { chance.of(6..=40) } else { chance.of(1..=5) })
 }
@@ -278,7 +279,7 @@ fn life(chance: &Chance, number: u32, name: u32, launched_s: Option<u64>) -> Lif
         0..=2 => End::Stays,
         3 => End::Killed(begin + chance.of(1..=1800)),
         4 if launched_s.is_some() => End::Replaced(begin + chance.of(600..=1500)),
-        // Some while it is being enrolled.
+        // Some of these terminate while they are being enrolled.
         _ => End::Terminated(begin + chance.of(1..=1500)),
     };
     let agent = Habits {
@@ -318,7 +319,7 @@ fn delivery(chance: &Chance) -> Delivery {
     }
 }
 
-/// The calls that faults are meant for.
+/// The calls that faults can affect.
 pub const CALLS: [(&str, &str); 16] = [
     ("autoscaling", "DescribeAutoScalingGroups"),
     ("autoscaling", "DescribeLifecycleHooks"),
@@ -338,7 +339,7 @@ pub const CALLS: [(&str, &str); 16] = [
     ("puppetdb", "*"),
 ];
 
-/// What can happen to a call.
+/// The kinds of faults.
 #[must_use]
 pub fn kinds() -> Vec<FaultKind> {
     let status = |status, body: &str| FaultKind::Status { status, body: body.to_owned(), content_type: None };

@@ -1,4 +1,4 @@
-//! The invariants, checked before each write is carried out. They compare it with what is really so, which no client can ask.
+//! The invariants. Each write is checked against the actual state before it is carried out. No client can query this state.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,17 +13,17 @@ use stagedoor_lab_puppet::Puppet;
 pub(crate) const LAUNCH_HOOK: &str = "stagedoor-launch";
 pub(crate) const TERMINATE_HOOK: &str = "stagedoor-terminate";
 
-/// By how much the CA's clock may be wrong.
+/// How far the CA's clock may deviate.
 const SLACK: SignedDuration = SignedDuration::from_secs(160);
-/// How long housekeeping may take to find what is left.
+/// How long housekeeping may take to find a certificate that was left behind.
 const HOUSEKEEPING: SignedDuration = SignedDuration::from_mins(50);
 
-/// An invariant that did not hold.
+/// A violation of an invariant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
-    /// Which one.
+    /// The violated invariant.
     pub invariant: Invariant,
-    /// When.
+    /// When it was violated.
     pub at: Timestamp,
     /// What happened.
     pub what: String,
@@ -38,43 +38,43 @@ pub enum Invariant {
     NodeInUse,
     /// A protected name is never purged.
     Protected,
-    /// Only an instance's own request is signed.
+    /// Only a request from the instance's own agent is signed.
     StrangerSigned,
-    /// No instance is let in that has not run Puppet with its own certificate.
+    /// No launch is completed with CONTINUE unless the instance has run Puppet successfully with its own certificate.
     AdmittedUnfit,
     /// No termination is completed before the removal is proven.
     CompletedUnproven,
-    /// No fit instance is abandoned.
+    /// The launch of a fit instance is never abandoned.
     FitAbandoned,
-    /// No hook ends by its own time-out.
+    /// At the end, no action still waits.
     Stranded,
-    /// At the end, nothing is left of an instance that is gone.
+    /// At the end, nothing is left of a terminated instance.
     LeftBehind,
-    /// At the end, every fit instance is in service.
+    /// At the end, every fit instance that is not meant to terminate is in service.
     NotInService,
-    /// The controller does not fail in an unforeseen way.
+    /// Every invocation starts and ends within the function's time limit.
     Panicked,
 }
 
-/// What is really so of an instance.
+/// The actual state of an instance.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Truth {
     pub(crate) certname: String,
-    /// SHA-256 over the public key of its agent.
+    /// SHA-256 over the public key of the instance's agent.
     pub(crate) key: Option<[u8; 32]>,
-    /// The serial number of the certificate that its agent uses.
+    /// The serial number of the certificate that the agent uses.
     pub(crate) serial: Option<u64>,
     /// The root volume that holds the key, by number.
     pub(crate) volume: u32,
-    /// Whether it has run Puppet successfully with it.
+    /// Whether the agent has run Puppet successfully with that certificate.
     pub(crate) has_run: bool,
-    /// Whether nothing on its own side keeps it from being admitted.
+    /// Whether nothing on the instance's own side prevents its launch from succeeding.
     pub(crate) fit: bool,
-    /// Since when its present action waits.
+    /// Since when the instance's current action has been waiting.
     pub(crate) waits_since: Option<Timestamp>,
 }
 
-/// What is really so.
+/// The actual state of all instances, and the violations so far.
 #[derive(Clone)]
 pub(crate) struct Watch {
     inner: Arc<Mutex<Inner>>,
@@ -99,12 +99,12 @@ impl Watch {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes what is so of an instance.
+    /// Changes the actual state of an instance.
     pub(crate) fn set(&self, id: &str, change: impl FnOnce(&mut Truth)) {
         change(self.lock().instances.entry(id.to_owned()).or_default());
     }
 
-    /// A name that belongs to another Region's instance, which lives.
+    /// Adds a name that belongs to a live instance of another Region.
     pub(crate) fn foreign(&self, certname: &str) {
         self.lock().foreign.insert(certname.to_owned());
     }
@@ -126,27 +126,27 @@ impl Watch {
         self.lock().violations.push(violation);
     }
 
-    /// The root volume that it runs from, by number.
+    /// The root volume that the instance runs from, by number.
     pub(crate) fn volume(&self, id: &str) -> Option<u32> {
         self.aws.machine(id).map(|machine| machine.root_volumes)
     }
 
-    /// Whether the instance runs, as it does while its hooks hold it.
+    /// Whether the instance runs. It also runs while a hook holds it.
     pub(crate) fn is_on(&self, id: &str) -> bool {
         self.aws.machine(id).is_some_and(|machine| matches!(machine.state, "pending" | "running"))
     }
 
-    /// The time.
+    /// The current time.
     pub(crate) fn now(&self) -> Timestamp {
         self.puppet.now()
     }
 
-    /// Whether it runs, and is not about to end.
+    /// Whether the instance runs and is not terminating.
     pub(crate) fn is_live(&self, id: &str) -> bool {
         self.is_on(id) && self.aws.lifecycle_state(id).is_some_and(|state| !state.contains("Terminat"))
     }
 
-    /// The live instances that have this name, and a certificate that Puppet accepts.
+    /// The live instances that have this name and a certificate that Puppet accepts.
     fn users(&self, certname: &str) -> Vec<(String, Truth)> {
         let of = |truth: &Truth| {
             truth.certname == certname && truth.serial.is_some_and(|serial| !self.puppet.is_revoked(serial))
@@ -191,7 +191,7 @@ impl Watch {
 
     fn signs(&self, certname: &str) {
         let Some(key) = self.puppet.requested_key(certname) else { return };
-        // That the instance has begun to terminate since the controller looked is no fault of its.
+        // It is not a violation if the instance began to terminate after the controller's last observation.
         if !self.instances().values().any(|truth| truth.certname == certname && truth.key == Some(key)) {
             let what = format!("a request for {certname} is signed that no agent of that name has sent");
             self.violate(Invariant::StrangerSigned, what);
@@ -221,7 +221,7 @@ impl Watch {
         let state = self.aws.lifecycle_state(id).unwrap_or_default();
         let Some(truth) = self.truth(id) else { return };
         let accepted = truth.serial.is_some_and(|serial| !self.puppet.is_revoked(serial));
-        // Of another hook, it completes nothing.
+        // A completion for another hook has no effect.
         match (state.as_str(), hook, result) {
             ("Pending:Wait", LAUNCH_HOOK, "CONTINUE") if !(accepted && truth.has_run) => {
                 self.violate(Invariant::AdmittedUnfit, format!("{id} is let in: {truth:?}"));
@@ -239,20 +239,20 @@ impl Watch {
         }
     }
 
-    /// Whether the action has waited for as long as it may, a minute more or less for clocks that differ.
+    /// Whether the action's timeout has expired, less a minute to allow for clocks that differ.
     fn is_late(&self, truth: &Truth) -> bool {
         let waited = truth.waits_since.map(|since| self.puppet.now().duration_since(since).as_secs());
         waited.is_some_and(|seconds| seconds >= 540)
     }
 
-    /// Whether its certificate was signed when its termination had begun, by an invocation that had looked before. Housekeeping removes it
-    /// once the name has been silent for 40 minutes.
+    /// Whether the certificate was signed after the termination began, by an invocation that had observed AWS before. Housekeeping removes
+    /// the certificate once nothing has been heard of its name for 40 minutes.
     pub(crate) fn is_signed_late(&self, truth: &Truth) -> bool {
         let Some((held, since)) = self.puppet.certificate(&truth.certname).zip(truth.waits_since) else { return false };
         held.written >= since - SLACK && self.now().duration_since(held.written) < HOUSEKEEPING
     }
 
-    /// Whether Puppet has anything of an instance.
+    /// Whether anything of an instance is left in Puppet.
     pub(crate) fn is_left(&self, id: &str, truth: &Truth) -> bool {
         let certificate = self.puppet.certificate(&truth.certname);
         let of_it = certificate.is_some_and(|held| !held.revoked && held.instance_id.as_deref() == Some(id));
@@ -263,7 +263,7 @@ impl Watch {
     }
 }
 
-/// A service behind the checks.
+/// A service whose requests are checked first.
 pub(crate) struct Watched<S> {
     pub(crate) inner: Arc<S>,
     pub(crate) watch: Watch,
