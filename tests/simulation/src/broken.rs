@@ -29,7 +29,7 @@ pub enum Broken {
     /// No housekeeping runs, so orphans are never found.
     NoHousekeeping,
     /// A launch is abandoned long before it could succeed.
-    Impatient,
+    ShortTimeout,
 }
 
 impl Broken {
@@ -41,7 +41,7 @@ impl Broken {
         Self::NoProof,
         Self::NoSweep,
         Self::NoHousekeeping,
-        Self::Impatient,
+        Self::ShortTimeout,
     ];
 
     /// The configuration's top-level keys, and the keys of the profile.
@@ -51,7 +51,7 @@ impl Broken {
             Self::RequestsUnchecked => ("", "sign.allow = { pp_role = [\"compiler\"] }\n"),
             Self::NoRunAwaited => ("", "sign.require = { pp_role = \"compiler\" }\nready = []\n"),
             Self::NoHousekeeping => ("housekeeping.every = \"never\"\n", checked),
-            Self::Impatient => ("", "sign.require = { pp_role = \"compiler\" }\ntimeout.launch = \"1m\"\n"),
+            Self::ShortTimeout => ("", "sign.require = { pp_role = \"compiler\" }\ntimeout.launch = \"1m\"\n"),
             _ => ("", checked),
         }
     }

@@ -224,7 +224,7 @@ impl Watch {
         // A completion for another hook has no effect.
         match (state.as_str(), hook, result) {
             ("Pending:Wait", LAUNCH_HOOK, "CONTINUE") if !(accepted && truth.has_run) => {
-                self.violate(Invariant::AdmittedUnfit, format!("{id} is let in: {truth:?}"));
+                self.violate(Invariant::AdmittedUnfit, format!("{id} is admitted: {truth:?}"));
             }
             ("Pending:Wait", LAUNCH_HOOK, "ABANDON") if truth.fit => {
                 self.violate(Invariant::FitAbandoned, format!("{id} is abandoned"));
@@ -232,7 +232,7 @@ impl Watch {
             ("Terminating:Wait", TERMINATE_HOOK, _) if self.is_left(id, &truth) && !self.is_late(&truth) => {
                 self.violate(
                     Invariant::CompletedUnproven,
-                    format!("{id} is let go, and something is left of {}", truth.certname),
+                    format!("{id} is released, and something is left of {}", truth.certname),
                 );
             }
             _ => {}

@@ -91,7 +91,7 @@ fn shows(broken: Broken) -> (Schedule, Invariant) {
             let killed = with_life(&|life| (life.launched_s, life.end) = (None, End::Killed(100)));
             (Schedule { horizon_s: 3700, ..killed }, Invariant::LeftBehind)
         }
-        Broken::Impatient => (with_life(&|life| life.agent.boot_s = 100), Invariant::FitAbandoned),
+        Broken::ShortTimeout => (with_life(&|life| life.agent.boot_s = 100), Invariant::FitAbandoned),
     }
 }
 
