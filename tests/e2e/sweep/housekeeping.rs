@@ -217,6 +217,8 @@ async fn a_removal_that_fails_is_told_and_tried_again_next_time() {
     stage.fault("ca", "PUT /puppet-ca/v1/clean", Some(1), FaultKind::Reset);
     stage.fault("ca", "PUT /puppet-ca/v1/clean", Some(2), FaultKind::Reset);
     assert_eq!(keep_house(&mut stage).await, dealt([3], "failed: ca_unavailable"));
+    // Housekeeping finds it by its active node.
+    assert_eq!(stage.puppet_has(&name(3)), (true, true));
     assert_eq!(stage.published()[0]["orphans"][0]["code"], "ca_unavailable");
     assert_eq!(keep_house(&mut stage).await, dealt([3], "removed: purged"));
     assert_eq!(stage.puppet_has(&name(3)), (false, false));
