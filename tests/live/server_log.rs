@@ -65,8 +65,12 @@ impl ServerLog {
         let stored = find(&[&format!("PUT {request}")]);
         let read = find(&[&format!("GET {request}")]);
         let asked = find(&["POST /puppet-ca/v1/sign ", "PUT /puppet-ca/v1/certificate_status/"]);
-        // One at a time, and as a set.
-        let signatures = [format!("Signed certificate request for {certname}"), format!("Signed CSR for {certname}")];
+        // One at a time, as Puppet 7 and as Puppet 8 say it, and as a set.
+        let signatures = [
+            format!("Signed certificate request for {certname}"),
+            format!("signed 1 certificate: {certname}."),
+            format!("Signed CSR for {certname}"),
+        ];
         let signed = text.lines().find(|line| signatures.iter().any(|signature| line.ends_with(signature)));
         let signed = signed.and_then(|line| line.split_whitespace().next()?.parse().ok());
         let (Some(stored), Some(read), Some(asked), Some(signed)) = (stored, read, asked, signed) else {
