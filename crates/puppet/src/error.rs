@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use stagedoor_types::{Kind, TroubleKind};
+use stagedoor_types::{Certname, Kind, TroubleKind};
 
 /// A Puppet service that this crate talks to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -186,6 +186,22 @@ impl Kind for Error {
 }
 
 impl Error {
+    /// The same about another certname.
+    pub(crate) fn about(mut self, certname: &Certname) -> Self {
+        let (Self::Unreachable { call, .. }
+        | Self::TlsRefused { call, .. }
+        | Self::Unauthorized { call, .. }
+        | Self::NotPermitted { call, .. }
+        | Self::Busy { call, .. }
+        | Self::Locked { call, .. }
+        | Self::Refused { call, .. }
+        | Self::UnreadableRequest { call, .. }
+        | Self::NotTried { call, .. }
+        | Self::Unexpected { call, .. }) = &mut self;
+        call.subject = Some(certname.to_string());
+        self
+    }
+
     /// The variant's name, for metrics.
     #[must_use]
     pub fn name(&self) -> &'static str {

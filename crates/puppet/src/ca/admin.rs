@@ -11,7 +11,7 @@ use serde_json::json;
 use stagedoor_types::{Certname, WritePermit};
 
 use super::{ABSENT, Ca, CertificateStatus, State, is_file_not_found};
-use crate::error::{Call, Error};
+use crate::error::Error;
 use crate::http::{Answer, Ask};
 
 /// Writes queue for the CA's locks, for up to 60 s each.
@@ -158,61 +158,29 @@ async fn one_by_one<T>(
     mut call: impl AsyncFnMut(&Certname) -> Result<T, Error>,
 ) -> BTreeMap<Certname, Result<T, Error>> {
     let mut all = BTreeMap::new();
-    let mut stopped: Option<Stopped> = None;
+    let mut rest: Option<Error> = None;
     for certname in certnames {
-        let result = match &stopped {
-            Some(stopped) => Err(stopped.of(certname)),
+        let result = match &rest {
+            Some(error) => Err(error.clone().about(certname)),
             None => call(certname).await,
         };
-        if stopped.is_none()
-            && let Err(error) = &result
-        {
-            stopped = Stopped::by(error);
+        if let (None, Err(error)) = (&rest, &result) {
+            rest = of_the_rest(error);
         }
         all.insert(certname.clone(), result);
     }
     all
 }
 
-/// Why the rest of a set is not tried.
-enum Stopped {
-    /// It would take as long, and fail as this call did, for this reason.
-    NotTried(Call, String),
-    /// It would be refused in the same way.
-    Refused(Error),
-}
-
-impl Stopped {
-    fn by(error: &Error) -> Option<Self> {
-        match error {
-            Error::Locked { call, .. }
-            | Error::Unreachable { call, .. }
-            | Error::Busy { call, status: 502..=504, .. } => {
-                Some(Self::NotTried(call.clone(), format!("an earlier call of the same set failed: {error}")))
-            }
-            Error::TlsRefused { .. } | Error::Unauthorized { .. } | Error::NotPermitted { .. } => {
-                Some(Self::Refused(error.clone()))
-            }
-            _ => None,
+/// What every other name of a set ends with after this, if nothing else can come of it.
+fn of_the_rest(error: &Error) -> Option<Error> {
+    match error {
+        Error::Locked { call, .. } | Error::Unreachable { call, .. } | Error::Busy { call, status: 502..=504, .. } => {
+            let because = format!("an earlier call of the same set failed: {error}");
+            Some(Error::NotTried { call: call.clone(), because })
         }
-    }
-
-    /// The result of another name.
-    fn of(&self, certname: &Certname) -> Error {
-        let about = |call: &Call| Call { subject: Some(certname.to_string()), ..call.clone() };
-        match self {
-            Self::NotTried(call, because) => Error::NotTried { call: about(call), because: because.clone() },
-            Self::Refused(Error::TlsRefused { call, reason }) => {
-                Error::TlsRefused { call: about(call), reason: reason.clone() }
-            }
-            Self::Refused(Error::Unauthorized { call, words }) => {
-                Error::Unauthorized { call: about(call), words: words.clone() }
-            }
-            Self::Refused(Error::NotPermitted { call, words, remedy }) => {
-                Error::NotPermitted { call: about(call), words: words.clone(), remedy: remedy.clone() }
-            }
-            Self::Refused(other) => other.clone(),
-        }
+        Error::TlsRefused { .. } | Error::Unauthorized { .. } | Error::NotPermitted { .. } => Some(error.clone()),
+        _ => None,
     }
 }
 

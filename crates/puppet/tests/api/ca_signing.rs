@@ -78,6 +78,28 @@ async fn where_the_ca_is_not_there_any_more_the_rest_is_not_tried() {
 }
 
 #[tokio::test]
+async fn what_may_not_be_asked_for_one_name_is_refused_for_each_and_asked_once() {
+    let stage = Stage::new([ca_says(404, "Not Found"), ca_says(403, FORBIDDEN)]).await;
+    let signed = stage.ca_admin().sign_all(&names()).await;
+    for (name, signed) in &signed {
+        let Err(Error::NotPermitted { call, .. }) = signed else { panic!("{signed:?}") };
+        assert_eq!(call.subject.as_deref(), Some(name.as_str()));
+    }
+    assert_eq!((signed.len(), stage.lines().len()), (3, 2));
+}
+
+#[tokio::test]
+async fn behind_a_proxy_that_waited_in_vain_the_rest_is_not_tried_and_after_another_500_it_is() {
+    for (status, errors) in [(504, ["Busy", "NotTried", "NotTried"]), (500, ["Busy", "Busy", "Busy"])] {
+        let answers = std::iter::once(ca_says(404, "Not Found")).chain((0..3).map(|_| ca_says(status, "no")));
+        let stage = Stage::new(answers.collect::<Vec<_>>()).await;
+        let signed = stage.ca_admin().sign_all(&names()).await;
+        let found: Vec<_> = signed.values().map(|signed| signed.as_ref().unwrap_err().name()).collect();
+        assert_eq!(found, errors, "{status}");
+    }
+}
+
+#[tokio::test]
 async fn what_the_batch_signed_is_signed_although_the_ca_is_lost_after_it() {
     let batch = ca_says(200, r#"{"signed":["b"],"no-csr":[],"signing-errors":["a","c"]}"#);
     let stage = Stage::new([batch, Act::Cut, Act::Cut, Act::Cut]).await;
