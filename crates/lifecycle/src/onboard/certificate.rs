@@ -23,6 +23,18 @@ const LAST_REQUEST: Duration = Duration::from_secs(120);
 /// So long after a launch began, an instance that has its key has run Puppet with it: agents do at boot.
 const BOOTED: Duration = Duration::from_secs(600);
 
+/// When an instance last used its certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Used {
+    /// Since the launch began.
+    Since,
+    /// So shortly before it that this may have been since, by clocks that differ, or in a run that was under way. Until an instance
+    /// that has its key would have run Puppet again, nothing follows from it.
+    Perhaps,
+    /// Before the launch, or never.
+    Before,
+}
+
 impl Rules<'_> {
     /// The certificate under its name is its own, and holds nothing but what it may.
     pub(super) fn signed<'a>(&self, name: &'a NameView) -> Result<&'a CertificateView, NotYet> {
@@ -101,56 +113,58 @@ impl Rules<'_> {
         let old = |began: Timestamp| {
             !certificate.appeared && deadline::after(certificate.issued, certificate.tolerance) < began
         };
-        // An instance that has run Puppet with it since has its key. Clocks differ: what was heard shortly before the launch began may
-        // have been since, or not.
-        let run = match &self.seen.run {
-            Some(run) => run.known().map_err(trouble)?,
-            None => None,
-        };
-        // A run that is under way has sent facts, and has no report yet.
-        let newest = match name.node.known() {
-            Err(why) => return Err(trouble(why)),
-            Ok(node) => node.and_then(|node| node.newest),
-        };
-        let heard = run.map(|run| run.end).max(newest);
-        // A run that began before the launch says nothing, although it ended since: the root volume may be replaced in between. An event
-        // may say a later beginning than the activity that Auto Scaling recorded.
-        let latest = self.action.began.time();
-        let under_way = newest.filter(|newest| run.is_none_or(|run| *newest > run.end));
-        let in_use = |began: Timestamp| run.map(|run| run.start).max(under_way) >= latest.max(Some(began));
-        let perhaps_in_use = |began: Timestamp| {
-            heard.is_some_and(|heard| deadline::after(heard, super::CLOCKS_DIFFER) >= began)
-                && self.now < deadline::after(began, BOOTED)
-        };
+        let used = self.used(name)?;
         let lost = match (self.action.began, self.action.origin) {
-            (Began::Said(began), Some(Place::Ec2 | Place::AutoScalingGroup)) if old(began) && !in_use(began) => {
+            (Began::Said(began), Some(Place::Ec2 | Place::AutoScalingGroup)) if old(began) && used != Used::Since => {
                 return ask(Question::Began);
             }
             (Began::Unknown, None) if !self.launching.has_pool => return ask(Question::Began),
-            (Began::Confirmed { recorded: Some(began), said }, origin) if old(began) && !in_use(began) => {
-                let lost = match (origin, said) {
+            (Began::Confirmed { recorded: Some(began), said }, origin) if old(began) && used != Used::Since => {
+                match (origin, said) {
                     (Some(Place::Ec2 | Place::AutoScalingGroup), Some(said)) => said >= began,
                     // Found by the sweep: without a warm pool it cannot come from one.
                     (None, _) => !self.launching.has_pool,
                     _ => false,
-                };
-                if lost && perhaps_in_use(began) {
-                    let waits = format!(
-                        "{} was last heard of shortly before this launch began at {began}; waiting for a Puppet run that shows that \
-                         it still has the key of its certificate {}",
-                        name.certname, certificate.serial
-                    );
-                    return Err(NotYet::Missing(Missing::NotYet(Fact::new(Code::WaitingForRun, waits).into())));
                 }
-                lost
             }
             _ => false,
         };
         if !lost {
             return Ok(false);
         }
+        if used == Used::Perhaps {
+            let waits = format!(
+                "{} was last heard of shortly before or after this launch began; waiting for a Puppet run that shows that it still has \
+                 the key of its certificate {}",
+                name.certname, certificate.serial
+            );
+            return Err(NotYet::Missing(Missing::NotYet(Fact::new(Code::WaitingForRun, waits).into())));
+        }
         let request = name.request.known().map_err(trouble)?;
         Ok(request.is_none_or(|request| request.asks.key_print != certificate.holds.key_print))
+    }
+
+    /// Whether the instance has run Puppet since the launch began, and so has the key of its certificate. A run that began before it
+    /// shows nothing, although it ended since: the root volume may be replaced in between.
+    fn used(&self, name: &NameView) -> Result<Used, NotYet> {
+        let run = match &self.seen.run {
+            Some(run) => run.known().map_err(trouble)?,
+            None => None,
+        };
+        // A run that is under way has sent facts, and has no report yet.
+        let newest = name.node.known().map_err(trouble)?.and_then(|node| node.newest);
+        let under_way = newest.filter(|newest| run.is_none_or(|run| *newest > run.end));
+        let Some(launched) = self.action.began.time() else { return Ok(Used::Before) };
+        let began = run.map(|run| run.start).max(under_way);
+        let heard = run.map(|run| run.end).max(newest);
+        let is_late = |heard: Timestamp| deadline::after(heard, super::CLOCKS_DIFFER) >= launched;
+        Ok(if began.is_some_and(|began| began >= launched) {
+            Used::Since
+        } else if heard.is_some_and(is_late) && self.now < deadline::after(launched, BOOTED) {
+            Used::Perhaps
+        } else {
+            Used::Before
+        })
     }
 
     /// What to do about the certificate of another instance: a terminated one's is cleaned, a live one's is left alone.

@@ -1,7 +1,6 @@
 //! Whose the certificate or request is, and whether it may be.
 
 use super::*;
-use crate::observation::RequestView;
 use crate::signing::{Challenge, Key, Signature};
 
 // The request.
@@ -201,6 +200,13 @@ fn a_certificate_that_nothing_tells_the_owner_of_is_left_to_a_person() {
     );
 }
 
+#[test]
+fn an_extension_that_is_not_listed_costs_nobody_a_certificate() {
+    let mut world = world();
+    world.certificate().holds.extensions.insert("pp_environment".into(), "production".into());
+    completed(world.decide());
+}
+
 // A certificate of another.
 
 #[test]
@@ -313,221 +319,4 @@ fn a_stale_certificate_is_cleaned_with_external_signing_too() {
     let mut world = world().taken(0).other_is(Lookup::Found(machine(OTHER, "terminated")));
     world.aws.profile.sign = SignMode::External;
     assert!(removal(world.decide()).certificate.is_some());
-}
-
-// Its own old certificate.
-
-/// Its certificate was issued long before this launch, which an event announced at second 20 and which Auto Scaling's
-/// record says began at second 0.
-fn relaunched() -> World {
-    let mut world = world();
-    world.certificate().issued = at(-100_000);
-    world.view().node = Lookup::Found(node(true, at(-50_000)));
-    world.puppet.run = Some(Lookup::Found(run(at(-50_000), "unchanged")));
-    world.aws.action.began = Began::Confirmed { recorded: Some(at(0)), said: Some(at(20)) };
-    world
-}
-
-#[test]
-fn an_instance_that_has_lost_its_key_may_have_a_new_certificate() {
-    let removal = removal(relaunched().decide());
-    assert_eq!(removal.certificate.as_deref(), Some("01A1"));
-    assert!(removal.node.is_none() && removal.pins.is_empty() && !removal.request);
-}
-
-#[test]
-fn a_profile_that_refuses_new_keys_leaves_it_to_a_person() {
-    let mut world = relaunched();
-    world.aws.profile.rekey = Rekey::Refuse;
-    assert_eq!(refused(world.decide()).codes(), [Code::RekeyRefused]);
-}
-
-#[test]
-fn an_events_word_alone_costs_no_certificate() {
-    let mut world = relaunched();
-    world.aws.action.began = Began::Said(at(20));
-    assert_eq!(world.decide(), Decision::Ask(Question::Began));
-    world.certificate().issued = at(10);
-    world.aws.action.began = Began::Said(at(199));
-    assert_eq!(world.decide(), Decision::Ask(Question::Began));
-    for recorded in [Some(at(0)), None] {
-        world.aws.action.began = Began::Said(at(199)).confirm(recorded, world.now);
-        assert_eq!(
-            waits(world.decide()).codes(),
-            [Code::WaitingForRun],
-            "it was issued in this launch, or that is unknown"
-        );
-    }
-}
-
-#[test]
-fn an_event_of_an_earlier_launch_does_not_say_where_this_one_comes_from() {
-    for said in [Some(at(-100_100)), None] {
-        let mut world = relaunched();
-        world.aws.action.began = Began::Confirmed { recorded: Some(at(0)), said };
-        assert_eq!(waits(world.decide()).codes(), [Code::WaitingForRun]);
-    }
-}
-
-#[test]
-fn a_certificate_that_is_only_a_little_older_than_the_launch_is_of_the_launch() {
-    let mut world = relaunched();
-    world.certificate().issued = at(-60);
-    assert_eq!(waits(world.decide()).codes(), [Code::WaitingForRun]);
-    world.certificate().issued = at(-61);
-    removal(world.decide());
-}
-
-#[test]
-fn a_certificate_that_appeared_in_this_invocation_is_of_this_launch_however_slow_the_clock_of_the_ca_is() {
-    for issued in [-150, -3_600, -1_000_000] {
-        let mut world = relaunched();
-        world.certificate().issued = at(issued);
-        removal(world.decide());
-        world.certificate().appeared = true;
-        assert_eq!(waits(world.decide()).codes(), [Code::WaitingForRun], "{issued}");
-    }
-}
-
-#[test]
-fn a_certificate_whose_age_is_uncertain_is_not_taken_for_old() {
-    let mut world = relaunched();
-    world.certificate().tolerance = Duration::from_secs(3600);
-    for (issued, is_old) in [(-150, false), (-3600, false), (-3601, true)] {
-        world.certificate().issued = at(issued);
-        assert_eq!(matches!(world.decide(), Decision::Apply(Effect::Remove(_))), is_old, "{issued}");
-    }
-}
-
-#[test]
-fn a_certificate_that_was_renewed_since_the_launch_began_is_the_same_and_not_replaced() {
-    let mut world = relaunched();
-    let before = removal(world.decide());
-    world.certificate().serial = "02".into();
-    assert!(before.is_of_key(world.certificate()), "the same key");
-    world.certificate().issued = at(5);
-    assert_eq!(waits(world.decide()).codes(), [Code::WaitingForRun], "its key was there to renew it");
-}
-
-#[test]
-fn an_instance_out_of_the_warm_pool_keeps_its_certificate_and_its_good_run() {
-    let mut world = relaunched();
-    world.aws.action.origin = Some(Place::WarmPool);
-    world.puppet.run = Some(Lookup::Found(run(at(-50_000), "unchanged")));
-    assert_eq!(waits(world.decide()).codes(), [Code::WaitingForRun], "a group without a pool has none to come from");
-    world.aws.group().has_pool = true;
-    completed(world.decide());
-    world.aws.action.began = Began::Confirmed { recorded: Some(at(0)), said: Some(at(-50_000)) };
-    assert_eq!(waits(world.decide()).codes(), [Code::WaitingForRun], "that event was of another launch");
-}
-
-#[test]
-fn a_replaced_root_volume_is_announced_as_coming_from_the_group() {
-    let mut world = relaunched();
-    world.aws.action.origin = Some(Place::AutoScalingGroup);
-    removal(world.decide());
-}
-
-#[test]
-fn an_unsaid_origin_costs_a_certificate_only_where_there_is_no_warm_pool_to_come_from() {
-    let mut world = relaunched();
-    world.aws.action.origin = None;
-    world.aws.action.began = Began::Unknown;
-    assert_eq!(world.decide(), Decision::Ask(Question::Began));
-    world.aws.action.began = Began::Confirmed { recorded: Some(at(0)), said: None };
-    removal(world.decide());
-    world.aws.group().has_pool = true;
-    assert_eq!(waits(world.decide()).codes(), [Code::WaitingForRun]);
-    world.aws.group().has_pool = false;
-    world.aws.action.origin = Some(Place::Other);
-    assert_eq!(waits(world.decide()).codes(), [Code::WaitingForRun]);
-}
-
-#[test]
-fn a_certificate_that_it_has_run_puppet_with_since_is_not_taken_for_lost() {
-    let mut world = relaunched();
-    world.puppet.run = Some(Lookup::Found(run(at(25), "changed")));
-    completed(world.decide());
-    world.puppet.run = Some(down());
-    assert!(matches!(world.decide(), Decision::Fail(_)));
-}
-
-#[test]
-fn a_run_from_shortly_before_the_launch_neither_lets_it_in_nor_costs_it_its_certificate() {
-    let mut world = relaunched();
-    assert!(world.now < at(600));
-    // It ended before the launch began, by clocks that differ perhaps after; or it ended when the launch had begun.
-    for began in [-5, 15] {
-        world.puppet.run = Some(Lookup::Found(run(at(began), "changed")));
-        assert_eq!(waits(world.decide()).codes(), [Code::WaitingForRun]);
-    }
-    // It would have run Puppet again by then.
-    world.now = at(601);
-    assert_eq!(removal(world.decide()).certificate.as_deref(), Some("01A1"));
-}
-
-#[test]
-fn a_run_that_is_under_way_uses_the_certificate_although_there_is_no_report_yet() {
-    let mut world = relaunched();
-    world.view().node = Lookup::Found(node(true, at(0)));
-    assert_eq!(waits(world.decide()).codes(), [Code::WaitingForRun]);
-    world.view().node = down();
-    assert!(matches!(world.decide(), Decision::Fail(_)));
-}
-
-#[test]
-fn an_extension_that_is_not_listed_costs_nobody_a_certificate() {
-    let mut world = world();
-    world.certificate().holds.extensions.insert("pp_environment".into(), "production".into());
-    completed(world.decide());
-}
-
-/// A request under the name of a certificate that is in use, with this key and of this instance.
-fn beside_a_certificate(instance: &str, key_print: &str) -> RequestView {
-    let mut pending = request(Some(instance));
-    pending.asks.key_print = key_print.into();
-    pending
-}
-
-#[test]
-fn a_request_beside_the_certificate_in_use_never_costs_it() {
-    let own_key = world().certificate().holds.key_print.clone();
-    // Sent again by the agent; with another key by a stranger who knows the challenge; and of another instance.
-    for (instance, key_print) in [(OURS, own_key.as_str()), (OURS, "another key"), (OTHER, own_key.as_str())] {
-        for rekey in [Rekey::Allow, Rekey::Refuse] {
-            let mut world = world();
-            world.aws.profile.rekey = rekey;
-            world.view().request = Lookup::Found(beside_a_certificate(instance, key_print));
-            completed(world.decide());
-            world.puppet.run = Some(Lookup::Absent);
-            assert_eq!(waits(world.decide()).codes(), [Code::WaitingForRun], "signed a moment ago, and not used yet");
-        }
-    }
-}
-
-#[test]
-fn a_request_that_cannot_be_read_beside_the_certificate_in_use_holds_nothing_up() {
-    let mut world = world();
-    world.view().request = down();
-    completed(world.decide());
-}
-
-#[test]
-fn a_lost_key_is_replaced_whether_the_new_request_is_there_already_or_not() {
-    let mut world = relaunched();
-    world.view().request = Lookup::Found(beside_a_certificate(OURS, "another key"));
-    let removal = removal(world.decide());
-    assert!(removal.certificate.is_some() && !removal.request, "its request is still to be signed");
-    world.aws.profile.rekey = Rekey::Refuse;
-    assert_eq!(refused(world.decide()).codes(), [Code::RekeyRefused]);
-}
-
-#[test]
-fn a_key_with_which_a_request_is_pending_is_not_taken_for_lost() {
-    let mut world = relaunched();
-    let own_key = world.certificate().holds.key_print.clone();
-    world.view().request = Lookup::Found(beside_a_certificate(OURS, &own_key));
-    assert_eq!(waits(world.decide()).codes(), [Code::WaitingForRun]);
-    world.view().request = down();
-    assert!(matches!(world.decide(), Decision::Fail(_)));
 }
