@@ -39,7 +39,7 @@ pub fn defaults() -> ConfigLoader {
 /// A client's own memory of throttling and of retries. The SDK's default is one for each service in the whole process, which would let
 /// simulations in one process depend on each other.
 pub(crate) fn own_retries(config: &SdkConfig, service: &'static str) -> RetryPartition {
-    let now = config.time_source().map_or_else(|| SystemTime::UNIX_EPOCH, |time| time.now());
+    let now = config.time_source().unwrap_or_default().now();
     let seconds = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
     RetryPartition::custom(service).client_rate_limiter(ClientRateLimiter::new(seconds)).build()
 }
