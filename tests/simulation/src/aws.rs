@@ -21,10 +21,11 @@ use stagedoor_aws::Error as AwsError;
 use stagedoor_controller::Instances;
 use stagedoor_lab_aws::Aws;
 use stagedoor_lab_core::clock::Clock;
-use stagedoor_lab_core::server::{Backstage, Call, Request, carry_out};
+use stagedoor_lab_core::server::{Backstage, Call, Request};
 use stagedoor_types::{GroupName, InstanceId, Machine};
 
 use crate::chance::Chance;
+use crate::network::served;
 use crate::watch::Watched;
 
 /// The Region of a simulation.
@@ -87,8 +88,7 @@ impl InMemoryAws {
             peer: None,
         };
         self.chance.delay().await;
-        let carried_out = carry_out(received, Arc::clone(&self.aws), self.back.clone());
-        let reply = tokio::spawn(carried_out).await.ok().flatten().ok_or_else(closed)?;
+        let reply = served(received, &self.aws, &self.back).await.ok_or_else(closed)?;
         self.chance.delay().await;
         let status = reply.status().as_u16().try_into().map_err(|_| closed())?;
         let mut response = HttpResponse::new(status, SdkBody::from(reply.body().to_vec()));

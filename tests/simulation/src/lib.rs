@@ -17,6 +17,7 @@ pub mod exhaustive;
 mod kill;
 mod network;
 mod run;
+mod scene;
 pub mod schedule;
 mod watch;
 

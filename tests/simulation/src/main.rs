@@ -3,6 +3,7 @@
 
 use std::time::Instant;
 
+use anyhow::{Context as _, bail, ensure};
 use stagedoor_simulation::{Schedule, exhaustive, play, shrink};
 
 fn main() -> anyhow::Result<()> {
@@ -17,7 +18,8 @@ fn main() -> anyhow::Result<()> {
             let (name, all) = match arguments.get(1).map(String::as_str) {
                 Some("kills") => ("kill points", exhaustive::kill_points()?),
                 Some("faults") => ("single faults", exhaustive::single_faults(3)),
-                _ => ("pairs of faults", exhaustive::pairs_of_faults()),
+                Some("pairs") => ("pairs of faults", exhaustive::pairs_of_faults()),
+                _ => bail!("--exhaustive must be followed by kills, faults or pairs"),
             };
             let (from, count) = (number(2)?.unwrap_or(0), number(3)?.unwrap_or(u64::MAX));
             let some = all.into_iter().skip(usize::try_from(from)?).take(usize::try_from(count)?);
@@ -29,18 +31,14 @@ fn main() -> anyhow::Result<()> {
     let schedule = Schedule::of(seed);
     let played = play(&schedule)?;
     println!("{}", played.trace);
-    match played.violations.first() {
-        None => println!("seed {seed}: every invariant holds; {schedule:#?}"),
-        Some(violation) => {
-            let smallest = shrink(schedule, violation.invariant)?;
-            let replayed = play(&smallest)?;
-            println!(
-                "--- the smallest schedule that violates it ---\n{}\n{smallest:#?}\n{:#?}",
-                replayed.trace, replayed.violations
-            );
-        }
-    }
-    Ok(())
+    let Some(violation) = played.violations.first() else {
+        println!("seed {seed}: every invariant holds; {schedule:#?}");
+        return Ok(());
+    };
+    let smallest = shrink(schedule, violation.invariant)?;
+    let replayed = play(&smallest)?;
+    println!("--- the smallest schedule that violates it ---\n{}\n{smallest:#?}", replayed.trace);
+    bail!("seed {seed} violates an invariant: {:#?}", replayed.violations)
 }
 
 #[expect(clippy::disallowed_methods, reason = "it measures the machine's time, not the simulation's")]
@@ -48,7 +46,7 @@ fn many(what: &str, all: impl Iterator<Item = (String, Schedule)>) -> anyhow::Re
     let began = Instant::now();
     let (mut count, mut calls, mut invocations, mut faults, mut violated) = (0, 0, 0, 0, 0);
     for (name, schedule) in all {
-        let played = play(&schedule)?;
+        let played = play(&schedule).with_context(|| name.clone())?;
         count += 1;
         calls += played.calls;
         invocations += u64::from(played.invocations);
@@ -56,9 +54,6 @@ fn many(what: &str, all: impl Iterator<Item = (String, Schedule)>) -> anyhow::Re
         if let Some(violation) = played.violations.first() {
             violated += 1;
             println!("{name}: {violation:?}");
-            if violated == 1 && std::env::var_os("STAGEDOOR_TRACE").is_some() {
-                println!("{}", played.trace);
-            }
         }
     }
     println!(
@@ -66,5 +61,6 @@ fn many(what: &str, all: impl Iterator<Item = (String, Schedule)>) -> anyhow::Re
          hit; {:.1} s",
         began.elapsed().as_secs_f64()
     );
+    ensure!(violated == 0, "{violated} of {count} schedules violate an invariant");
     Ok(())
 }

@@ -2,14 +2,15 @@
 //! seed, and time comes from Tokio's clock. No sockets.
 
 use std::net::SocketAddr;
+use std::panic::resume_unwind;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use http::HeaderValue;
 use http::header::{CONTENT_TYPE, DATE, IF_MODIFIED_SINCE};
 use rustls::pki_types::CertificateDer;
-use stagedoor_lab_core::server::{Backstage, Peer, Request, Service, carry_out};
-use stagedoor_lab_puppet::{CaService, ConsoleService, OrchestratorService, PuppetdbService};
+use stagedoor_lab_core::server::{self, Backstage, Peer, Request, Service, carry_out};
+use stagedoor_lab_puppet::{CaService, PuppetdbService};
 use stagedoor_puppet::{Attempt, Failure, Network, Reply};
 
 use crate::broken::Lies;
@@ -19,15 +20,11 @@ use crate::watch::Watched;
 /// The ports in a simulation's configuration.
 pub(crate) const CA: u16 = 8140;
 pub(crate) const PUPPETDB: u16 = 8081;
-pub(crate) const ORCHESTRATOR: u16 = 8143;
-pub(crate) const CONSOLE: u16 = 4433;
 
 /// The services of one Puppet site, each wrapped in the checks of the invariants.
 pub(crate) struct Services {
     pub(crate) ca: Arc<Watched<CaService>>,
     pub(crate) puppetdb: Arc<Watched<PuppetdbService>>,
-    pub(crate) orchestrator: Arc<Watched<OrchestratorService>>,
-    pub(crate) console: Arc<Watched<ConsoleService>>,
 }
 
 /// The controller's network to Puppet.
@@ -52,8 +49,6 @@ impl InMemory {
             let reply = match port {
                 CA => self.call(request, &self.services.ca).await,
                 PUPPETDB => self.call(request, &self.services.puppetdb).await,
-                ORCHESTRATOR => self.call(request, &self.services.orchestrator).await,
-                CONSOLE => self.call(request, &self.services.console).await,
                 _ => return Err(unreachable(format!("nothing listens on port {port}"))),
             };
             self.chance.delay().await;
@@ -98,11 +93,17 @@ impl InMemory {
         }
     }
 
-    /// A server carries out a request that it has read, even if the caller closes the connection.
-    async fn call<S: Service>(&self, request: Request, service: &Arc<S>) -> Option<stagedoor_lab_core::server::Reply> {
-        let carried_out = carry_out(request.clone(), Arc::clone(service), self.back.clone());
-        self.lies.instead(&request, tokio::spawn(carried_out).await.ok().flatten())
+    async fn call<S: Service>(&self, request: Request, service: &Arc<S>) -> Option<server::Reply> {
+        let reply = served(request.clone(), service, &self.back).await;
+        self.lies.instead(&request, reply)
     }
+}
+
+/// A service's answer, or `None` if it closes the connection. Like a server, it carries out a request that it has read even if the caller
+/// is killed meanwhile. A panic of the service is the caller's.
+pub(crate) async fn served<S: Service>(request: Request, service: &Arc<S>, back: &Backstage) -> Option<server::Reply> {
+    let carried_out = tokio::spawn(carry_out(request, Arc::clone(service), back.clone())).await;
+    carried_out.unwrap_or_else(|stopped| resume_unwind(stopped.into_panic()))
 }
 
 impl Network for InMemory {

@@ -2,27 +2,26 @@
 
 use std::cell::{Cell, RefCell};
 use std::fmt::Write as _;
+use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow, bail};
+use futures_util::FutureExt as _;
 use jiff::{SignedDuration, Timestamp};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use serde_json::{Value, json};
 use stagedoor_controller::config::Config;
 use stagedoor_controller::{Clock as ControllerClock, Context, Function, handle};
-use stagedoor_lab_aws::scene::{ActionResult, AwsScene, Group, Hook, Instance, Settings, Throttle, Transition};
-use stagedoor_lab_aws::{ACCOUNT, Aws, Begun, Launch, Terminate};
+use stagedoor_lab_aws::{Aws, Begun, Launch, Terminate};
 use stagedoor_lab_core::clock::Clock;
 use stagedoor_lab_core::faults::Faults;
 use stagedoor_lab_core::journal::Journal;
 use stagedoor_lab_core::server::Backstage;
-use stagedoor_lab_puppet::{
-    Credentials, InPuppetdb, Node, Puppet, PuppetOptions, PuppetdbRecord, QueueDelay, ServerVersion,
-};
+use stagedoor_lab_puppet::{Puppet, PuppetOptions, QueueDelay, ServerVersion};
 use tokio::task::LocalSet;
 use tokio::time::{sleep, timeout};
 
@@ -32,11 +31,10 @@ use crate::broken::{Broken, Lies};
 use crate::chance::Chance;
 use crate::kill::Killed;
 use crate::network::{CA, InMemory, PUPPETDB, Services};
+use crate::scene::{GROUP, SECRET, node, scene, secret};
 use crate::schedule::{Delivery, End, Life, Release, Schedule, address};
-use crate::watch::{Invariant, LAUNCH_HOOK, TERMINATE_HOOK, Violation, Watch, Watched};
+use crate::watch::{Invariant, Violation, Watch, Watched};
 
-const GROUP: &str = "compilers";
-const SECRET: &str = "stagedoor/puppet";
 /// Another Region, whose nodes use the same CA.
 pub(crate) const ELSEWHERE: &str = "us-east-1";
 /// The time limit of the functions, as in `infra/`.
@@ -91,33 +89,34 @@ struct World {
     network: InMemory,
     sdk: stagedoor_aws::SdkConfig,
     in_memory_aws: InMemoryAws,
-    config: String,
+    config: Config,
     /// Idle execution environments and the function of each.
     warm: RefCell<Vec<(Function, Rc<Context>)>>,
     trace: RefCell<String>,
     invocations: Cell<u32>,
     steps: RefCell<Vec<u32>>,
+    /// The first error of the simulation itself.
+    failed: RefCell<Option<anyhow::Error>>,
 }
 
 async fn whole(schedule: &Schedule, broken: Broken) -> anyhow::Result<Played> {
     let world = Rc::new(World::new(schedule.clone(), broken).await?);
     for life in schedule.lives.iter().cloned() {
-        tokio::task::spawn_local(Rc::clone(&world).lead(life));
+        world.spawn(Rc::clone(&world).lead(life));
     }
     for stranger in schedule.strangers.iter().cloned() {
-        tokio::task::spawn_local(agent::intrude(world.site.clone(), stranger));
+        world.spawn(agent::intrude(world.site.clone(), stranger));
     }
     if broken != Broken::NoSweep {
-        tokio::task::spawn_local(Rc::clone(&world).sweep());
+        world.spawn(Rc::clone(&world).sweep());
     }
     if let Some(at) = schedule.site.rotated_s {
-        let world = Rc::clone(&world);
-        tokio::task::spawn_local(async move {
-            sleep(Duration::from_secs(at)).await;
-            world.rotate()
-        });
+        world.spawn(Rc::clone(&world).rotate(at));
     }
     sleep(Duration::from_secs(schedule.horizon_s)).await;
+    if let Some(error) = world.failed.take() {
+        return Err(error);
+    }
     world.check_the_end();
     Ok(world.played())
 }
@@ -160,8 +159,6 @@ impl World {
         let services = Arc::new(Services {
             ca: Arc::new(Watched { inner: puppet.ca_service(), watch: watch.clone() }),
             puppetdb: Arc::new(Watched { inner: puppet.puppetdb_service(), watch: watch.clone() }),
-            orchestrator: Arc::new(Watched { inner: puppet.orchestrator_service(), watch: watch.clone() }),
-            console: Arc::new(Watched { inner: puppet.console_service(), watch: watch.clone() }),
         });
         let chance = Chance::new(schedule.seed ^ 0x5eed);
         let identity =
@@ -181,11 +178,11 @@ impl World {
         }
         let sdk = in_memory_aws.config().await;
         let (top, profile) = broken.configuration();
-        let config = format!(
+        let config = Config::parse(&format!(
             "{top}[puppet]\nsecret = \"{SECRET}\"\nca = \"https://primary.example.com:{CA}\"\n\
              puppetdb = \"https://primary.example.com:{PUPPETDB}\"\n\
              [profile.compiler]\ncertname = \"{{private_dns}}\"\n{profile}"
-        );
+        ))?;
         Ok(Self {
             site: Site { puppet: puppet.clone(), services, back, watch, rotated: Arc::new(AtomicBool::new(false)) },
             schedule,
@@ -199,6 +196,7 @@ impl World {
             trace: RefCell::default(),
             invocations: Cell::new(0),
             steps: RefCell::default(),
+            failed: RefCell::default(),
         })
     }
 
@@ -215,8 +213,19 @@ impl World {
         let _ = writeln!(self.trace.borrow_mut(), "{ms:>9} {line}");
     }
 
+    /// Spawns a task. If it fails, the schedule was not played as it says, and the whole simulation fails.
+    fn spawn(self: &Rc<Self>, task: impl Future<Output = anyhow::Result<()>> + 'static) {
+        let world = Rc::clone(self);
+        tokio::task::spawn_local(async move {
+            let ended = AssertUnwindSafe(task).catch_unwind().await;
+            if let Err(error) = ended.unwrap_or_else(|_| Err(anyhow!("a task of the simulation panicked"))) {
+                world.failed.borrow_mut().get_or_insert(error);
+            }
+        });
+    }
+
     /// Runs one instance from its launch to its end.
-    async fn lead(self: Rc<Self>, life: Life) {
+    async fn lead(self: Rc<Self>, life: Life) -> anyhow::Result<()> {
         let (id, name) = (life.id(), life.certname());
         let fit = life.agent.failing_runs == 0;
         if let Some(at) = life.launched_s {
@@ -229,7 +238,7 @@ impl World {
             };
             let begun = match self.aws.launch(GROUP, &launch) {
                 Ok(begun) => begun,
-                Err(error) => return self.note(&format!("{id} cannot be launched: {error}")),
+                Err(error) => bail!("{id} cannot be launched: {error}"),
             };
             self.note(&format!("{id} is launched as {name}"));
             self.watch().set(&id, |truth| {
@@ -237,9 +246,9 @@ impl World {
                 truth.fit = fit;
             });
             self.deliver(Function::Onboard, begun, life.launch_event);
-            tokio::task::spawn_local(agent::live(self.site.clone(), life.clone()));
-        } else if let Err(error) = self.place(&life) {
-            return self.note(&format!("{id} cannot be placed: {error:#}"));
+            self.spawn(agent::live(self.site.clone(), life.clone()));
+        } else {
+            self.place(&life)?;
         }
         let now_s = || u64::try_from(self.now().as_second() - BEGIN).unwrap_or_default();
         match life.end {
@@ -272,6 +281,7 @@ impl World {
                 self.note(&format!("{id} is gone at once: {:?}", killed.map(drop).map_err(|error| error.to_string())));
             }
         }
+        Ok(())
     }
 
     /// Adds an instance that has been in service for some time.
@@ -291,7 +301,8 @@ impl World {
     }
 
     /// Replaces the challenge. Instances that were launched before keep the old one.
-    fn rotate(&self) -> anyhow::Result<()> {
+    async fn rotate(self: Rc<Self>, at_s: u64) -> anyhow::Result<()> {
+        sleep(Duration::from_secs(at_s)).await;
         let credentials = self.puppet.controller_credentials()?;
         let rotated = secret(&self.puppet, &credentials, ROTATED, Some(CHALLENGE));
         self.note("the secret is rotated");
@@ -310,16 +321,17 @@ impl World {
         for event in begun.events {
             for ms in &delays {
                 let (world, event, ms) = (Rc::clone(self), event.eventbridge.clone(), *ms);
-                tokio::task::spawn_local(async move {
+                self.spawn(async move {
                     sleep(Duration::from_millis(ms)).await;
                     world.invoke(function, &event).await;
+                    Ok(())
                 });
             }
         }
     }
 
     /// Runs a sweep every minute, one at a time.
-    async fn sweep(self: Rc<Self>) {
+    async fn sweep(self: Rc<Self>) -> anyhow::Result<()> {
         let running = Rc::new(Cell::new(false));
         loop {
             sleep(SWEEPS).await;
@@ -327,9 +339,10 @@ impl World {
                 continue;
             }
             let (world, running) = (Rc::clone(&self), Rc::clone(&running));
-            tokio::task::spawn_local(async move {
+            self.spawn(async move {
                 world.invoke(Function::Sweep, &json!({})).await;
                 running.set(false);
+                Ok(())
             });
         }
     }
@@ -342,20 +355,21 @@ impl World {
             let place = warm.iter().position(|(of, _)| *of == function);
             place.map(|place| warm.swap_remove(place).1)
         };
-        let context = match warm.map_or_else(|| self.cold(), Ok) {
-            Ok(context) => context,
-            Err(error) => return self.watch().violate(Invariant::Panicked, format!("{error:#}")),
-        };
+        let context = warm.unwrap_or_else(|| self.cold());
         let deadline = context.clock.now() + FUNCTION_TIMEOUT;
         let kill = self.schedule.kills.iter().find(|(of, _)| *of == number).map(|(_, steps)| *steps);
         self.note(&format!("#{number} {} begins", function.name()));
         let mut invocation = Killed::after(handle(&context, function, event, Some(deadline)), kill);
-        let answer = timeout(FUNCTION_TIMEOUT, &mut invocation).await;
+        let answer = AssertUnwindSafe(timeout(FUNCTION_TIMEOUT, &mut invocation)).catch_unwind().await;
         if let Some(steps) = self.steps.borrow_mut().get_mut(usize::try_from(number).unwrap_or(usize::MAX)) {
             *steps = invocation.polls;
         }
+        let fails = |how: &str| {
+            self.note(&format!("#{number} {how}"));
+            self.watch().violate(Invariant::InvocationFailed, format!("#{number} {} {how}", function.name()));
+        };
         match answer {
-            Ok(Some(answer)) => {
+            Ok(Ok(Some(answer))) => {
                 for receipt in answer.payload["results"].as_array().into_iter().flatten() {
                     let (outcome, code) = (&receipt["outcome"], &receipt["code"]);
                     self.note(&format!("#{number} {} {outcome} {code}", receipt["instance_id"]));
@@ -366,24 +380,20 @@ impl World {
                 self.note(&format!("#{number} ends"));
                 self.warm.borrow_mut().push((function, context.clone()));
             }
-            Ok(None) => self.note(&format!("#{number} is killed")),
-            Err(_) => {
-                self.note(&format!("#{number} exceeds its time limit"));
-                self.watch()
-                    .violate(Invariant::Panicked, format!("#{number} {} exceeds its time limit", function.name()));
-            }
+            Ok(Ok(None)) => self.note(&format!("#{number} is killed")),
+            Ok(Err(_)) => fails("exceeds its time limit"),
+            Err(_) => fails("panics"),
         }
         drop(invocation);
     }
 
     /// Creates a new execution environment.
-    fn cold(&self) -> anyhow::Result<Rc<Context>> {
+    fn cold(&self) -> Rc<Context> {
         let clock = self.site.back.clock.clone();
         let ahead = SignedDuration::from_secs(self.schedule.site.controller_ahead_s);
         let clock = ControllerClock::from(move || clock.now().saturating_add(ahead).unwrap_or_default());
-        let config = Config::parse(&self.config)?;
-        let context = Context::new(config, &self.sdk, Arc::new(self.in_memory_aws.clone()), clock);
-        Ok(Rc::new(context.over(Arc::new(self.network.clone()))))
+        let context = Context::new(self.config.clone(), &self.sdk, Arc::new(self.in_memory_aws.clone()), clock);
+        Rc::new(context.over(Arc::new(self.network.clone())))
     }
 
     /// Checks the invariants that must hold at the end of a schedule.
@@ -428,66 +438,5 @@ impl World {
             steps: self.steps.borrow().clone(),
             faults_hit: self.site.back.faults.hits(),
         }
-    }
-}
-
-/// A node that has been in service for some time, with the facts of an instance in this Region.
-fn node(name: &str, id: &str, region: &str, age_s: u32) -> Node {
-    let metadata = json!({"instance-id": id, "account-id": ACCOUNT, "placement": {"region": region}});
-    let facts = [("ec2_metadata".to_owned(), metadata)].into_iter().collect();
-    Node {
-        certname: name.to_owned(),
-        instance_id: Some(id.to_owned()),
-        extensions: [("pp_role".to_owned(), "compiler".to_owned())].into(),
-        puppetdb: InPuppetdb::Known(PuppetdbRecord { facts, age_s, ..PuppetdbRecord::default() }),
-        ..Node::new(name)
-    }
-}
-
-fn secret(puppet: &Puppet, credentials: &Credentials, challenge: &str, previous: Option<&str>) -> Value {
-    let mut secret = json!({
-        "ca_cert": puppet.ca_bundle_pem(),
-        "client_cert": credentials.cert_pem,
-        "client_key": credentials.key_pem,
-        "challenge": challenge,
-    });
-    if let Some(previous) = previous {
-        secret["previous_challenge"] = previous.into();
-    }
-    secret
-}
-
-fn scene(schedule: &Schedule, secret: &Value) -> AwsScene {
-    let hook = |name: &str, transition, default_result| Hook {
-        name: name.to_owned(),
-        transition,
-        heartbeat_timeout_s: schedule.site.hooks_end_s.unwrap_or(3600),
-        default_result,
-        metadata: None,
-        notification_target: None,
-    };
-    let in_service = schedule.lives.iter().filter(|life| life.launched_s.is_none());
-    let instances = in_service.map(|life| Instance {
-        id: life.id(),
-        private_ip: Some(address(life.name)),
-        private_dns: Some(life.certname()),
-        ..Instance::default()
-    });
-    let group = Group {
-        name: GROUP.to_owned(),
-        tags: [("stagedoor:profile".to_owned(), "compiler".to_owned())].into(),
-        hooks: vec![
-            hook(LAUNCH_HOOK, Transition::Launching, ActionResult::Abandon),
-            hook(TERMINATE_HOOK, Transition::Terminating, ActionResult::Continue),
-        ],
-        instances: instances.collect(),
-        ..Group::default()
-    };
-    let throttle = schedule.site.throttled.then_some(Throttle { burst: 8, per_second: 2.0 });
-    AwsScene {
-        settings: Settings { race_calls: schedule.site.race_calls, throttle, ..Settings::default() },
-        groups: vec![group],
-        secrets: [(SECRET.to_owned(), secret.to_string().into())].into(),
-        ..AwsScene::default()
     }
 }

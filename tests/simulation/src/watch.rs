@@ -52,8 +52,8 @@ pub enum Invariant {
     LeftBehind,
     /// At the end, every fit instance that is not meant to terminate is in service.
     NotInService,
-    /// Every invocation starts and ends within the function's time limit.
-    Panicked,
+    /// Every invocation returns within the function's time limit, without a panic.
+    InvocationFailed,
 }
 
 /// The actual state of an instance.
