@@ -140,6 +140,12 @@ pub(crate) fn compilers(state: &str) -> Value {
     })
 }
 
+/// This scene with a first hook whose heartbeat timeout is 30 seconds, so that a heartbeat is due every 10.
+pub(crate) fn short_heartbeat(mut scene: Value) -> Value {
+    scene["groups"][0]["hooks"][0]["heartbeat_timeout_s"] = json!(30);
+    scene
+}
+
 /// A lab, and a function that runs in it.
 pub(crate) struct Rehearsal {
     pub(crate) lab: Lab,

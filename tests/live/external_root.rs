@@ -8,7 +8,7 @@ use stagedoor_lifecycle::receipt::{Outcome, StepKind};
 use stagedoor_puppet::{Ca, Error, PuppetDb, RevocationList};
 
 use super::job::{Job, instances};
-use super::onboarding::{DOMAIN, LONG_BUDGET, assert_enrolled, compiler, config, continued};
+use super::onboarding::{DOMAIN, LONG_BUDGET, assert_enrolled, config, continued, enrol};
 use super::text;
 use crate::conformance::site::{Identity, Site, endpoint, fresh};
 use crate::live::stage::turn_to_clean;
@@ -94,10 +94,7 @@ async fn an_agent_is_enrolled_and_removed_with_proof_from_the_list_of_the_interm
     let arriving = instances(&["external"], DOMAIN);
     let mut job = Job::awaiting(arriving.clone(), &config(LONG_BUDGET, "")).await;
     let instance = &arriving[0];
-    let agent = compiler(&job, instance);
-    let event = job.launch(instance);
-    let (receipt, ()) = tokio::join!(job.onboard(&event), agent.first_run_well());
-    assert_eq!((receipt.outcome, receipt.code), (Outcome::Continued, Code::Enrolled), "{receipt:#?}");
+    let (agent, ..) = enrol(&mut job, instance).await;
     assert_enrolled(&job, instance).await;
     assert_eq!(job.completions(), [continued(instance)]);
     let certificate = job.ca().certificate(&instance.certname).await.unwrap().expect("its certificate");

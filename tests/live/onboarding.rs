@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use stagedoor_lifecycle::reason::Code;
-use stagedoor_lifecycle::receipt::{Outcome, StepKind};
+use stagedoor_lifecycle::receipt::{Outcome, Receipt, StepKind};
 
 use super::agent::Agent;
 use super::job::{Instance, Job, instances};
@@ -28,6 +28,15 @@ pub(super) fn compiler(job: &Job, instance: &Instance) -> Agent {
     let mut agent = Agent::on(&job.stage, instance, &job.challenge);
     agent.alt_names.push(BALANCER);
     agent
+}
+
+/// Launches a compiler, whose agent starts. Returns the agent, the event of the launch and the receipt.
+pub(super) async fn enrol(job: &mut Job, instance: &Instance) -> (Agent, Value, Receipt) {
+    let agent = compiler(job, instance);
+    let event = job.launch(instance);
+    let (receipt, ()) = tokio::join!(job.onboard(&event), agent.first_run_well());
+    assert_eq!((receipt.outcome, receipt.code), (Outcome::Continued, Code::Enrolled), "{receipt:#?}");
+    (agent, event, receipt)
 }
 
 /// Events as SQS delivers them.
@@ -142,10 +151,7 @@ async fn a_reboot_and_a_replayed_event_change_nothing() {
     let arriving = instances(&["rebooting"], DOMAIN);
     let mut job = Job::awaiting(arriving.clone(), &config(LONG_BUDGET, "")).await;
     let instance = &arriving[0];
-    let agent = compiler(&job, instance);
-    let event = job.launch(instance);
-    let (receipt, ()) = tokio::join!(job.onboard(&event), agent.first_run_well());
-    assert_eq!((receipt.outcome, receipt.code), (Outcome::Continued, Code::Enrolled), "{receipt:#?}");
+    let (agent, event, _) = enrol(&mut job, instance).await;
     let certificate = job.ca().certificate(&instance.certname).await.unwrap().expect("its certificate");
     let report = job.puppetdb().node(&instance.certname).await.unwrap().expect("the node").latest_report_hash;
 
@@ -178,11 +184,8 @@ async fn a_recycled_name_enrols_after_its_dead_owners_certificate_is_cleaned() {
     // It terminates at once, without its hooks, and is not purged. Its data in PuppetDB is valid, and only seconds old.
     job.kill(&old);
 
-    let event = job.launch(&new);
-    let agent = compiler(&job, &new);
-    // Its request is refused until the name is free; then it asks again.
-    let (receipt, ()) = tokio::join!(job.onboard(&event), agent.first_run_well());
-    assert_eq!((receipt.outcome, receipt.code), (Outcome::Continued, Code::Enrolled), "{receipt:#?}");
+    // Its request is refused until the name is free; then the agent sends it again.
+    let (_, _, receipt) = enrol(&mut job, &new).await;
     // The removal of the old certificate was proven before the new one was signed.
     let stages: Vec<StepKind> = receipt.steps.iter().map(|step| step.kind).collect();
     let removed = stages.iter().position(|stage| *stage == StepKind::Applied);

@@ -53,7 +53,7 @@ impl ServerLog {
         self.text().lines().filter(is_list).map(str::to_owned).collect()
     }
 
-    /// When the request under this name was stored, read and signed. Agents never read a request, so whoever did is the controller.
+    /// When the request under this name was stored, read and signed. Only the controller reads requests; agents do not.
     pub(super) fn signed_request(&self, certname: &Certname) -> SignedRequest {
         let text = self.text();
         let find = |accesses: &[&str]| {

@@ -11,7 +11,7 @@ use super::stage::{PRIMARY, Stage};
 use crate::e2e::rehearsal::{TOPIC, kinds, redacted_steps};
 
 #[tokio::test]
-async fn an_arriving_instance_gets_its_certificate_runs_puppet_and_is_let_in() {
+async fn an_instance_that_is_launched_gets_its_certificate_runs_puppet_and_is_in_service() {
     let mut stage = Stage::open_source("").await;
     let (instance, agent, receipt) = stage.enrol().await;
     let name = stage.name_of(&instance);
@@ -21,7 +21,7 @@ async fn an_arriving_instance_gets_its_certificate_runs_puppet_and_is_let_in() {
     assert_eq!(stage.state_of(&instance).as_deref(), Some("InService"));
     assert_eq!(receipt.code, Code::Enrolled, "{receipt:#?}");
     let changes: Vec<StepKind> = kinds(&receipt).into_iter().filter(|kind| *kind != StepKind::Observed).collect();
-    // It was signed; its certificate and its run were seen; it was let in.
+    // The request was signed, the certificate and the Puppet run were proven, and the launch was completed.
     let expected = [StepKind::Applied, StepKind::Proven, StepKind::Proven, StepKind::Completed];
     assert_eq!(changes, expected, "{receipt:#?}");
     assert_eq!(stage.rehearsal.signings(), 1, "{receipt:#?}");

@@ -11,7 +11,7 @@ use stagedoor_lifecycle::reason::Code;
 use stagedoor_lifecycle::receipt::Outcome;
 
 use super::stage::{PRIMARY, Stage};
-use crate::e2e::rehearsal::{redacted, redacted_reason};
+use crate::e2e::rehearsal::{redacted, redacted_reason, short_heartbeat};
 
 #[tokio::test]
 async fn each_wait_names_what_it_waits_for() {
@@ -141,8 +141,7 @@ async fn without_an_orchestrator_it_waits_for_the_targets_own_run_if_the_profile
 async fn where_the_timeout_is_longer_than_the_hooks_heartbeats_extend_it() {
     let mut stage = Stage::open_source("").await;
     stage.budget("1s");
-    let mut scene = super::stage::scene();
-    scene["groups"][0]["hooks"][0]["heartbeat_timeout_s"] = json!(30);
+    let mut scene = short_heartbeat(super::stage::scene());
     scene["secrets"] = json!({"stagedoor/puppet": stage.rehearsal.puppet_secret()});
     stage.rehearsal.lab.set_scene(&Scene::from_json(scene).unwrap()).unwrap();
     let (_, event) = stage.launch();

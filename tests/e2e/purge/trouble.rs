@@ -8,7 +8,7 @@ use stagedoor_lab_puppet::{CsrAttributes, PuppetOptions, QueueDelay};
 use stagedoor_lifecycle::reason::Code;
 use stagedoor_lifecycle::receipt::{Outcome, Receipt};
 
-use crate::e2e::rehearsal::{LEAVING, NAME, OTHER, Rehearsal, compilers, event, only};
+use crate::e2e::rehearsal::{LEAVING, NAME, OTHER, Rehearsal, compilers, event, only, short_heartbeat};
 
 const WAITS: Option<&str> = Some("Terminating:Wait");
 
@@ -277,9 +277,7 @@ async fn killed_after_any_write_the_next_one_goes_on() {
 
 #[tokio::test]
 async fn heartbeats_are_sent_also_while_the_ca_takes_its_time() {
-    let mut scene = compilers("Terminating:Wait");
-    scene["groups"][0]["hooks"][0]["heartbeat_timeout_s"] = json!(30);
-    let mut stage = Rehearsal::of(scene).await;
+    let mut stage = Rehearsal::of(short_heartbeat(compilers("Terminating:Wait"))).await;
     stage.fault("ca", "PUT /puppet-ca/v1/clean", None, FaultKind::Delay { ms: 21_000 });
     assert_eq!(stage.receipt("eventbridge-terminate").await.outcome, Outcome::Continued);
     // Two at most belong to the look before and the look after it.
@@ -289,9 +287,7 @@ async fn heartbeats_are_sent_also_while_the_ca_takes_its_time() {
 
 #[tokio::test]
 async fn where_the_timeout_is_longer_than_the_hooks_heartbeats_extend_it() {
-    let mut scene = compilers("Terminating:Wait");
-    scene["groups"][0]["hooks"][0]["heartbeat_timeout_s"] = json!(30);
-    let mut stage = Rehearsal::of(scene).await;
+    let mut stage = Rehearsal::of(short_heartbeat(compilers("Terminating:Wait"))).await;
     stage.fault("puppetdb", "*", None, FaultKind::Reset);
     assert_eq!(stage.receipt("eventbridge-terminate").await.outcome, Outcome::Failed);
     let beats = stage.lab.journal.count("autoscaling", "RecordLifecycleActionHeartbeat");

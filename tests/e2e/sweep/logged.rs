@@ -8,7 +8,7 @@ use stagedoor_lifecycle::receipt::Outcome;
 
 use super::fleet::{fleet, name, stage_of};
 use super::health::refused;
-use crate::e2e::rehearsal::{Rehearsal, compilers};
+use crate::e2e::rehearsal::{Rehearsal, compilers, short_heartbeat};
 
 /// The codes of the warnings and errors so far, and those that have none.
 fn troubles(stage: &Rehearsal) -> (Vec<String>, Vec<Value>) {
@@ -53,9 +53,7 @@ async fn whatever_a_sweep_cannot_do_is_logged_with_a_code() {
 
 #[tokio::test]
 async fn a_heartbeat_and_a_message_that_fail_are_logged_with_a_code() {
-    let mut scene = compilers("Terminating:Wait");
-    scene["groups"][0]["hooks"][0]["heartbeat_timeout_s"] = json!(30);
-    let mut stage = Rehearsal::of(scene).await;
+    let mut stage = Rehearsal::of(short_heartbeat(compilers("Terminating:Wait"))).await;
     stage.fault("puppetdb", "*", None, FaultKind::Reset);
     stage.fault("autoscaling", "RecordLifecycleActionHeartbeat", None, refused("AccessDenied"));
     stage.fault("sns", "*", None, FaultKind::Reset);
