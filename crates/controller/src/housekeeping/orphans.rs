@@ -94,7 +94,13 @@ pub(super) async fn check(run: Run<'_>, puppet: &Puppet, groups: Vec<Group>, tur
         tracing::debug!(certname = %name, code = why.code.as_str(), "no orphan: {}", why.text);
     }
     if let Some((name, why)) = findings.unclear.first() {
-        tracing::warn!(unclear = findings.unclear.len(), certname = %name, code = why.code.as_str(), "could not determine whether it is an orphan: {}", why.text);
+        tracing::warn!(
+            unclear = findings.unclear.len(),
+            certname = %name,
+            code = why.code.as_str(),
+            "could not determine whether it is an orphan: {}",
+            why.text
+        );
     }
     left_alone.extend(findings.unclear.into_iter().chain(findings.spared));
     let may_go = findings.breaker.is_none() && config.orphans == OrphanMode::Purge;
