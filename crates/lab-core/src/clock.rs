@@ -74,12 +74,12 @@ impl Clock {
         Timestamp::now()
     }
 
-    /// The clock of the host that a service runs on, as its answers show it: the machine's, which tests do not move; in a
-    /// simulation the lab's.
+    /// The clock of the host that a service runs on, as its answers show it: the machine's without the offset, as the controller
+    /// compares it with its own; the lab's where time is simulated.
     #[must_use]
     pub fn host_now(&self) -> Timestamp {
-        let simulated = matches!(self.inner.lock().unwrap_or_else(PoisonError::into_inner).base, Base::Tokio(..));
-        if simulated { self.now() } else { Self::machine_now() }
+        let is_machine = matches!(self.inner.lock().unwrap_or_else(PoisonError::into_inner).base, Base::Machine);
+        if is_machine { Self::machine_now() } else { self.now() }
     }
 
     /// Moves the lab's time forward; a negative duration moves it back.

@@ -62,7 +62,7 @@ pub struct Faults {
 struct Counted {
     fault: Fault,
     seen: u32,
-    hit: u32,
+    hit: bool,
 }
 
 /// What the faults make of one call.
@@ -77,7 +77,7 @@ pub struct Hit {
 impl Faults {
     /// Sets one more fault.
     pub fn add(&self, fault: Fault) {
-        self.lock().push(Counted { fault, seen: 0, hit: 0 });
+        self.lock().push(Counted { fault, seen: 0, hit: false });
     }
 
     /// Takes all faults away.
@@ -107,7 +107,7 @@ impl Faults {
             if fault.nth.is_some_and(|nth| nth != counted.seen) {
                 continue;
             }
-            counted.hit = counted.hit.saturating_add(1);
+            counted.hit = true;
             match &fault.kind {
                 FaultKind::Delay { ms } => hit.delay_ms = hit.delay_ms.saturating_add(*ms),
                 failure => {
@@ -121,7 +121,7 @@ impl Faults {
     /// How many of the faults now set have hit a call.
     #[must_use]
     pub fn hits(&self) -> usize {
-        self.lock().iter().filter(|counted| counted.hit > 0).count()
+        self.lock().iter().filter(|counted| counted.hit).count()
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Counted>> {

@@ -105,10 +105,8 @@ pub(crate) struct Ca {
     crl_number: u64,
     pub(crate) crl: Crl,
     pub(crate) infra_crl: Crl,
-    /// Modification times of `ca_crl.pem` and `infra_crl.pem`.
+    /// Modification times of `ca_crl.pem` and `infra_crl.pem`, by the same clock as the header `Date`.
     pub(crate) crl_written: Timestamp,
-    /// When one of them was written last, by the machine's clock, which the header `Date` has: tests move the lab's.
-    pub(crate) crl_touched: Timestamp,
     pub(crate) infra_crl_written: Timestamp,
     clock: Clock,
 }
@@ -129,9 +127,8 @@ impl Ca {
             crl_number: 0,
             infra_crl: crl.clone(),
             crl,
-            crl_written: now,
-            crl_touched: clock.host_now(),
-            infra_crl_written: now,
+            crl_written: clock.host_now(),
+            infra_crl_written: clock.host_now(),
             clock,
         })
     }
@@ -250,14 +247,13 @@ impl Ca {
         self.crl_number += 1;
         let entries: Vec<_> = self.revoked.iter().map(|(serial, at)| (*serial, *at)).collect();
         self.crl = authority.crl(&entries, self.crl_number, now)?;
-        self.crl_written = now;
-        self.crl_touched = self.clock.host_now();
+        self.crl_written = self.clock.host_now();
         if !infra.is_empty() {
             self.infra_revoked.extend(infra);
             let entries: Vec<_> =
                 entries.into_iter().filter(|(serial, _)| self.infra_revoked.contains(serial)).collect();
             self.infra_crl = authority.crl(&entries, self.crl_number, now)?;
-            self.infra_crl_written = now;
+            self.infra_crl_written = self.clock.host_now();
         }
         Ok(true)
     }
@@ -287,8 +283,7 @@ impl Ca {
         self.crl_number += 1;
         let entries: Vec<_> = self.revoked.iter().map(|(serial, at)| (*serial, *at)).collect();
         self.crl = authority.crl(&entries, self.crl_number, now)?;
-        self.crl_written = now;
-        self.crl_touched = self.clock.host_now();
+        self.crl_written = self.clock.host_now();
         Ok(())
     }
 

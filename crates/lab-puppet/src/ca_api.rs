@@ -7,11 +7,13 @@ mod request;
 mod sign;
 mod status;
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use http::header::DATE;
 use http::{HeaderValue, Method, StatusCode};
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
+use rustls::pki_types::CertificateDer;
 use serde_json::{Value, json};
 use stagedoor_lab_core::server::{Call, Reply, Request, Service};
 
@@ -88,11 +90,7 @@ impl Service for CaService {
         if let Ok(version) = HeaderValue::try_from(options.server_version.to_string()) {
             reply.headers_mut().insert("X-Puppet-Version", version);
         }
-        // By the machine's clock, not the lab's: tests move the lab's clock into the past, and the controller compares this header with
-        // the machine's.
-        let ahead = SignedDuration::from_secs(options.ca_clock_ahead_s.into());
-        let date = self.site.clock.host_now().saturating_add(ahead).unwrap_or(now);
-        let date = date.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
+        let date = options.on_ca_clock(self.site.clock.host_now()).strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
         if let Ok(date) = HeaderValue::try_from(date) {
             reply.headers_mut().insert(DATE, date);
         }
@@ -149,7 +147,19 @@ pub(crate) fn journalled(
 
 /// The client certificate of the connection.
 pub(crate) fn client(request: &Request) -> Option<ClientName> {
-    ClientName::read(request.peer.as_ref()?.chain.first()?).ok()
+    thread_local! {
+        /// The client that was read last: most calls in a row are of one client.
+        static LAST: RefCell<Option<(CertificateDer<'static>, ClientName)>> = const { RefCell::new(None) };
+    }
+    let certificate = request.peer.as_ref()?.chain.first()?;
+    LAST.with_borrow_mut(|last| match last {
+        Some((of, client)) if of == certificate => Some(client.clone()),
+        _ => {
+            let client = ClientName::read(certificate).ok()?;
+            *last = Some((certificate.clone(), client.clone()));
+            Some(client)
+        }
+    })
 }
 
 /// The Status API of Puppet Server on a compiler, which has no CA.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -117,6 +117,14 @@ pub enum TokenState {
     Expired,
     /// Taken back.
     Revoked,
+}
+
+impl TokenState {
+    /// Valid, with what a role needs for the work of a controller.
+    #[must_use]
+    pub fn for_controller() -> Self {
+        Self::Valid(CONTROLLER_PERMISSIONS.map(str::to_owned).to_vec())
+    }
 }
 
 /// What a role needs for the work of a controller.
@@ -294,12 +302,16 @@ impl PuppetOptions {
         Self { enterprise: true, enable_infra_crl: true, infra_nodes: vec![SERVER.to_owned()], ..Self::default() }
     }
 
+    /// This time as the clock of the CA's host shows it.
+    pub(crate) fn on_ca_clock(&self, at: Timestamp) -> Timestamp {
+        at.saturating_add(SignedDuration::from_secs(self.ca_clock_ahead_s.into())).unwrap_or(at)
+    }
+
     /// Gives a Puppet Enterprise site that names no tokens one that may do everything a controller needs.
     pub(super) fn with_token(mut self) -> Self {
         if self.enterprise && self.rbac_tokens.is_none() {
             let token = format!("lab-token-{}", Uuid::new_v4().simple());
-            let permissions = CONTROLLER_PERMISSIONS.map(str::to_owned).to_vec();
-            self.rbac_tokens = Some(BTreeMap::from([(token, TokenState::Valid(permissions))]));
+            self.rbac_tokens = Some(BTreeMap::from([(token, TokenState::for_controller())]));
         }
         self
     }

@@ -184,8 +184,7 @@ impl Site {
 
     /// The clock of the CA's host.
     pub(crate) fn ca_time(&self, options: &PuppetOptions) -> Timestamp {
-        let now = self.clock.now();
-        now.saturating_add(SignedDuration::from_secs(options.ca_clock_ahead_s.into())).unwrap_or(now)
+        options.on_ca_clock(self.clock.now())
     }
 
     /// Issues a certificate without asking any policy.

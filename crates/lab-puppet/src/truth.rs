@@ -1,5 +1,6 @@
-//! What is really so at the site, for the checks of a simulation: no client could ask it like this. No I/O.
+//! The actual state of the site, for the checks of tests. No client can query it like this. No I/O.
 
+use anyhow::Context as _;
 use aws_lc_rs::digest::{SHA256, digest};
 use jiff::Timestamp;
 use rcgen::PublicKeyData as _;
@@ -60,7 +61,7 @@ impl Puppet {
     pub fn is_active(&self, certname: &str) -> Option<bool> {
         let store = self.site.puppetdb();
         let record = store.nodes.get(certname)?;
-        Some(record.node(certname)["deactivated"].is_null())
+        Some(record.deactivated.is_none())
     }
 
     /// The site's time.
@@ -82,11 +83,10 @@ impl AgentIdentity {
     /// The serial number of its certificate.
     ///
     /// # Errors
-    /// The certificate cannot be read.
+    /// The certificate cannot be read, or its serial number has more than 64 bits.
     pub fn serial(&self) -> anyhow::Result<u64> {
         let (_, parsed) = parse_x509_certificate(&self.certificate)?;
-        let digits = parsed.tbs_certificate.serial.to_u64_digits();
-        Ok(digits.first().copied().unwrap_or_default())
+        u64::try_from(&parsed.tbs_certificate.serial).context("a serial number of at most 64 bits")
     }
 }
 

@@ -1,7 +1,7 @@
 //! `certificate`, `certificate_revocation_list` and `expirations`. No I/O.
 
 use http::StatusCode;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use stagedoor_lab_core::server::{Reply, Request};
 
@@ -33,14 +33,7 @@ pub(super) fn get_crl(site: &Site, request: &Request, options: &PuppetOptions) -
     let ca = site.ca();
     let (crl, written) =
         if options.enable_infra_crl { (&ca.infra_crl, ca.infra_crl_written) } else { (&ca.crl, ca.crl_written) };
-    // The client may have read the lab's clock, which tests move, or the machine's, which the header `Date` has: the nearer one.
-    let by_machine =
-        |at: Timestamp| at.checked_add(SignedDuration::from_secs(options.ca_clock_ahead_s.into())).unwrap_or(at);
-    let (lab, machine) = (site.clock.now(), by_machine(site.clock.host_now()));
-    let between = Timestamp::from_second(lab.as_second().midpoint(machine.as_second())).unwrap_or(lab);
-    let is_by_machine = (machine > lab) != is_newer(request, between);
-    let written = if is_by_machine { by_machine(ca.crl_touched) } else { written };
-    if !is_newer(request, written) {
+    if !is_newer(request, options.on_ca_clock(written)) {
         return typed(StatusCode::NOT_MODIFIED, PLAIN, "");
     }
     let (_, root) = site.authority.root_crl();
@@ -52,7 +45,7 @@ pub(super) fn expirations(site: &Site) -> Reply {
     let ca = site.ca();
     let (root, root_crl) = site.authority.root_crl();
     let crls = [(site.authority.signing_name(), ca.crl.next_update), (root, root_crl.next_update)];
-    let dated = |entries: [(&'static str, jiff::Timestamp); 2]| {
+    let dated = |entries: [(&'static str, Timestamp); 2]| {
         let entries = entries.map(|(name, at)| (name.to_owned(), Value::from(utc(at))));
         Map::from_iter(entries)
     };
