@@ -10,7 +10,7 @@ use anyhow::{Context, ensure};
 use jiff::SignedDuration;
 use serde_json::{Value, json};
 use stagedoor_lab::scene::Scene;
-use stagedoor_lab::{Lab, Options};
+use stagedoor_lab::{Lab, Options, peak_memory};
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
 use tokio::time::Instant;
@@ -143,12 +143,4 @@ fn start(lab: &Lab) -> anyhow::Result<Child> {
     }
     command.env("RUST_LOG", "error,stagedoor_puppet=debug");
     command.spawn().with_context(|| format!("{} does not start; `make bench` builds it", program.display()))
-}
-
-/// The most memory that the function ever had, in MiB.
-fn peak_memory(function: &Child) -> anyhow::Result<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", function.id().context("it runs")?))?;
-    let line = status.lines().find(|line| line.starts_with("VmHWM:")).context("VmHWM")?;
-    let kib: u64 = line.split_whitespace().nth(1).context("a number")?.parse()?;
-    Ok(kib.div_ceil(1024))
 }

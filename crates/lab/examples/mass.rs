@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 use stagedoor_lab::scene::Scene;
-use stagedoor_lab::{Lab, Options};
+use stagedoor_lab::{Lab, Options, peak_memory};
 use stagedoor_lab_core::faults::{Fault, FaultKind};
 use stagedoor_lab_puppet::PuppetOptions;
 use tokio::process::{Child, Command};
@@ -155,12 +155,4 @@ fn start(lab: &Lab) -> anyhow::Result<Child> {
     }
     command.env("RUST_LOG", "error");
     command.spawn().with_context(|| format!("{} does not start; `make bench` builds it", program.display()))
-}
-
-/// The most memory that the function ever had, in MiB.
-fn peak_memory(function: &Child) -> anyhow::Result<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", function.id().context("it runs")?))?;
-    let line = status.lines().find(|line| line.starts_with("VmHWM:")).context("VmHWM")?;
-    let kib: u64 = line.split_whitespace().nth(1).context("a number")?.parse()?;
-    Ok(kib.div_ceil(1024))
 }

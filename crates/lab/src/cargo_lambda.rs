@@ -12,6 +12,8 @@ use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
 use tokio::time::Instant;
 
+use crate::peak_memory;
+
 /// How long one invocation may take, the start of the function included: longer than the budget of any function here.
 const LONGEST_INVOCATION: Duration = Duration::from_secs(200);
 /// How long cargo-lambda may take until it listens.
@@ -89,20 +91,12 @@ impl CargoLambda {
         lock(&self.log).clone()
     }
 
-    /// The most memory that a function has had so far, in MiB: its peak resident set size
-    /// ([proc(5)](https://man7.org/linux/man-pages/man5/proc_pid_status.5.html), `VmHWM`).
+    /// The most memory that a function has had so far, in MiB; see [`peak_memory`].
     ///
     /// # Errors
     /// The function does not run.
     pub fn peak_memory(&self, function: &str) -> anyhow::Result<u64> {
-        let id = lock(&self.running)
-            .get(function)
-            .and_then(Child::id)
-            .with_context(|| format!("{function} does not run"))?;
-        let status = std::fs::read_to_string(format!("/proc/{id}/status"))?;
-        let line = status.lines().find(|line| line.starts_with("VmHWM:")).context("VmHWM")?;
-        let kib: u64 = line.split_whitespace().nth(1).context("a number")?.parse()?;
-        Ok(kib.div_ceil(1024))
+        peak_memory(lock(&self.running).get(function).with_context(|| format!("{function} does not run"))?)
     }
 
     /// Waits until the function has ended, which it does when it cannot start.

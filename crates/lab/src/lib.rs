@@ -41,6 +41,7 @@ pub mod agent;
 pub mod cargo_lambda;
 mod control;
 pub mod lambda;
+mod process;
 pub mod scene;
 mod stage;
 
@@ -64,6 +65,7 @@ use tokio::task::JoinSet;
 use agent::Agents;
 use control::Control;
 use lambda::{InvokeError, Lambda};
+pub use process::peak_memory;
 use scene::Scene;
 pub use stage::Endpoints;
 use stage::Stage;
