@@ -21,7 +21,6 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
-
 use secrecy::SecretString;
 use serde_json::{Value, json};
 use stagedoor_lab_core::clock::Clock;
@@ -131,6 +130,23 @@ impl Aws {
         self.lock().world.replace_root_volume(instance_id, self.clock.now())
     }
 
+    /// EC2 takes back a Spot Instance: it is terminated at once and does not wait for lifecycle hooks, whose actions Auto Scaling still
+    /// shows (<https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/spot-interruptions.html>).
+    ///
+    /// # Errors
+    /// There is no such instance.
+    pub fn reclaim(&self, instance_id: &str) -> anyhow::Result<()> {
+        self.lock().world.reclaim(instance_id, self.clock.now())
+    }
+
+    /// The lifecycle actions that timed out since the scene was set: the instance and the hook of each.
+    #[must_use]
+    pub fn timed_out(&self) -> Vec<(String, String)> {
+        let mut inner = self.lock();
+        inner.world.settle(self.clock.now());
+        inner.world.timed_out.clone()
+    }
+
     /// The Auto Scaling lifecycle state of an instance, `Terminated` once it is gone; `None`: never heard of.
     #[must_use]
     pub fn lifecycle_state(&self, instance_id: &str) -> Option<String> {
@@ -214,7 +230,7 @@ fn shown(instance: &world::Instance, now: Timestamp) -> Option<Machine> {
     })
 }
 
-fn snapshot(world: &World, now: jiff::Timestamp) -> Value {
+fn snapshot(world: &World, now: Timestamp) -> Value {
     let instances = world.instances.values().map(|instance| {
         let actions = instance.passage.iter().flat_map(|passage| &passage.actions).map(|action| {
             json!({

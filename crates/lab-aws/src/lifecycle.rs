@@ -84,6 +84,11 @@ impl World {
         passage.settle(now);
         instance.state = passage.state();
         let Some((since, result)) = passage.done else { return };
+        for action in &mut passage.actions {
+            if std::mem::take(&mut action.timed_out) {
+                self.timed_out.push((id.to_owned(), action.hook.clone()));
+            }
+        }
         let group = instance.group.as_ref().and_then(|name| self.groups.get(name));
         let retain = group.is_some_and(|group| group.retain_on_abandon);
         let pool = group.and_then(|group| group.warm_pool);
@@ -109,7 +114,7 @@ impl World {
         }
         passage.arrival(pool).clone_into(&mut instance.state);
         if destination == Place::Ec2 {
-            instance.terminated = Some(at);
+            instance.terminated.get_or_insert(at);
         }
         let activity = instance.passage.take().map(|passage| passage.activity);
         self.end_activity(activity.as_deref(), "Successful", at);
@@ -307,6 +312,14 @@ impl World {
         }
         let events = self.begin(id, origin, destination, &how.tokens, cause, now);
         Ok(Begun { instance_id, events })
+    }
+
+    /// EC2 takes back a Spot Instance: it is terminated at once, while its lifecycle actions still wait.
+    pub(crate) fn reclaim(&mut self, id: &str, now: Timestamp) -> anyhow::Result<()> {
+        self.settle(now);
+        let Some(instance) = self.instances.get_mut(id) else { anyhow::bail!("there is no instance {id}") };
+        instance.terminated.get_or_insert(now);
+        Ok(())
     }
 
     /// `TerminateInstanceInAutoScalingGroup`; also the way out of `Terminating:Retained`. Answers with the index of

@@ -41,6 +41,8 @@ pub(crate) struct Action {
     pub(crate) token: String,
     pub(crate) metadata: Option<String>,
     pub(crate) result: Option<ActionResult>,
+    /// Whether nobody completed it in time, so that the result is the hook's default.
+    pub(crate) timed_out: bool,
     /// How many calls about it still find nothing (the propagation race).
     pub(crate) hidden_calls: u32,
     default_result: ActionResult,
@@ -56,6 +58,7 @@ impl Action {
             token: token.unwrap_or_else(|| Uuid::new_v4().to_string()),
             metadata: hook.metadata.clone(),
             result: None,
+            timed_out: false,
             hidden_calls,
             default_result: hook.default_result,
             heartbeat: SignedDuration::from_secs(hook.heartbeat_timeout_s.into()),
@@ -128,6 +131,7 @@ impl Passage {
                 return;
             }
             next.result = Some(next.default_result);
+            next.timed_out = true;
             self.finish(at);
         }
     }

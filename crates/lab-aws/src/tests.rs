@@ -364,3 +364,25 @@ fn a_scene_with_an_instance_that_nothing_could_hold_is_refused() {
     let error = aws.set_scene(&serde_json::from_value(scene).unwrap()).unwrap_err();
     assert!(error.to_string().contains("no hook to hold it there"), "{error}");
 }
+
+#[test]
+fn a_spot_instance_that_ec2_takes_back_is_gone_while_its_hook_still_waits() {
+    let stage = group_with(&terminate_hook());
+    stage.aws.terminate(INSTANCE, &Terminate::default()).unwrap();
+    stage.pass(120);
+    stage.aws.reclaim(INSTANCE).unwrap();
+    assert_eq!(stage.aws.machine(INSTANCE).unwrap().state, "terminated");
+    assert_eq!(stage.state(), "Terminating:Wait");
+}
+
+#[test]
+fn an_action_that_times_out_is_recorded_once_and_one_that_is_completed_is_not() {
+    let stage = group_with(&terminate_hook());
+    stage.aws.terminate(INSTANCE, &Terminate::default()).unwrap();
+    stage.pass(599);
+    assert_eq!(stage.aws.timed_out(), []);
+    stage.pass(1);
+    for _ in 0..2 {
+        assert_eq!(stage.aws.timed_out(), [(INSTANCE.to_owned(), "leave".to_owned())]);
+    }
+}

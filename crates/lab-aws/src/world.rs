@@ -30,6 +30,8 @@ pub(crate) struct World {
     pub(crate) topics: BTreeMap<String, Vec<Message>>,
     /// Every lifecycle event since the scene was set, oldest first.
     pub(crate) events: Vec<Event>,
+    /// Each lifecycle action that timed out since the scene was set: the instance and the hook.
+    pub(crate) timed_out: Vec<(String, String)>,
     /// For instance ids and addresses that the lab makes up.
     pub(crate) made_up: u32,
     /// The second and third byte of made-up loopback addresses: by chance, for labs that run side by side.
@@ -119,6 +121,7 @@ impl World {
             secrets: BTreeMap::new(),
             topics: BTreeMap::new(),
             events: Vec::new(),
+            timed_out: Vec::new(),
             made_up: 0,
             loopback_net: loopback_net(),
         }
