@@ -59,7 +59,13 @@ async fn run(site: Arc<Site>, id: u64, name: String, generation: u64) {
     if site.orchestrator().generation != generation {
         return;
     }
+    let is_same = |now: Connected| now.since == connected.since;
+    let still_connected = site.orchestrator().connection(&name).is_some_and(is_same);
     let not_run = match script {
+        // The run ends with the node, or with its disk.
+        RunScript::Ok | RunScript::Failed if !still_connected => {
+            Some(("the connection to the PCP broker was lost", "connection_lost"))
+        }
         RunScript::Locked => Some(("Puppet agent run is already in progress", "agent_locked")),
         RunScript::Disabled => Some(("Puppet agent is disabled", "agent_disabled")),
         RunScript::Disconnected => Some(("the connection to the PCP broker was lost", "connection_lost")),
