@@ -134,12 +134,19 @@ pub struct Plan {
 pub fn plan<'a>(site: Site<'_>, situations: impl IntoIterator<Item = Situation<'a>>) -> Plan {
     let mut plan = Plan::default();
     let mut about_to_report = false;
-    for situation in situations {
-        let decision = decide(site, &situation);
+    let situations: Vec<_> = situations.into_iter().collect();
+    let terminates = |situation: &&Situation<'_>| situation.confirmed.is_ok() && !situation.action.is_launching();
+    let terminating: BTreeSet<_> = situations.iter().filter(terminates).map(|one| &one.action.instance).collect();
+    for situation in &situations {
+        if situation.action.is_launching() && terminating.contains(&situation.action.instance) {
+            plan.superseded(situation.action);
+            continue;
+        }
+        let decision = decide(site, situation);
         if let Seen::Launch(seen) = situation.seen {
             about_to_report |= onboard::is_about_to_report(&decision, seen);
         }
-        plan.add(site, &situation, decision);
+        plan.add(site, situation, decision);
     }
     plan.hold_refreshes(about_to_report, site.now);
     plan
@@ -155,6 +162,13 @@ fn decide(site: Site<'_>, situation: &Situation<'_>) -> Decision {
 }
 
 impl Plan {
+    /// A launch that AWS confirmed before the instance began to terminate. What is done for it now would be left in Puppet; the next
+    /// observation of AWS ends it.
+    fn superseded(&mut self, action: &LifecycleAction) {
+        let text = format!("{} terminates: its launch is over", action.instance);
+        self.status(action.key(), Outcome::Refused, Fact::new(Code::NotLaunching, text));
+    }
+
     fn add(&mut self, site: Site<'_>, situation: &Situation<'_>, decision: Decision) {
         let Situation { action, tried, .. } = situation;
         let key = action.key();

@@ -42,6 +42,17 @@ fn launches_and_terminations_are_planned_together() {
 }
 
 #[test]
+fn nothing_is_done_for_the_launch_of_an_instance_that_terminates() {
+    let mut both = world(vec![Item::new(0, Transition::Launching), Item::new(0, Transition::Terminating)]);
+    both.items[0].asks();
+    let plan = both.plan();
+    assert_eq!(plan.effects.iter().map(|permitted| &permitted.key).collect::<Vec<_>>(), [&both.key(1)]);
+    assert_eq!(both.code(0), (Outcome::Refused, Code::NotLaunching));
+    both.items[1].unconfirmed = Some(Fact::new(Code::AutoScalingUnavailable, "it is down"));
+    assert_eq!(both.plan().effects.len(), 1, "AWS does not confirm that it terminates");
+}
+
+#[test]
 fn an_action_with_a_verdict_has_no_status_and_the_other_way_round() {
     let mut world = launching(2);
     world.items[1].asks();
