@@ -3,6 +3,7 @@
 //! Names are reused, instance ids are not. So a name says nothing: the certificate's extension `pp_instance_id`
 //! does, else the node's facts in PuppetDB, else the name itself if the profile makes it of the instance id.
 
+use stagedoor_types::broken::{Rule, is_broken};
 use stagedoor_types::{Certname, InstanceId, Lookup, Trouble};
 
 use crate::observation::NameView;
@@ -87,6 +88,9 @@ pub fn whose(view: &NameView, instance: &InstanceId, protected: &Protected) -> W
         return Whose::Protected(pattern.to_owned());
     }
     let ours = |evidence| Whose::Ours(Purgeable { certname: view.certname.clone(), evidence });
+    if is_broken(Rule::NameCheck) && matches!(view.certificate, Lookup::Found(_)) {
+        return ours(Evidence::Name);
+    }
     match view.certificate.known() {
         Err(trouble) => return Whose::Unavailable(trouble.clone()),
         Ok(Some(certificate)) => match &certificate.instance {

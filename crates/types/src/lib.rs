@@ -1,6 +1,7 @@
 //! What every other crate shares: names that are valid, what Auto Scaling and EC2 say, and "unavailable" that is never "absent".
 //! No I/O.
 
+pub mod broken;
 mod cloud;
 mod mode;
 mod names;

@@ -1,5 +1,7 @@
 //! What could not be found out or done, and why. No I/O.
 
+use crate::broken::{Rule, is_broken};
+
 /// The answer to a lookup, in which "absent" and "unavailable" can never be mixed up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Lookup<T> {
@@ -17,6 +19,7 @@ impl<T> Lookup<T> {
         match self {
             Self::Found(value) => Ok(Some(value)),
             Self::Absent => Ok(None),
+            Self::Unavailable(_) if is_broken(Rule::Unavailable) => Ok(None),
             Self::Unavailable(trouble) => Err(trouble),
         }
     }

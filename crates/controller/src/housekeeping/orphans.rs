@@ -8,6 +8,7 @@ use stagedoor_lifecycle::orphans::{Cloud, Listed, Orphan, Rules, Suspect};
 use stagedoor_lifecycle::profile::Profile;
 use stagedoor_lifecycle::reason::{Code, Fact};
 use stagedoor_lifecycle::removal::Removal;
+use stagedoor_types::broken::{Rule, is_broken};
 use stagedoor_types::{Certname, Group, InstanceId, Machine, Mode, Service, Trouble};
 
 use super::{Outcome, observe_mode, report_mode};
@@ -154,7 +155,9 @@ async fn located<'l>(
         }
         _ => BTreeSet::new(),
     };
-    let known = |listed: &&Listed| !unknown.contains(&listed.certname) || here.contains(&listed.certname);
+    let known = |listed: &&Listed| {
+        !unknown.contains(&listed.certname) || here.contains(&listed.certname) || is_broken(Rule::Home)
+    };
     let (fleet, others): (Vec<&Listed>, Vec<&Listed>) = fleet.into_iter().partition(known);
     let why = |listed: &Listed| {
         let instance = &listed.instance;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use stagedoor_types::broken::{Rule, is_broken};
 use stagedoor_types::{Certname, InstanceId, Place};
 
 use super::{NotYet, Rules, SILENCE, ask, trouble, wrong};
@@ -113,6 +114,9 @@ impl Rules<'_> {
         let old = |began: Timestamp| {
             !certificate.appeared && deadline::after(certificate.issued, certificate.tolerance) < began
         };
+        if is_broken(Rule::SameKey) && name.request.known().is_ok_and(|request| request.is_some()) {
+            return Ok(true);
+        }
         let used = self.used(name)?;
         let lost = match (self.action.began, self.action.origin) {
             (Began::Said(began), Some(Place::Ec2 | Place::AutoScalingGroup)) if old(began) && used != Used::Since => {
@@ -273,6 +277,7 @@ impl Rules<'_> {
         };
         match signing::approve(&request.asks, &expected) {
             // Pinned first: a Puppet run that began before the pin would prove nothing.
+            Ok(signable) if is_broken(Rule::PinFirst) => Decision::Apply(Effect::Sign(signable)).into(),
             Ok(signable) => self.pinned(name).err().unwrap_or_else(|| Decision::Apply(Effect::Sign(signable)).into()),
             Err(objections) => self.refuse(certname, &request.asks, &objections),
         }
