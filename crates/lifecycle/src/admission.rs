@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use stagedoor_types::broken::{Rule, is_broken};
 use stagedoor_types::{
     ActionResult, Certname, Group, GroupName, Hook, HookName, LifecycleState, Location, Lookup, Machine, Mode,
     PROFILE_TAG, Place, ProfileName, Transition, Trouble,
@@ -61,8 +62,6 @@ pub struct PendingAction {
     pub addresses: Vec<IpAddr>,
     /// Whether the hook may still hold it. If not, Auto Scaling has already ended the action, but Puppet must still be purged.
     pub waits: bool,
-    /// Why it is not known whether it terminates. Then Puppet keeps it, and the timeout decides.
-    pub doubt: Option<Fact>,
     /// Whether another tool's hook may hold it as well.
     pub other_hooks: bool,
     /// How long after its beginning it has to be decided, whatever is still missing.
@@ -170,30 +169,21 @@ fn no_such_profile(group: &GroupName, tag: &str) -> String {
 }
 
 /// How an instance is held.
-struct Hold {
-    /// Or Auto Scaling has ended the action itself.
-    waits: bool,
-    /// Why it may return.
-    doubt: Option<Fact>,
+enum Hold {
+    /// A hook holds it, or is about to.
+    Waits,
+    /// Auto Scaling has ended the action itself.
+    Gone,
 }
 
-impl Hold {
-    const WAITS: Self = Self { waits: true, doubt: None };
-    const GONE: Self = Self { waits: false, doubt: None };
-}
-
-/// How the terminating instance is held; or why it is not handled as one.
+/// How the terminating instance is held; or why it is not handled as one. An instance that returns to the warm pool waits in
+/// `Warmed:Pending:Wait`, so `Terminating:Wait` is final
+/// (<https://docs.aws.amazon.com/autoscaling/ec2/userguide/warm-pool-instance-lifecycle.html>).
 fn terminating(action: &LifecycleAction, group: &Group, cloud: &CloudView) -> Result<Hold, Admission> {
     let LifecycleAction { instance, group: group_name, .. } = action;
-    let doubt = || {
-        let unknown = format!(
-            "group {group_name} returns instances to its warm pool, and nothing says whether {instance} goes there or \
-             terminates: the action's event would"
-        );
-        Fact::new(Code::DestinationUnknown, unknown)
-    };
-    let in_doubt = group.reuses && action.destination.is_none();
-    let gone = || matches!(cloud.machine.known(), Ok(Some(machine)) if machine.is_gone_from(group_name));
+    if is_broken(Rule::Confirmation) {
+        return Ok(Hold::Waits);
+    }
     let to_the_pool = action.destination == Some(Place::WarmPool) && group.reuses;
     Err(match group.members.get(instance) {
         Some(LifecycleState::TerminatingWait | LifecycleState::WarmedPendingWait) if to_the_pool => Admission::Pass(
@@ -203,14 +193,10 @@ fn terminating(action: &LifecycleAction, group: &Group, cloud: &CloudView) -> Re
             Code::RootVolumeReplaced,
             format!("{instance} gets a new root volume and stays known to Puppet"),
         )),
-        Some(LifecycleState::TerminatingWait | LifecycleState::Terminating) if in_doubt => {
-            return Ok(Hold { waits: true, doubt: Some(doubt()) });
-        }
         Some(LifecycleState::TerminatingWait | LifecycleState::WarmedTerminatingWait | LifecycleState::Terminating) => {
-            return Ok(Hold::WAITS);
+            return Ok(Hold::Waits);
         }
-        Some(LifecycleState::Past) if in_doubt && !gone() => return Ok(Hold { waits: false, doubt: Some(doubt()) }),
-        Some(LifecycleState::Past) => return Ok(Hold::GONE),
+        Some(LifecycleState::Past) => return Ok(Hold::Gone),
         Some(LifecycleState::Pending | LifecycleState::PendingWait | LifecycleState::WarmedPendingWait) => {
             Admission::Refuse(Fact::new(
                 Code::NotTerminating,
@@ -223,7 +209,7 @@ fn terminating(action: &LifecycleAction, group: &Group, cloud: &CloudView) -> Re
         )),
         None => match cloud.machine.known() {
             Err(trouble) => Admission::Fail(trouble.into()),
-            Ok(Some(machine)) if machine.is_gone_from(group_name) => return Ok(Hold::GONE),
+            Ok(Some(machine)) if machine.is_gone_from(group_name) => return Ok(Hold::Gone),
             Ok(_) => Admission::Refuse(Fact::new(
                 Code::NotTerminating,
                 format!(
@@ -238,7 +224,7 @@ fn terminating(action: &LifecycleAction, group: &Group, cloud: &CloudView) -> Re
 fn launching(action: &LifecycleAction, group: &Group) -> Result<Hold, Admission> {
     let LifecycleAction { instance, group: group_name, .. } = action;
     Err(match group.members.get(instance) {
-        Some(LifecycleState::PendingWait | LifecycleState::WarmedPendingWait) => return Ok(Hold::WAITS),
+        Some(LifecycleState::PendingWait | LifecycleState::WarmedPendingWait) => return Ok(Hold::Waits),
         Some(LifecycleState::Pending) => Admission::Fail(Fact::new(
             Code::NotVisibleYet,
             format!("Auto Scaling does not hold {instance} at a hook yet: it shows it as Pending"),
@@ -297,8 +283,7 @@ fn held(
         home: group.location.clone(),
         launched: machine.ok().flatten().and_then(|machine| machine.launched),
         addresses: machine.ok().flatten().map(Machine::addresses).unwrap_or_default(),
-        waits: hold.waits,
-        doubt: hold.doubt,
+        waits: matches!(hold, Hold::Waits),
         other_hooks: hooks.iter().filter(guards).any(|hook| another(&hook.name)),
         allowed,
         heartbeat,

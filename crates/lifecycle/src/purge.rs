@@ -4,6 +4,7 @@
 //! there is nothing left to remove.
 
 use jiff::Timestamp;
+use stagedoor_types::broken::{Rule, is_broken};
 use stagedoor_types::{ActionResult, Certname, InstanceId, Lookup, Observed, Trouble};
 
 use crate::admission::{Nameless, PendingAction};
@@ -49,6 +50,9 @@ pub fn decide(
     let mut story: Vec<Fact> = Vec::new();
     for view in &seen.names {
         let name = &view.certname;
+        if is_broken(Rule::Proof) && removals.applied.contains_key(name) {
+            continue;
+        }
         match whose(view, instance, protected) {
             Whose::Ours(purgeable) => {
                 let (removal, trouble) = removal(purgeable, view, instance);
@@ -78,9 +82,6 @@ pub fn decide(
         }
     }
 
-    if let (Some(doubt), false) = (&terminating.doubt, left.is_empty()) {
-        return not_yet(action, terminating, Missing::Trouble(doubt.clone().into()), now);
-    }
     // What was tried without success is tried again while there is time.
     let given_up = removals.last.as_ref().filter(|_| late && !left.is_empty());
     if !left.is_empty() && given_up.is_none() {

@@ -104,19 +104,6 @@ fn completed(decision: Decision) -> Reason {
 // What AWS says.
 
 #[test]
-fn an_instance_that_may_return_is_not_purged_and_the_timeout_decides() {
-    let mut world = world();
-    world.aws = world.aws.with_warm_pool();
-    world.aws.action.destination = None;
-    world.aws.action.began = Began::Unknown;
-    assert_eq!(world.decide(), Decision::Ask(Question::Began), "the timeout counts from there");
-    world.aws.action.began = Began::Confirmed { recorded: Some(at(0)), said: None };
-    assert!(matches!(world.decide(), Decision::Fail(why) if why.codes() == [Code::DestinationUnknown]));
-    assert_eq!(completed(world.clone().purged().decide()).codes(), [Code::NotInPuppet], "nothing is left of it");
-    assert_eq!(completed(world.late().decide()).codes(), [Code::TimeoutExpired, Code::DestinationUnknown]);
-}
-
-#[test]
 fn an_instance_that_ec2_says_is_gone_from_the_group_is_still_purged() {
     let mut world = world();
     world.aws = world.aws.not_in_the_group();

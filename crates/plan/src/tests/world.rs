@@ -138,7 +138,6 @@ impl Item {
             launched: None,
             addresses: Vec::new(),
             waits: true,
-            doubt: None,
             other_hooks: false,
             allowed: if launching { profile.launch_timeout } else { profile.terminate_timeout },
             heartbeat: None,
