@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use jiff::Timestamp;
-use stagedoor_aws::autoscaling::HookWriter;
+use stagedoor_aws::autoscaling::{Answer, HookWriter};
 use stagedoor_lifecycle::deadline::{self, LOOK_BACK, heartbeat_due};
 use stagedoor_lifecycle::reason::Code;
+use stagedoor_types::broken::{Rule, is_broken};
 use stagedoor_types::{ActionKey, Service};
 
 use crate::batch::Waiting;
@@ -17,6 +18,8 @@ use crate::context::Run;
 
 /// How often it is checked whether one is due.
 const EVERY: Duration = Duration::from_secs(1);
+/// How soon one that failed is sent again: an action that has just begun may not be visible yet, and calls are throttled.
+const AGAIN: Duration = Duration::from_secs(5);
 /// All calls of an account and Region share one bucket.
 const AT_ONCE: usize = 2;
 
@@ -27,11 +30,13 @@ pub(crate) struct Heartbeats {
     waiting: Vec<Waiting>,
     /// Those whose heartbeat is due and not sent yet.
     due: Vec<Waiting>,
+    /// Those whose heartbeat failed, and when it is due again.
+    failed: Vec<(Timestamp, Waiting)>,
 }
 
 impl Heartbeats {
     pub(crate) fn new(now: Timestamp) -> Self {
-        Self { last: now, waiting: Vec::new(), due: Vec::new() }
+        Self { last: now, waiting: Vec::new(), due: Vec::new(), failed: Vec::new() }
     }
 
     /// Keeps these alive from now on.
@@ -44,6 +49,7 @@ impl Heartbeats {
         self.due.extend(new.filter(|waiting| is_due(waiting, since, now)).cloned());
         let awaited: BTreeSet<&ActionKey> = self.waiting.iter().map(|waiting| &waiting.key).collect();
         self.due.retain(|due| awaited.contains(&due.key));
+        self.failed.retain(|(_, failed)| awaited.contains(&failed.key));
     }
 
     /// Runs this work to completion, sending heartbeats meanwhile.
@@ -61,28 +67,35 @@ impl Heartbeats {
         }
     }
 
-    /// Sends those that are due. One may be lost: two more come before the hook times out.
+    /// Sends those that are due, and again those that failed.
     async fn send(&mut self, run: Run<'_>) {
         let (last, now) = (self.last, run.now());
         self.last = now;
         self.due.extend(self.waiting.iter().filter(|waiting| is_due(waiting, last, now)).cloned());
+        let again = self.failed.extract_if(.., |(due, _)| *due <= now);
+        self.due.extend(again.map(|(_, waiting)| waiting));
         while !self.due.is_empty() {
             // Taken off once they are sent: the work may end at any moment, and the rest goes on beside the next.
             let some = self.due.len().min(AT_ONCE);
-            join_all(self.due[..some].iter().map(|waiting| one(run, waiting))).await;
-            self.due.drain(..some);
+            let sent = join_all(self.due[..some].iter().map(|waiting| one(run, waiting))).await;
+            let again = deadline::after(run.now(), AGAIN);
+            let sent = self.due.drain(..some).zip(sent);
+            self.failed.extend(sent.filter(|(_, is_sent)| !is_sent).map(|(waiting, _)| (again, waiting)));
         }
     }
 }
 
 fn is_due(waiting: &Waiting, since: Timestamp, now: Timestamp) -> bool {
-    heartbeat_due(&waiting.key.instance, waiting.timeout, since, now)
+    !is_broken(Rule::Heartbeats) && heartbeat_due(&waiting.key.instance, waiting.timeout, since, now)
 }
 
-async fn one(run: Run<'_>, waiting: &Waiting) {
+/// Sends one heartbeat; whether Auto Scaling took it.
+async fn one(run: Run<'_>, waiting: &Waiting) -> bool {
     let Waiting { key, permit, .. } = waiting;
     let beat = HookWriter::new(&run.context.autoscaling, *permit).heartbeat(key);
-    if let Err(trouble) = call(run.context, run.budget.calls, Service::AutoScaling, beat).await {
-        tracing::warn!(instance = %key.instance, code = Code::from(&trouble).as_str(), "heartbeat: {trouble}");
+    let sent = call(run.context, run.budget.calls, Service::AutoScaling, beat).await;
+    if let Err(trouble) = &sent {
+        tracing::warn!(instance = %key.instance, code = Code::from(trouble).as_str(), "heartbeat: {trouble}");
     }
+    matches!(sent, Ok(Answer::Accepted))
 }
