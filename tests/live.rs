@@ -37,23 +37,10 @@ async fn a_leaving_node_is_forgotten_by_real_puppet_and_its_agent_is_refused() {
     assert!(job.puppetdb().node(&leaving.certname).await.unwrap().expect("the agent has reported").is_active());
 
     let receipt = job.terminate(&leaving.id).await;
-    assert!(matches!((receipt.outcome, receipt.code), (Outcome::Continued, Code::Purged(_))), "{receipt:#?}");
-    assert_eq!(receipt.certname.as_ref(), Some(&leaving.certname));
-    assert!(receipt.steps.iter().any(|step| step.kind == StepKind::Proven), "{receipt:#?}");
-    assert!(receipt.steps.iter().any(|step| step.detail.contains("its serial is in the CRL")), "{receipt:#?}");
-
-    assert_eq!(job.ca().certificate(&leaving.certname).await, Ok(None), "the certificate is gone");
-    assert_eq!(job.ca().status(&leaving.certname).await, Ok(None), "nor is there a request");
-    assert!(job.ca().crl().await.unwrap().revokes(&certificate), "its serial is in the CRL");
-    let node = job.puppetdb().node(&leaving.certname).await.unwrap().expect("PuppetDB remembers it");
-    assert!(node.deactivated.is_some(), "{node:?}");
+    job.assert_purged(&receipt, &leaving, &certificate).await;
     job.assert_let_go(&leaving.id);
 
-    old.wait_until_tls_refuses_it(&job.stage).await;
-    let refused = old.run().await;
-    assert!(!refused.status.success(), "{}", text(&refused));
-    // OpenSSL calls it an alert of SSL 3 up to 3.1, and of SSL/TLS since.
-    assert!(text(&refused).contains("alert certificate unknown"), "{}", text(&refused));
+    old.assert_refused(&job.stage).await;
     let node = job.puppetdb().node(&leaving.certname).await.unwrap().expect("PuppetDB remembers it");
     assert!(node.deactivated.is_some(), "the refused run has not brought the node back: {node:?}");
 

@@ -364,27 +364,13 @@ impl Rehearsal {
 
     /// What Puppet holds under a name: whether a certificate, and whether an active node.
     pub(crate) fn puppet_has(&self, certname: &str) -> (bool, bool) {
-        let state = self.lab.puppet.snapshot();
-        let listed = |list: &str| {
-            let list = state[list].as_array().cloned().unwrap_or_default();
-            list.into_iter().find(|entry| entry["certname"] == certname || entry["name"] == certname)
-        };
-        let active = listed("nodes").is_some_and(|node| node["deactivated"].is_null());
-        (listed("certificates").is_some(), active)
+        let puppet = &self.lab.puppet;
+        (puppet.certificate(certname).is_some(), puppet.is_active(certname) == Some(true))
     }
 
     /// The serial number of the certificate that the CA has under a name.
     pub(crate) fn serial_of(&self, certname: &str) -> u64 {
-        let state = self.lab.puppet.snapshot();
-        let mut certificates = state["certificates"].as_array().expect("a list").iter();
-        let found = certificates.find(|certificate| certificate["certname"] == certname);
-        found.and_then(|certificate| certificate["serial"].as_u64()).unwrap_or_else(|| panic!("{certname}: {state:#}"))
-    }
-
-    /// Whether the CA's CRL lists a serial number.
-    pub(crate) fn is_revoked(&self, serial: u64) -> bool {
-        let state = self.lab.puppet.snapshot();
-        state["revoked_serials"].as_array().expect("a list").contains(&json!(serial))
+        self.lab.puppet.certificate(certname).unwrap_or_else(|| panic!("{certname} has no certificate")).serial
     }
 
     /// How often the CA was told to sign.

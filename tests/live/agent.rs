@@ -104,8 +104,17 @@ impl Agent {
         command.stdin(Stdio::null()).output().await.expect("tests/live/agent runs")
     }
 
+    /// Asserts that a run fails because Puppet Server refuses the certificate in TLS.
+    pub(super) async fn assert_refused(&self, stage: &LiveStage) {
+        self.wait_until_tls_refuses_it(stage).await;
+        let output = self.command("run", &[]).await;
+        assert!(!output.status.success(), "{}", text(&output));
+        // OpenSSL calls it an alert of SSL 3 up to 3.1, and of SSL/TLS since.
+        assert!(text(&output).contains("alert certificate unknown"), "{}", text(&output));
+    }
+
     /// Puppet Server reads its CRL again within about a second of a change. A run before that would still succeed.
-    pub(super) async fn wait_until_tls_refuses_it(&self, stage: &LiveStage) {
+    async fn wait_until_tls_refuses_it(&self, stage: &LiveStage) {
         let read = |kind: &str| {
             let path = self.directory.join("ssl").join(kind).join(format!("{}.pem", self.certname));
             std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))

@@ -1,4 +1,4 @@
-//! A CA that is an intermediate CA under a company's root CA, whose key is elsewhere. `tests/live/run` runs these on a stage that
+//! A CA that is an intermediate CA under a company's root CA, whose key is deleted. `tests/live/run` runs these on a stage that
 //! was started with `CA=external-root`.
 
 use jiff::{SignedDuration, Timestamp};
@@ -9,7 +9,7 @@ use stagedoor_puppet::{Ca, Error, PuppetDb, RevocationList};
 
 use super::job::{Job, instances};
 use super::onboarding::{DOMAIN, LONG_BUDGET, assert_enrolled, config, continued, enrol};
-use super::text;
+
 use crate::conformance::site::{Identity, Site, endpoint, fresh};
 use crate::live::stage::turn_to_clean;
 
@@ -103,19 +103,10 @@ async fn an_agent_is_enrolled_and_removed_with_proof_from_the_list_of_the_interm
     assert_eq!(list_of(before.lists(), INTERMEDIATE).issuer, certificate.issuer());
 
     let receipt = job.terminate(&instance.id).await;
-    assert!(matches!((receipt.outcome, receipt.code), (Outcome::Continued, Code::Purged(_))), "{receipt:#?}");
-    assert!(receipt.steps.iter().any(|step| step.kind == StepKind::Proven), "{receipt:#?}");
-    assert!(receipt.steps.iter().any(|step| step.detail.contains("its serial is in the CRL")), "{receipt:#?}");
-    assert_eq!(job.ca().certificate(&instance.certname).await, Ok(None));
+    job.assert_purged(&receipt, instance, &certificate).await;
     let after = job.ca().crl().await.unwrap();
-    assert!(after.revokes(&certificate));
     assert!(list_of(after.lists(), INTERMEDIATE).serials.contains(certificate.serial()));
     assert_eq!(list_of(after.lists(), ROOT), list_of(before.lists(), ROOT), "the root's list is as it was imported");
-    let node = job.puppetdb().node(&instance.certname).await.unwrap().expect("PuppetDB remembers it");
-    assert!(node.deactivated.is_some(), "{node:?}");
-
-    agent.wait_until_tls_refuses_it(&job.stage).await;
-    let refused = agent.run().await;
-    assert!(!refused.status.success() && text(&refused).contains("alert certificate unknown"), "{}", text(&refused));
+    agent.assert_refused(&job.stage).await;
     job.assert_no_secret_is_told();
 }

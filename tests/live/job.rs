@@ -12,15 +12,15 @@ use stagedoor_lab::scene::Scene;
 use stagedoor_lab::{Lab, Options};
 use stagedoor_lab_aws::{Launch, Terminate};
 use stagedoor_lifecycle::reason::Code;
-use stagedoor_lifecycle::receipt::{Outcome, Receipt};
-use stagedoor_puppet::{Ca, CaAdmin, Credentials, PuppetDb, Transport};
+use stagedoor_lifecycle::receipt::{Outcome, Receipt, StepKind};
+use stagedoor_puppet::{Ca, CaAdmin, Certificate, Credentials, PuppetDb, Transport};
 use stagedoor_types::{Certname, InstanceId};
 use tokio::process::Command;
 use tokio::time::Instant;
 
 use super::text;
 use crate::conformance::site::permit;
-use crate::e2e::rehearsal::{TOPIC, built, only, repository};
+use crate::e2e::rehearsal::{TOPIC, built, kinds, only, repository};
 use crate::live::stage::LiveStage;
 
 /// An instance of the group `compilers`, and the name that it has in Puppet.
@@ -187,6 +187,20 @@ impl Job {
         let answer = self.functions.invoke(function, file.path()).await.expect("an answer");
         self.answers.push_str(&answer.to_string());
         answer
+    }
+
+    /// Asserts that the receipt and Puppet agree that this instance was purged: `certificate`, which it had, is removed and in the
+    /// CRL, and its node is deactivated.
+    pub(super) async fn assert_purged(&self, receipt: &Receipt, instance: &Instance, certificate: &Certificate) {
+        assert!(matches!((receipt.outcome, receipt.code), (Outcome::Continued, Code::Purged(_))), "{receipt:#?}");
+        assert_eq!(receipt.certname.as_ref(), Some(&instance.certname));
+        assert!(kinds(receipt).contains(&StepKind::Proven), "{receipt:#?}");
+        let ca = self.ca();
+        assert_eq!(ca.certificate(&instance.certname).await, Ok(None), "the certificate is gone");
+        assert_eq!(ca.status(&instance.certname).await, Ok(None), "nor is there a request");
+        assert!(ca.crl().await.unwrap().revokes(certificate), "its serial is in the CRL");
+        let node = self.puppetdb().node(&instance.certname).await.unwrap().expect("PuppetDB remembers it");
+        assert!(node.deactivated.is_some(), "{node:?}");
     }
 
     /// The action was completed once, with CONTINUE, and the instance has terminated.

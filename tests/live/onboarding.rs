@@ -6,6 +6,7 @@ use stagedoor_lifecycle::receipt::{Outcome, Receipt, StepKind};
 
 use super::agent::Agent;
 use super::job::{Instance, Job, instances};
+use crate::e2e::rehearsal::kinds;
 use crate::live::stage::turn_to_clean;
 
 /// The alternative name that compilers may have.
@@ -187,10 +188,10 @@ async fn a_recycled_name_enrols_after_its_dead_owners_certificate_is_cleaned() {
     // Its request is refused until the name is free; then the agent sends it again.
     let (_, _, receipt) = enrol(&mut job, &new).await;
     // The removal of the old certificate was proven before the new one was signed.
-    let stages: Vec<StepKind> = receipt.steps.iter().map(|step| step.kind).collect();
-    let removed = stages.iter().position(|stage| *stage == StepKind::Applied);
-    let proven = stages.iter().position(|stage| *stage == StepKind::Proven);
-    let signed = stages.iter().rposition(|stage| *stage == StepKind::Applied);
+    let kinds = kinds(&receipt);
+    let removed = kinds.iter().position(|kind| *kind == StepKind::Applied);
+    let proven = kinds.iter().position(|kind| *kind == StepKind::Proven);
+    let signed = kinds.iter().rposition(|kind| *kind == StepKind::Applied);
     assert!(removed.is_some() && removed < proven && proven < signed, "{receipt:#?}");
     assert!(job.ca().crl().await.unwrap().revokes(&stale), "the old serial is in the CRL");
     let runs = job.puppetdb().latest_reports(std::slice::from_ref(&new.certname)).await.unwrap();

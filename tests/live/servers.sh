@@ -30,7 +30,7 @@ render() {
 as() {
     local user=$1
     shift
-    # Under nohup, HUP would be ignored by the servers as well: Puppet Server could not be reloaded.
+    # nohup leaves SIGHUP ignored, and Puppet Server reloads on SIGHUP.
     setpriv --reuid "$user" --regid "$user" --init-groups -- env -i --default-signal=HUP \
         PATH=/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 HOME="$STATE" "$@"
 }
@@ -45,8 +45,7 @@ daemon() {
         trap - ERR
         umask 027
         cd "$STATE" || exit
-        # Under nohup, which leaves SIGHUP ignored, a server could not be told to reload.
-        as "$user" env --default-signal=HUP setsid "$@" </dev/null >>"$log" 2>&1 9>&- &
+        as "$user" setsid "$@" </dev/null >>"$log" 2>&1 9>&- &
     )
 }
 
@@ -181,8 +180,8 @@ make_ca() {
     rm -rf "$EXTERNAL"
 }
 
-# A company's root CA and an intermediate CA for Puppet, with the CRL of each. The root's key stays away from Puppet Server: it is
-# removed with all other files of this directory once they are imported. Each expires at another time.
+# A company's root CA and an intermediate CA for Puppet, with the CRL of each. The directory, with the root's key, is removed after the
+# import. The two certificates and the two CRLs have different expiry dates.
 make_external_root() {
     local log=$LOGS/ca.log
     install -d -o puppet -g puppet -m 0750 "$EXTERNAL"

@@ -178,17 +178,6 @@ async fn a_challenge_that_is_rotated_while_the_function_is_warm_keeps_nobody_out
 }
 
 #[tokio::test]
-async fn a_previous_challenge_that_is_not_in_the_secret_any_more_counts_no_more() {
-    let mut stage = Stage::with(that_deletes_requests(), "").await;
-    stage.rehearsal.keep_secret("the newest challenge");
-    rotate(&stage, "the newest challenge", None);
-    stage.budget("1s");
-    let (_, event) = asked(&stage, |_| {}).await;
-    let receipt = stage.rehearsal.onboard(&event).await;
-    assert_eq!((receipt.outcome, receipt.code), (Outcome::Waiting, Code::RequestRefused), "{receipt:#?}");
-}
-
-#[tokio::test]
 async fn a_wrong_challenge_has_the_secret_read_again_once_in_an_invocation() {
     let mut stage = Stage::open_source("").await;
     stage.budget("3s");
@@ -312,7 +301,7 @@ async fn with_external_signing_a_bad_certificate_is_revoked_and_the_launch_aband
     assert_eq!(receipt.outcome, Outcome::Abandoned, "{receipt:#?}");
     assert_eq!(receipt.code, Code::CertificateRefused, "{receipt:#?}");
     assert!(!stage.rehearsal.puppet_has(&stage.name_of(&instance)).0);
-    assert!(stage.rehearsal.is_revoked(serial), "{receipt:#?}");
+    assert!(stage.rehearsal.lab.puppet.is_revoked(serial), "{receipt:#?}");
 }
 
 /// Onboards an instance whose agent has sent its request and stopped, on a CA with `allow-duplicate-certs`. This happens at the CA

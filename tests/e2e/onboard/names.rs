@@ -37,7 +37,7 @@ async fn a_recycled_name_enrols_after_the_certificate_of_its_dead_owner_is_clean
     let receipt = stage.rehearsal.onboard(&event).await;
     assert_eq!(receipt.outcome, Outcome::Continued, "{receipt:#?}");
     assert_eq!(agent.state().reports, 1, "the run that its dead owner ended just before is not taken for its own");
-    assert!(stage.rehearsal.is_revoked(serial) && serial != stage.rehearsal.serial_of(NAME), "{receipt:#?}");
+    assert!(stage.rehearsal.lab.puppet.is_revoked(serial) && serial != stage.rehearsal.serial_of(NAME), "{receipt:#?}");
     assert_eq!(stage.rehearsal.puppet_has(NAME), (true, true));
 }
 
@@ -131,7 +131,7 @@ async fn an_instance_whose_root_volume_was_replaced_gets_a_new_certificate() {
     let serial = stage.rehearsal.serial_of(NAME);
     let receipt = stage.rehearsal.onboard(&event).await;
     assert_eq!(receipt.outcome, Outcome::Continued, "{receipt:#?}");
-    assert!(stage.rehearsal.is_revoked(serial) && serial != stage.rehearsal.serial_of(NAME), "{receipt:#?}");
+    assert!(stage.rehearsal.lab.puppet.is_revoked(serial) && serial != stage.rehearsal.serial_of(NAME), "{receipt:#?}");
     assert_eq!(stage.state_of(&instance).as_deref(), Some("InService"));
 }
 

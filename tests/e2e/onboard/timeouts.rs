@@ -119,7 +119,7 @@ async fn without_an_orchestrator_it_says_that_nobody_was_told() {
     let mut stage = Stage::open_source(&format!("refresh = [\"{PRIMARY}\"]")).await;
     let (_, _, receipt) = stage.enrol().await;
     assert_eq!(receipt.code, Code::Enrolled, "{receipt:#?}");
-    assert_snapshot!(redacted_reason(&receipt, &[]), @"[certname] has its certificate [serial]; its Puppet run at [time] was successful (changed); primary.example.com will learn of it at the next run of Puppet there");
+    assert_snapshot!(redacted_reason(&receipt, &[]), @"[certname] has its certificate [serial]; its Puppet run at [time] was successful (changed); primary.example.com will pick up the change at the next Puppet run");
 }
 
 #[tokio::test]

@@ -37,7 +37,7 @@ async fn a_leaving_instance_is_forgotten_by_puppet_and_then_let_go() {
     assert_snapshot!("continued", redacted(&receipt));
 
     assert_eq!(stage.puppet_has(NAME), (false, false));
-    assert!(stage.is_revoked(serial), "{receipt:#?}");
+    assert!(stage.lab.puppet.is_revoked(serial), "{receipt:#?}");
     assert_eq!(stage.puppet_has("ip-10-0-3-8.ec2.internal"), (true, true), "the neighbour is untouched");
     assert_ne!(stage.state_of(LEAVING).as_deref(), Some("Terminating:Wait"));
 }

@@ -26,14 +26,14 @@ async fn an_orphan_is_removed_and_the_living_are_left_alone() {
     let serial = stage.serial_of(&name(3));
     assert_eq!(keep_house(&mut stage).await, dealt([3], "removed: purged"));
     assert_eq!(stage.puppet_has(&name(3)), (false, false));
-    assert!(stage.is_revoked(serial));
+    assert!(stage.lab.puppet.is_revoked(serial));
     assert_eq!(still_there(&stage, 0..3), 3);
     let news = stage.published();
     assert_eq!(news.len(), 1, "{news:#?}");
     let orphan = &news[0]["orphans"][0];
     assert_eq!((&orphan["instance_id"], &orphan["outcome"]), (&json!(id(3)), &json!("removed")), "{news:#?}");
     assert_eq!(orphan["evidence"], "instance_unknown", "{news:#?}");
-    assert_snapshot!(without_numbers(orphan["reason"].as_str().unwrap()), @"EC2 does not know i-00000000000000003, and nothing was heard of it since [time]; certificate [serial], PuppetDB node of ip-10-0-0-3.eu-west-1.compute.internal: revoked and deleted the certificate of ip-10-0-0-3.eu-west-1.compute.internal, known by pp_instance_id in its certificate; deactivated ip-10-0-0-3.eu-west-1.compute.internal in PuppetDB; its serial is in the CRL");
+    assert_snapshot!(without_numbers(orphan["reason"].as_str().unwrap()), @"EC2 does not know i-00000000000000003, and it has shown no activity since [time]; certificate [serial], PuppetDB node of ip-10-0-0-3.eu-west-1.compute.internal: revoked and deleted the certificate of ip-10-0-0-3.eu-west-1.compute.internal, known by pp_instance_id in its certificate; deactivated ip-10-0-0-3.eu-west-1.compute.internal in PuppetDB; its serial is in the CRL");
     let metrics = stage.metrics("sweep").await;
     assert_eq!((&metrics["OrphansRemoved"], &metrics["BreakerOpen"]), (&json!(1), &json!(0)), "{metrics}");
     let named = metrics["_aws"]["CloudWatchMetrics"][0]["Metrics"].as_array().unwrap();
@@ -307,7 +307,7 @@ async fn on_puppet_enterprise_the_agents_crl_is_not_taken_for_evidence() {
     let mut stage = stage_of(fleet(0..3, 3..4), SignedDuration::from_hours(3), PuppetOptions::enterprise()).await;
     assert_eq!(keep_house(&mut stage).await, dealt([3], "removed: purged"));
     let news = stage.published();
-    assert_snapshot!(without_numbers(news[0]["orphans"][0]["reason"].as_str().unwrap()), @"EC2 does not know i-00000000000000003, and nothing was heard of it since [time]; certificate [serial], PuppetDB node of ip-10-0-0-3.eu-west-1.compute.internal: revoked and deleted the certificate of ip-10-0-0-3.eu-west-1.compute.internal, known by pp_instance_id in its certificate; deactivated ip-10-0-0-3.eu-west-1.compute.internal in PuppetDB; revoked, by the CA's word; the CRL that Puppet Enterprise gives to agents lists infrastructure certificates only, so absence from it proves nothing");
+    assert_snapshot!(without_numbers(news[0]["orphans"][0]["reason"].as_str().unwrap()), @"EC2 does not know i-00000000000000003, and it has shown no activity since [time]; certificate [serial], PuppetDB node of ip-10-0-0-3.eu-west-1.compute.internal: revoked and deleted the certificate of ip-10-0-0-3.eu-west-1.compute.internal, known by pp_instance_id in its certificate; deactivated ip-10-0-0-3.eu-west-1.compute.internal in PuppetDB; the CA says that it is revoked; the CRL that Puppet Enterprise gives to agents lists infrastructure certificates only, so absence from it proves nothing");
 }
 
 #[tokio::test]
