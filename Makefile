@@ -40,23 +40,34 @@ bench: ## Measure mass events, 1 to 5,000 terminations in one batch, and a CA wi
 	"$(TARGET)/release/examples/mass"
 	"$(TARGET)/release/examples/large_ca"
 
-# Most of what the tests do is to wait, for budgets that end and for agents that try again: more of them than cores run at once.
+# Most of what the end-to-end tests do is to wait, for budgets that end and for agents that try again: more of them than cores run at
+# once, and beside them the tests that compute, and the checks of infra/.
 THREADS ?= 4
+TESTS = INSTA_UPDATE=no STAGEDOOR_SEEN="$(abspath $(SEEN))" $(CARGO) test --locked --workspace
 .PHONY: test
 test: ## Run every test that needs nothing but the workspace
 	@echo "Building everything (the EC2 SDK alone takes minutes the first time), and checking infra/ beside it …"
-	$(MAKE) --no-print-directory --jobs=2 built infra-check
 	rm -rf "$(SEEN)"
-	INSTA_UPDATE=no STAGEDOOR_SEEN="$(abspath $(SEEN))" $(CARGO) test --locked --workspace -- --test-threads "$(THREADS)"
+	$(MAKE) --no-print-directory --jobs=3 infra-check end-to-end other-tests
 	$(MAKE) --no-print-directory least-privilege alarms
 
-# SEED=n plays one and prints its trace; EXHAUSTIVE=kills, faults or pairs plays that set (docs/reliability.md).
+.PHONY: end-to-end
+end-to-end: built
+	$(TESTS) --test end-to-end -- e2e:: conformance:: --test-threads "$(THREADS)"
+
+.PHONY: other-tests
+other-tests: built
+	$(TESTS) -- --skip e2e:: --skip conformance::
+
+# SEED=n runs one schedule and prints its trace; EXHAUSTIVE=kills, faults or pairs runs that set; BUDGET=n runs as many seeds as fit into
+# so many seconds; BROKEN=1 says after how many seeds each deliberately broken rule is seen; BENCH=1 measures (docs/reliability.md).
 FROM ?= 0
 SEEDS ?= 1000
+WHAT = $(if $(EXHAUSTIVE),--exhaustive $(EXHAUSTIVE),$(if $(BUDGET),--for $(BUDGET) $(FROM),$(if $(BROKEN),--broken $(FROM) $(SEEDS),$(if $(BENCH),--bench,--seeds $(FROM) $(SEEDS)))))
 .PHONY: simulate
-simulate: ## Play random schedules on simulated time: SEEDS=n FROM=n, or one with its trace: SEED=n (first time: minutes of compiling)
+simulate: ## Run random schedules on simulated time (SEEDS=n FROM=n), or one schedule and print its trace (SEED=n; first time: minutes of compiling)
 	$(CARGO) build --locked --profile simulation -p stagedoor-simulation
-	"$(TARGET)/simulation/simulate" $(or $(SEED),$(if $(EXHAUSTIVE),--exhaustive $(EXHAUSTIVE),--seeds $(FROM) $(SEEDS)))
+	"$(TARGET)/simulation/simulate" $(or $(SEED),$(WHAT))
 
 .PHONY: built
 built:

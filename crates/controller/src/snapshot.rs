@@ -230,14 +230,14 @@ pub(crate) fn revocation(
     match (crl.zip(certificate).and_then(|(crl, certificate)| crl.revokes(certificate)), cleaned) {
         (Some(true), _) => "its serial is in the CRL",
         (Some(false), true) if enterprise => {
-            "revoked, by the CA's word; the CRL that Puppet Enterprise gives to agents lists infrastructure certificates only, so \
+            "the CA says that it is revoked; the CRL that Puppet Enterprise gives to agents lists infrastructure certificates only, so \
              absence from it proves nothing"
         }
         (Some(false), true) => {
-            "the CA has said that it is revoked, but the CRL that it gives to agents does NOT list it: look into the CA's own \
+            "the CA says that it is revoked, but the CRL that it gives to agents does NOT list it: look into the CA's own \
              CRL (docs/operations.md, revocations)"
         }
-        (None, true) => "the CA has said that it is revoked; its CRL could not be read",
+        (None, true) => "the CA says that it is revoked; its CRL could not be read",
         (Some(false) | None, false) => "that it is revoked could NOT be seen: look into the CA's CRL",
     }
 }

@@ -14,6 +14,7 @@ use jiff::Timestamp;
 pub use cloud::Cloud;
 use cloud::Fate;
 pub use requests::PendingRequest;
+use stagedoor_types::broken::{Rule, is_broken};
 use stagedoor_types::{Certname, InstanceId, Mode, Trouble};
 
 use crate::deadline;
@@ -232,9 +233,10 @@ impl Rules<'_> {
                     return Err(spared(Code::OtherPlace, elsewhere));
                 }
                 self.limits.silent_since(since, heard, now).map_err(|until| {
-                    let heard = heard.map_or_else(|| "never".to_owned(), |heard| format!("at {heard}"));
+                    let activity = heard
+                        .map_or_else(|| "has shown no activity".to_owned(), |at| format!("was last active at {at}"));
                     let text = format!(
-                        "EC2 says that {instance} is terminated, and its name was last heard of {heard}; another instance may use its \
+                        "EC2 says that {instance} is terminated, and its name {activity}; another instance may use its \
                          certificate, so it is left alone until {until}"
                     );
                     spared(Code::HeardRecently, text)
@@ -244,6 +246,7 @@ impl Rules<'_> {
             Fate::Unknown => {
                 let home = cloud.believed().map_err(|why| Doubt::Unclear(Fact::new(Code::AwsContradictory, why)))?;
                 match reported.map(|reported| (reported, cloud.elsewhere(reported))) {
+                    _ if is_broken(Rule::Home) => {}
                     Some((_, Some(elsewhere))) => return Err(spared(Code::OtherPlace, elsewhere)),
                     Some((Reported { account: Some(_), region: Some(_), .. }, None)) => {}
                     _ => {
@@ -256,14 +259,14 @@ impl Rules<'_> {
                     }
                 }
                 let Some(heard) = heard else {
-                    let text = format!("EC2 does not know {instance}, and nothing says when it was last heard of");
+                    let text = format!("EC2 does not know {instance}, and nothing shows when it was last active");
                     return Err(spared(Code::OwnerUnknown, text));
                 };
                 if now < deadline::after(heard, self.limits.grace) {
-                    let text = format!("EC2 does not know {instance}, but it was heard of at {heard}");
+                    let text = format!("EC2 does not know {instance}, but it was active at {heard}");
                     return Err(spared(Code::HeardRecently, text));
                 }
-                let text = format!("EC2 does not know {instance}, and nothing was heard of it since {heard}");
+                let text = format!("EC2 does not know {instance}, and it has shown no activity since {heard}");
                 Fact::new(Code::InstanceUnknown, text)
             }
         };
@@ -308,7 +311,9 @@ impl Limits {
     #[must_use]
     pub fn breaker(&self, going: usize, fleet: usize) -> Option<Fact> {
         let share = usize::from(self.max_share);
-        let open = going > ALWAYS_ALLOWED && going.saturating_mul(100) > share.saturating_mul(fleet);
+        let open = !is_broken(Rule::Breaker)
+            && going > ALWAYS_ALLOWED
+            && going.saturating_mul(100) > share.saturating_mul(fleet);
         open.then(|| {
             let text = format!(
                 "{going} of {fleet} nodes would be removed as orphans at once, more than {share} %: nothing was removed. If \

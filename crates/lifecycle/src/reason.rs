@@ -53,7 +53,7 @@ codes! {
     RootVolumeReplaced = "root_volume_replaced", "Nothing.";
     /// The refresh targets have run Puppet since the change.
     Refreshed = "refreshed", "Nothing.";
-    /// There is no orchestrator: the refresh targets learn of the change at their next run.
+    /// There is no orchestrator: the refresh targets pick up the change at their next run.
     RefreshedAtNextRun = "refreshed_at_next_run", "Nothing.";
 
     /// The timeout of the profile has expired, and the action is completed as `on_timeout` says. The next fact is what was missing.
@@ -127,8 +127,6 @@ codes! {
     NotVisibleYet = "not_visible_yet", "Nothing: the sweep looks again.";
     /// The lifecycle action was completed before.
     CompletedBefore = "completed_before", "Nothing.";
-    /// Nothing says whether the instance goes to the warm pool or terminates.
-    DestinationUnknown = "destination_unknown", "Replay the event, which says it.";
     /// When the action began could not be read.
     StartTimeUnknown = "start_time_unknown", "Is DescribeScalingActivities permitted? The next sweep reads it again.";
 
@@ -146,18 +144,18 @@ codes! {
     InvocationEnded = "invocation_ended", "Nothing: the sweep looks again.";
     /// AWS says that the instance is terminated.
     InstanceTerminated = "instance_terminated", "Nothing.";
-    /// EC2 does not know the instance, which was of this account and Region and has been silent for the grace time.
+    /// EC2 does not know the instance, which was in this account and Region and has shown no activity for the grace time.
     InstanceUnknown = "instance_unknown", "Nothing.";
-    /// The instance is there, or is left to the hooks of its group.
+    /// The instance exists, or it belongs to a group whose hooks handle it.
     InstanceExists = "instance_exists", "Nothing.";
-    /// Something was heard under the name not long ago: an instance may use the certificate.
+    /// The name was active recently: an instance may use the certificate.
     HeardRecently = "heard_recently", "Nothing: it is examined again.";
     /// The instance was in another account or Region, or nothing says that it was in this one.
     OtherPlace = "other_place", "Nothing here: clean it where it belongs, or manually.";
     /// No profile makes such a name with such extensions.
     NoProfileMatches = "no_profile_matches", "Nothing, unless the profile has changed: then clean it manually.";
-    /// What EC2 and Auto Scaling answer does not fit together, so that it is not relied on.
-    AwsContradictory = "aws_contradictory", "Do the account, the Region and the role's permissions fit the groups?";
+    /// The answers of EC2 and Auto Scaling contradict each other, so they are not used.
+    AwsContradictory = "aws_contradictory", "Check that the account, the Region and the role's permissions match the groups.";
     /// A second check did not confirm what the first one found.
     NotConfirmed = "not_confirmed", "Nothing: it is examined again.";
     /// Too many orphans would be removed at once: nothing is removed.
@@ -196,9 +194,9 @@ codes! {
     RbacUnavailable = "rbac_unavailable", "Look at the RBAC service.";
     /// A service on the instance is unavailable.
     InstanceUnavailable = "instance_unavailable", "Look at the service on the instance, and at security groups.";
-    /// A service does not accept the credentials: the certificate, the token or the role's keys.
+    /// A service of Puppet does not accept the credentials: the certificate or the token.
     NotAuthenticated = "not_authenticated", "The reason names the service. Renew the certificate or the token in the secret; it is read again at once.";
-    /// A service does not permit a call.
+    /// A service does not permit a call, or AWS does not accept the credentials of the function's role.
     NotPermitted = "not_permitted", "The reason names the call and the remedy.";
     /// A service refuses a call.
     Refused = "refused", "The reason holds the service's words.";
@@ -364,12 +362,13 @@ mod tests {
 
     /// `docs/codes.md` as it must be; with `STAGEDOOR_UPDATE_DOCS` set, the test writes it.
     fn table() -> String {
-        let mut text = "# Codes\n\nEach receipt has a `code` beside its `outcome` and `reason`. Codes are stable: they are never renamed, and \
-                        new ones may be\nadded. A reason may hold further facts; the code is that of the first. This table is made from the \
-                        source and checked by a\ntest.\n\nThe results of housekeeping, in the answer of the sweep and in its notifications, \
-                        have codes as well: what became of each orphan\nand request, why a name was left alone, and what could not be read. \
-                        `evidence` is the code of why a name is an orphan,\n`instance_terminated` or `instance_unknown`; its `code` says what \
-                        became of it. Log lines about what could not be done have\n`code`, too.\n\n| code | meaning | what to do |\n| --- | --- | --- |\n"
+        let mut text = "# Codes\n\nEach receipt has a `code` beside its `outcome` and `reason`. Codes are stable: they are never renamed, \
+                        and new ones may be added. A reason can\nhave several facts; the code is that of the first one. This table is \
+                        generated from the source, and a test checks it.\n\nThe results of housekeeping, in the answer of the sweep and in \
+                        its notifications, have codes as well: what was done with each orphan and\nrequest, why a name was left alone, and \
+                        what could not be read. For an orphan, `evidence` says why it is one (`instance_terminated` \
+                        or\n`instance_unknown`), and `code` says what was done with it. Log lines that report a failure also have a \
+                        `code`.\n\n| code | meaning | what to do |\n| --- | --- | --- |\n"
             .to_owned();
         for code in Code::ALL {
             writeln!(text, "| `{code}` | {} | {} |", code.meaning(), code.remedy()).unwrap();

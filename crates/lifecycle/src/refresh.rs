@@ -167,7 +167,7 @@ pub(crate) fn all(
     }
     if !orchestrated && !profile.await_refresh {
         let names: Vec<&str> = profile.refresh.iter().map(Certname::as_str).collect();
-        let later = format!("{} will learn of it at the next run of Puppet there", names.join(", "));
+        let later = format!("{} will pick up the change at the next Puppet run", names.join(", "));
         return Ok(Some(Fact::new(Code::RefreshedAtNextRun, later)));
     }
     // Otherwise every run would seem to have begun too early, and another be ordered at once.

@@ -107,9 +107,9 @@ impl Ca {
         Ok(csr.map(|csr| CertificateStatus::requested(certname, &csr)))
     }
 
-    /// `GET certificate_statuses`: every certificate and CSR, or those in one state. Takes half a minute on a CA with
-    /// 30,000 certificates, and one damaged file fails it: never for single events. [`Error::Busy`] when a certificate is
-    /// deleted while they are read; ask again.
+    /// `GET certificate_statuses`: every certificate and CSR, or those in one state. Takes 20 seconds to more than a minute on a
+    /// CA with 30,000 certificates, and one damaged file fails it: never for single events. [`Error::Busy`] when a certificate
+    /// is deleted while they are read; ask again.
     pub async fn statuses(&self, state: Option<State>) -> Result<Vec<CertificateStatus>, Error> {
         self.list(state, LIST_TIMEOUT).await
     }

@@ -8,12 +8,12 @@ use serde::{Deserialize, Serialize};
 pub enum Mode {
     /// Apply effects and complete actions.
     Act,
-    /// Write nothing anywhere; report what would be done.
+    /// Write nothing to Puppet or Auto Scaling; report what would be done.
     Observe,
 }
 
-/// Shows that a mode permits changes. Every client that writes requires one, and only [`Mode::write_permit`] makes one: in observe mode
-/// there is nothing that could write.
+/// Shows that a mode permits changes. Every client that writes to Puppet or Auto Scaling requires one, and only
+/// [`Mode::write_permit`] makes one, so nothing can write to them in observe mode. The notification client requires none.
 ///
 /// ```compile_fail,E0423
 /// let forged = stagedoor_types::WritePermit(());

@@ -83,8 +83,8 @@ pub(crate) async fn names_without_node(
     Ok(names.iter().filter(|name| !active.contains(name)).cloned().collect())
 }
 
-/// The names of certificates that may be of the fleet and have no active node. The CA and PuppetDB are asked for all names once an
-/// hour, whose lists are read as they arrive: in memory are only the names that may be ours.
+/// The names of certificates that may be of the fleet and have no active node. A warm function asks the CA and PuppetDB for all names
+/// every 45 minutes. It reads the lists as they arrive and keeps only the names that may be ours.
 async fn certificates(run: Run<'_>, puppet: &Puppet, rules: &Rules<'_>) -> Certificates {
     let memory = &run.context.memory;
     if let Some(certificates) = memory.certificates(run.now()) {
@@ -115,7 +115,8 @@ async fn certificates(run: Run<'_>, puppet: &Puppet, rules: &Rules<'_>) -> Certi
         Err(trouble) => Err(trouble),
     };
     let certificates: Certificates = found.map(|()| names.into_iter().collect::<Arc<[Certname]>>());
-    // What is away for a moment, or had no time left, is asked again next time; a CA that cannot give its list takes long to say so.
+    // After a timeout, a broken connection or trouble with PuppetDB, the next housekeeping asks again. An error that the CA answers with,
+    // for instance because of a damaged file, is remembered like a list: a CA with many certificates takes long to answer with one.
     let passing = |trouble: &Trouble| {
         trouble.service == Service::PuppetDb || matches!(trouble.kind, TroubleKind::Timeout | TroubleKind::Unreachable)
     };
