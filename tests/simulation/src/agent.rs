@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http::Method;
+use jiff::SignedDuration;
 use stagedoor_lab_core::server::{Backstage, Request, carry_out};
 use stagedoor_lab_puppet::agent_side::{AgentIdentity, AgentKey};
 use stagedoor_lab_puppet::{CsrAttributes, Puppet};
@@ -20,8 +21,8 @@ pub(crate) const CHALLENGE: &str = "the challenge that instances are given";
 /// The challenge that replaces [`CHALLENGE`].
 pub(crate) const ROTATED: &str = "the challenge of the next year";
 
-/// The interval at which the root volume of an agent's instance is checked.
-const VOLUME_CHECK: Duration = Duration::from_secs(5);
+/// The interval at which the root volume and the power of an agent's instance are checked.
+const POWER_CHECK: Duration = Duration::from_secs(5);
 
 /// Shared context of all agents.
 #[derive(Clone)]
@@ -32,75 +33,63 @@ pub(crate) struct Site {
     pub(crate) watch: Watch,
     /// Whether new instances receive the new challenge.
     pub(crate) rotated: Arc<AtomicBool>,
+    /// Whether it is Puppet Enterprise, whose agents connect to the orchestrator.
+    pub(crate) enterprise: bool,
 }
 
-/// Runs an agent for as long as its instance exists. The agent starts again on each new root volume, without its previous key.
+/// The root volume of an agent's instance.
+#[derive(Default)]
+struct Disk {
+    key: Option<AgentKey>,
+    identity: Option<AgentIdentity>,
+    runs: u32,
+}
+
+/// Runs an agent for as long as its instance exists. It is off while the instance is stopped, and starts again without its previous key
+/// on each new root volume.
 pub(crate) async fn live(site: Site, life: Life) -> anyhow::Result<()> {
     let id = life.id();
+    // An instance keeps the challenge that was valid when it was launched.
+    let challenge = if site.rotated.load(Ordering::Relaxed) { ROTATED } else { CHALLENGE };
+    let (mut disk, mut last) = (Disk::default(), None);
+    let mut reported_late = false;
     while let Some(volume) = site.watch.volume(&id) {
-        site.watch
-            .set(&id, |truth| (truth.key, truth.serial, truth.has_run, truth.volume) = (None, None, false, volume));
-        let replaced = async {
-            while site.watch.volume(&id) == Some(volume) {
-                sleep(VOLUME_CHECK).await;
+        if !site.watch.is_on(&id) {
+            if site.watch.is_gone(&id) && !std::mem::replace(&mut reported_late, true) {
+                site.report_late(&life, &disk).await;
+            }
+            sleep(POWER_CHECK).await;
+            continue;
+        }
+        if last.replace(volume) != Some(volume) {
+            disk = Disk::default();
+            site.watch
+                .set(&id, |truth| (truth.key, truth.serial, truth.has_run, truth.volume) = (None, None, false, volume));
+        }
+        let off_or_replaced = async {
+            while site.watch.volume(&id) == Some(volume) && site.watch.is_on(&id) {
+                sleep(POWER_CHECK).await;
             }
         };
         tokio::select! {
             biased;
-            ended = on_volume(site.clone(), life.clone()) => return ended,
-            () = replaced => {}
+            ended = site.booted(&life, challenge, &mut disk) => ended?,
+            () = off_or_replaced => {}
         }
     }
     Ok(())
 }
 
-async fn on_volume(site: Site, life: Life) -> anyhow::Result<()> {
-    let (id, name, habits) = (life.id(), life.certname(), &life.agent);
-    let pause = |seconds: u64| sleep(Duration::from_secs(seconds));
-    let on = || site.watch.is_on(&id);
-    // An instance keeps the challenge that was valid when it was launched.
-    let challenge = if site.rotated.load(Ordering::Relaxed) { ROTATED } else { CHALLENGE };
-    pause(habits.boot_s).await;
-    let key = AgentKey::generate()?;
-    site.watch.set(&id, |truth| truth.key = Some(key.print()));
-    let request = key.signing_request(&name, &attributes(&id, challenge))?;
-    let identity = loop {
-        if !on() {
-            return Ok(());
-        }
-        site.submit(&name, &request).await;
-        if let Some(identity) = site.look(&name, &key).await? {
-            break identity;
-        }
-        pause(habits.wait_for_cert_s).await;
-    };
-    let serial = identity.serial()?;
-    site.watch.set(&id, |truth| truth.serial = Some(serial));
-    if let Some(later) = habits.repeats_request_s {
-        let (site, name) = (site.clone(), name.clone());
-        tokio::spawn(async move {
-            sleep(Duration::from_secs(later)).await;
-            site.submit(&name, &request).await;
-        });
-    }
-    let mut runs = 0;
+/// Runs the agent of a node that no schedule describes, such as the primary: every half hour, whatever the orchestrator does.
+pub(crate) async fn daemon(site: Site, certname: &'static str) -> anyhow::Result<()> {
     loop {
+        let lock = site.puppet.run_lock(certname);
+        let turn = lock.lock().await;
         let started = site.back.clock.now();
-        pause(habits.run_s).await;
-        if !on() {
-            return Ok(());
-        }
-        let status = if runs < habits.failing_runs { "failed" } else { "changed" };
-        runs += 1;
-        let facts = Puppet::agent_facts(&name, Some(&id), &identity)?;
-        // Puppet refuses an agent whose certificate is revoked.
-        if !site.puppet.is_revoked(serial)
-            && site.puppet.agent_ran(&name, status, started, facts).is_ok()
-            && status == "changed"
-        {
-            site.watch.set(&id, |truth| truth.has_run = true);
-        }
-        pause(if status == "failed" { 120 } else { habits.interval_s }).await;
+        sleep(Duration::from_secs(20)).await;
+        site.puppet.report(certname, "unchanged", started);
+        drop(turn);
+        sleep(Duration::from_secs(1800)).await;
     }
 }
 
@@ -127,6 +116,89 @@ pub(crate) fn attributes(id: &str, challenge: &str) -> CsrAttributes {
 }
 
 impl Site {
+    /// Runs an agent from the boot of its instance on. Does not return.
+    async fn booted(&self, life: &Life, challenge: &str, disk: &mut Disk) -> anyhow::Result<()> {
+        let (id, name, habits) = (life.id(), life.certname(), &life.agent);
+        let pause = |seconds: u64| sleep(Duration::from_secs(seconds));
+        pause(habits.boot_s).await;
+        let identity = match disk.identity.clone() {
+            Some(identity) => identity,
+            None => self.enrol(life, challenge, disk).await?,
+        };
+        let serial = identity.serial()?;
+        let facts = Puppet::agent_facts(&name, Some(&id), &identity)?;
+        let (watch, volume) = (self.watch.clone(), self.watch.volume(&id));
+        let has_run = {
+            let id = id.clone();
+            move |status: &str| {
+                if status != "failed" && watch.volume(&id) == volume {
+                    watch.set(&id, |truth| truth.has_run = truth.serial == Some(serial));
+                }
+            }
+        };
+        // The first run sets up pxp-agent, which starts at boot from then on.
+        let connect = || {
+            let status = if habits.failing_runs > 0 { "failed" } else { "changed" };
+            self.enterprise.then(|| self.puppet.connect_agent(&name, status, facts.clone(), Arc::new(has_run.clone())))
+        };
+        let mut connection = if disk.runs > 0 { connect() } else { None };
+        loop {
+            let lock = self.puppet.run_lock(&name);
+            let turn = lock.lock().await;
+            let started = self.back.clock.now();
+            pause(habits.run_s).await;
+            let status = if disk.runs < habits.failing_runs { "failed" } else { "changed" };
+            disk.runs += 1;
+            // Puppet refuses an agent whose certificate is revoked.
+            if !self.puppet.is_revoked(serial) && self.puppet.agent_ran(&name, status, started, facts.clone()).is_ok() {
+                has_run(status);
+            }
+            drop(turn);
+            if connection.is_none() {
+                connection = connect();
+            }
+            pause(if status == "failed" { 120 } else { habits.interval_s }).await;
+        }
+    }
+
+    /// Requests a certificate until there is one that fits the key.
+    async fn enrol(&self, life: &Life, challenge: &str, disk: &mut Disk) -> anyhow::Result<AgentIdentity> {
+        let (id, name, habits) = (life.id(), life.certname(), &life.agent);
+        let key = match disk.key.clone() {
+            Some(key) => key,
+            None => disk.key.insert(AgentKey::generate()?).clone(),
+        };
+        self.watch.set(&id, |truth| truth.key = Some(key.print()));
+        let request = key.signing_request(&name, &attributes(&id, challenge))?;
+        let identity = loop {
+            self.submit(&name, &request).await;
+            if let Some(identity) = self.look(&name, &key).await? {
+                break identity;
+            }
+            sleep(Duration::from_secs(habits.wait_for_cert_s)).await;
+        };
+        disk.identity = Some(identity.clone());
+        let serial = identity.serial()?;
+        self.watch.set(&id, |truth| truth.serial = Some(serial));
+        if let Some(later) = habits.repeats_request_s {
+            let (site, name) = (self.clone(), name.clone());
+            tokio::spawn(async move {
+                sleep(Duration::from_secs(later)).await;
+                site.submit(&name, &request).await;
+            });
+        }
+        Ok(identity)
+    }
+
+    /// The last report of an instance that is gone arrives, if the schedule says so: from a queue that took its time, or with a clock that
+    /// was ahead. PuppetDB then shows the node as active again.
+    async fn report_late(&self, life: &Life, disk: &Disk) {
+        let Some(later) = life.agent.late_report_s.filter(|_| disk.runs > 0) else { return };
+        let began = self.back.clock.now() - SignedDuration::from_secs(30);
+        sleep(Duration::from_secs(later)).await;
+        self.puppet.report(&life.certname(), "changed", began);
+    }
+
     async fn call(&self, method: Method, path: String, body: String) -> Option<(u16, Vec<u8>)> {
         let mut headers = http::HeaderMap::new();
         headers.insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("text/plain"));

@@ -1,7 +1,7 @@
 //! Deliberately broken rules. A test asserts that the simulation detects each of them.
 //!
-//! The controller itself is not modified. A rule is broken by changing the configuration, by omitting a part, or by a network that
-//! falsifies answers as if the controller had not checked.
+//! A rule is broken by changing the configuration, by omitting a part, by a network that falsifies answers as if the controller had not
+//! checked, or inside the controller (`stagedoor_types::broken`).
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use http::StatusCode;
 use stagedoor_lab_core::server::{Reply, Request};
+use stagedoor_types::broken::Rule;
 
 /// The rule that is broken.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,11 +31,13 @@ pub enum Broken {
     NoHousekeeping,
     /// A launch is abandoned long before it could succeed.
     ShortTimeout,
+    /// A rule inside the controller is broken.
+    Inside(Rule),
 }
 
 impl Broken {
     /// All rules that can be broken.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 16] = [
         Self::RequestsUnchecked,
         Self::NoRunAwaited,
         Self::UnavailableIsAbsent,
@@ -42,7 +45,21 @@ impl Broken {
         Self::NoSweep,
         Self::NoHousekeeping,
         Self::ShortTimeout,
+        Self::Inside(Rule::NameCheck),
+        Self::Inside(Rule::Confirmation),
+        Self::Inside(Rule::Proof),
+        Self::Inside(Rule::Unavailable),
+        Self::Inside(Rule::Breaker),
+        Self::Inside(Rule::Home),
+        Self::Inside(Rule::SameKey),
+        Self::Inside(Rule::PinFirst),
+        Self::Inside(Rule::Heartbeats),
     ];
+
+    /// The rule inside the controller that is broken, if one is.
+    pub(crate) fn rule(self) -> Option<Rule> {
+        if let Self::Inside(rule) = self { Some(rule) } else { None }
+    }
 
     /// The configuration's top-level keys, and the keys of the profile.
     pub(crate) fn configuration(self) -> (&'static str, &'static str) {

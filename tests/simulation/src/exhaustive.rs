@@ -16,6 +16,7 @@ pub fn ordinary() -> Schedule {
         faults: Vec::new(),
         kills: Vec::new(),
         strangers: Vec::new(),
+        forged: Vec::new(),
         site: SiteTraits::default(),
         horizon_s: 1200,
     }

@@ -10,7 +10,7 @@ use http::HeaderValue;
 use http::header::{CONTENT_TYPE, DATE, IF_MODIFIED_SINCE};
 use rustls::pki_types::CertificateDer;
 use stagedoor_lab_core::server::{self, Backstage, Peer, Request, Service, carry_out};
-use stagedoor_lab_puppet::{CaService, PuppetdbService};
+use stagedoor_lab_puppet::{CaService, ConsoleService, OrchestratorService, PuppetdbService};
 use stagedoor_puppet::{Attempt, Failure, Network, Reply};
 
 use crate::broken::Lies;
@@ -20,11 +20,15 @@ use crate::watch::Watched;
 /// The ports in a simulation's configuration.
 pub(crate) const CA: u16 = 8140;
 pub(crate) const PUPPETDB: u16 = 8081;
+pub(crate) const ORCHESTRATOR: u16 = 8143;
+pub(crate) const CONSOLE: u16 = 4433;
 
 /// The services of one Puppet site, each wrapped in the checks of the invariants.
 pub(crate) struct Services {
     pub(crate) ca: Arc<Watched<CaService>>,
     pub(crate) puppetdb: Arc<Watched<PuppetdbService>>,
+    pub(crate) orchestrator: Arc<Watched<OrchestratorService>>,
+    pub(crate) console: Arc<Watched<ConsoleService>>,
 }
 
 /// The controller's network to Puppet.
@@ -49,6 +53,10 @@ impl InMemory {
             let reply = match port {
                 CA => self.call(request, &self.services.ca).await,
                 PUPPETDB => self.call(request, &self.services.puppetdb).await,
+                ORCHESTRATOR if self.services.orchestrator.accepts() => {
+                    self.call(request, &self.services.orchestrator).await
+                }
+                CONSOLE => self.call(request, &self.services.console).await,
                 _ => return Err(unreachable(format!("nothing listens on port {port}"))),
             };
             self.chance.delay().await;

@@ -1,14 +1,17 @@
 //! Runs a schedule: the real controller, the lab, agents and strangers in one thread, on simulated time.
 
+mod instance;
+mod operator;
+
 use std::cell::{Cell, RefCell};
 use std::fmt::Write as _;
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::{Context as _, anyhow};
 use futures_util::FutureExt as _;
 use jiff::{SignedDuration, Timestamp};
 use rustls::pki_types::CertificateDer;
@@ -16,24 +19,25 @@ use rustls::pki_types::pem::PemObject as _;
 use serde_json::{Value, json};
 use stagedoor_controller::config::Config;
 use stagedoor_controller::{Clock as ControllerClock, Context, Function, handle};
-use stagedoor_lab_aws::{Aws, Begun, Launch, Terminate};
+use stagedoor_lab_aws::{Aws, Begun};
 use stagedoor_lab_core::clock::Clock;
 use stagedoor_lab_core::faults::Faults;
 use stagedoor_lab_core::journal::Journal;
 use stagedoor_lab_core::server::Backstage;
-use stagedoor_lab_puppet::{Puppet, PuppetOptions, QueueDelay, ServerVersion};
+use stagedoor_lab_puppet::{Puppet, PuppetOptions, QueueDelay, ServerVersion, TokenState};
+use stagedoor_types::broken::break_rule;
 use tokio::task::LocalSet;
 use tokio::time::{sleep, timeout};
 
-use crate::agent::{self, CHALLENGE, ROTATED, Site};
+use crate::agent::{self, CHALLENGE, Site};
 use crate::aws::{InMemoryAws, REGION};
 use crate::broken::{Broken, Lies};
 use crate::chance::Chance;
 use crate::kill::Killed;
-use crate::network::{CA, InMemory, PUPPETDB, Services};
-use crate::scene::{GROUP, SECRET, node, scene, secret};
-use crate::schedule::{Delivery, End, Life, Release, Schedule, address};
-use crate::watch::{Invariant, Violation, Watch, Watched};
+use crate::network::{InMemory, Services};
+use crate::scene::{configuration, node, scene, secret};
+use crate::schedule::{Delivery, Release, Schedule};
+use crate::watch::{Invariant, Truth, Violation, Watch, Watched, is_too_many};
 
 /// Another Region, whose nodes use the same CA.
 pub(crate) const ELSEWHERE: &str = "us-east-1";
@@ -41,6 +45,10 @@ pub(crate) const ELSEWHERE: &str = "us-east-1";
 const FUNCTION_TIMEOUT: Duration = Duration::from_secs(150);
 /// The interval of sweeps.
 const SWEEPS: Duration = Duration::from_secs(60);
+/// The primary of a Puppet Enterprise site.
+const PRIMARY: &str = "puppet";
+/// The RBAC token of the secret.
+const TOKEN: &str = "the token of the first secret";
 /// When every simulation begins, in seconds since the epoch. A fixed time, so that housekeeping is always due at the same points.
 const BEGIN: i64 = 1_800_000_000;
 
@@ -76,8 +84,11 @@ pub fn play(schedule: &Schedule) -> anyhow::Result<Played> {
 pub fn play_with(schedule: &Schedule, broken: Broken) -> anyhow::Result<Played> {
     // The SDK uses this generator for the jitter of its retries.
     fastrand::seed(schedule.seed);
+    break_rule(broken.rule());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build()?;
-    LocalSet::new().block_on(&runtime, Box::pin(whole(schedule, broken)))
+    let played = LocalSet::new().block_on(&runtime, Box::pin(whole(schedule, broken)));
+    break_rule(None);
+    played
 }
 
 /// Shared state of all tasks of a simulation.
@@ -107,11 +118,21 @@ async fn whole(schedule: &Schedule, broken: Broken) -> anyhow::Result<Played> {
     for stranger in schedule.strangers.iter().cloned() {
         world.spawn(agent::intrude(world.site.clone(), stranger));
     }
+    for forged in schedule.forged.iter().copied() {
+        world.spawn(Rc::clone(&world).forge(forged));
+    }
     if broken != Broken::NoSweep {
         world.spawn(Rc::clone(&world).sweep());
     }
     if let Some(at) = schedule.site.rotated_s {
         world.spawn(Rc::clone(&world).rotate(at));
+    }
+    if let Some(enterprise) = schedule.site.enterprise.clone() {
+        world.spawn(agent::daemon(world.site.clone(), PRIMARY));
+        world.spawn(Rc::clone(&world).direct_primary(enterprise.primary));
+        if let Some((at, later)) = enterprise.token_expires_s {
+            world.spawn(Rc::clone(&world).expire_token(at, later));
+        }
     }
     sleep(Duration::from_secs(schedule.horizon_s)).await;
     if let Some(error) = world.failed.take() {
@@ -128,20 +149,28 @@ impl World {
         let back = Backstage { clock: clock.clone(), journal: Journal::new(), faults: Faults::default() };
         let aws = Aws::new(REGION, clock.clone());
         let traits = schedule.site.clone();
+        let base = match &traits.enterprise {
+            None => PuppetOptions::default(),
+            Some(enterprise) => PuppetOptions {
+                run_ms: u64::from(enterprise.run_s) * 1000,
+                rbac_tokens: Some([(TOKEN.to_owned(), TokenState::for_controller())].into()),
+                ..PuppetOptions::enterprise()
+            },
+        };
         let mut options = PuppetOptions {
             challenge: Some(CHALLENGE.to_owned().into()),
             controller: "controller.example.com".to_owned(),
             allow_duplicate_certs: traits.duplicates,
             ca_clock_ahead_s: traits.ca_ahead_s,
             puppetdb_queue: if traits.queue_ms == 0 { QueueDelay::None } else { QueueDelay::Ms(traits.queue_ms) },
-            ..PuppetOptions::default()
+            ..base
         };
         if traits.servers == Release::Puppet7 {
             options.server_version = ServerVersion::new(7, 9, 5);
         }
         let puppet = Puppet::new(options, clock)?;
         let credentials = puppet.controller_credentials()?;
-        let mut secret = secret(&puppet, &credentials, CHALLENGE, None);
+        let mut secret = secret(&puppet, &credentials, CHALLENGE, None, TOKEN);
         if broken == Broken::RequestsUnchecked {
             secret["challenge"] = Value::Null;
         }
@@ -159,6 +188,8 @@ impl World {
         let services = Arc::new(Services {
             ca: Arc::new(Watched { inner: puppet.ca_service(), watch: watch.clone() }),
             puppetdb: Arc::new(Watched { inner: puppet.puppetdb_service(), watch: watch.clone() }),
+            orchestrator: Arc::new(Watched { inner: puppet.orchestrator_service(), watch: watch.clone() }),
+            console: Arc::new(Watched { inner: puppet.console_service(), watch: watch.clone() }),
         });
         let chance = Chance::new(schedule.seed ^ 0x5eed);
         let identity =
@@ -177,14 +208,16 @@ impl World {
             back.faults.add(fault.clone());
         }
         let sdk = in_memory_aws.config().await;
-        let (top, profile) = broken.configuration();
-        let config = Config::parse(&format!(
-            "{top}[puppet]\nsecret = \"{SECRET}\"\nca = \"https://primary.example.com:{CA}\"\n\
-             puppetdb = \"https://primary.example.com:{PUPPETDB}\"\n\
-             [profile.compiler]\ncertname = \"{{private_dns}}\"\n{profile}"
-        ))?;
+        let config = Config::parse(&configuration(&traits, broken))?;
         Ok(Self {
-            site: Site { puppet: puppet.clone(), services, back, watch, rotated: Arc::new(AtomicBool::new(false)) },
+            site: Site {
+                puppet: puppet.clone(),
+                services,
+                back,
+                watch,
+                rotated: Arc::new(AtomicBool::new(false)),
+                enterprise: traits.enterprise.is_some(),
+            },
             schedule,
             aws,
             puppet,
@@ -222,93 +255,6 @@ impl World {
                 world.failed.borrow_mut().get_or_insert(error);
             }
         });
-    }
-
-    /// Runs one instance from its launch to its end.
-    async fn lead(self: Rc<Self>, life: Life) -> anyhow::Result<()> {
-        let (id, name) = (life.id(), life.certname());
-        let fit = life.agent.failing_runs == 0;
-        if let Some(at) = life.launched_s {
-            sleep(Duration::from_secs(at)).await;
-            let launch = Launch {
-                id: Some(id.clone()),
-                private_ip: Some(address(life.name)),
-                private_dns: Some(name.clone()),
-                ..Launch::default()
-            };
-            let begun = match self.aws.launch(GROUP, &launch) {
-                Ok(begun) => begun,
-                Err(error) => bail!("{id} cannot be launched: {error}"),
-            };
-            self.note(&format!("{id} is launched as {name}"));
-            self.watch().set(&id, |truth| {
-                truth.certname.clone_from(&name);
-                truth.fit = fit;
-            });
-            self.deliver(Function::Onboard, begun, life.launch_event);
-            self.spawn(agent::live(self.site.clone(), life.clone()));
-        } else {
-            self.place(&life)?;
-        }
-        let now_s = || u64::try_from(self.now().as_second() - BEGIN).unwrap_or_default();
-        match life.end {
-            End::Stays => {}
-            End::Terminated(at) => {
-                sleep(Duration::from_secs(at.saturating_sub(now_s()))).await;
-                match self.aws.terminate(&id, &Terminate::default()) {
-                    Ok(begun) => {
-                        self.note(&format!("{id} is terminated"));
-                        let now = self.now();
-                        self.watch().set(&id, |truth| truth.waits_since = Some(now));
-                        self.deliver(Function::Purge, begun, life.terminate_event);
-                    }
-                    Err(error) => self.note(&format!("{id} cannot be terminated: {error}")),
-                }
-            }
-            End::Replaced(at) => {
-                sleep(Duration::from_secs(at.saturating_sub(now_s()))).await;
-                match self.aws.replace_root_volume(&id) {
-                    Ok(begun) => {
-                        self.note(&format!("the root volume of {id} is replaced"));
-                        self.deliver(Function::Purge, begun, life.terminate_event);
-                    }
-                    Err(error) => self.note(&format!("the root volume of {id} cannot be replaced: {error}")),
-                }
-            }
-            End::Killed(at) => {
-                sleep(Duration::from_secs(at.saturating_sub(now_s()))).await;
-                let killed = self.aws.terminate(&id, &Terminate { force: true, ..Terminate::default() });
-                self.note(&format!("{id} is gone at once: {:?}", killed.map(drop).map_err(|error| error.to_string())));
-            }
-        }
-        Ok(())
-    }
-
-    /// Adds an instance that has been in service for some time.
-    fn place(&self, life: &Life) -> anyhow::Result<()> {
-        let (id, name) = (life.id(), life.certname());
-        self.puppet.place_node(&node(&name, &id, REGION, 60))?;
-        let held = self.puppet.certificate(&name).context("it has just been placed")?;
-        self.watch().set(&id, |truth| {
-            truth.certname = name;
-            truth.volume = 1;
-            truth.key = Some(held.key);
-            truth.serial = Some(held.serial);
-            truth.has_run = true;
-            truth.fit = true;
-        });
-        Ok(())
-    }
-
-    /// Replaces the challenge. Instances that were launched before keep the old one.
-    async fn rotate(self: Rc<Self>, at_s: u64) -> anyhow::Result<()> {
-        sleep(Duration::from_secs(at_s)).await;
-        let credentials = self.puppet.controller_credentials()?;
-        let rotated = secret(&self.puppet, &credentials, ROTATED, Some(CHALLENGE));
-        self.note("the secret is rotated");
-        self.aws.put_secret(SECRET, rotated.to_string().into());
-        self.site.rotated.store(true, Ordering::Relaxed);
-        Ok(())
     }
 
     /// Delivers the events of an action to a function, or drops them.
@@ -398,22 +344,35 @@ impl World {
 
     /// Checks the invariants that must hold at the end of a schedule.
     fn check_the_end(&self) {
-        for (id, truth) in self.watch().instances() {
+        let instances = self.watch().instances();
+        let left = |id: &str, truth: &Truth| {
+            let gone = self.aws.lifecycle_state(id).is_some_and(|state| state == "Terminated");
+            gone && self.watch().is_left(id, truth)
+        };
+        // More than housekeeping may remove at once: an alarm reports this.
+        let orphans = instances.iter().filter(|(id, truth)| truth.waits_since.is_none() && left(id, truth)).count();
+        let breaker_is_open = is_too_many(orphans, instances.len());
+        for (id, hook) in self.aws.timed_out() {
+            self.watch().violate(Invariant::HookTimedOut, format!("{id} has waited for the timeout of {hook}"));
+        }
+        for (id, truth) in instances {
             let state = self.aws.lifecycle_state(&id).unwrap_or_default();
+            let pooled = state.starts_with("Warmed:");
             if state.ends_with(":Wait") {
                 self.watch().violate(Invariant::Stranded, format!("{id} is still {state}"));
             } else if state == "Terminated" {
                 // Without an active node, only the CA's list shows a certificate. The list fails while a file is damaged, which an alarm
                 // reports.
                 let is_listed = !self.schedule.site.damaged || self.puppet.is_active(&truth.certname) == Some(true);
-                if is_listed && self.watch().is_left(&id, &truth) && !self.watch().is_signed_late(&truth) {
+                let is_held = breaker_is_open && truth.waits_since.is_none();
+                if is_listed && !is_held && left(&id, &truth) && !self.watch().is_signed_late(&truth) {
                     self.watch().violate(Invariant::LeftBehind, format!("{id} is gone, and not {}", truth.certname));
                 }
                 let stays = self.schedule.lives.iter().any(|life| life.id() == id && life.stays());
                 if truth.fit && stays {
                     self.watch().violate(Invariant::NotInService, format!("{id} is {state}, and was to stay"));
                 }
-            } else if truth.fit && state != "InService" {
+            } else if truth.fit && state != "InService" && !pooled {
                 self.watch().violate(Invariant::NotInService, format!("{id} is {state}"));
             }
         }

@@ -1,12 +1,18 @@
 //! The scene of a simulation: the group, the secret and the nodes that exist before anything happens. No I/O.
 
+use jiff::Timestamp;
 use serde_json::{Value, json};
 use stagedoor_lab_aws::ACCOUNT;
-use stagedoor_lab_aws::scene::{ActionResult, AwsScene, Group, Hook, Instance, Settings, Throttle, Transition};
+use stagedoor_lab_aws::scene::{
+    ActionResult, AwsScene, Group, Hook, Instance, PoolState, Settings, Throttle, Transition,
+};
 use stagedoor_lab_puppet::{Credentials, InPuppetdb, Node, Puppet, PuppetdbRecord};
 
-use crate::schedule::{Schedule, address};
-use crate::watch::{LAUNCH_HOOK, TERMINATE_HOOK};
+use crate::aws::REGION;
+use crate::broken::Broken;
+use crate::network::{CA, CONSOLE, ORCHESTRATOR, PUPPETDB};
+use crate::schedule::{Schedule, SiteTraits, address};
+use crate::watch::{LAUNCH_HOOK, PINNED_TO, TERMINATE_HOOK};
 
 /// The Auto Scaling group.
 pub(crate) const GROUP: &str = "compilers";
@@ -26,13 +32,38 @@ pub(crate) fn node(name: &str, id: &str, region: &str, age_s: u32) -> Node {
     }
 }
 
+/// The configuration of the functions.
+pub(crate) fn configuration(site: &SiteTraits, broken: Broken) -> String {
+    let (top, profile) = broken.configuration();
+    let host = "https://primary.example.com";
+    let services = format!("ca = \"{host}:{CA}\"\npuppetdb = \"{host}:{PUPPETDB}\"\n");
+    let (more, refresh) = match site.enterprise {
+        None => (String::new(), String::new()),
+        Some(_) => (
+            format!("orchestrator = \"{host}:{ORCHESTRATOR}\"\nclassifier = \"{host}:{CONSOLE}\"\n"),
+            format!("pin = [\"{PINNED_TO}\"]\nrefresh = [\"puppet\"]\n"),
+        ),
+    };
+    format!(
+        "{top}[puppet]\nsecret = \"{SECRET}\"\n{services}{more}\
+         [profile.compiler]\ncertname = \"{{private_dns}}\"\n{refresh}{profile}"
+    )
+}
+
 /// The secret that the functions read.
-pub(crate) fn secret(puppet: &Puppet, credentials: &Credentials, challenge: &str, previous: Option<&str>) -> Value {
+pub(crate) fn secret(
+    puppet: &Puppet,
+    credentials: &Credentials,
+    challenge: &str,
+    previous: Option<&str>,
+    token: &str,
+) -> Value {
     let mut secret = json!({
         "ca_cert": puppet.ca_bundle_pem(),
         "client_cert": credentials.cert_pem,
         "client_key": credentials.key_pem,
         "challenge": challenge,
+        "rbac_token": token,
     });
     if let Some(previous) = previous {
         secret["previous_challenge"] = previous.into();
@@ -60,6 +91,8 @@ pub(crate) fn scene(schedule: &Schedule, secret: &Value) -> AwsScene {
     let group = Group {
         name: GROUP.to_owned(),
         tags: [("stagedoor:profile".to_owned(), "compiler".to_owned())].into(),
+        warm_pool: schedule.site.warm_pool.then_some(PoolState::Stopped),
+        reuse_on_scale_in: schedule.site.warm_pool,
         hooks: vec![
             hook(LAUNCH_HOOK, Transition::Launching, ActionResult::Abandon),
             hook(TERMINATE_HOOK, Transition::Terminating, ActionResult::Continue),
@@ -74,4 +107,28 @@ pub(crate) fn scene(schedule: &Schedule, secret: &Value) -> AwsScene {
         secrets: [(SECRET.to_owned(), secret.to_string().into())].into(),
         ..AwsScene::default()
     }
+}
+
+/// An event that says that an instance terminates, as EventBridge delivers it
+/// (<https://docs.aws.amazon.com/autoscaling/ec2/userguide/ec2-auto-scaling-event-reference.html>).
+pub(crate) fn terminate_event(instance: &str, now: Timestamp) -> Value {
+    json!({
+        "version": "0",
+        "id": "12345678-1234-1234-1234-123456789012",
+        "detail-type": "EC2 Instance-terminate Lifecycle Action",
+        "source": "aws.autoscaling",
+        "account": ACCOUNT,
+        "time": now,
+        "region": REGION,
+        "resources": [],
+        "detail": {
+            "LifecycleActionToken": "87654321-4321-4321-4321-210987654321",
+            "AutoScalingGroupName": GROUP,
+            "LifecycleHookName": TERMINATE_HOOK,
+            "EC2InstanceId": instance,
+            "LifecycleTransition": "autoscaling:EC2_INSTANCE_TERMINATING",
+            "Origin": "AutoScalingGroup",
+            "Destination": "EC2",
+        },
+    })
 }

@@ -1,9 +1,10 @@
 //! Describes what happens in one simulation. A schedule is generated from a seed or written manually, and is reduced when an invariant is
 //! violated. No I/O.
 
-use stagedoor_lab_core::faults::{Fault, FaultKind};
+mod random;
 
-use crate::chance::Chance;
+use stagedoor_lab_core::faults::{Fault, FaultKind};
+use stagedoor_lab_puppet::RunScript;
 
 /// The complete description of one simulation: the same schedule produces the same trace.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +19,8 @@ pub struct Schedule {
     pub kills: Vec<(u32, u32)>,
     /// Certificate requests from strangers.
     pub strangers: Vec<Stranger>,
+    /// Events that AWS never sent: they say that an instance terminates.
+    pub forged: Vec<Forged>,
     /// The properties of the site.
     pub site: SiteTraits,
     /// How long the simulation runs, in seconds.
@@ -51,6 +54,21 @@ pub struct SiteTraits {
     pub ec2_lag_s: u64,
     /// The heartbeat timeout of the hooks, in seconds; `None`: one hour.
     pub hooks_end_s: Option<u32>,
+    /// Whether the group has a warm pool of stopped instances, to which instances return on scale-in.
+    pub warm_pool: bool,
+    /// The services of Puppet Enterprise; `None`: an open source site.
+    pub enterprise: Option<Enterprise>,
+}
+
+/// Properties of a Puppet Enterprise site.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Enterprise {
+    /// How long the Puppet runs that the orchestrator orders take, in seconds.
+    pub run_s: u32,
+    /// How the Puppet runs of the primary go, each from a time on, in seconds.
+    pub primary: Vec<(u64, RunScript)>,
+    /// When the RBAC token expires, and how long after that the secret gets a new one, in seconds.
+    pub token_expires_s: Option<(u64, u64)>,
 }
 
 /// A release of Puppet's servers.
@@ -72,6 +90,9 @@ pub struct Life {
     pub name: u32,
     /// When the instance is launched, in seconds; `None`: it is in service from the beginning.
     pub launched_s: Option<u64>,
+    /// How long after its launch into the warm pool the instance is needed in the group, in seconds; `None`: it is launched into the
+    /// group.
+    pub pooled_s: Option<u64>,
     /// How the instance ends.
     pub end: End,
     /// How the event of the launch is delivered.
@@ -93,6 +114,10 @@ pub enum End {
     Killed(u64),
     /// The instance stays, but its root volume is replaced, so its key is lost.
     Replaced(u64),
+    /// Auto Scaling terminates the instance, with its hooks, but EC2 takes it back two minutes later: a Spot Instance.
+    Reclaimed(u64),
+    /// The instance goes back to the warm pool and stays there.
+    Returned(u64),
 }
 
 /// How an event is delivered; times in milliseconds after the action began.
@@ -121,6 +146,17 @@ pub struct Habits {
     pub repeats_request_s: Option<u64>,
     /// The pause between runs, in seconds.
     pub interval_s: u64,
+    /// How long after the instance is gone a report of it still arrives, in seconds; `None`: none does.
+    pub late_report_s: Option<u64>,
+}
+
+/// An event that AWS never sent. It says that an instance terminates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Forged {
+    /// When the event arrives, in seconds.
+    pub at_s: u64,
+    /// The number of the instance.
+    pub number: u32,
 }
 
 /// A certificate request from a stranger who can reach port 8140.
@@ -135,30 +171,6 @@ pub struct Stranger {
 }
 
 impl Schedule {
-    /// Generates the schedule of this seed.
-    #[must_use]
-    pub fn of(seed: u64) -> Self {
-        let chance = Chance::new(seed);
-        let mut lives = Vec::new();
-        for number in 0..small(&chance) {
-            let launched_s = chance.percent(70).then(|| chance.of(0..=300));
-            lives.push(life(&chance, number, number, launched_s));
-            // Another instance may reuse the name, possibly within seconds.
-            if let End::Terminated(at) | End::Killed(at) = lives.last().map_or(End::Stays, |life| life.end)
-                && chance.percent(30)
-            {
-                let again = at + chance.of(1..=900);
-                lives.push(life(&chance, number + 100, number, Some(again)));
-            }
-        }
-        let faults = (0..chance.of(0..=5)).map(|_| fault(&chance)).collect();
-        let kills = (0..chance.of(0..=4)).map(|_| (narrow(chance.of(0..=12)), narrow(chance.of(1..=160)))).collect();
-        let strangers = (0..chance.of(0..=2)).map(|_| stranger(&chance, &lives)).collect();
-        let site = site(&chance);
-        let horizon_s = lives.iter().map(rests_s).max().unwrap_or_default();
-        Self { seed, lives, faults, kills, strangers, site, horizon_s }
-    }
-
     /// Smaller schedules: in each, one thing is removed.
     #[must_use]
     pub fn smaller(&self) -> Vec<Self> {
@@ -180,7 +192,12 @@ impl Schedule {
         without(self.strangers.len(), &|schedule, index| {
             schedule.strangers.remove(index);
         });
-        let simple: [fn(&mut SiteTraits); 12] = [
+        without(self.forged.len(), &|schedule, index| {
+            schedule.forged.remove(index);
+        });
+        without(self.lives.len(), &|schedule, index| schedule.lives[index].pooled_s = None);
+        without(self.lives.len(), &|schedule, index| schedule.lives[index].agent.late_report_s = None);
+        let simple: [fn(&mut SiteTraits); 13] = [
             |site| site.controller_ahead_s = 0,
             |site| site.ca_ahead_s = 0,
             |site| site.duplicates = false,
@@ -193,6 +210,7 @@ impl Schedule {
             |site| site.queue_ms = 0,
             |site| site.ec2_lag_s = 0,
             |site| site.hooks_end_s = None,
+            |site| site.enterprise = None,
         ];
         without(simple.len(), &|schedule, index| simple[index](&mut schedule.site));
         all.retain(|smaller| smaller != self);
@@ -208,6 +226,7 @@ impl Life {
             number,
             name: number,
             launched_s: Some(10),
+            pooled_s: None,
             end: End::Terminated(1200),
             launch_event: Delivery::After(500),
             terminate_event: Delivery::After(500),
@@ -218,8 +237,15 @@ impl Life {
                 failing_runs: 0,
                 repeats_request_s: None,
                 interval_s: 1800,
+                late_report_s: None,
             },
         }
+    }
+
+    /// Whether the group must have a warm pool for this instance.
+    #[must_use]
+    pub fn needs_pool(&self) -> bool {
+        self.pooled_s.is_some() || matches!(self.end, End::Returned(_))
     }
 
     /// The instance's id.
@@ -231,24 +257,13 @@ impl Life {
     /// Whether the instance is expected to be in service at the end.
     #[must_use]
     pub fn stays(&self) -> bool {
-        matches!(self.end, End::Stays | End::Replaced(_))
+        matches!(self.end, End::Stays | End::Replaced(_) | End::Returned(_))
     }
 
     /// The instance's name.
     #[must_use]
     pub fn certname(&self) -> String {
         certname(self.name)
-    }
-}
-
-/// When nothing more happens to this instance, in seconds. Housekeeping finds an instance that was terminated without a hook once nothing
-/// has been heard of its name for 40 minutes; EC2 shows the instance for an hour.
-fn rests_s(life: &Life) -> u64 {
-    let begins = life.launched_s.unwrap_or_default() + 1500;
-    match life.end {
-        End::Stays => begins,
-        End::Terminated(at) | End::Replaced(at) => begins.max(at + 1500),
-        End::Killed(at) => at + 3600,
     }
 }
 
@@ -262,61 +277,6 @@ pub(crate) fn certname(number: u32) -> String {
 
 pub(crate) fn address(number: u32) -> String {
     format!("10.0.{}.{}", number / 250, number % 250 + 1)
-}
-
-/// The number of instances, mostly one to five.
-fn small(chance: &Chance) -> u32 {
-    narrow(if chance.percent(3) { chance.of(6..=40) } else { chance.of(1..=5) })
-}
-
-fn narrow(number: u64) -> u32 {
-    u32::try_from(number).unwrap_or(u32::MAX)
-}
-
-fn life(chance: &Chance, number: u32, name: u32, launched_s: Option<u64>) -> Life {
-    let begin = launched_s.unwrap_or_default();
-    let end = match chance.of(0..=9) {
-        0..=2 => End::Stays,
-        3 => End::Killed(begin + chance.of(1..=1800)),
-        4 if launched_s.is_some() => End::Replaced(begin + chance.of(600..=1500)),
-        // Some of these terminate while they are being enrolled.
-        _ => End::Terminated(begin + chance.of(1..=1500)),
-    };
-    let agent = Habits {
-        boot_s: chance.of(1..=90),
-        wait_for_cert_s: *chance.one(&[2, 15, 60, 120]),
-        run_s: chance.of(5..=90),
-        failing_runs: u32::from(chance.percent(15)),
-        repeats_request_s: chance.percent(15).then(|| chance.of(1..=120)),
-        interval_s: *chance.one(&[300, 1800]),
-    };
-    Life { number, name, launched_s, end, launch_event: delivery(chance), terminate_event: delivery(chance), agent }
-}
-
-fn site(chance: &Chance) -> SiteTraits {
-    SiteTraits {
-        controller_ahead_s: *chance.one(&[0, 0, 0, 0, 40, -40]),
-        ca_ahead_s: *chance.one(&[0, 0, 0, 0, 150, -150]),
-        duplicates: chance.percent(20),
-        servers: *chance.one(&[Release::Puppet8, Release::Puppet8, Release::Puppet7]),
-        foreign: *chance.one(&[0, 0, 0, 1, 3]),
-        damaged: chance.percent(10),
-        rotated_s: chance.percent(15).then(|| chance.of(1..=600)),
-        throttled: chance.percent(10),
-        race_calls: *chance.one(&[0, 0, 0, 1, 3]),
-        queue_ms: *chance.one(&[0, 0, 0, 500, 5_000]),
-        ec2_lag_s: *chance.one(&[0, 0, 0, 2, 20]),
-        hooks_end_s: chance.percent(20).then_some(300),
-    }
-}
-
-fn delivery(chance: &Chance) -> Delivery {
-    match chance.of(0..=9) {
-        0 | 1 => Delivery::Lost,
-        2 => Delivery::Twice(chance.of(100..=3000), chance.of(100..=90_000)),
-        3 => Delivery::After(chance.of(3000..=600_000)),
-        _ => Delivery::After(chance.of(100..=3000)),
-    }
 }
 
 /// The calls that faults can affect.
@@ -352,17 +312,4 @@ pub fn kinds() -> Vec<FaultKind> {
         status(503, "Service Unavailable"),
         status(429, "Too Many Requests"),
     ]
-}
-
-fn fault(chance: &Chance) -> Fault {
-    let (service, call) = chance.one(&CALLS);
-    let kind = chance.one(&kinds()).clone();
-    let nth = Some(narrow(chance.of(1..=6)));
-    Fault { service: (*service).to_owned(), call: (*call).to_owned(), nth, subject: None, kind }
-}
-
-fn stranger(chance: &Chance, lives: &[Life]) -> Stranger {
-    let life = chance.one(lives);
-    let claims = chance.percent(70).then_some(life.number);
-    Stranger { at_s: chance.of(1..=900), name: life.name, claims }
 }

@@ -13,10 +13,19 @@ use stagedoor_lab_puppet::Puppet;
 pub(crate) const LAUNCH_HOOK: &str = "stagedoor-launch";
 pub(crate) const TERMINATE_HOOK: &str = "stagedoor-terminate";
 
+/// The node group that launching nodes are pinned to on Puppet Enterprise.
+pub(crate) const PINNED_TO: &str = "PE Infrastructure Agent";
+
 /// How far the CA's clock may deviate.
 const SLACK: SignedDuration = SignedDuration::from_secs(160);
 /// How long housekeeping may take to find a certificate that was left behind.
 const HOUSEKEEPING: SignedDuration = SignedDuration::from_mins(50);
+
+/// One housekeeping is over in this time.
+const ONE_HOUSEKEEPING: SignedDuration = SignedDuration::from_mins(4);
+/// How many orphans may always be removed at once, and which share of the fleet otherwise, in percent.
+const ALWAYS_ALLOWED: usize = 5;
+const MAX_SHARE: usize = 20;
 
 /// A violation of an invariant.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,10 +45,16 @@ pub enum Invariant {
     CertificateInUse,
     /// The node of a live instance is never deactivated.
     NodeInUse,
+    /// A live instance is never unpinned from its node groups.
+    PinInUse,
     /// A protected name is never purged.
     Protected,
     /// Only a request from the instance's own agent is signed.
     StrangerSigned,
+    /// On Puppet Enterprise, a node is pinned before its request is signed.
+    SignedUnpinned,
+    /// Never more than a share of the fleet is removed without a lifecycle action.
+    TooManyAtOnce,
     /// No launch is completed with CONTINUE unless the instance has run Puppet successfully with its own certificate.
     AdmittedUnfit,
     /// No termination is completed before the removal is proven.
@@ -52,6 +67,10 @@ pub enum Invariant {
     LeftBehind,
     /// At the end, every fit instance that is not meant to terminate is in service.
     NotInService,
+    /// No lifecycle action ends by its hook's own timeout.
+    HookTimedOut,
+    /// The controller makes a bounded number of calls for each action and each minute.
+    TooManyCalls,
     /// Every invocation returns within the function's time limit, without a panic.
     InvocationFailed,
 }
@@ -88,6 +107,10 @@ struct Inner {
     violations: Vec<Violation>,
     /// Names of another Region's instances.
     foreign: BTreeSet<String>,
+    /// When each name was pinned.
+    pinned: BTreeMap<String, Timestamp>,
+    /// The names of instances without a lifecycle action that were removed not long ago, and when.
+    orphans: BTreeMap<String, Timestamp>,
 }
 
 impl Watch {
@@ -136,14 +159,21 @@ impl Watch {
         self.aws.machine(id).is_some_and(|machine| matches!(machine.state, "pending" | "running"))
     }
 
+    /// Whether the instance is terminated.
+    pub(crate) fn is_gone(&self, id: &str) -> bool {
+        self.aws.machine(id).is_none_or(|machine| machine.state == "terminated")
+    }
+
     /// The current time.
     pub(crate) fn now(&self) -> Timestamp {
         self.puppet.now()
     }
 
-    /// Whether the instance runs and is not terminating.
+    /// Whether the instance exists, even if it is stopped in the warm pool, and is not terminating.
     pub(crate) fn is_live(&self, id: &str) -> bool {
-        self.is_on(id) && self.aws.lifecycle_state(id).is_some_and(|state| !state.contains("Terminat"))
+        let exists =
+            self.aws.machine(id).is_some_and(|machine| !matches!(machine.state, "shutting-down" | "terminated"));
+        exists && self.aws.lifecycle_state(id).is_some_and(|state| !state.contains("Terminat"))
     }
 
     /// The live instances that have this name and a certificate that Puppet accepts.
@@ -169,6 +199,19 @@ impl Watch {
             },
             ("ca", "DELETE", ["puppet-ca", "v1", "certificate_status", name]) => self.removes(name),
             ("puppetdb", "POST", ["pdb", "cmd", "v1", ..]) => self.commands(request, &body),
+            ("classifier", "POST", ["classifier-api", "v1", "commands", "unpin-from-all"]) => {
+                let nodes = body["nodes"].as_array().into_iter().flatten().filter_map(Value::as_str);
+                nodes.for_each(|name| self.unpins(name));
+            }
+            ("classifier", "POST", ["classifier-api", "v1", "groups", _, "pin"]) => {
+                let nodes = body["nodes"].as_array().into_iter().flatten().filter_map(Value::as_str);
+                let now = self.now();
+                self.lock().pinned.extend(nodes.map(|name| (name.to_owned(), now)));
+            }
+            ("classifier", "POST", ["classifier-api", "v1", "groups", _, "unpin"]) => {
+                let nodes = body["nodes"].as_array().into_iter().flatten().filter_map(Value::as_str);
+                nodes.for_each(|name| self.unpins(name));
+            }
             ("autoscaling", ..) if call.call == "CompleteLifecycleAction" => self.completes(&call.request),
             _ => {}
         }
@@ -181,11 +224,30 @@ impl Watch {
         if self.lock().foreign.contains(certname) {
             self.violate(Invariant::CertificateInUse, format!("{certname} of another Region is removed"));
         }
+        self.counts(certname);
         for (id, _) in self.users(certname) {
             self.violate(
                 Invariant::CertificateInUse,
                 format!("the certificate of {certname} is removed, which {id} uses"),
             );
+        }
+    }
+
+    /// Counts the names of one housekeeping whose instances were terminated without a lifecycle action.
+    fn counts(&self, certname: &str) {
+        let (now, instances) = (self.now(), self.instances());
+        let mut of_name = instances.iter().filter(|(_, truth)| truth.certname == certname);
+        if !of_name.all(|(id, truth)| truth.waits_since.is_none() && self.is_gone(id)) {
+            return;
+        }
+        let count = {
+            let mut inner = self.lock();
+            inner.orphans.retain(|_, at| now.duration_since(*at) < ONE_HOUSEKEEPING);
+            inner.orphans.insert(certname.to_owned(), now);
+            inner.orphans.len()
+        };
+        if is_too_many(count, instances.len()) {
+            self.violate(Invariant::TooManyAtOnce, format!("{count} of {} names are removed at once", instances.len()));
         }
     }
 
@@ -195,6 +257,9 @@ impl Watch {
         if !self.instances().values().any(|truth| truth.certname == certname && truth.key == Some(key)) {
             let what = format!("a request for {certname} is signed that no agent of that name has sent");
             self.violate(Invariant::StrangerSigned, what);
+        }
+        if self.puppet.options().enterprise && !self.puppet.is_pinned(PINNED_TO, certname) {
+            self.violate(Invariant::SignedUnpinned, format!("{certname} is signed, and is not pinned"));
         }
     }
 
@@ -215,6 +280,19 @@ impl Watch {
         }
     }
 
+    fn unpins(&self, certname: &str) {
+        if self.lock().foreign.contains(certname) {
+            self.violate(Invariant::PinInUse, format!("{certname} of another Region is unpinned"));
+        }
+        for (id, truth) in self.users(certname) {
+            // A launch that is about to be abandoned is unpinned first.
+            let waits = self.aws.lifecycle_state(&id).is_some_and(|state| state.ends_with("Pending:Wait"));
+            if truth.has_run && !(waits && !truth.fit) {
+                self.violate(Invariant::PinInUse, format!("{certname} is unpinned, which is {id}, live"));
+            }
+        }
+    }
+
     fn completes(&self, parameters: &Value) {
         let text = |name: &str| parameters[name].as_str().unwrap_or_default();
         let (id, hook, result) = (text("InstanceId"), text("LifecycleHookName"), text("LifecycleActionResult"));
@@ -223,13 +301,15 @@ impl Watch {
         let accepted = truth.serial.is_some_and(|serial| !self.puppet.is_revoked(serial));
         // A completion for another hook has no effect.
         match (state.as_str(), hook, result) {
-            ("Pending:Wait", LAUNCH_HOOK, "CONTINUE") if !(accepted && truth.has_run) => {
+            ("Pending:Wait" | "Warmed:Pending:Wait", LAUNCH_HOOK, "CONTINUE") if !(accepted && truth.has_run) => {
                 self.violate(Invariant::AdmittedUnfit, format!("{id} is admitted: {truth:?}"));
             }
-            ("Pending:Wait", LAUNCH_HOOK, "ABANDON") if truth.fit => {
+            ("Pending:Wait" | "Warmed:Pending:Wait", LAUNCH_HOOK, "ABANDON") if truth.fit => {
                 self.violate(Invariant::FitAbandoned, format!("{id} is abandoned"));
             }
-            ("Terminating:Wait", TERMINATE_HOOK, _) if self.is_left(id, &truth) && !self.is_late(&truth) => {
+            ("Terminating:Wait" | "Warmed:Terminating:Wait", TERMINATE_HOOK, _)
+                if self.is_left(id, &truth) && !self.is_late(&truth) =>
+            {
                 self.violate(
                     Invariant::CompletedUnproven,
                     format!("{id} is released, and something is left of {}", truth.certname),
@@ -259,8 +339,17 @@ impl Watch {
         let accepted = truth.serial.is_some_and(|serial| !self.puppet.is_revoked(serial));
         let others = self.instances().into_iter().any(|(other, of)| other != id && of.certname == truth.certname);
         let active = truth.has_run && !others && self.puppet.is_active(&truth.certname) == Some(true);
-        of_it || accepted || active
+        // A pin that an invocation sets which observed AWS before the termination began is only reported.
+        let since = self.lock().pinned.get(&truth.certname).copied();
+        let pinned_before = since.is_some_and(|at| truth.waits_since.is_none_or(|waits| at < waits));
+        let pinned = !others && pinned_before && self.puppet.is_pinned(PINNED_TO, &truth.certname);
+        of_it || accepted || active || pinned
     }
+}
+
+/// Whether so many names must not be removed at once from a fleet of this size.
+pub(crate) fn is_too_many(count: usize, fleet: usize) -> bool {
+    count > ALWAYS_ALLOWED && count * 100 > MAX_SHARE * fleet
 }
 
 /// A service whose requests are checked first.

@@ -1,8 +1,9 @@
 //! The invariants under many schedules, and that the simulation sees when a rule does not hold. `make simulate` plays more.
 
 use stagedoor_lab_core::faults::{Fault, FaultKind};
-use stagedoor_simulation::schedule::{Delivery, End, Life, Stranger};
+use stagedoor_simulation::schedule::{Delivery, End, Enterprise, Forged, Life, SiteTraits, Stranger};
 use stagedoor_simulation::{Broken, Invariant, Played, Schedule, exhaustive, play, play_with};
+use stagedoor_types::broken::Rule;
 
 /// How many are played of each kind: few in development builds, all with `STAGEDOOR_SIMULATE=all`.
 fn one_in(few: usize) -> usize {
@@ -66,6 +67,8 @@ fn shows(broken: Broken) -> (Schedule, Invariant) {
         schedule.lives.iter_mut().for_each(change);
         schedule
     };
+    let in_service = with_life(&|life| life.launched_s = None);
+    let staying = with_life(&|life| (life.launched_s, life.end) = (None, End::Stays));
     match broken {
         Broken::Nothing => (ordinary, Invariant::InvocationFailed),
         Broken::RequestsUnchecked => {
@@ -73,15 +76,13 @@ fn shows(broken: Broken) -> (Schedule, Invariant) {
             (Schedule { strangers: vec![stranger], ..ordinary }, Invariant::StrangerSigned)
         }
         Broken::NoRunAwaited => (ordinary, Invariant::AdmittedUnfit),
-        Broken::UnavailableIsAbsent => {
-            let mut schedule = with_life(&|life| life.launched_s = None);
-            schedule.faults = vec![always("ca", "GET /puppet-ca/v1/certificate/{certname}")];
-            (schedule, Invariant::CompletedUnproven)
+        Broken::UnavailableIsAbsent | Broken::Inside(Rule::Unavailable) => {
+            let faults = vec![always("ca", "GET /puppet-ca/v1/certificate/{certname}")];
+            (Schedule { faults, ..in_service }, Invariant::CompletedUnproven)
         }
         Broken::NoProof => {
-            let mut schedule = with_life(&|life| life.launched_s = None);
-            schedule.faults = vec![always("ca", "PUT /puppet-ca/v1/clean")];
-            (schedule, Invariant::CompletedUnproven)
+            let faults = vec![always("ca", "PUT /puppet-ca/v1/clean")];
+            (Schedule { faults, ..in_service }, Invariant::CompletedUnproven)
         }
         Broken::NoSweep => {
             let lost = |life: &mut Life| (life.launch_event, life.terminate_event) = (Delivery::Lost, Delivery::Lost);
@@ -92,6 +93,56 @@ fn shows(broken: Broken) -> (Schedule, Invariant) {
             (Schedule { horizon_s: 3700, ..killed }, Invariant::LeftBehind)
         }
         Broken::ShortTimeout => (with_life(&|life| life.agent.boot_s = 100), Invariant::FitAbandoned),
+        Broken::Inside(rule) => inside(rule, in_service, staying),
+    }
+}
+
+/// The same for a rule inside the controller. There is one instance, which terminates after 240 seconds, or stays.
+fn inside(rule: Rule, in_service: Schedule, staying: Schedule) -> (Schedule, Invariant) {
+    let launched = exhaustive::ordinary();
+    match rule {
+        Rule::NameCheck => {
+            // The event arrives again when the name already belongs to another instance.
+            let mut schedule = Schedule { horizon_s: 2400, ..in_service };
+            schedule.lives.iter_mut().for_each(|life| life.terminate_event = Delivery::Twice(500, 900_000));
+            let successor = Life { name: 1, launched_s: Some(300), end: End::Stays, ..Life::ordinary(2) };
+            schedule.lives.push(successor);
+            (schedule, Invariant::CertificateInUse)
+        }
+        Rule::Confirmation => {
+            let forged = vec![Forged { at_s: 100, number: 1 }];
+            (Schedule { forged, ..staying }, Invariant::CertificateInUse)
+        }
+        Rule::Proof => {
+            let site = SiteTraits { queue_ms: 30_000, ..SiteTraits::default() };
+            (Schedule { site, ..in_service }, Invariant::CompletedUnproven)
+        }
+        Rule::Breaker => {
+            let life = |number| Life { launched_s: None, end: End::Killed(100), ..Life::ordinary(number) };
+            let lives = (1..=12).map(life).collect();
+            (Schedule { lives, horizon_s: 3700, ..staying }, Invariant::TooManyAtOnce)
+        }
+        Rule::Home => {
+            let site = SiteTraits { foreign: 3, ..SiteTraits::default() };
+            (Schedule { site, ..staying }, Invariant::CertificateInUse)
+        }
+        Rule::SameKey => {
+            let site = SiteTraits { duplicates: true, ..SiteTraits::default() };
+            let mut schedule = Schedule { site, ..launched };
+            schedule.lives.iter_mut().for_each(|life| life.agent.repeats_request_s = Some(5));
+            (schedule, Invariant::CertificateInUse)
+        }
+        Rule::PinFirst => {
+            let site = SiteTraits { enterprise: Some(Enterprise::default()), ..SiteTraits::default() };
+            (Schedule { site, ..launched }, Invariant::SignedUnpinned)
+        }
+        Rule::Heartbeats => {
+            let site = SiteTraits { hooks_end_s: Some(300), ..SiteTraits::default() };
+            let mut schedule = Schedule { site, ..launched };
+            schedule.lives.iter_mut().for_each(|life| (life.agent.boot_s, life.end) = (400, End::Stays));
+            (schedule, Invariant::HookTimedOut)
+        }
+        Rule::Unavailable => (launched, Invariant::InvocationFailed),
     }
 }
 
@@ -105,6 +156,15 @@ fn every_broken_rule_is_seen() {
         let violated = play(&schedule).expect("it can be played").violations;
         assert!(violated.iter().all(|violation| violation.invariant != invariant), "{broken:?}: {violated:#?}");
     }
+}
+
+#[test]
+fn heartbeats_that_fail_at_first_still_hold_an_instance() {
+    let mut schedule = exhaustive::ordinary();
+    schedule.site.hooks_end_s = Some(300);
+    schedule.site.race_calls = 3;
+    schedule.lives.iter_mut().for_each(|life| (life.agent.boot_s, life.end) = (400, End::Stays));
+    assert_all_hold([schedule]);
 }
 
 #[test]

@@ -1,0 +1,156 @@
+//! The instances of a schedule: each is a task that launches its instance and ends it as the schedule says.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use stagedoor_controller::Function;
+use stagedoor_lab_aws::scene::Place;
+use stagedoor_lab_aws::{Begun, Launch, Terminate};
+use tokio::time::sleep;
+
+use super::{BEGIN, World};
+use crate::agent;
+use crate::aws::REGION;
+use crate::scene::{GROUP, node, terminate_event};
+use crate::schedule::{Delivery, End, Forged, Life, address, instance_id};
+
+/// How long before EC2 takes a Spot Instance back Auto Scaling learns of it.
+const SPOT_NOTICE: Duration = Duration::from_secs(120);
+/// The interval at which an instance that is needed in the group is looked for in the warm pool.
+const POOL_CHECK: Duration = Duration::from_secs(10);
+
+impl World {
+    /// Runs one instance from its launch to its end.
+    pub(super) async fn lead(self: Rc<Self>, life: Life) -> anyhow::Result<()> {
+        if let Some(at) = life.launched_s {
+            self.until(at).await;
+            self.launch(&life)?;
+            if let Some(pooled_s) = life.pooled_s {
+                self.until(at + pooled_s).await;
+                self.take_from_pool(&life).await;
+            }
+        } else {
+            self.place(&life)?;
+        }
+        match life.end {
+            End::Stays => {}
+            End::Terminated(at) => {
+                self.until(at).await;
+                self.terminate(&life);
+            }
+            End::Reclaimed(at) => {
+                self.until(at).await;
+                self.terminate(&life);
+                sleep(SPOT_NOTICE).await;
+                self.note(&format!("{} is taken back: {:?}", life.id(), self.aws.reclaim(&life.id()).is_ok()));
+                self.puppet.disconnect(&life.certname());
+            }
+            End::Returned(at) => {
+                self.until(at).await;
+                // Auto Scaling scales in what is in service.
+                if self.aws.lifecycle_state(&life.id()).as_deref() == Some("InService") {
+                    self.note(&format!("{} returns to the warm pool", life.id()));
+                    let way = Terminate { to: Some(Place::WarmPool), ..Terminate::default() };
+                    self.begun(self.aws.terminate(&life.id(), &way), Function::Purge, life.terminate_event);
+                }
+            }
+            End::Replaced(at) => {
+                self.until(at).await;
+                self.note(&format!("the root volume of {} is replaced", life.id()));
+                self.begun(self.aws.replace_root_volume(&life.id()), Function::Purge, life.terminate_event);
+                self.puppet.disconnect(&life.certname());
+            }
+            End::Killed(at) => {
+                self.until(at).await;
+                let killed = self.aws.terminate(&life.id(), &Terminate { force: true, ..Terminate::default() });
+                let killed = killed.map(drop).map_err(|error| error.to_string());
+                self.note(&format!("{} is gone at once: {killed:?}", life.id()));
+                self.puppet.disconnect(&life.certname());
+            }
+        }
+        Ok(())
+    }
+
+    /// Delivers an event that AWS never sent.
+    pub(super) async fn forge(self: Rc<Self>, forged: Forged) -> anyhow::Result<()> {
+        self.until(forged.at_s).await;
+        let id = instance_id(forged.number);
+        self.note(&format!("a forged event says that {id} terminates"));
+        self.invoke(Function::Purge, &terminate_event(&id, self.now())).await;
+        Ok(())
+    }
+
+    /// Waits until this time, in seconds after the beginning.
+    pub(super) async fn until(&self, at_s: u64) {
+        let now_s = u64::try_from(self.now().as_second() - BEGIN).unwrap_or_default();
+        sleep(Duration::from_secs(at_s.saturating_sub(now_s))).await;
+    }
+
+    fn launch(self: &Rc<Self>, life: &Life) -> anyhow::Result<()> {
+        let (id, name) = (life.id(), life.certname());
+        let launch = Launch {
+            id: Some(id.clone()),
+            to: life.pooled_s.map(|_| Place::WarmPool),
+            private_ip: Some(address(life.name)),
+            private_dns: Some(name.clone()),
+            ..Launch::default()
+        };
+        let begun = match self.aws.launch(GROUP, &launch) {
+            Ok(begun) => begun,
+            Err(error) => bail!("{id} cannot be launched: {error}"),
+        };
+        self.note(&format!("{id} is launched as {name}"));
+        let fit = life.agent.failing_runs == 0;
+        self.watch().set(&id, |truth| (truth.certname, truth.fit) = (name, fit));
+        self.deliver(Function::Onboard, begun, life.launch_event);
+        self.spawn(agent::live(self.site.clone(), life.clone()));
+        Ok(())
+    }
+
+    /// Takes the instance from the warm pool as soon as it rests there.
+    async fn take_from_pool(self: &Rc<Self>, life: &Life) {
+        let id = life.id();
+        while self.aws.lifecycle_state(&id).is_some_and(|state| state.starts_with("Warmed:Pending")) {
+            sleep(POOL_CHECK).await;
+        }
+        let launch = Launch { id: Some(id.clone()), ..Launch::default() };
+        self.note(&format!("{id} is needed in the group"));
+        self.begun(self.aws.launch(GROUP, &launch), Function::Onboard, life.launch_event);
+    }
+
+    /// Terminates an instance, with its hooks.
+    fn terminate(self: &Rc<Self>, life: &Life) {
+        let begun = self.aws.terminate(&life.id(), &Terminate::default());
+        if begun.is_ok() {
+            self.note(&format!("{} is terminated", life.id()));
+            let now = self.now();
+            self.watch().set(&life.id(), |truth| truth.waits_since = Some(now));
+        }
+        self.begun(begun, Function::Purge, life.terminate_event);
+    }
+
+    /// Delivers the events of what has begun, if it could.
+    fn begun(self: &Rc<Self>, begun: anyhow::Result<Begun>, function: Function, delivery: Delivery) {
+        match begun {
+            Ok(begun) => self.deliver(function, begun, delivery),
+            Err(error) => self.note(&format!("it cannot: {error}")),
+        }
+    }
+
+    /// Adds an instance that has been in service for some time.
+    fn place(&self, life: &Life) -> anyhow::Result<()> {
+        let (id, name) = (life.id(), life.certname());
+        self.puppet.place_node(&node(&name, &id, REGION, 60))?;
+        let held = self.puppet.certificate(&name).context("it has just been placed")?;
+        self.watch().set(&id, |truth| {
+            truth.certname = name;
+            truth.volume = 1;
+            truth.key = Some(held.key);
+            truth.serial = Some(held.serial);
+            truth.has_run = true;
+            truth.fit = true;
+        });
+        Ok(())
+    }
+}

@@ -1,0 +1,59 @@
+//! What operators and the servers of a site do while a schedule runs.
+
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use anyhow::bail;
+use secrecy::ExposeSecret as _;
+use serde_json::Value;
+use stagedoor_lab_puppet::{RunScript, TokenState};
+use tokio::time::sleep;
+
+use super::{PRIMARY, TOKEN, World};
+use crate::agent::{CHALLENGE, ROTATED};
+use crate::scene::{SECRET, secret};
+
+/// The RBAC token that replaces the one that has expired.
+const NEXT_TOKEN: &str = "the token of the next secret";
+
+impl World {
+    /// Replaces the challenge. Instances that were launched before keep the old one.
+    pub(super) async fn rotate(self: Rc<Self>, at_s: u64) -> anyhow::Result<()> {
+        sleep(Duration::from_secs(at_s)).await;
+        let credentials = self.puppet.controller_credentials()?;
+        let rotated = secret(&self.puppet, &credentials, ROTATED, Some(CHALLENGE), TOKEN);
+        self.note("the secret is rotated");
+        self.aws.put_secret(SECRET, rotated.to_string().into());
+        self.site.rotated.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Lets the RBAC token expire, and puts a new one into the secret later.
+    pub(super) async fn expire_token(self: Rc<Self>, at_s: u64, later_s: u64) -> anyhow::Result<()> {
+        self.until(at_s).await;
+        self.note("the token expires");
+        let tokens = [(TOKEN, TokenState::Expired), (NEXT_TOKEN, TokenState::for_controller())];
+        let tokens = tokens.map(|(token, state)| (token.to_owned(), state));
+        self.puppet.configure(|options| options.rbac_tokens = Some(tokens.into()));
+        self.until(at_s + later_s).await;
+        let mut secret: Value = match self.aws.secret(SECRET) {
+            Some(secret) => serde_json::from_str(secret.expose_secret())?,
+            None => bail!("the secret is gone"),
+        };
+        secret["rbac_token"] = NEXT_TOKEN.into();
+        self.note("the secret has a new token");
+        self.aws.put_secret(SECRET, secret.to_string().into());
+        Ok(())
+    }
+
+    /// Has the Puppet runs of the primary go as the schedule says.
+    pub(super) async fn direct_primary(self: Rc<Self>, scripts: Vec<(u64, RunScript)>) -> anyhow::Result<()> {
+        for (at_s, script) in scripts {
+            self.until(at_s).await;
+            self.note(&format!("from now on, the runs of the primary go like this: {script:?}"));
+            self.puppet.script(PRIMARY, script);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,160 @@
+//! Generates schedules from seeds. No I/O.
+
+use stagedoor_lab_core::faults::Fault;
+use stagedoor_lab_puppet::RunScript;
+
+use super::{CALLS, Delivery, End, Enterprise, Forged, Habits, Life, Release, Schedule, SiteTraits, Stranger, kinds};
+use crate::chance::Chance;
+
+impl Schedule {
+    /// Generates the schedule of this seed.
+    #[must_use]
+    pub fn of(seed: u64) -> Self {
+        let chance = Chance::new(seed);
+        let mut lives = Vec::new();
+        let with_pool = chance.percent(15);
+        for number in 0..small(&chance) {
+            let launched_s = chance.percent(70).then(|| chance.of(0..=300));
+            lives.push(life(&chance, number, number, launched_s, with_pool));
+            // Another instance may reuse the name, possibly within seconds.
+            if let End::Terminated(at) | End::Killed(at) = lives.last().map_or(End::Stays, |life| life.end)
+                && chance.percent(30)
+            {
+                let again = at + chance.of(1..=900);
+                lives.push(life(&chance, number + 1000, number, Some(again), false));
+            }
+        }
+        let faults = (0..chance.of(0..=5)).map(|_| fault(&chance)).collect();
+        let kills = (0..chance.of(0..=4)).map(|_| (narrow(chance.of(0..=12)), narrow(chance.of(1..=160)))).collect();
+        let strangers = (0..chance.of(0..=2)).map(|_| stranger(&chance, &lives)).collect();
+        let forged = (0..chance.of(0..=1)).map(|_| forged(&chance, &lives)).collect();
+        let mut site = site(&chance);
+        site.warm_pool = lives.iter().any(Life::needs_pool);
+        let horizon_s = lives.iter().map(rests_s).max().unwrap_or_default();
+        Self { seed, lives, faults, kills, strangers, forged, site, horizon_s }
+    }
+}
+
+/// When nothing more happens to this instance, in seconds. Housekeeping finds an instance that was terminated without a hook, or that
+/// reports after it was removed, once nothing has been heard of its name for 40 minutes; EC2 shows the instance for an hour.
+fn rests_s(life: &Life) -> u64 {
+    let begins = life.launched_s.unwrap_or_default() + life.pooled_s.unwrap_or_default() + 1500;
+    match life.end {
+        End::Stays => begins,
+        End::Killed(at) => at + 3600,
+        End::Terminated(at) | End::Reclaimed(at) if life.agent.late_report_s.is_some() => at + 4200,
+        End::Terminated(at) | End::Reclaimed(at) | End::Replaced(at) | End::Returned(at) => begins.max(at + 1500),
+    }
+}
+
+/// The number of instances, mostly one to five.
+fn small(chance: &Chance) -> u32 {
+    narrow(match chance.of(0..=999) {
+        0 => chance.of(41..=200),
+        1..=20 => chance.of(6..=40),
+        _ => chance.of(1..=5),
+    })
+}
+
+fn narrow(number: u64) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
+
+fn life(chance: &Chance, number: u32, name: u32, launched_s: Option<u64>, with_pool: bool) -> Life {
+    let pooled_s = launched_s.filter(|_| with_pool && chance.percent(50)).map(|_| chance.of(60..=1500));
+    let begin = launched_s.unwrap_or_default() + pooled_s.unwrap_or_default();
+    let end = match chance.of(0..=11) {
+        0..=2 => End::Stays,
+        3 => End::Killed(begin + chance.of(1..=1800)),
+        4 if launched_s.is_some() => End::Replaced(begin + chance.of(600..=1500)),
+        5 if with_pool => End::Returned(begin + chance.of(1..=1500)),
+        6 => End::Reclaimed(begin + chance.of(1..=1500)),
+        // Some of these terminate while they are being enrolled.
+        _ => End::Terminated(begin + chance.of(1..=1500)),
+    };
+    let agent = Habits {
+        boot_s: chance.of(1..=90),
+        wait_for_cert_s: *chance.one(&[2, 15, 60, 120]),
+        run_s: chance.of(5..=90),
+        failing_runs: u32::from(chance.percent(15)),
+        repeats_request_s: chance.percent(15).then(|| chance.of(1..=120)),
+        interval_s: *chance.one(&[300, 1800]),
+        late_report_s: chance.percent(5).then(|| chance.of(1..=600)),
+    };
+    Life {
+        number,
+        name,
+        launched_s,
+        pooled_s,
+        end,
+        launch_event: delivery(chance),
+        terminate_event: delivery(chance),
+        agent,
+    }
+}
+
+fn site(chance: &Chance) -> SiteTraits {
+    SiteTraits {
+        controller_ahead_s: *chance.one(&[0, 0, 0, 0, 40, -40]),
+        ca_ahead_s: *chance.one(&[0, 0, 0, 0, 150, -150]),
+        duplicates: chance.percent(20),
+        servers: *chance.one(&[Release::Puppet8, Release::Puppet8, Release::Puppet7]),
+        foreign: *chance.one(&[0, 0, 0, 1, 3]),
+        damaged: chance.percent(10),
+        rotated_s: chance.percent(15).then(|| chance.of(1..=600)),
+        throttled: chance.percent(10),
+        race_calls: *chance.one(&[0, 0, 0, 1, 3]),
+        queue_ms: *chance.one(&[0, 0, 0, 500, 5_000]),
+        ec2_lag_s: *chance.one(&[0, 0, 0, 2, 20]),
+        hooks_end_s: chance.percent(20).then_some(300),
+        warm_pool: false,
+        enterprise: chance.percent(30).then(|| enterprise(chance)),
+    }
+}
+
+fn enterprise(chance: &Chance) -> Enterprise {
+    let scripts = [
+        RunScript::Ok,
+        RunScript::Failed,
+        RunScript::Disconnected,
+        RunScript::Locked,
+        RunScript::Disabled,
+        RunScript::Restart { down_ms: 45_000 },
+    ];
+    // Its trouble ends, so that launches can succeed.
+    let trouble = chance.percent(40).then(|| {
+        let from = chance.of(0..=900);
+        [(from, *chance.one(&scripts)), (from + chance.of(30..=300), RunScript::Ok)]
+    });
+    Enterprise {
+        run_s: narrow(chance.of(5..=180)),
+        primary: trouble.into_iter().flatten().collect(),
+        token_expires_s: chance.percent(10).then(|| (chance.of(1..=900), chance.of(60..=240))),
+    }
+}
+
+fn delivery(chance: &Chance) -> Delivery {
+    match chance.of(0..=9) {
+        0 | 1 => Delivery::Lost,
+        2 => Delivery::Twice(chance.of(100..=3000), chance.of(100..=90_000)),
+        3 => Delivery::After(chance.of(3000..=600_000)),
+        _ => Delivery::After(chance.of(100..=3000)),
+    }
+}
+
+fn fault(chance: &Chance) -> Fault {
+    let (service, call) = chance.one(&CALLS);
+    let kind = chance.one(&kinds()).clone();
+    let nth = Some(narrow(chance.of(1..=6)));
+    Fault { service: (*service).to_owned(), call: (*call).to_owned(), nth, subject: None, kind }
+}
+
+fn forged(chance: &Chance, lives: &[Life]) -> Forged {
+    Forged { at_s: chance.of(1..=1500), number: chance.one(lives).number }
+}
+
+fn stranger(chance: &Chance, lives: &[Life]) -> Stranger {
+    let life = chance.one(lives);
+    let claims = chance.percent(70).then_some(life.number);
+    Stranger { at_s: chance.of(1..=900), name: life.name, claims }
+}
