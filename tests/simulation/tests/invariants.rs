@@ -102,11 +102,9 @@ fn inside(rule: Rule, in_service: Schedule, staying: Schedule) -> (Schedule, Inv
     let launched = exhaustive::ordinary();
     match rule {
         Rule::NameCheck => {
-            // The event arrives again when the name already belongs to another instance.
-            let mut schedule = Schedule { horizon_s: 2400, ..in_service };
-            schedule.lives.iter_mut().for_each(|life| life.terminate_event = Delivery::Twice(500, 900_000));
-            let successor = Life { name: 1, launched_s: Some(300), end: End::Stays, ..Life::ordinary(2) };
-            schedule.lives.push(successor);
+            // An instance of another VPC has the same name, and terminates.
+            let mut schedule = staying;
+            schedule.lives.push(Life { name: 1, end: End::Terminated(240), ..Life::ordinary(2) });
             (schedule, Invariant::CertificateInUse)
         }
         Rule::Confirmation => {
@@ -123,8 +121,9 @@ fn inside(rule: Rule, in_service: Schedule, staying: Schedule) -> (Schedule, Inv
             (Schedule { lives, horizon_s: 3700, ..staying }, Invariant::TooManyAtOnce)
         }
         Rule::Home => {
+            // Their certificates are new when the simulation begins; after two hours their names have been silent for long enough.
             let site = SiteTraits { foreign: 3, ..SiteTraits::default() };
-            (Schedule { site, ..staying }, Invariant::CertificateInUse)
+            (Schedule { site, horizon_s: 8000, ..staying }, Invariant::CertificateInUse)
         }
         Rule::SameKey => {
             let site = SiteTraits { duplicates: true, ..SiteTraits::default() };

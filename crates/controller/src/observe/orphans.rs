@@ -7,6 +7,7 @@ use futures_util::stream::{self, StreamExt};
 use jiff::Timestamp;
 use stagedoor_lifecycle::orphans::{Listed, Reported, Rules, Suspect};
 use stagedoor_puppet::{Certificate, Group, KnownIdentity};
+use stagedoor_types::broken::{Rule, is_broken};
 use stagedoor_types::{Certname, Location, Service, Trouble, TroubleKind};
 
 use super::ask;
@@ -49,6 +50,7 @@ pub(crate) async fn lists(
     home: Option<&Location>,
     turn: i64,
 ) -> Result<Lists, Trouble> {
+    let home = home.filter(|_| !is_broken(Rule::Home));
     let ours = |known: KnownIdentity| listed(&known).filter(|listed| rules.is_ours(listed));
     let (certified, certificates) = tokio::join!(
         ask(run, Service::PuppetDb, puppet.puppetdb.certified(home, ours)),
