@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use stagedoor_lab_core::clock::Clock;
-use stagedoor_puppet::{Error, NodeStatus, Report};
+use stagedoor_puppet::{Error, NodeStatus, Report, RunTimes};
 use stagedoor_types::{Certname, InstanceId, Location};
 
 use super::reporting::{facts, facts_from, report, run, server_time};
@@ -222,6 +222,7 @@ pub(super) async fn the_newest_reports_of_a_set_are_those_of_its_active_nodes(si
         noop: Some(false),
         cached_catalog_status: Some("not_used".to_owned()),
         catalog_uuid: None,
+        metrics: RunTimes::default(),
     };
     assert_eq!(told, [expected]);
     assert_eq!(site.puppetdb().latest_reports(&[]).await, Ok(vec![]));

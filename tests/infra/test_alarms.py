@@ -18,6 +18,7 @@ HEALTHY = {
     "Abandoned": 0,
     "Enrolled": 0,
     "WaitingNearDeadline": 0,
+    "RefreshTimedOut": 0,
 }
 OUTAGE = {"SweepNotOkAlarm", "AwsUnreachableAlarm", "SecretUnreadableAlarm", "PuppetUnreachableAlarm"}
 
@@ -79,6 +80,11 @@ def test_an_action_that_waits_for_longer_than_any_timeout_raises_an_alarm():
     limit = TEMPLATE["Parameters"]["OldestWaitingAlarmSeconds"]["Default"]
     assert fired_by(TEMPLATE, in_a_row(10, OldestWaitingSeconds=limit)) == set()
     assert fired_by(TEMPLATE, in_a_row(10, OldestWaitingSeconds=limit + 1)) == {"OldestWaitingAlarm"}
+
+
+def test_a_launch_that_goes_on_without_a_refresh_target_raises_an_alarm():
+    assert fired_by(TEMPLATE, in_a_row(10) + in_a_row(1, Enrolled=1, RefreshTimedOut=1)) == {"RefreshTimedOutAlarm"}
+    assert fired_by(TEMPLATE, in_a_row(1, Enrolled=1, RefreshTimedOut=1) + in_a_row(10)) == set()
 
 
 def test_a_fleet_whose_every_launch_is_abandoned_raises_an_alarm_however_long_each_waits():

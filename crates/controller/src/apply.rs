@@ -16,6 +16,7 @@ use stagedoor_lifecycle::removal::Removal;
 use stagedoor_puppet::Certificate;
 use stagedoor_types::{ActionKey, Certname, Service, Trouble};
 
+pub(crate) use orders::order_overdue;
 pub(crate) use refuse::{Deletion, delete_request};
 pub(crate) use remove::{Removed, carry_out_node_last};
 pub(crate) use unpin::unpin_abandoned;
@@ -70,7 +71,7 @@ pub(crate) async fn apply(run: Run<'_>, puppet: &Puppet, snapshot: &PuppetSnapsh
             }
             Effect::Pin(name, groups) => pins.push((key, name, groups)),
             Effect::Run(name, order) => runs.push((key, name, order)),
-            Effect::Refresh(targets, _) => refreshes.push((key, targets)),
+            Effect::Refresh(order) => refreshes.push((key, order)),
         }
     }
     let mut applied = Applied::default();

@@ -5,6 +5,7 @@
 mod housekeeping;
 mod profile;
 mod reader;
+mod refresh;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -113,8 +114,9 @@ impl Config {
 
         let hosts = [&ca, &puppetdb, &orchestrator, &classifier].into_iter().flatten();
         let hosts = hosts.filter_map(|endpoint| endpoint.host().parse::<Certname>().ok());
-        let targets = profiles.values().flat_map(|profile| profile.refresh.clone());
-        let protected = protected.map(|protected| hosts.chain(targets).fold(protected, |all, name| all.and(&name)));
+        let targets = profiles.values().flat_map(|profile| profile.refresh.targets());
+        let protected =
+            protected.map(|protected| hosts.chain(targets.cloned()).fold(protected, |all, name| all.and(&name)));
         if let Some(protected) = &protected {
             for profile in profiles.values() {
                 check_alt_names(profile, protected, &problems);

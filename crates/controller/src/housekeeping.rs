@@ -3,6 +3,7 @@
 mod credentials;
 mod orphans;
 mod pins;
+mod refresh;
 mod requests;
 
 use std::collections::BTreeSet;
@@ -36,6 +37,8 @@ pub(crate) struct HousekeepingReport {
     pub(crate) clock_skew_s: Option<i64>,
     /// The pins without a node, or why they could not be looked for; `None` where no profile pins.
     pub(crate) pins: Option<Result<LeftOver, Trouble>>,
+    /// The refresh targets that were ordered to run, or why that could not be looked at.
+    refresh: Result<Option<refresh::Ordered>, Trouble>,
     /// When the credentials expire.
     pub(crate) credentials: Watch,
     /// The messages to publish, each with its subject.
@@ -109,6 +112,14 @@ pub(crate) async fn housekeep(
     let every = config.every.unwrap_or_default();
     let puppet = call(context, budget.work, Service::SecretsManager, context.puppet.open(context.clock.now())).await;
     let turn = now.as_second() / i64::try_from(every.as_secs()).unwrap_or(i64::MAX).max(1);
+    let refresh_targets = async {
+        match (&puppet, &groups) {
+            (Ok(puppet), Ok(groups)) => Box::pin(refresh::check(run, puppet, groups, every)).await,
+            // What is unavailable is reported by the parts that cannot do without it.
+            (Err(_), _) | (_, Err(_)) => Ok(None),
+        }
+    };
+    let refresh = refresh_targets.await;
     let ready = match (&puppet, groups) {
         _ if config.orphans == OrphanMode::Off => None,
         (Ok(puppet), Ok(groups)) => Some(Ok((puppet, groups))),
@@ -167,8 +178,12 @@ pub(crate) async fn housekeep(
         let code = Code::from(trouble).as_str();
         tracing::error!(code, "the pending requests could not be looked at; none was deleted: {trouble}");
     }
+    if let Err(trouble) = &refresh {
+        let code = Code::from(trouble).as_str();
+        tracing::warn!(code, "whether refresh targets have to run could not be looked at: {trouble}");
+    }
     let clock_skew_s = context.puppet.clocks.greatest();
-    HousekeepingReport { orphans, requests, clock_skew_s, pins, credentials, news }
+    HousekeepingReport { orphans, requests, clock_skew_s, pins, refresh, credentials, news }
 }
 
 impl HousekeepingReport {
@@ -189,8 +204,12 @@ impl HousekeepingReport {
             Some(Ok(left)) => left.payload(),
             Some(Err(trouble)) => error(trouble),
         };
+        let refresh = match &self.refresh {
+            Ok(ordered) => ordered.as_ref().map_or(Value::Null, refresh::Ordered::payload),
+            Err(trouble) => error(trouble),
+        };
         let credentials = self.credentials.payload(now);
-        json!({ "orphans": orphans, "requests": requests, "pins": pins, "credentials": credentials })
+        json!({ "orphans": orphans, "requests": requests, "pins": pins, "refresh": refresh, "credentials": credentials })
     }
 
     /// What it could not do.
@@ -200,7 +219,7 @@ impl HousekeepingReport {
         }
         let unlisted = self.orphans.as_ref().and_then(|orphans| orphans.as_ref().ok()?.unlisted.as_ref());
         let parts = [of(self.orphans.as_ref()), unlisted, of(self.requests.as_ref()), of(self.pins.as_ref())];
-        parts.into_iter().chain([self.credentials.trouble()]).flatten()
+        parts.into_iter().chain([self.refresh.as_ref().err(), self.credentials.trouble()]).flatten()
     }
 
     /// The metrics that there are values for.

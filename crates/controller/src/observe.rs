@@ -7,11 +7,13 @@ mod elsewhere;
 mod lookups;
 pub(crate) mod orphans;
 mod puppet;
+mod refresh;
 pub(crate) mod requests;
 
 pub(crate) use aws::{Described, aws, by_id, group_of, hooks_of, starts};
 pub(crate) use lookups::lookups;
 pub(crate) use puppet::puppet;
+pub(crate) use refresh::target_views;
 
 use stagedoor_puppet::Error as PuppetError;
 use stagedoor_types::{Service, Trouble};

@@ -38,7 +38,7 @@ pub(crate) async fn resolve(run: Run<'_>, batch: &mut Batch, look: &mut Look<'_>
 fn plan_and_record(run: Run<'_>, batch: &mut Batch, look: &Look<'_>) -> Plan {
     let protected = look.as_ref().map_or(&run.context.config.protected, |(puppet, _)| &puppet.protected);
     let orchestrated = run.context.config.orchestrator.is_some();
-    let site = Site { protected, orchestrated, now: run.now() };
+    let site = Site { protected, orchestrated, sweeps: run.sweeps, now: run.now() };
     let plan = plan(site, batch.situations());
     batch.record(&plan, look.as_ref().ok().map(|(_, snapshot)| snapshot));
     plan

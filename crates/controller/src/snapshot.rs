@@ -278,16 +278,22 @@ fn node_view(node: &NodeStatus) -> NodeView {
 
 /// The newest run of a node, among those that were asked for.
 pub(crate) fn run_of(runs: &Result<BTreeMap<Certname, Report>, Trouble>, name: &Certname) -> Lookup<RunView> {
-    of(runs, name, |report| {
-        Some(RunView {
-            start: report.start_time,
-            end: report.end_time,
-            status: report.status.clone().unwrap_or_else(|| "unknown".to_owned()),
-            noop: report.noop == Some(true),
-            cached: report.cached_catalog_status.as_deref().is_some_and(|status| status != "not_used"),
-            catalog: report.catalog_uuid.is_some(),
-        })
-    })
+    of(runs, name, |report| Some(run_view(report)))
+}
+
+/// A run, as its report describes it.
+pub(crate) fn run_view(report: &Report) -> RunView {
+    RunView {
+        start: report.start_time,
+        end: report.end_time,
+        status: report.status.clone().unwrap_or_else(|| "unknown".to_owned()),
+        noop: report.noop == Some(true),
+        cached: report.cached_catalog_status.as_deref().is_some_and(|status| status != "not_used"),
+        catalog: report.catalog_uuid.clone(),
+        retrieving: report.metrics.config_retrieval,
+        applying: report.metrics.catalog_application,
+        job: report.job_id.clone(),
+    }
 }
 
 fn reachable<T, V>(answer: &Result<Option<T>, Trouble>, view: impl Fn(&T) -> V) -> Lookup<V> {
@@ -365,7 +371,7 @@ mod tests {
             );
             let runs = by_name(Ok(vec![serde_json::from_str(&report).unwrap()]), |report: &Report| &report.certname);
             let Lookup::Found(run) = run_of(&runs, &name) else { panic!("no run") };
-            (run.catalog, run.cached)
+            (run.catalog.is_some(), run.cached)
         };
         assert_eq!(seen("\"5a1c\"", "\"not_used\""), (true, false));
         assert_eq!(seen("null", "\"not_used\""), (false, false));

@@ -72,7 +72,11 @@ pub(crate) fn metrics(
 ) -> Value {
     let count = |outcome| number(receipts.iter().filter(|receipt| receipt.outcome == outcome).count());
     let near = |receipt: &&Receipt| receipt.decide_by.is_some_and(|by| deadline::after(now, NEAR) >= by);
-    let enrolled = |receipt: &&Receipt| receipt.outcome == Outcome::Continued && receipt.code == Code::Enrolled;
+    // A launch that went on without a refresh target is enrolled as well.
+    let enrolled = |receipt: &&Receipt| {
+        receipt.outcome == Outcome::Continued && matches!(receipt.code, Code::Enrolled | Code::RefreshTimedOut)
+    };
+    let timed_out = |receipt: &&Receipt| receipt.code == Code::RefreshTimedOut;
     let mut values = vec![
         ("Continued", count(Outcome::Continued)),
         ("Enrolled", number(receipts.iter().filter(enrolled).count())),
@@ -80,6 +84,7 @@ pub(crate) fn metrics(
         ("Waiting", count(Outcome::Waiting)),
         ("Refused", count(Outcome::Refused)),
         ("Failed", count(Outcome::Failed)),
+        ("RefreshTimedOut", number(receipts.iter().filter(timed_out).count())),
         ("WaitingNearDeadline", number(receipts.iter().filter(near).count())),
     ];
     values.extend(more);
@@ -140,6 +145,9 @@ fn log(function: Function, receipt: &Receipt) {
     let (code, mode) = (receipt.code.as_str(), receipt.mode.map(Mode::as_str));
     match receipt.outcome {
         Outcome::Failed => tracing::error!(function, outcome, code, instance, group, certname, mode, steps, "{reason}"),
+        Outcome::Continued if receipt.code == Code::RefreshTimedOut => {
+            tracing::warn!(function, outcome, code, instance, group, certname, mode, steps, "{reason}");
+        }
         Outcome::Waiting if receipt.announce => {
             tracing::warn!(function, outcome, code, instance, group, certname, mode, steps, "{reason}");
         }

@@ -211,7 +211,7 @@ impl Site {
         let now = self.clock.now();
         let mut store = self.puppetdb();
         for number in 0..count {
-            store.at_once(&crowd_name(number), Command::Catalog { produced: now }, now);
+            store.at_once(&crowd_name(number), Command::Catalog { produced: now, uuid: None }, now);
         }
         drop(store);
         let mut ca = self.ca();

@@ -18,6 +18,8 @@ pub enum Decision {
     Apply(Effect),
     /// Complete the lifecycle action.
     Complete(ActionResult, Reason),
+    /// Complete the lifecycle action, and have refresh targets run Puppet, which the action does not wait for.
+    CompleteAndOrder(ActionResult, Reason, RefreshOrder),
     /// Nothing can be done yet; observe again later. Holds what is missing.
     Wait(Reason),
     /// An operator has to change something, or another instance has to terminate; observe again later.
@@ -42,8 +44,10 @@ pub enum Question {
     },
     /// Is the node connected to the orchestrator, and is a run of it under way?
     Connection,
-    /// When did the refresh targets last run Puppet, and are runs of them under way?
-    Targets,
+    /// Which runs of Puppet has the node had, of which PuppetDB heard after this time, and which catalog of it is stored?
+    History(Timestamp),
+    /// Which runs of Puppet have the refresh targets had, of which PuppetDB heard after this time, and are runs of them under way?
+    Targets(Timestamp),
     /// Do the node's services answer?
     Probes,
     /// Is the instance known to Puppet under another name than the expected one?
@@ -65,8 +69,21 @@ pub enum Effect {
     Pin(Certname, Vec<String>),
     /// Have the node run Puppet; the text distinguishes one such order from the next.
     Run(Certname, String),
-    /// Have these targets run Puppet, to learn of a change at this time.
-    Refresh(Vec<Certname>, Timestamp),
+    /// Have refresh targets run Puppet.
+    Refresh(RefreshOrder),
+}
+
+/// An order to have refresh targets run Puppet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefreshOrder {
+    /// The targets.
+    pub targets: Vec<Certname>,
+    /// When that happened which they have to learn.
+    pub change: Timestamp,
+    /// When the order was due, which distinguishes it from the next one for the same change.
+    pub due: Timestamp,
+    /// Whether the action waits for the run.
+    pub awaited: bool,
 }
 
 /// Which effect it is, without what may differ between two observations of the same need, so that an effect is recognised as
@@ -85,8 +102,8 @@ pub enum EffectKey {
     Pin(Certname, Vec<String>),
     /// [`Effect::Run`].
     Run(Certname),
-    /// [`Effect::Refresh`].
-    Refresh(Vec<Certname>),
+    /// [`Effect::Refresh`], with when it was due.
+    Refresh(Vec<Certname>, Timestamp),
 }
 
 impl Effect {
@@ -100,7 +117,7 @@ impl Effect {
             Self::Reject(removal, _) => EffectKey::Reject(removal.name.certname().clone()),
             Self::Pin(name, groups) => EffectKey::Pin(name.clone(), groups.clone()),
             Self::Run(name, _) => EffectKey::Run(name.clone()),
-            Self::Refresh(targets, _) => EffectKey::Refresh(targets.clone()),
+            Self::Refresh(order) => EffectKey::Refresh(order.targets.clone(), order.due),
         }
     }
 }
@@ -115,7 +132,8 @@ impl Question {
             Self::Owner(owner) => format!("whether {owner} still exists"),
             Self::Classification { .. } => "how it is classified".to_owned(),
             Self::Connection => "whether the orchestrator reaches it".to_owned(),
-            Self::Targets => "whether the refresh targets have run Puppet".to_owned(),
+            Self::History(_) => "when it ran Puppet first".to_owned(),
+            Self::Targets(_) => "whether the refresh targets have run Puppet".to_owned(),
             Self::Probes => "whether its services answer".to_owned(),
             Self::Elsewhere => "whether it has another name".to_owned(),
         }
@@ -136,7 +154,7 @@ impl Effect {
             Self::Reject(removal, _) => format!("remove {}, and abandon the launch", removal.describe()),
             Self::Pin(name, groups) => format!("pin {name} to {}", groups.join(", ")),
             Self::Run(name, _) => format!("have {name} run Puppet"),
-            Self::Refresh(targets, ..) => format!("have {} run Puppet", names(targets)),
+            Self::Refresh(order) => format!("have {} run Puppet", names(&order.targets)),
         }
     }
 }

@@ -6,6 +6,7 @@
 mod certificate;
 mod classification;
 mod missing;
+mod refreshed;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -17,12 +18,13 @@ use crate::admission::{Nameless, PendingAction};
 use crate::deadline;
 use crate::decision::{Decision, Effect, Missing, Question, not_yet};
 use crate::observation::{Began, CertificateView, LifecycleAction, NameView};
-use crate::profile::{AwaitedRun, Probe, Protected};
+use crate::profile::{AwaitedRun, Probe, Protected, RefreshAfter};
 use crate::reason::{Code, Fact, Reason};
-use crate::refresh::{self, Order, RunView, SETTLING, TargetView};
+use crate::refresh::{self, History, LOST, Order, RunView, SETTLING, TargetView};
 
 pub use classification::{Classified, Mismatch, pins_left};
 pub use missing::Elsewhere;
+use refreshed::Refreshed;
 
 /// What Puppet says about a launching instance, as far as it was asked.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -45,6 +47,8 @@ pub struct LaunchView {
     pub run_of_another: Option<Timestamp>,
     /// The node at the orchestrator.
     pub connection: Option<Connection>,
+    /// The node's runs of Puppet since its launch, and its stored catalog.
+    pub history: Option<History>,
     /// The profile's refresh targets.
     pub targets: Option<Vec<TargetView>>,
     /// What each probe of the profile said; the text is what is wrong.
@@ -79,7 +83,8 @@ pub const SILENCE: Duration = Duration::from_secs(2 * 3600);
 /// A certificate is older than the launch only if it is by more than this: clocks differ.
 const CLOCKS_DIFFER: Duration = Duration::from_secs(60);
 
-/// Rules, top to bottom. `orchestrated` says whether there is an orchestrator.
+/// Rules, top to bottom. `orchestrated` says whether there is an orchestrator, and `sweeps` whether this is a sweep, which alone orders
+/// runs of refresh targets: one runs at a time.
 #[must_use]
 pub fn decide(
     action: &LifecycleAction,
@@ -87,9 +92,10 @@ pub fn decide(
     seen: &LaunchView,
     protected: &Protected,
     orchestrated: bool,
+    sweeps: bool,
     now: Timestamp,
 ) -> Decision {
-    let rules = Rules { action, launching, seen, protected, orchestrated, now };
+    let rules = Rules { action, launching, seen, protected, orchestrated, sweeps, now };
     match rules.all() {
         Ok(story) => Decision::Complete(ActionResult::Continue, story),
         Err(NotYet::Missing(missing)) => not_yet(action, launching, missing, now),
@@ -116,6 +122,19 @@ pub fn decide(
 enum NotYet {
     Missing(Missing),
     Decided(Box<Decision>),
+}
+
+impl NotYet {
+    /// With one more fact, where something is missing.
+    fn and(self, fact: Option<Fact>) -> Self {
+        let Some(fact) = fact else { return self };
+        match self {
+            Self::Missing(Missing::Trouble(reason)) => Self::Missing(Missing::Trouble(reason.and(fact))),
+            Self::Missing(Missing::NotYet(reason)) => Self::Missing(Missing::NotYet(reason.and(fact))),
+            Self::Missing(Missing::Wrong(reason)) => Self::Missing(Missing::Wrong(reason.and(fact))),
+            decided @ Self::Decided(_) => decided,
+        }
+    }
 }
 
 impl From<Decision> for NotYet {
@@ -151,6 +170,7 @@ struct Rules<'a> {
     seen: &'a LaunchView,
     protected: &'a Protected,
     orchestrated: bool,
+    sweeps: bool,
     now: Timestamp,
 }
 
@@ -162,20 +182,36 @@ impl Rules<'_> {
         self.pinned(name)?;
         let own = self.own_run(name, certificate)?;
         let unclassified = self.classified(own.is_some())?;
-        let run = self.first_run(name, certificate, own)?;
-        if let Some(waiting) = unclassified {
-            return Err(self.reclassified(name, certificate, own, waiting));
-        }
-        let told = run.map_or(Ok(None), |run| self.refreshed(run))?;
-        self.ready()?;
+        let after = self.launching.profile.refresh.after;
+        // What cannot run successfully before the targets know it is not asked to.
+        let early = match after {
+            RefreshAfter::Catalog if unclassified.is_none() => self.refreshed(name, certificate, own)?,
+            RefreshAfter::Catalog | RefreshAfter::SuccessfulRun => Refreshed::default(),
+        };
+        let rest = || {
+            let run = self.first_run(name, certificate, own)?;
+            if let Some(waiting) = unclassified {
+                return Err(self.reclassified(name, certificate, own, waiting));
+            }
+            let late = match after {
+                RefreshAfter::SuccessfulRun if run.is_some() => self.refreshed(name, certificate, own)?,
+                RefreshAfter::SuccessfulRun | RefreshAfter::Catalog => Refreshed::default(),
+            };
+            self.ready().map_err(|not_yet| not_yet.and(late.missed.clone()))?;
+            Ok((run, late))
+        };
+        let (run, late) = rest().map_err(|not_yet| not_yet.and(early.missed.clone()))?;
+        let Refreshed { learnt, missed } = if after == RefreshAfter::Catalog { early } else { late };
         let has = format!("{} has its certificate {}", name.certname, certificate.serial);
         let ran = match run {
             Some(run) if run.is_good() => format!("its Puppet run at {} was successful ({})", run.start, run.status),
             Some(run) => format!("its Puppet run at {} had a catalog and ended as {}", run.start, run.status),
             None => "the profile awaits no Puppet run of it".to_owned(),
         };
-        let facts = [Fact::new(Code::Enrolled, ran)].into_iter().chain(told).collect();
-        Ok(Reason::new(Fact::new(Code::Enrolled, has), facts))
+        // That it goes on without a target is the first thing to know of it.
+        let mut facts = missed.into_iter().chain([Fact::new(Code::Enrolled, has), Fact::new(Code::Enrolled, ran)]);
+        let first = facts.next().unwrap_or_else(|| Fact::new(Code::Enrolled, "it is enrolled"));
+        Ok(Reason::new(first, facts.chain(learnt).collect()))
     }
 
     /// Its name is known, and not protected.
@@ -206,10 +242,7 @@ impl Rules<'_> {
         };
         // A run of the name's former owner is not its own; the two clocks that are compared here may differ.
         let since = self.runs_count_since(certificate);
-        // So the facts that came with a run decide whose it was, where they say.
-        let by_another = name.fact_instance.known().map_err(trouble)?.is_some_and(|ran| *ran != self.action.instance);
-        // The new owner's facts come some seconds before its report: until then, the newest run is still the former owner's.
-        let seen_before = |run: &RunView| self.seen.run_of_another.is_some_and(|before| run.start <= before);
+        let by_it = self.is_by_it(name)?;
         let is_of_launch = |run: &RunView| {
             if certificate.issued >= since {
                 deadline::after(run.end, CLOCKS_DIFFER) >= since
@@ -218,8 +251,16 @@ impl Rules<'_> {
                 run.start >= since
             }
         };
-        let own = |run: &&RunView| !by_another && !seen_before(run) && is_of_launch(run);
-        Ok(run.filter(own))
+        Ok(run.filter(|run| by_it(run) && is_of_launch(run)))
+    }
+
+    /// Whether a run under its name is its own, as far as anything but the time says. The facts that came with a run decide whose it was,
+    /// where they say.
+    fn is_by_it(&self, name: &NameView) -> Result<impl Fn(&RunView) -> bool, NotYet> {
+        let by_another = name.fact_instance.known().map_err(trouble)?.is_some_and(|ran| *ran != self.action.instance);
+        // The new owner's facts come some seconds before its report: until then, the newest run is still the former owner's.
+        let seen_before = self.seen.run_of_another;
+        Ok(move |run: &RunView| !by_another && seen_before.is_none_or(|before| run.start > before))
     }
 
     /// Since when its runs of Puppet are of this launch.
@@ -239,6 +280,15 @@ impl Rules<'_> {
         self.action.origin == Some(Place::WarmPool) && self.launching.has_pool && of_this_launch
     }
 
+    /// It is known when the launch began, and whether from the warm pool.
+    fn launch_is_known(&self) -> Result<(), NotYet> {
+        match self.action.began {
+            Began::Unknown => ask(Question::Began),
+            Began::Said(_) if self.has_rested() => ask(Question::Began),
+            Began::Said(_) | Began::Confirmed { .. } => Ok(()),
+        }
+    }
+
     /// Its newest run is one that the profile awaits; `None` where it awaits none.
     fn first_run<'a>(
         &self,
@@ -253,11 +303,8 @@ impl Rules<'_> {
             AwaitedRun::Successful => RunView::is_good,
         };
         if let Some(enough) = own.filter(|run| is_enough(run)) {
-            return match self.action.began {
-                Began::Unknown => ask(Question::Began),
-                Began::Said(_) if self.has_rested() => ask(Question::Began),
-                _ => Ok(Some(enough)),
-            };
+            self.launch_is_known()?;
+            return Ok(Some(enough));
         }
         let since = self.runs_count_since(certificate);
         let awaited = match own {
@@ -294,7 +341,7 @@ impl Rules<'_> {
         };
         let settled = |ended: Timestamp| self.now >= deadline::after(ended, SETTLING);
         let orders = orders.map_or(&[][..], Vec::as_slice);
-        let busy = orders.iter().any(|order| order.is_open(self.now) || order.is_settling(self.now));
+        let busy = orders.iter().any(|order| order.is_open(LOST, self.now) || order.is_settling(self.now));
         if busy || own.is_some_and(|run| !settled(run.end)) {
             return Ok(());
         }
@@ -302,13 +349,6 @@ impl Rules<'_> {
         let before = refresh::newest(orders).map_or("none", |order| &order.job);
         let key = format!("{} {} after {before}", self.action.instance, certificate.serial);
         Err(Decision::Apply(Effect::Run(name.certname.clone(), key)).into())
-    }
-
-    /// The nodes that must learn of it have run Puppet since.
-    fn refreshed(&self, run: &RunView) -> Result<Option<Fact>, NotYet> {
-        let targets = self.seen.targets.as_deref();
-        refresh::all(self.action, self.launching, targets, run.end, self.orchestrated, self.now)
-            .map_err(NotYet::Decided)
     }
 
     /// Its services answer.
@@ -330,13 +370,15 @@ impl Rules<'_> {
     }
 }
 
-/// Whether a launching instance has a certificate and no successful run yet, so that it will soon change what the refresh
+/// Whether a launching instance has a certificate and has not made its change yet, so that it will soon be something that the refresh
 /// targets have to learn.
 #[must_use]
-pub fn is_about_to_report(decision: &Decision, seen: &LaunchView) -> bool {
+pub fn is_about_to_change(decision: &Decision, seen: &LaunchView) -> bool {
+    let has_catalog = |history: &History| matches!(history.catalog, Lookup::Found(_));
     matches!(decision, Decision::Wait(_))
         && seen.name.as_ref().is_some_and(|name| matches!(name.certificate, Lookup::Found(_)))
         && !matches!(&seen.run, Some(Lookup::Found(run)) if run.is_good())
+        && !seen.history.as_ref().is_some_and(has_catalog)
 }
 
 #[cfg(test)]

@@ -1,11 +1,13 @@
 //! What an operator configures for the instances of a group, as checked values. No I/O.
 
+mod refresh;
 mod template;
 
 use std::time::Duration;
 
 use thiserror::Error;
 
+pub use refresh::{OnRefreshTimeout, Refresh, RefreshAfter};
 use stagedoor_types::{ActionResult, Certname, HookName, Mode, ProfileName};
 pub use template::{AltNameTemplate, CertnameTemplate, InvalidTemplate};
 
@@ -31,9 +33,7 @@ pub struct Profile {
     /// Node groups that a launching node must be in before it may serve.
     pub classified: Vec<String>,
     /// Nodes that must run Puppet after a change.
-    pub refresh: Vec<Certname>,
-    /// Whether to wait for those runs where there is no orchestrator to order them.
-    pub await_refresh: bool,
+    pub refresh: Refresh,
     /// What a launching node needs before it may serve: a Puppet run, and services that answer.
     pub ready: Vec<Probe>,
     /// Whether an instance may get a new certificate in place of its own old one.
@@ -61,8 +61,14 @@ impl Profile {
             rules: SigningRules::default(),
             pin: Vec::new(),
             classified: Vec::new(),
-            refresh: Vec::new(),
-            await_refresh: false,
+            refresh: Refresh {
+                waves: Vec::new(),
+                after: RefreshAfter::SuccessfulRun,
+                timeout: Duration::from_secs(1200),
+                on_timeout: OnRefreshTimeout::Proceed,
+                await_launch: false,
+                await_terminate: false,
+            },
             ready: vec![Probe::Report],
             rekey: Rekey::Allow,
             launch_timeout: Duration::from_secs(1800),

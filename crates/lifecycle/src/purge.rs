@@ -13,7 +13,7 @@ use crate::identity::{Purgeable, Whose, whose};
 use crate::observation::{LifecycleAction, NameView};
 use crate::profile::Protected;
 use crate::reason::{Code, Fact, Reason};
-use crate::refresh::{self, TargetView};
+use crate::refresh::{AfterRemoval, TargetView, after_removal};
 use crate::removal::{Removal, Removals};
 
 /// What Puppet says about a terminating instance.
@@ -122,7 +122,7 @@ pub fn decide(
     not_yet(action, terminating, missing, now)
 }
 
-/// It is gone; now the refresh targets have to run Puppet.
+/// It is gone; now the refresh targets are to run Puppet, which the action waits for only if its profile says so.
 fn refreshed(
     action: &LifecycleAction,
     terminating: &PendingAction,
@@ -137,17 +137,24 @@ fn refreshed(
         let mut facts = facts.into_iter();
         let nothing = || Fact::new(Code::NotInPuppet, "Puppet knows nothing of it");
         let first = facts.next().unwrap_or_else(nothing);
-        Decision::Complete(ActionResult::Continue, Reason::new(first, facts.collect()))
+        Reason::new(first, facts.collect())
     };
     let deactivated = seen.names.iter().filter_map(|view| view.node.known().ok().flatten()?.deactivated).max();
     // No node was deactivated, so no other node's catalog can have changed.
-    let Some(change) = deactivated else { return purged(story) };
-    match refresh::all(action, terminating, seen.targets.as_deref(), change, orchestrated, now) {
-        Ok(learnt) => {
-            story.extend(learnt);
-            purged(story)
+    let Some(change) = deactivated else { return Decision::Complete(ActionResult::Continue, purged(story)) };
+    let late = terminating.is_late(action.began, now);
+    match after_removal(&terminating.profile.refresh, seen.targets.as_deref(), change, orchestrated, now) {
+        AfterRemoval::Done(known) => {
+            story.extend(known);
+            Decision::Complete(ActionResult::Continue, purged(story))
         }
-        Err(decision) => *decision,
+        AfterRemoval::Order(order, fact) => {
+            story.push(fact);
+            Decision::CompleteAndOrder(ActionResult::Continue, purged(story), order)
+        }
+        AfterRemoval::Ask(question) => Decision::Ask(question),
+        AfterRemoval::Wait(Some(order), _) if orchestrated && !late => Decision::Apply(Effect::Refresh(order)),
+        AfterRemoval::Wait(_, awaited) => not_yet(action, terminating, Missing::NotYet(awaited), now),
     }
 }
 

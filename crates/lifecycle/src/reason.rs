@@ -55,6 +55,10 @@ codes! {
     Refreshed = "refreshed", "Nothing.";
     /// There is no orchestrator: the refresh targets pick up the change at their next run.
     RefreshedAtNextRun = "refreshed_at_next_run", "Nothing.";
+    /// The refresh targets are ordered to run Puppet, by this function or by the next housekeeping. The action does not wait for that.
+    RefreshOrdered = "refresh_ordered", "Nothing.";
+    /// The timeout of the refresh has expired: refresh targets have not learnt of the instance. The launch goes on without them, or keeps waiting, as `on_timeout.refresh` says.
+    RefreshTimedOut = "refresh_timed_out", "Can the refresh targets that the reason names run Puppet, are their names right, and are they connected to the orchestrator? Raise timeout.refresh if their runs take longer.";
 
     /// The timeout of the profile has expired, and the action is completed as `on_timeout` says. The next fact is what was missing.
     TimeoutExpired = "timeout_expired", "Find the cause in the reason. Raise the timeout if it is too short for your fleet.";

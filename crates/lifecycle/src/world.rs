@@ -8,8 +8,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use proptest::prelude::*;
 use stagedoor_types::{
-    Group, Hook, InstanceId, LifecycleState, Lookup, Machine, PROFILE_TAG, Place, Service, Transition, Trouble,
-    TroubleKind,
+    Certname, Group, Hook, InstanceId, LifecycleState, Lookup, Machine, PROFILE_TAG, Place, Service, Transition,
+    Trouble, TroubleKind,
 };
 
 use crate::admission::{Admission, CloudView, PendingAction, admit};
@@ -189,7 +189,22 @@ pub(crate) fn node(active: bool, newest: Timestamp) -> NodeView {
 
 pub(crate) fn run(start: Timestamp, status: &str) -> RunView {
     let end = Timestamp::from_second(start.as_second() + 10).unwrap();
-    RunView { start, end, status: status.into(), noop: false, cached: false, catalog: true }
+    RunView {
+        start,
+        end,
+        status: status.into(),
+        noop: false,
+        cached: false,
+        catalog: Some(format!("catalog of {start}")),
+        retrieving: None,
+        applying: None,
+        job: None,
+    }
+}
+
+/// One wave of the refresh target.
+pub(crate) fn primary() -> Vec<Vec<Certname>> {
+    vec![vec![PRIMARY.parse().unwrap()]]
 }
 
 /// A run that was ordered in this job.
@@ -202,7 +217,8 @@ pub(crate) fn target(run: Option<RunView>, orders: Option<Vec<Order>>) -> Target
     TargetView {
         disconnected: false,
         certname: PRIMARY.parse().unwrap(),
-        run: run.map_or(Lookup::Absent, Lookup::Found),
+        runs: Lookup::Found(run.into_iter().collect()),
+        catalog: None,
         orders: orders.map(Lookup::Found),
     }
 }

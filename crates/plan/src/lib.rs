@@ -20,7 +20,7 @@ use stagedoor_lifecycle::removal::{Applied, Removal, Removals};
 use stagedoor_types::{ActionKey, ActionResult, Certname, Fresh, Lookup, Observed, Trouble, WritePermit};
 
 /// How long an order for refresh targets waits for other changes that the same run could serve.
-pub(crate) const GATHERING: Duration = Duration::from_secs(15);
+pub(crate) const GATHERING: Duration = Duration::from_secs(30);
 
 /// What all actions of a batch share.
 #[derive(Debug, Clone, Copy)]
@@ -29,6 +29,8 @@ pub struct Site<'a> {
     pub protected: &'a Protected,
     /// Whether there is an orchestrator.
     pub orchestrated: bool,
+    /// Whether this is a sweep, which alone orders runs of refresh targets for launches: one runs at a time.
+    pub sweeps: bool,
     /// The time.
     pub now: Timestamp,
 }
@@ -62,6 +64,8 @@ pub struct Situation<'a> {
 pub struct Tried {
     /// The effect that was applied since the last pause.
     pub effect: Option<EffectKey>,
+    /// The orders for refresh targets that this invocation has given: the orchestrator may not show them.
+    pub ordered: BTreeSet<EffectKey>,
     /// What went wrong with it.
     pub trouble: Option<Trouble>,
     /// What was removed, and the result of that.
@@ -133,7 +137,7 @@ pub struct Plan {
 #[must_use]
 pub fn plan<'a>(site: Site<'_>, situations: impl IntoIterator<Item = Situation<'a>>) -> Plan {
     let mut plan = Plan::default();
-    let mut about_to_report = false;
+    let mut about_to_change = false;
     let situations: Vec<_> = situations.into_iter().collect();
     let terminates = |situation: &&Situation<'_>| situation.confirmed.is_ok() && !situation.action.is_launching();
     let terminating: BTreeSet<_> = situations.iter().filter(terminates).map(|one| &one.action.instance).collect();
@@ -144,19 +148,19 @@ pub fn plan<'a>(site: Site<'_>, situations: impl IntoIterator<Item = Situation<'
         }
         let decision = decide(site, situation);
         if let Seen::Launch(seen) = situation.seen {
-            about_to_report |= onboard::is_about_to_report(&decision, seen);
+            about_to_change |= onboard::is_about_to_change(&decision, seen);
         }
         plan.add(site, situation, decision);
     }
-    plan.hold_refreshes(about_to_report, site.now);
+    plan.hold_refreshes(about_to_change, site.now);
     plan
 }
 
 fn decide(site: Site<'_>, situation: &Situation<'_>) -> Decision {
     let Situation { action, pending, tried, .. } = situation;
-    let Site { protected, orchestrated, now, .. } = site;
+    let Site { protected, orchestrated, sweeps, now } = site;
     match situation.seen {
-        Seen::Launch(seen) => onboard::decide(action, pending, seen, protected, orchestrated, now),
+        Seen::Launch(seen) => onboard::decide(action, pending, seen, protected, orchestrated, sweeps, now),
         Seen::Termination(seen) => purge::decide(action, pending, seen, protected, &tried.removals, orchestrated, now),
     }
 }
@@ -200,6 +204,14 @@ impl Plan {
                 self.proven.insert(key.clone());
                 self.verdicts.insert(key, Verdict { result, reason });
             }
+            Decision::CompleteAndOrder(result, reason, order) => {
+                // Nothing waits for the order: where it cannot be given now, housekeeping gives it.
+                let permit =
+                    situation.confirmed.as_ref().ok().and_then(|confirmed| confirmed.profile.mode.write_permit());
+                let effect = Effect::Refresh(order);
+                self.effects.extend(permit.map(|permit| PermittedEffect { key: key.clone(), effect, permit }));
+                self.follow(site, situation, key, Decision::Complete(result, reason));
+            }
             Decision::Wait(reason) => self.status(key, Outcome::Waiting, reason),
             Decision::Refuse(reason) => self.status(key, Outcome::Refused, reason),
             Decision::Fail(reason) => self.status(key, Outcome::Failed, reason),
@@ -225,6 +237,10 @@ impl Plan {
             self.status(key, Outcome::Refused, refused.clone());
             return;
         }
+        if tried.ordered.contains(&effect.key()) {
+            self.status(key, Outcome::Waiting, Fact::new(Code::WaitingForRefresh, not_seen_yet(&effect).text));
+            return;
+        }
         if tried.effect == Some(effect.key()) {
             self.status(key, Outcome::Failed, not_again(&effect, tried));
             return;
@@ -240,16 +256,19 @@ impl Plan {
         self.statuses.insert(key, Status::new(outcome, reason));
     }
 
-    /// Holds orders for refresh targets back for a little while, as long as other nodes are about to make a change that the same
-    /// run could serve.
-    fn hold_refreshes(&mut self, about_to_report: bool, now: Timestamp) {
-        let change = |effect: &Effect| if let Effect::Refresh(_, change) = effect { Some(*change) } else { None };
-        let oldest = self.effects.iter().filter_map(|permitted| change(&permitted.effect)).min();
-        if !(about_to_report && oldest.is_some_and(|oldest| now < deadline::after(oldest, GATHERING))) {
+    /// Holds orders of launches for refresh targets back for a little while, as long as other nodes are about to make a change that the
+    /// same run could serve.
+    fn hold_refreshes(&mut self, about_to_change: bool, now: Timestamp) {
+        let change = |permitted: &PermittedEffect| match &permitted.effect {
+            Effect::Refresh(order) if order.awaited => Some(order.change),
+            _ => None,
+        };
+        let oldest = self.effects.iter().filter_map(change).min();
+        if !(about_to_change && oldest.is_some_and(|oldest| now < deadline::after(oldest, GATHERING))) {
             return;
         }
         let (postponed, rest): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.effects).into_iter().partition(|permitted| change(&permitted.effect).is_some());
+            std::mem::take(&mut self.effects).into_iter().partition(|permitted| change(permitted).is_some());
         self.effects = rest;
         for PermittedEffect { key, effect, .. } in postponed {
             let what =

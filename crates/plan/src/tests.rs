@@ -1,5 +1,6 @@
 //! The plan, table by table. Each test changes the one thing that it is about.
 
+use stagedoor_lifecycle::decision::RefreshOrder;
 use stagedoor_lifecycle::onboard::Connection;
 use stagedoor_lifecycle::profile::Probe;
 use stagedoor_types::{Mode, Service, Transition};
@@ -160,8 +161,12 @@ fn a_node_that_has_not_run_is_ordered_to_where_there_is_an_orchestrator() {
 
 #[test]
 fn the_key_of_an_effect_leaves_out_what_may_differ_between_two_looks() {
-    let refresh = |change| Effect::Refresh(vec![PRIMARY.parse().unwrap()], at(change)).key();
-    assert_eq!(refresh(1), refresh(2));
+    let refresh = |change, due| {
+        let targets = vec![PRIMARY.parse().unwrap()];
+        Effect::Refresh(RefreshOrder { targets, change: at(change), due: at(due), awaited: true }).key()
+    };
+    assert_eq!(refresh(1, 5), refresh(2, 5));
+    assert_ne!(refresh(1, 5), refresh(1, 6), "the next order");
     let run = |order: &str| Effect::Run(name(1), order.into()).key();
     assert_eq!(run("one"), run("two"));
     assert_ne!(run("one"), Effect::Run(name(2), "one".into()).key());

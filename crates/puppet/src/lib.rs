@@ -24,7 +24,7 @@ pub use csr::{Csr, SelfSignature};
 pub use error::{Call, Error, Service};
 pub use http::{Attempt, Endpoint, Failure, InvalidEndpoint, Network, Reply, ServerDate, Sink};
 pub use orchestrator::{Job, JobId, JobState, Orchestrator, OrchestratorAdmin};
-pub use puppetdb::{Deactivated, KnownIdentity, NodeStatus, PuppetDb, PuppetDbAdmin, Report};
+pub use puppetdb::{Deactivated, KnownIdentity, NodeStatus, PuppetDb, PuppetDbAdmin, Report, RunTimes, StoredCatalog};
 pub use rbac::{Rbac, TokenStatus};
 pub use status::{ServiceState, ServiceStatus, StatusApi};
 pub use tls::{Credentials, CredentialsError, Transport, install_crypto_provider};

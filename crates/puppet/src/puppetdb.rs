@@ -11,7 +11,7 @@ mod report;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use reqwest::Method;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -20,7 +20,7 @@ use stagedoor_types::{Certname, InstanceId, Location};
 
 pub use admin::{Deactivated, PuppetDbAdmin};
 pub use node::{KnownIdentity, NodeStatus};
-pub use report::Report;
+pub use report::{Report, RunTimes, StoredCatalog};
 
 use crate::error::{Error, Service};
 use crate::http::{Ask, Connection, Endpoint};
@@ -32,8 +32,18 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 /// So many names go into one query: 500 names are about 20 KiB of text.
 const NAMES_PER_QUERY: usize = 500;
 
+/// So many nodes go into one query for their runs, each with a time.
+const NODES_PER_RUNS_QUERY: usize = 100;
+
+/// For so long after a time runs are searched for: no lifecycle action lives longer than 48 hours.
+const RUNS_FOR: SignedDuration = SignedDuration::from_hours(50);
+
 /// So many nodes' facts go into one answer: those of a node may be 100 KiB.
 const NODES_PER_FACTS_QUERY: usize = 50;
+
+/// What is read of a report.
+const REPORT: [&str; 8] =
+    ["certname", "start_time", "end_time", "status", "job_id", "noop", "cached_catalog_status", "catalog_uuid"];
 
 /// PuppetDB, read only.
 #[derive(Debug, Clone)]
@@ -168,8 +178,7 @@ impl PuppetDb {
     /// The newest report of each of these nodes, no matter what started the run; nodes without any are left out, and
     /// so are deactivated and expired ones. One query for every 500 names.
     pub async fn latest_reports(&self, certnames: &[Certname]) -> Result<Vec<Report>, Error> {
-        let fields =
-            ["certname", "start_time", "end_time", "status", "job_id", "noop", "cached_catalog_status", "catalog_uuid"];
+        let fields = REPORT;
         let mut reports = Vec::with_capacity(certnames.len());
         for chunk in certnames.chunks(NAMES_PER_QUERY) {
             let condition = json!(["and", ["=", "latest_report?", true], ast::named(chunk)]);
@@ -177,6 +186,52 @@ impl PuppetDb {
             reports.extend(self.rows::<Report>(&query).await?);
         }
         Ok(reports)
+    }
+
+    /// The runs of these nodes of which PuppetDB heard in the 50 hours after a time, each node's own, by its own clock
+    /// (`receive_time`), in any order. With `metrics`, which are some kilobytes for each run, a report says how long its parts took. A node may
+    /// be named more than once. Deactivated and expired nodes are left out. One query for every 100 nodes.
+    pub async fn runs_since(&self, wanted: &[(Certname, Timestamp)], metrics: bool) -> Result<Vec<Report>, Error> {
+        let fields: Vec<&str> = REPORT.into_iter().chain(metrics.then_some("metrics")).collect();
+        let mut reports = Vec::new();
+        for chunk in wanted.chunks(NODES_PER_RUNS_QUERY) {
+            let query = json!(["from", "reports", ["extract", fields, ast::heard_of(chunk, RUNS_FOR)]]);
+            reports.extend(self.rows::<Report>(&query).await?);
+        }
+        Ok(reports)
+    }
+
+    /// The stored catalog of each of these nodes: PuppetDB keeps the newest, from when it was compiled on, however the run ends. Nodes without
+    /// any are left out, and so are deactivated and expired ones. One query for every 500 names, without the catalogs' contents.
+    pub async fn catalogs(&self, certnames: &[Certname]) -> Result<Vec<StoredCatalog>, Error> {
+        let fields = ["certname", "catalog_uuid", "producer_timestamp"];
+        let mut catalogs = Vec::with_capacity(certnames.len());
+        for chunk in certnames.chunks(NAMES_PER_QUERY) {
+            let query = json!(["from", "catalogs", ["extract", fields, ast::named(chunk)]]);
+            catalogs.extend(self.rows::<StoredCatalog>(&query).await?);
+        }
+        Ok(catalogs)
+    }
+
+    /// The nodes that were deactivated after this time and still are, with when; the last one first, and at most so many. One query of all
+    /// inactive nodes, whose answer is read as it arrives: PuppetDB cannot compare the time of a deactivation.
+    pub async fn deactivated_since(&self, since: Timestamp, most: usize) -> Result<Vec<(Certname, Timestamp)>, Error> {
+        #[derive(Deserialize)]
+        struct Node {
+            certname: String,
+            deactivated: Option<Timestamp>,
+        }
+        let query = json!(["from", "nodes", ["extract", ["certname", "deactivated"], ["=", "node_state", "inactive"]]]);
+        let mut newest: BTreeSet<(Timestamp, Certname)> = BTreeSet::new();
+        let each = |node: Node| {
+            let Some(deactivated) = node.deactivated.filter(|time| *time > since) else { return };
+            newest.extend(node.certname.parse().ok().map(|name| (deactivated, name)));
+            if newest.len() > most {
+                newest.pop_first();
+            }
+        };
+        self.connection.elements(Self::ask(&query), each).await?;
+        Ok(newest.into_iter().rev().map(|(time, name)| (name, time)).collect())
     }
 
     /// The names under which these instances are known, by certificate extension or by fact, deactivated and expired

@@ -37,11 +37,11 @@ async fn in_puppet_enterprise_it_is_pinned_classified_and_made_known_to_the_prim
     ))
     .await;
     stage.rehearsal.lab.puppet.connect(PRIMARY);
-    let (instance, event) = stage.launch();
+    let (instance, _) = stage.launch();
     let agent =
         Agent { status_ports: vec![8140], tcp_ports: vec![8142], starting_answers: 2, ..Stage::compiler(&instance) };
     stage.start(agent);
-    let receipt = stage.rehearsal.onboard(&event).await;
+    let receipt = stage.swept(&instance).await;
     assert_eq!(receipt.outcome, Outcome::Continued, "{receipt:#?}");
     let puppet = &stage.rehearsal.lab.puppet;
     assert!(puppet.is_pinned("PE Infrastructure Agent", &stage.name_of(&instance)));
@@ -64,6 +64,7 @@ async fn it_is_told_to_run_puppet_if_it_does_not_by_itself() {
 async fn fifty_at_once_cost_the_primary_two_runs_at_the_most_and_the_ca_no_list_of_certificates() {
     let mut stage = Stage::enterprise(&format!("refresh = [\"{PRIMARY}\"]")).await;
     stage.rehearsal.lab.puppet.connect(PRIMARY);
+    stage.budget("15s");
     let mut records = Vec::new();
     let mut instances = Vec::new();
     for number in 0..50 {
@@ -74,6 +75,8 @@ async fn fifty_at_once_cost_the_primary_two_runs_at_the_most_and_the_ca_no_list_
     }
     let answer = stage.rehearsal.invoke("onboard", &json!({ "Records": records })).await;
     assert_eq!(answer, json!({"batchItemFailures": []}));
+    assert_eq!(stage.rehearsal.lab.puppet.times_ordered(PRIMARY), 0, "the sweep alone orders it");
+    stage.rehearsal.invoke("sweep", &json!({})).await;
     let waiting: Vec<_> = instances.iter().filter(|id| stage.state_of(id).as_deref() != Some("InService")).collect();
     assert_eq!(waiting, Vec::<&String>::new(), "{}", stage.rehearsal.log());
     let lab = &stage.rehearsal.lab;
@@ -83,7 +86,7 @@ async fn fifty_at_once_cost_the_primary_two_runs_at_the_most_and_the_ca_no_list_
     assert!(lab.journal.count("ca", "GET /puppet-ca/v1/certificate_statuses*") >= 1);
     let requests = lab.journal.count("ca", "GET /puppet-ca/v1/certificate_request/{certname}");
     assert!(requests <= 100, "{requests}: {:#?}", lab.journal.calls("ca"));
-    assert!(lab.journal.count("autoscaling", "DescribeAutoScalingGroups") <= 3);
+    assert!(lab.journal.count("autoscaling", "DescribeAutoScalingGroups") <= 8);
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use stagedoor_lab_aws::Launch;
 use stagedoor_lab_puppet::PuppetOptions;
 use stagedoor_lifecycle::receipt::{Outcome, Receipt};
 
-use crate::e2e::rehearsal::{Rehearsal, TOPIC};
+use crate::e2e::rehearsal::{Rehearsal, TOPIC, receipts};
 
 pub(crate) const CHALLENGE: &str = "the challenge that instances are given";
 pub(crate) const PRIMARY: &str = "primary.example.com";
@@ -95,6 +95,28 @@ impl Stage {
         let receipt = self.rehearsal.onboard(&event).await;
         assert_eq!(receipt.outcome, Outcome::Continued, "{receipt:#?}");
         (instance, agent, receipt)
+    }
+
+    /// One sweep, which alone orders runs of refresh targets for launches: the receipt of an instance.
+    pub(crate) async fn swept(&mut self, instance: &str) -> Receipt {
+        let receipts = receipts(&self.rehearsal.invoke("sweep", &json!({})).await);
+        let own =
+            receipts.iter().find(|receipt| receipt.instance_id.as_ref().is_some_and(|id| id.as_str() == instance));
+        own.unwrap_or_else(|| panic!("no receipt of {instance}: {receipts:#?}")).clone()
+    }
+
+    /// As [`Stage::enrol`], by a sweep.
+    pub(crate) async fn enrol_by_sweep(&mut self) -> (String, RunningAgent, Receipt) {
+        let (instance, _) = self.launch();
+        let agent = self.start(Self::compiler(&instance));
+        let receipt = self.swept(&instance).await;
+        assert_eq!(receipt.outcome, Outcome::Continued, "{receipt:#?}");
+        (instance, agent, receipt)
+    }
+
+    /// From now on, the primary is a refresh target.
+    pub(crate) fn refresh_the_primary(&mut self) {
+        self.rehearsal.configure(|config| format!("{config}refresh = [\"{PRIMARY}\"]\n"));
     }
 
     /// Whether the newest Puppet run of a node is that of the newest job.

@@ -58,11 +58,12 @@ async fn without_a_report_in_ready_it_is_let_in_before_it_has_run_puppet() {
 
 #[tokio::test]
 async fn with_any_report_a_failed_run_with_a_catalog_is_enough_also_for_the_targets() {
-    let mut stage = Stage::enterprise(&format!("ready = [\"report:any\"]\nrefresh = [\"{PRIMARY}\"]")).await;
+    let profile = format!("ready = [\"report:any\"]\nrefresh = [\"{PRIMARY}\"]\nrefresh_after = \"catalog\"");
+    let mut stage = Stage::enterprise(&profile).await;
     stage.rehearsal.lab.puppet.connect(PRIMARY);
-    let (instance, event) = stage.launch();
+    let (instance, _) = stage.launch();
     stage.start(Agent { status: "failed".to_owned(), ..Stage::compiler(&instance) });
-    let receipt = stage.rehearsal.onboard(&event).await;
+    let receipt = stage.swept(&instance).await;
     assert_eq!((receipt.outcome, receipt.code), (Outcome::Continued, Code::Enrolled), "{receipt:#?}");
     assert_eq!(stage.rehearsal.lab.puppet.times_ordered(PRIMARY), 1);
 }
@@ -100,7 +101,7 @@ async fn a_primary_that_restarts_its_services_during_its_run_is_waited_for() {
     let mut stage = Stage::enterprise(&format!("refresh = [\"{PRIMARY}\"]")).await;
     stage.rehearsal.lab.puppet.connect(PRIMARY);
     stage.rehearsal.lab.puppet.script(PRIMARY, RunScript::Restart { down_ms: 1500 });
-    let (instance, _, receipt) = stage.enrol().await;
+    let (instance, _, receipt) = stage.enrol_by_sweep().await;
     assert_eq!(stage.rehearsal.lab.puppet.times_ordered(PRIMARY), 1, "{receipt:#?}");
     assert_eq!(stage.state_of(&instance).as_deref(), Some("InService"));
 }
@@ -110,7 +111,7 @@ async fn an_order_whose_answer_was_lost_is_not_given_twice() {
     let mut stage = Stage::enterprise(&format!("refresh = [\"{PRIMARY}\"]")).await;
     stage.rehearsal.lab.puppet.connect(PRIMARY);
     stage.rehearsal.fault("orchestrator", "POST /orchestrator/v1/command/deploy", Some(1), FaultKind::Cut);
-    let (_, _, receipt) = stage.enrol().await;
+    let (_, _, receipt) = stage.enrol_by_sweep().await;
     assert_eq!(stage.rehearsal.lab.puppet.times_ordered(PRIMARY), 1, "{receipt:#?}");
 }
 

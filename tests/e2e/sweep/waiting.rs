@@ -82,9 +82,9 @@ async fn where_nothing_waits_it_costs_one_small_call_of_each_service() {
 async fn two_at_once_do_no_harm() {
     let mut stage = Stage::enterprise(&format!("refresh = [\"{PRIMARY}\"]")).await;
     stage.rehearsal.lab.puppet.connect(PRIMARY);
+    let (leaving, _, _) = stage.enrol_by_sweep().await;
     let (arriving, _) = stage.launch();
     stage.start(Stage::compiler(&arriving));
-    let (leaving, _, _) = stage.enrol().await;
     stage.rehearsal.lab.aws.terminate(&leaving, &Terminate::default()).unwrap();
     stage.rehearsal.start("sweep");
     let mut other = stage.rehearsal.another("sweep");

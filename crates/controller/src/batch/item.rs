@@ -11,7 +11,7 @@ use stagedoor_lifecycle::deadline;
 use stagedoor_lifecycle::decision::{Question, not_seen_yet};
 use stagedoor_lifecycle::observation::LifecycleAction;
 use stagedoor_lifecycle::onboard::{self, LaunchView, Refused};
-use stagedoor_lifecycle::profile::Protected;
+use stagedoor_lifecycle::profile::{Protected, RefreshAfter};
 use stagedoor_lifecycle::purge::TerminationView;
 use stagedoor_lifecycle::reason::{Code, Fact, Reason};
 use stagedoor_lifecycle::receipt::{Outcome, Receipt, SCHEMA, Step, StepKind};
@@ -208,7 +208,8 @@ impl WorkItem {
             certificate: self.own_certificate().cloned(),
             addresses: pending.addresses.clone(),
             classified: pending.profile.classified.clone(),
-            targets: pending.profile.refresh.clone(),
+            targets: pending.profile.refresh.targets().cloned().collect(),
+            after_catalog: pending.profile.refresh.after == RefreshAfter::Catalog,
             probes: probes.copied().collect(),
         })
     }
@@ -254,7 +255,10 @@ impl WorkItem {
     pub(super) fn task(&mut self, permitted: PermittedEffect) -> Task {
         let PermittedEffect { key, effect, permit } = permitted;
         self.tried.effect = Some(effect.key());
-        self.progress.plan(Status::new(Outcome::Failed, not_seen_yet(&effect)));
+        // A decided action does not wait for what is ordered besides.
+        if self.is_active() {
+            self.progress.plan(Status::new(Outcome::Failed, not_seen_yet(&effect)));
+        }
         Task {
             key,
             launching: self.is_launching(),
@@ -268,6 +272,8 @@ impl WorkItem {
     /// What was done.
     pub(super) fn absorb(&mut self, report: Report) {
         if !self.is_open() {
+            // What was ordered besides is done after the action was completed.
+            self.steps.extend(report.steps);
             return;
         }
         let Report {
@@ -283,6 +289,7 @@ impl WorkItem {
             unpinned,
             pins_left,
             may_repeat,
+            ordered,
             completed,
         } = report;
         self.steps.extend(steps);
@@ -293,6 +300,7 @@ impl WorkItem {
         self.tried.removals.last = removal.or(self.tried.removals.last.take());
         self.tried.refused = refused.or(self.tried.refused.take());
         self.refused = refused_request.or(self.refused.take());
+        self.tried.ordered.extend(ordered);
         if may_repeat {
             self.tried.effect = None;
         }
@@ -360,8 +368,8 @@ impl WorkItem {
     pub(super) fn decide(&mut self, verdict: Verdict) {
         let Some((true, pending)) = self.pending().map(|pending| (self.is_active(), pending)) else { return };
         let (waits, other_hooks) = (pending.waits, pending.other_hooks);
-        if self.is_launching() && verdict.reason.code() == Code::Enrolled {
-            for fact in verdict.reason.facts() {
+        if self.is_launching() && verdict.reason.codes().contains(&Code::Enrolled) {
+            for fact in verdict.reason.facts().filter(|fact| fact.code != Code::RefreshTimedOut) {
                 self.step(StepKind::Proven, Duration::ZERO, fact.text.clone());
             }
         }

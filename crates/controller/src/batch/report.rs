@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use stagedoor_lifecycle::decision::EffectKey;
 use stagedoor_lifecycle::onboard::Refused;
 use stagedoor_lifecycle::reason::{Fact, Reason};
 use stagedoor_lifecycle::receipt::{Outcome, Step, StepKind};
@@ -35,6 +36,8 @@ pub(crate) struct Report {
     pub(crate) pins_left: Option<Fact>,
     /// Whether the effect may be applied again at once.
     pub(crate) may_repeat: bool,
+    /// The order for refresh targets that was given, if the action waits for it.
+    pub(crate) ordered: Option<EffectKey>,
     /// Whether Auto Scaling has accepted the completion.
     pub(crate) completed: bool,
 }

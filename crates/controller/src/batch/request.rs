@@ -9,7 +9,7 @@ use stagedoor_lifecycle::decision::{Effect, Question};
 use stagedoor_lifecycle::observation::LifecycleAction;
 use stagedoor_lifecycle::onboard::{Classified, Connection, Elsewhere, ProbeResult};
 use stagedoor_lifecycle::profile::Probe;
-use stagedoor_lifecycle::refresh::TargetView;
+use stagedoor_lifecycle::refresh::{History, TargetView};
 use stagedoor_plan::Verdict;
 use stagedoor_puppet::Certificate;
 use stagedoor_types::{ActionKey, Certname, InstanceId, Lookup, Machine, WritePermit};
@@ -79,6 +79,8 @@ pub(crate) struct Query {
     pub(crate) classified: Vec<String>,
     /// The profile's refresh targets.
     pub(crate) targets: Vec<Certname>,
+    /// Whether they are refreshed after the node's first catalog.
+    pub(crate) after_catalog: bool,
     /// What must answer, besides the report.
     pub(crate) probes: Vec<Probe>,
 }
@@ -89,6 +91,7 @@ pub(crate) enum Answer {
     Owner(InstanceId, Lookup<Machine>),
     Classification(Lookup<Classified>),
     Connection(Connection),
+    History(History),
     Targets(Vec<TargetView>),
     Probes(Vec<(Probe, ProbeResult)>),
     Elsewhere(Vec<Elsewhere>),

@@ -6,10 +6,11 @@ use std::time::Duration;
 use stagedoor_lifecycle::profile::{AltNameTemplate, Probe, Profile, Protected, Rekey, SignMode};
 use stagedoor_lifecycle::signing::SigningRules;
 use stagedoor_puppet::{long_name, short_name};
-use stagedoor_types::{ActionResult, Certname, Mode, ProfileName};
+use stagedoor_types::{ActionResult, Mode, ProfileName};
 
 use super::MODES;
 use super::reader::{Problems, Reader};
+use super::refresh::refresh;
 
 /// The longest that a lifecycle action can live.
 const MAX_TIMEOUT: Duration = Duration::from_secs(172_800);
@@ -81,16 +82,11 @@ fn extension(sign: &Reader<'_>, list: &str, key: &str) -> Option<String> {
     Some(name.to_owned())
 }
 
-/// What the awaited Puppet run has to do with the rest of the profile.
-fn check_reports(section: &Reader<'_>, ready: &[Probe], refresh: &[Certname]) {
+/// At most one kind of Puppet run is awaited.
+fn check_reports(section: &Reader<'_>, ready: &[Probe]) {
     let [report, any] = [Probe::Report, Probe::AnyReport].map(|probe| ready.contains(&probe));
     if report && any {
         section.problem("ready", "has both \"report\" and \"report:any\": leave one out");
-    }
-    if !refresh.is_empty() && !report && !any {
-        let needs =
-            "needs \"report\" or \"report:any\" in ready: the nodes are refreshed after a Puppet run of the new one";
-        section.problem("refresh", needs);
     }
 }
 
@@ -114,20 +110,19 @@ pub(super) fn profile(name: &str, mut section: Reader<'_>, mode: Mode, has_class
             section.problem(key, "needs puppet.classifier");
         }
     }
-    let refresh = section.parsed_list("refresh");
-    let await_refresh = section.flag("await_refresh", false);
     let ready = section.parsed_list_or("ready", vec![Probe::Report]);
-    check_reports(&section, &ready, &refresh);
+    check_reports(&section, &ready);
     let rekey = section.choice("rekey", &[("allow", Rekey::Allow), ("refuse", Rekey::Refuse)], Rekey::Allow);
 
     let mut timeout = section.below("timeout");
     let launch_timeout = timeout.duration("launch", Some(LAUNCH_TIMEOUT), MAX_TIMEOUT);
     let terminate_timeout = timeout.duration("terminate", Some(TERMINATE_TIMEOUT), MAX_TIMEOUT);
-    timeout.finish();
-
     let mut on_timeout = section.below("on_timeout");
     let on_launch_timeout = on_timeout.choice("launch", &RESULTS, ActionResult::Abandon);
     let on_terminate_timeout = on_timeout.choice("terminate", &RESULTS, ActionResult::Continue);
+    let longest = launch_timeout.unwrap_or(LAUNCH_TIMEOUT);
+    let refresh = refresh(&mut section, &mut timeout, &mut on_timeout, &ready, longest, MAX_TIMEOUT);
+    timeout.finish();
     on_timeout.finish();
     section.finish();
 
@@ -140,8 +135,7 @@ pub(super) fn profile(name: &str, mut section: Reader<'_>, mode: Mode, has_class
         rules,
         pin,
         classified,
-        refresh,
-        await_refresh,
+        refresh: refresh?,
         ready,
         rekey,
         launch_timeout: launch_timeout?,

@@ -136,6 +136,53 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// Yes or no, where the value is no table; one that is has yet to be read.
+    pub(super) fn flag_unless_table(&mut self, key: &str) -> Option<bool> {
+        match self.table?.get(key)? {
+            Value::Table(_) => None,
+            Value::Boolean(flag) => {
+                self.take(key);
+                Some(*flag)
+            }
+            other => {
+                self.take(key);
+                self.problem(key, format_args!("must be true, false or a table, not {}", other.type_str()));
+                Some(false)
+            }
+        }
+    }
+
+    /// Lists of texts that are read as values, one after another: a list of texts is the only one. Empty if absent.
+    pub(super) fn waves<T: FromStr<Err: Display>>(&mut self, key: &str) -> Vec<Vec<T>> {
+        let list = match self.take(key) {
+            None => return Vec::new(),
+            Some(Value::Array(list)) => list,
+            Some(other) => {
+                self.problem(
+                    key,
+                    format_args!("must be a list of names or of lists of names, not {}", other.type_str()),
+                );
+                return Vec::new();
+            }
+        };
+        let lists: Vec<&Vec<Value>> = match list.first() {
+            None => return Vec::new(),
+            Some(Value::Array(_)) => list.iter().filter_map(Value::as_array).collect(),
+            Some(_) => vec![list],
+        };
+        let texts = |list: &Vec<Value>| list.iter().filter_map(Value::as_str).map(str::to_owned).collect::<Vec<_>>();
+        let read: Vec<Vec<String>> = lists.iter().map(|list| texts(list)).collect();
+        let nested = matches!(list.first(), Some(Value::Array(_)));
+        let all: usize = lists.iter().map(|list| list.len()).sum();
+        if read.iter().flatten().count() != all || nested && lists.len() != list.len() {
+            self.problem(key, "must hold either names alone or lists of names alone");
+        } else if read.iter().any(Vec::is_empty) {
+            self.problem(key, "must not hold an empty list");
+        }
+        let parse = |text: &String| text.parse().map_err(|error| self.problem(key, error)).ok();
+        read.iter().map(|texts| texts.iter().filter_map(parse).collect()).collect()
+    }
+
     /// A text that may be there, and is read as a value.
     pub(super) fn optional<T: FromStr<Err: Display>>(&mut self, key: &str) -> Option<T> {
         let text = self.text_value(key)?;

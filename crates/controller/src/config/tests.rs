@@ -1,5 +1,5 @@
 use stagedoor_lifecycle::orphans::Limits;
-use stagedoor_lifecycle::profile::{Probe, Rekey, SignMode};
+use stagedoor_lifecycle::profile::{OnRefreshTimeout, Probe, Refresh, RefreshAfter, Rekey, SignMode};
 use stagedoor_types::{ActionResult, Mode};
 
 use super::*;
@@ -36,12 +36,13 @@ sign.allow = { "1.3.6.1.4.1.34380.1.1.12" = ["production", "staging"], "1.3.6.1.
 sign.alt_names = ["puppet.example.com", "{short_name}"]
 pin = ["PE Infrastructure Agent"]
 classified = ["PE Master"]
-refresh = ["primary.example.com"]
-await_refresh = true
+refresh = [["db.example.com"], ["primary.example.com", "replica.example.com"]]
+refresh_after = "catalog"
+await_refresh = { launch = true, terminate = true }
 ready = ["report", "status:8140", "tcp:8142"]
 rekey = "refuse"
-timeout  = { launch = "20m", terminate = "5m" }
-on_timeout = { launch = "continue", terminate = "abandon" }
+timeout  = { launch = "20m", terminate = "5m", refresh = "15m" }
+on_timeout = { launch = "continue", terminate = "abandon", refresh = "wait" }
 "#;
 
 #[test]
@@ -111,8 +112,18 @@ fn a_whole_configuration_is_read() {
     );
     assert_eq!(profile.rules.alt_names, ["puppet.example.com".parse().unwrap(), "{short_name}".parse().unwrap()]);
     assert_eq!((&profile.pin[0][..], &profile.classified[0][..]), ("PE Infrastructure Agent", "PE Master"));
-    assert_eq!(profile.refresh[0].as_str(), "primary.example.com");
-    assert!(profile.await_refresh);
+    let refresh = Refresh {
+        waves: vec![
+            vec!["db.example.com".parse().unwrap()],
+            vec!["primary.example.com".parse().unwrap(), "replica.example.com".parse().unwrap()],
+        ],
+        after: RefreshAfter::Catalog,
+        timeout: Duration::from_secs(900),
+        on_timeout: OnRefreshTimeout::Wait,
+        await_launch: true,
+        await_terminate: true,
+    };
+    assert_eq!(profile.refresh, refresh);
     assert_eq!(profile.ready, [Probe::Report, Probe::Status(8140), Probe::Tcp(8142)]);
     assert_eq!(profile.rekey, Rekey::Refuse);
     assert_eq!(profile.launch_timeout, Duration::from_secs(1200));
@@ -160,7 +171,15 @@ fn defaults_are_those_of_the_documentation() {
     assert_eq!(profile.on_terminate_timeout, ActionResult::Continue);
     assert_eq!((profile.sign, profile.rekey), (SignMode::Verify, Rekey::Allow));
     assert_eq!((profile.launch_timeout.as_secs(), profile.on_launch_timeout), (1800, ActionResult::Abandon));
-    assert!(profile.refresh.is_empty() && !profile.await_refresh);
+    let refresh = Refresh {
+        waves: Vec::new(),
+        after: RefreshAfter::SuccessfulRun,
+        timeout: Duration::from_secs(1200),
+        on_timeout: OnRefreshTimeout::Proceed,
+        await_launch: false,
+        await_terminate: false,
+    };
+    assert_eq!(profile.refresh, refresh);
     assert_eq!(profile.ready, [Probe::Report]);
 }
 
@@ -295,26 +314,98 @@ fn an_extension_that_could_not_be_meant_is_refused_in_either_list() {
     "#);
 }
 
+/// A profile with these lines.
+fn profile_with(lines: &str) -> Result<Arc<Profile>, Vec<String>> {
+    let text = format!(
+        "puppet = {{ secret = 's', ca = 'https://ca:8140', puppetdb = 'https://db:8081' }}\n\
+         [profile.x]\ncertname = '{{instance_id}}'\n{lines}"
+    );
+    match Config::parse(&text) {
+        Ok(config) => Ok(config.profiles[&"x".parse().unwrap()].clone()),
+        Err(invalid) => Err(invalid.0),
+    }
+}
+
 #[test]
-fn a_report_may_be_left_out_unless_nodes_are_refreshed_after_it() {
-    let with = |ready: &str, refresh: &str| {
-        Config::parse(&format!(
-            "puppet = {{ secret = 's', ca = 'https://ca:8140', puppetdb = 'https://db:8081' }}\n\
-             [profile.x]\ncertname = '{{instance_id}}'\nready = {ready}\nrefresh = {refresh}"
-        ))
+fn a_report_may_be_left_out() {
+    let ready = |ready: &str| {
+        profile_with(&format!("ready = {ready}\nrefresh = ['primary.example.com']\nrefresh_after = 'catalog'"))
+            .unwrap()
+            .ready
+            .clone()
     };
-    let ready = |ready: &str| with(ready, "[]").unwrap().profiles[&"x".parse().unwrap()].ready.clone();
     assert_eq!(ready("[]"), []);
     assert_eq!(ready("['tcp:8142']"), [Probe::Tcp(8142)]);
     assert_eq!(ready("['report:any', 'tcp:8142']"), [Probe::AnyReport, Probe::Tcp(8142)]);
-    with("['report:any']", "['primary.example.com']").unwrap();
-    for (ready, refresh, key) in [
-        ("['tcp:8142']", "['primary.example.com']", "profile.x.refresh"),
-        ("[]", "['primary.example.com']", "profile.x.refresh"),
-        ("['report', 'report:any']", "[]", "profile.x.ready"),
+    let both = profile_with("ready = ['report', 'report:any']").expect_err("should be refused");
+    assert_eq!(keys(&both), ["profile.x.ready"], "{both:?}");
+}
+
+#[test]
+fn what_needs_no_successful_run_is_refreshed_after_its_catalog() {
+    let any = "ready = ['report:any']\nrefresh = ['primary.example.com']";
+    let problems = profile_with(any).expect_err("should be refused");
+    assert_eq!(keys(&problems), ["profile.x.refresh_after"], "{problems:?}");
+    profile_with(&format!("{any}\nrefresh_after = 'catalog'")).unwrap();
+    profile_with("ready = ['report:any']").unwrap();
+}
+
+#[test]
+fn refresh_targets_are_one_wave_or_a_list_of_waves() {
+    let waves = |refresh: &str| {
+        profile_with(&format!("refresh = {refresh}")).map(|profile| {
+            profile
+                .refresh
+                .waves
+                .iter()
+                .map(|wave| wave.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))
+                .collect::<Vec<_>>()
+        })
+    };
+    assert_eq!(waves("[]").unwrap(), Vec::<String>::new());
+    assert_eq!(waves("['a', 'b']").unwrap(), ["a b"]);
+    assert_eq!(waves("[['a'], ['b', 'c']]").unwrap(), ["a", "b c"]);
+    for wrong in [
+        "'a'",
+        "['a', ['b']]",
+        "[['a'], 'b']",
+        "[['a'], []]",
+        "[[]]",
+        "['a', 'a']",
+        "[['a'], ['a']]",
+        "[[['a']]]",
+        "[7]",
+        "['Primary']",
     ] {
-        let problems = with(ready, refresh).expect_err("should be refused").0;
-        assert_eq!(keys(&problems), [key], "{problems:?}");
+        let problems = waves(wrong).expect_err(wrong);
+        assert!(problems.iter().all(|problem| problem.starts_with("profile.x.refresh: ")), "{wrong}: {problems:?}");
+    }
+}
+
+#[test]
+fn the_timeout_of_the_refresh_is_shorter_than_that_of_the_launch() {
+    let timeout =
+        |timeout: &str| profile_with(&format!("timeout = {timeout}")).map(|profile| profile.refresh.timeout.as_secs());
+    assert_eq!(timeout("{ launch = '75m' }").unwrap(), 3000);
+    assert_eq!(timeout("{ launch = '75m', refresh = '74m' }").unwrap(), 74 * 60);
+    for wrong in ["{ launch = '75m', refresh = '75m' }", "{ refresh = '31m' }", "{ refresh = '0s' }"] {
+        let problems = timeout(wrong).expect_err(wrong);
+        assert_eq!(keys(&problems), ["profile.x.timeout.refresh"], "{problems:?}");
+    }
+}
+
+#[test]
+fn awaiting_the_refresh_is_one_answer_for_launches_and_terminations_or_one_of_each() {
+    let awaits = |lines: &str| {
+        profile_with(lines).map(|profile| (profile.refresh.await_launch, profile.refresh.await_terminate))
+    };
+    assert_eq!(awaits("await_refresh = true").unwrap(), (true, true));
+    assert_eq!(awaits("await_refresh = false").unwrap(), (false, false));
+    assert_eq!(awaits("await_refresh.terminate = true").unwrap(), (false, true));
+    assert_eq!(awaits("await_refresh = { launch = true }").unwrap(), (true, false));
+    for wrong in ["await_refresh = 'yes'", "await_refresh.launch = 1", "await_refresh.terminat = true"] {
+        let problems = awaits(wrong).expect_err(wrong);
+        assert!(problems[0].starts_with("profile.x.await_refresh"), "{problems:?}");
     }
 }
 

@@ -1,27 +1,23 @@
 //! Answers to questions: what a decision needs to know besides the snapshot. Reads only, once per batch where one call answers
 //! for all.
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt};
-use jiff::Timestamp;
 use stagedoor_lifecycle::decision::Question;
 use stagedoor_lifecycle::onboard::{Connection, ProbeResult};
 use stagedoor_lifecycle::profile::Probe;
-use stagedoor_lifecycle::refresh::{Order, TargetView};
-use stagedoor_puppet::{Job, ServiceState, StatusApi};
-use stagedoor_types::{ActionKey, Certname, InstanceId, Lookup, Service, Trouble};
+use stagedoor_puppet::{ServiceState, StatusApi};
+use stagedoor_types::{ActionKey, Certname, InstanceId, Lookup, Service};
 
+use super::refresh::{self, orders_of};
 use super::{ask, aws};
 use crate::batch::{Answer, Query};
 use crate::call::{AT_ONCE, is_unauthenticated, unique, within};
 use crate::context::{Puppet, Run};
-use crate::snapshot::{PuppetSnapshot, by_name, run_of};
+use crate::snapshot::PuppetSnapshot;
 
-/// How many of the newest orders are read.
-const ORDERS: usize = 100;
 /// How long a port may take to accept a connection.
 const CONNECT: Duration = Duration::from_secs(5);
 
@@ -45,12 +41,13 @@ pub(crate) async fn lookups(
     let to_classify = of(|question| matches!(question, Question::Classification { .. }));
     let elsewhere = of(|question| matches!(question, Question::Elsewhere));
     let connected = of(|question| matches!(question, Question::Connection));
-    let targets = of(|question| matches!(question, Question::Targets));
+    let histories = of(|question| matches!(question, Question::History(_)));
+    let targets = of(|question| matches!(question, Question::Targets(_)));
     let probed = of(|question| matches!(question, Question::Probes));
     let jobs = async {
         match &puppet.orchestrator {
             Some(orchestrator) if snapshot.jobs.is_none() && !(connected.is_empty() && targets.is_empty()) => {
-                Some(ask(run, Service::Orchestrator, orchestrator.jobs(ORDERS)).await)
+                Some(refresh::jobs(run, orchestrator).await)
             }
             _ => None,
         }
@@ -67,18 +64,19 @@ pub(crate) async fn lookups(
     snapshot.jobs = jobs.or(snapshot.jobs.take());
     snapshot.groups = groups.or(snapshot.groups.take());
     let snapshot: &PuppetSnapshot = snapshot;
-    let (classified, elsewhere, connected, targets, probed) = Box::pin(async {
+    let (classified, elsewhere, connected, histories, targets, probed) = Box::pin(async {
         tokio::join!(
             super::classification::classification(run, puppet, snapshot, &to_classify),
             super::elsewhere::elsewhere(run, puppet, snapshot, &elsewhere),
             connections(run, puppet, snapshot, &connected),
-            refresh_targets(run, puppet, snapshot, &targets),
+            refresh::histories(run, puppet, &histories),
+            refresh::targets(run, puppet, snapshot, &targets),
             probes(run, puppet, &probed),
         )
     })
     .await;
     let mut answers = Answers { all: owners.into_iter().chain(probed).collect(), unauthenticated: false };
-    for more in [classified, elsewhere, connected, targets] {
+    for more in [classified, elsewhere, connected, histories, targets] {
         answers.all.extend(more.all);
         answers.unauthenticated |= more.unauthenticated;
     }
@@ -119,56 +117,6 @@ async fn connections(run: Run<'_>, puppet: &Puppet, snapshot: &PuppetSnapshot, q
         Some((query.key.clone(), Answer::Connection(Connection { connected, orders })))
     };
     Answers { all: queries.iter().filter_map(answer).collect(), unauthenticated: is_unauthenticated(&inventory) }
-}
-
-/// What is known of the refresh targets.
-async fn refresh_targets(run: Run<'_>, puppet: &Puppet, snapshot: &PuppetSnapshot, queries: &[&Query]) -> Answers {
-    let names: Vec<Certname> = unique(queries.iter().flat_map(|query| &query.targets));
-    if names.is_empty() {
-        return Answers::default();
-    }
-    let connected = async {
-        match &puppet.orchestrator {
-            Some(orchestrator) => Some(ask(run, Service::Orchestrator, orchestrator.inventory(&names)).await),
-            None => None,
-        }
-    };
-    let (reports, connected) =
-        tokio::join!(ask(run, Service::PuppetDb, puppet.puppetdb.latest_reports(&names)), connected);
-    let unauthenticated = is_unauthenticated(&reports) || connected.as_ref().is_some_and(is_unauthenticated);
-    let connected = connected.and_then(Result::ok);
-    let runs = by_name(reports, |report| &report.certname);
-    let view = |name: &Certname| TargetView {
-        certname: name.clone(),
-        disconnected: connected.as_ref().is_some_and(|connected| connected.get(name) == Some(&false)),
-        run: run_of(&runs, name),
-        orders: puppet.orchestrator.is_some().then(|| orders_of(snapshot.jobs.as_ref(), name)),
-    };
-    let views: BTreeMap<&Certname, TargetView> = names.iter().map(|name| (name, view(name))).collect();
-    let answer = |query: &&Query| {
-        let targets = query.targets.iter().filter_map(|name| views.get(name).cloned()).collect();
-        (query.key.clone(), Answer::Targets(targets))
-    };
-    Answers { all: queries.iter().map(answer).collect(), unauthenticated }
-}
-
-/// The orders for a node, newest first; those that change nothing are none.
-fn orders_of(jobs: Option<&Result<Vec<Job>, Trouble>>, name: &Certname) -> Lookup<Vec<Order>> {
-    match jobs {
-        None => Lookup::Absent,
-        Some(Err(trouble)) => Lookup::Unavailable(trouble.clone()),
-        Some(Ok(jobs)) => Lookup::Found(
-            jobs.iter()
-                .filter(|job| job.is_for(name) && !job.noop)
-                .map(|job| {
-                    let began = job.started.or(job.created);
-                    let ended =
-                        if job.state.is_over() { job.finished.or(began).or(Some(Timestamp::MIN)) } else { None };
-                    Order { job: job.id.to_string(), began, ended }
-                })
-                .collect(),
-        ),
-    }
 }
 
 /// What the probes of these instances say.

@@ -128,7 +128,8 @@ async fn certificates(run: Run<'_>, puppet: &Puppet, rules: &Rules<'_>) -> Certi
     certificates
 }
 
-fn listed(known: &KnownIdentity) -> Option<Listed> {
+/// What a node's certificate said at its newest run, if it named an instance.
+pub(crate) fn listed(known: &KnownIdentity) -> Option<Listed> {
     let KnownIdentity { certname, certified, extensions, .. } = known;
     Some(Listed { certname: certname.clone(), instance: certified.clone()?, extensions: extensions.clone() })
 }

@@ -198,7 +198,10 @@ fn read(
         "replace facts" => {
             Command::Facts { produced: at, facts: payload["values"].as_object().cloned().unwrap_or_default() }
         }
-        "replace catalog" => Command::Catalog { produced: at },
+        "replace catalog" => {
+            let uuid = payload["catalog_uuid"].as_str().map(str::to_owned);
+            Command::Catalog { produced: at, uuid }
+        }
         "store report" => {
             let started = time("start_time")?.unwrap_or(at - SignedDuration::from_secs(10));
             let ended = time("end_time")?.unwrap_or(at);

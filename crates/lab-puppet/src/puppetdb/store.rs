@@ -33,6 +33,8 @@ pub(crate) struct Arrival {
 pub(crate) struct Record {
     pub(crate) deactivated: Option<Timestamp>,
     pub(crate) catalog: Option<Arrival>,
+    /// The id of that catalog, where it was sent with one.
+    pub(crate) catalog_uuid: Option<String>,
     pub(crate) facts_at: Option<Arrival>,
     /// Facts by name, `trusted` among them.
     pub(crate) facts: Map<String, Value>,
@@ -98,6 +100,7 @@ pub(crate) enum Command {
     },
     Catalog {
         produced: Timestamp,
+        uuid: Option<String>,
     },
     Report(Report),
     /// Accepted by PuppetDB, without an effect that this lab shows.
@@ -199,9 +202,10 @@ impl Store {
                 }
                 record.reactivate(produced);
             }
-            Command::Catalog { produced } => {
+            Command::Catalog { produced, uuid } => {
                 if record.catalog.is_none_or(|known| known.produced <= produced) {
                     record.catalog = Some(Arrival { produced, received: now });
+                    record.catalog_uuid = uuid;
                 }
                 record.reactivate(produced);
             }
@@ -232,9 +236,11 @@ impl Store {
         let AgentRun { status, started, ended, job_id } = *run;
         let mut report = self.new_report(status, started, ended, ended);
         report.job_id = job_id.map(str::to_owned);
-        report.catalog_uuid = Some(uuid::Uuid::new_v4().to_string());
+        let uuid = Some(uuid::Uuid::new_v4().to_string());
+        report.catalog_uuid.clone_from(&uuid);
         let hash = report.hash.clone();
-        self.carry_out(certname, Command::Catalog { produced: ended }, ended);
+        // Compiled as soon as the run began; the rest of the run applied it.
+        self.carry_out(certname, Command::Catalog { produced: started, uuid }, ended);
         self.carry_out(certname, Command::Report(report), ended);
         hash
     }

@@ -5,6 +5,7 @@ mod classification;
 mod fitness;
 mod missing;
 mod properties;
+mod refresh;
 mod rekey;
 use stagedoor_types::Place;
 
@@ -15,7 +16,8 @@ use crate::profile::{Rekey, SignMode};
 use crate::removal::Removal;
 use crate::signing::{Request, Signature};
 use crate::world::{
-    Aws, NAME, OTHER, OURS, PRIMARY, at, certificate, down, machine, node, order, request, run, target, unavailable,
+    Aws, NAME, OTHER, OURS, PRIMARY, at, certificate, down, machine, node, order, primary, request, run, target,
+    unavailable,
 };
 
 /// When its certificate was issued. The launch begins at 0.
@@ -28,6 +30,7 @@ struct World {
     puppet: LaunchView,
     protected: Protected,
     orchestrated: bool,
+    sweeps: bool,
     now: Timestamp,
 }
 
@@ -51,6 +54,7 @@ fn world() -> World {
         },
         protected: Protected::new([PRIMARY]).unwrap(),
         orchestrated: false,
+        sweeps: true,
         now: at(200),
     }
 }
@@ -63,7 +67,7 @@ fn home() -> Location {
 impl World {
     fn decide(&self) -> Decision {
         let launching = self.aws.admitted();
-        decide(&self.aws.action, &launching, &self.puppet, &self.protected, self.orchestrated, self.now)
+        decide(&self.aws.action, &launching, &self.puppet, &self.protected, self.orchestrated, self.sweeps, self.now)
     }
 
     fn view(&mut self) -> &mut NameView {
@@ -383,8 +387,8 @@ fn a_certificate_that_must_not_be_is_removed_however_late_it_is() {
 // Instances that will soon change what the targets must learn.
 
 #[test]
-fn an_instance_that_has_a_certificate_and_no_good_run_is_about_to_report() {
-    let is = |world: &World| is_about_to_report(&world.decide(), &world.puppet);
+fn an_instance_that_has_a_certificate_and_no_good_run_is_about_to_change() {
+    let is = |world: &World| is_about_to_change(&world.decide(), &world.puppet);
     let mut signed = world();
     for run in [Lookup::Absent, Lookup::Found(run(at(100), "failed"))] {
         signed.puppet.run = Some(run);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use stagedoor_lifecycle::observation::{CertificateView, NameView, NodeView, RequestView};
-use stagedoor_lifecycle::profile::{Probe, Profile, Rekey, SignMode};
+use stagedoor_lifecycle::profile::{OnRefreshTimeout, Probe, Profile, Refresh, RefreshAfter, Rekey, SignMode};
 use stagedoor_lifecycle::refresh::RunView;
 use stagedoor_lifecycle::signing::{AltNames, Challenge, Key, Request, Signature, SigningRules};
 use stagedoor_types::{InstanceId, Mode, Place, Service, Transition, TroubleKind};
@@ -34,8 +34,14 @@ pub(super) fn profile() -> Profile {
         rules: SigningRules::default(),
         pin: Vec::new(),
         classified: Vec::new(),
-        refresh: Vec::new(),
-        await_refresh: false,
+        refresh: Refresh {
+            waves: Vec::new(),
+            after: RefreshAfter::SuccessfulRun,
+            timeout: Duration::from_secs(1200),
+            on_timeout: OnRefreshTimeout::Proceed,
+            await_launch: false,
+            await_terminate: false,
+        },
         ready: vec![Probe::Report],
         rekey: Rekey::Allow,
         launch_timeout: Duration::from_secs(1800),
@@ -50,6 +56,7 @@ pub(super) struct World {
     pub(super) items: Vec<Item>,
     pub(super) protected: Protected,
     pub(super) orchestrated: bool,
+    pub(super) sweeps: bool,
     pub(super) now: Timestamp,
 }
 
@@ -113,7 +120,10 @@ pub(super) fn ran(start: i64) -> RunView {
         status: "changed".into(),
         noop: false,
         cached: false,
-        catalog: true,
+        catalog: Some("its catalog".into()),
+        retrieving: None,
+        applying: None,
+        job: None,
     }
 }
 
@@ -198,7 +208,7 @@ impl Item {
 }
 
 pub(super) fn world(items: Vec<Item>) -> World {
-    World { items, protected: Protected::new([PRIMARY]).unwrap(), orchestrated: false, now: at(200) }
+    World { items, protected: Protected::new([PRIMARY]).unwrap(), orchestrated: false, sweeps: true, now: at(200) }
 }
 
 pub(super) fn launching(count: u32) -> World {
@@ -217,7 +227,8 @@ impl World {
     }
 
     pub(super) fn plan(&self) -> Plan {
-        let site = Site { protected: &self.protected, orchestrated: self.orchestrated, now: self.now };
+        let site =
+            Site { protected: &self.protected, orchestrated: self.orchestrated, sweeps: self.sweeps, now: self.now };
         plan(site, self.items.iter().map(Item::situation))
     }
 

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 
+use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use stagedoor_types::{Certname, Location};
 
@@ -19,6 +20,20 @@ const PREFIX: [&str; 2] = ["", ""];
 pub(super) fn named(certnames: &[Certname]) -> Value {
     let names: Vec<&str> = PREFIX.into_iter().chain(certnames.iter().map(Certname::as_str)).collect();
     json!(["in", "certname", ["array", names]])
+}
+
+/// The condition that a report is of one of these nodes, and came to PuppetDB in so long after the node's time.
+pub(super) fn heard_of(wanted: &[(Certname, Timestamp)], span: SignedDuration) -> Value {
+    let of = |(name, since): &(Certname, Timestamp)| {
+        let until = since.saturating_add(span).unwrap_or(Timestamp::MAX);
+        json!([
+            "and",
+            ["=", "certname", name.as_str()],
+            [">", "receive_time", since.to_string()],
+            ["<=", "receive_time", until.to_string()]
+        ])
+    };
+    json!(["or"].into_iter().map(Value::from).chain(wanted.iter().map(of)).collect::<Vec<_>>())
 }
 
 /// The condition that a fact has one of these names, its first one where it is structured.

@@ -1,7 +1,10 @@
-//! A Puppet run as PuppetDB remembers it, as a value. No I/O.
+//! A Puppet run and a catalog as PuppetDB remembers them, as values. No I/O.
+
+use std::time::Duration;
 
 use jiff::Timestamp;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
 use stagedoor_types::Certname;
 
 use crate::rows::Row;
@@ -32,6 +35,84 @@ pub struct Report {
     /// The catalog of the run; none if none could be compiled.
     #[serde(default)]
     pub catalog_uuid: Option<String>,
+    /// How long its parts took, where they were asked for.
+    #[serde(default)]
+    pub metrics: RunTimes,
 }
 
 impl Row for Report {}
+
+/// How long the parts of a run took, of the metrics of the category `time`.
+///
+/// Agents name these metrics; one that a version does not have, or that is no number of seconds, is none.
+/// See [report format](https://help.puppet.com/core/current/Content/PuppetCore/format_report.htm).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RunTimes {
+    /// `config_retrieval`: from the request for a catalog until it was there, its compilation included.
+    pub config_retrieval: Option<Duration>,
+    /// `catalog_application`: applying the catalog.
+    pub catalog_application: Option<Duration>,
+}
+
+impl<'de> Deserialize<'de> for RunTimes {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(Self::of(&Value::deserialize(deserializer)?))
+    }
+}
+
+impl RunTimes {
+    /// PuppetDB gives the metrics as `{"data": […], "href": …}`.
+    fn of(metrics: &Value) -> Self {
+        let metrics = metrics.get("data").unwrap_or(metrics).as_array().map_or(&[][..], Vec::as_slice);
+        let time = |name: &str| {
+            let is_it = |metric: &&Value| metric["category"] == "time" && metric["name"] == name;
+            let seconds = metrics.iter().find(is_it)?.get("value")?.as_f64()?;
+            Duration::try_from_secs_f64(seconds).ok()
+        };
+        Self { config_retrieval: time("config_retrieval"), catalog_application: time("catalog_application") }
+    }
+}
+
+/// The newest catalog of a node, as the entity `catalogs` shows it.
+/// See [Catalogs endpoint](https://www.puppet.com/docs/puppetdb/8/api/query/v4/catalogs.html).
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct StoredCatalog {
+    /// The node that it is for.
+    pub certname: Certname,
+    /// Its id, which the report of the run that applied it has too. Old agents may omit it.
+    #[serde(default)]
+    pub catalog_uuid: Option<String>,
+    /// When the Puppet Server that compiled it sent it to PuppetDB, by that server's clock.
+    pub producer_timestamp: Timestamp,
+}
+
+impl Row for StoredCatalog {}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_times_of_a_run_are_found_in_either_form_and_nothing_else_is_an_error() {
+        let metrics = json!([
+            {"category": "resources", "name": "config_retrieval", "value": 99},
+            {"category": "time", "name": "config_retrieval", "value": 7.25},
+            {"category": "time", "name": "catalog_application", "value": 60},
+        ]);
+        let times = RunTimes {
+            config_retrieval: Some(Duration::from_millis(7250)),
+            catalog_application: Some(Duration::from_secs(60)),
+        };
+        assert_eq!(RunTimes::of(&json!({"data": metrics, "href": "/pdb/query/v4/reports/1/metrics"})), times);
+        assert_eq!(RunTimes::of(&metrics), times);
+        for other in [json!(null), json!({"href": "x"}), json!({"data": null}), json!([7]), json!("x")] {
+            assert_eq!(RunTimes::of(&other), RunTimes::default(), "{other}");
+        }
+        for value in [json!(-1), json!("7"), json!(1e300), json!(null)] {
+            let one = json!([{"category": "time", "name": "catalog_application", "value": value}]);
+            assert_eq!(RunTimes::of(&one), RunTimes::default(), "{value}");
+        }
+    }
+}

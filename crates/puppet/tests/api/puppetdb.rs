@@ -106,6 +106,59 @@ async fn the_newest_reports_of_a_set_are_one_query() {
 }
 
 #[tokio::test]
+async fn the_runs_of_a_set_since_a_time_of_each_are_one_query() {
+    let rows = r#"[{"certname":"n.example.net","start_time":"2026-03-04T05:06:07.890Z","end_time":"2026-03-04T05:06:55Z","status":"failed","job_id":"81","noop":false,"cached_catalog_status":"not_used","catalog_uuid":"5a1c1b5e",
+                    "metrics":{"href":"/pdb/query/v4/reports/abc/metrics","data":[{"category":"time","name":"catalog_application","value":40.5}]}},
+                   {"certname":"Not A Certname","start_time":7}]"#;
+    let stage = Stage::new([pdb_says(200, rows), pdb_says(200, "[]")]).await;
+    let hour: Timestamp = "2026-03-04T05:00:00Z".parse().unwrap();
+    let wanted = [(name(), hour), ("x".parse().unwrap(), at())];
+    let runs = stage.puppetdb().runs_since(&wanted, true).await.unwrap();
+    assert_eq!(runs.len(), 1);
+    assert_eq!(runs[0].metrics.catalog_application.unwrap().as_millis(), 40_500);
+    assert_eq!(runs[0].metrics.config_retrieval, None);
+    assert!(stage.puppetdb().runs_since(&wanted[..1], false).await.unwrap().is_empty());
+    let fields =
+        ["certname", "start_time", "end_time", "status", "job_id", "noop", "cached_catalog_status", "catalog_uuid"];
+    let of = |name: &str, from: &str, until: &str| {
+        json!(["and", ["=", "certname", name], [">", "receive_time", from], ["<=", "receive_time", until]])
+    };
+    let first = of("n.example.net", "2026-03-04T05:00:00Z", "2026-03-06T07:00:00Z");
+    let second = of("x", "2026-03-04T05:06:07.8901234Z", "2026-03-06T07:06:07.8901234Z");
+    let with_metrics: Vec<&str> = fields.into_iter().chain(["metrics"]).collect();
+    assert_eq!(query(&stage), json!(["from", "reports", ["extract", with_metrics, ["or", first, second]]]));
+    let one: Value = serde_json::from_str(&stage.seen()[1].body).unwrap();
+    assert_eq!(one["query"], json!(["from", "reports", ["extract", fields, ["or", first]]]));
+    assert_eq!(stage.puppetdb().runs_since(&[], true).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn the_stored_catalogs_of_a_set_are_one_query_without_their_contents() {
+    let rows = r#"[{"certname":"n.example.net","catalog_uuid":"5a1c1b5e","producer_timestamp":"2026-03-04T05:06:07.890Z"},
+                   {"certname":"x","catalog_uuid":null,"producer_timestamp":"2026-03-04T05:06:08Z"}]"#;
+    let stage = Stage::new([pdb_says(200, rows)]).await;
+    let catalogs = stage.puppetdb().catalogs(&[name(), "x".parse().unwrap()]).await.unwrap();
+    assert_eq!(catalogs[0].producer_timestamp.to_string(), "2026-03-04T05:06:07.89Z");
+    assert_eq!((catalogs[0].catalog_uuid.as_deref(), &catalogs[1].catalog_uuid), (Some("5a1c1b5e"), &None));
+    let names = json!(["in", "certname", ["array", ["", "", "n.example.net", "x"]]]);
+    let fields = ["certname", "catalog_uuid", "producer_timestamp"];
+    assert_eq!(query(&stage), json!(["from", "catalogs", ["extract", fields, names]]));
+}
+
+#[tokio::test]
+async fn the_newest_deactivations_are_those_of_valid_names_since_a_time() {
+    let rows = r#"[{"certname":"a","deactivated":"2026-03-04T05:06:07Z"},{"certname":"expired","deactivated":null},
+                   {"certname":"b","deactivated":"2026-03-04T05:06:09Z"},{"certname":"c","deactivated":"2026-03-04T05:06:10Z"},
+                   {"certname":"Not A Certname","deactivated":"2026-03-04T05:06:11Z"}]"#;
+    let stage = Stage::new([pdb_says(200, rows)]).await;
+    let since = "2026-03-04T05:06:07Z".parse().unwrap();
+    let newest = stage.puppetdb().deactivated_since(since, 1).await.unwrap();
+    assert_eq!(newest, [("c".parse().unwrap(), "2026-03-04T05:06:10Z".parse().unwrap())]);
+    let inactive = json!(["=", "node_state", "inactive"]);
+    assert_eq!(query(&stage), json!(["from", "nodes", ["extract", ["certname", "deactivated"], inactive]]));
+}
+
+#[tokio::test]
 async fn a_large_set_is_asked_for_in_chunks_and_an_empty_one_not_at_all() {
     let names: Vec<Certname> = (0..501).map(|i| format!("n{i}").parse().unwrap()).collect();
     let stage = Stage::new((0..4).map(|_| pdb_says(200, "[]"))).await;

@@ -149,6 +149,7 @@ impl WorkItem {
             Answer::Owner(owner, machine) => self.launch.owner = Some((owner, machine)),
             Answer::Classification(classification) => self.launch.classification = Some(classification),
             Answer::Connection(connection) => self.launch.connection = Some(connection),
+            Answer::History(history) => self.launch.history = Some(history),
             Answer::Targets(targets) if self.is_launching() => self.launch.targets = Some(targets),
             Answer::Targets(targets) => self.termination.value.targets = Some(targets),
             Answer::Probes(probes) => self.launch.probes = Some(probes),

@@ -12,6 +12,7 @@ pub(super) enum Entity {
     Facts,
     FactContents,
     Reports,
+    Catalogs,
 }
 
 /// A row, and whether its node is active.
@@ -28,6 +29,7 @@ impl Entity {
             "facts" => Some(Self::Facts),
             "fact_contents" => Some(Self::FactContents),
             "reports" => Some(Self::Reports),
+            "catalogs" => Some(Self::Catalogs),
             _ => None,
         }
     }
@@ -39,6 +41,7 @@ impl Entity {
             Self::Facts => "facts",
             Self::FactContents => "fact_contents",
             Self::Reports => "reports",
+            Self::Catalogs => "catalogs",
         }
     }
 
@@ -75,6 +78,7 @@ impl Entity {
                 "hash",
                 "job_id",
                 "latest_report?",
+                "metrics",
                 "noop",
                 "producer_timestamp",
                 "receive_time",
@@ -82,6 +86,7 @@ impl Entity {
                 "status",
                 "type",
             ],
+            Self::Catalogs => &["catalog_uuid", "certname", "environment", "producer_timestamp"],
         }
     }
 
@@ -114,6 +119,7 @@ impl Entity {
                 Self::Facts => facts(certname, record),
                 Self::FactContents => fact_contents(certname, record),
                 Self::Reports => reports(certname, record),
+                Self::Catalogs => catalogs(certname, record),
             };
             let active = record.deactivated.is_none();
             values.into_iter().filter_map(move |value| match value {
@@ -166,6 +172,29 @@ fn fact_contents(certname: &str, record: &Record) -> Vec<Value> {
     found.into_iter().map(row).collect()
 }
 
+/// A node has a row once a catalog was compiled for it. The contents of the catalog are not simulated.
+fn catalogs(certname: &str, record: &Record) -> Vec<Value> {
+    let row = record.catalog.map(|at| {
+        json!({
+            "certname": certname,
+            "catalog_uuid": record.catalog_uuid,
+            "environment": "production",
+            "producer_timestamp": millis(at.produced),
+        })
+    });
+    row.into_iter().collect()
+}
+
+/// Two of the times of a run: it got its catalog at once, and applied it until its end.
+fn metrics(report: &crate::puppetdb::store::Report) -> Value {
+    let applying = report.ended.duration_since(report.started).as_secs_f64();
+    let time = |name: &str, seconds: f64| json!({"category": "time", "name": name, "value": seconds});
+    json!({
+        "data": [time("config_retrieval", 0.0), time("catalog_application", applying)],
+        "href": format!("/pdb/query/v4/reports/{}/metrics", report.hash),
+    })
+}
+
 fn reports(certname: &str, record: &Record) -> Vec<Value> {
     let latest = record.reports.iter().map(|report| report.produced).max();
     let row = |report: &crate::puppetdb::store::Report| {
@@ -178,6 +207,7 @@ fn reports(certname: &str, record: &Record) -> Vec<Value> {
             "noop": false,
             "cached_catalog_status": "not_used",
             "catalog_uuid": report.catalog_uuid,
+            "metrics": metrics(report),
             "type": "agent",
             "start_time": millis(report.started),
             "end_time": millis(report.ended),

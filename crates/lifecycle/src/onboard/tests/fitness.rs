@@ -40,7 +40,7 @@ fn where_any_report_is_enough_a_run_may_fail_but_must_have_had_a_catalog_of_its_
         completed(world.decide());
     }
     for bad in
-        [RunView { catalog: false, ..run(at(100), "failed") }, RunView { cached: true, ..run(at(100), "changed") }]
+        [RunView { catalog: None, ..run(at(100), "failed") }, RunView { cached: true, ..run(at(100), "changed") }]
     {
         world.puppet.run = Some(Lookup::Found(bad));
         assert_eq!(waiting_code(world.decide()), Code::RunNotSuccessful);
@@ -204,90 +204,6 @@ fn a_failed_run_is_ordered_again_once_it_has_settled() {
 #[test]
 fn no_run_is_ordered_that_there_is_no_time_for() {
     assert_eq!(abandoned(connected(vec![]).late().decide()).codes(), [Code::TimeoutExpired, Code::NoTimeLeft]);
-}
-
-// The refresh targets.
-
-/// It reported at second 110, and the time is second 200.
-fn with_target() -> World {
-    let mut world = world();
-    world.orchestrated = true;
-    world.aws.profile.refresh = vec![PRIMARY.parse().unwrap()];
-    world
-}
-
-#[test]
-fn once_it_has_reported_the_targets_are_asked_about() {
-    let mut world = with_target();
-    assert_eq!(world.decide(), Decision::Ask(Question::Targets));
-    world.puppet.run = Some(Lookup::Absent);
-    world.puppet.connection = Some(Connection { connected: Lookup::Absent, orders: Lookup::Found(vec![]) });
-    waits(world.decide());
-}
-
-#[test]
-fn a_target_that_has_not_run_puppet_since_its_report_is_told_to() {
-    let mut world = with_target();
-    world.puppet.targets = Some(vec![target(Some(run(at(109), "changed")), Some(vec![]))]);
-    assert_eq!(world.decide(), Decision::Apply(Effect::Refresh(vec![PRIMARY.parse().unwrap()], at(110))));
-}
-
-#[test]
-fn a_targets_run_that_is_under_way_is_waited_for_and_no_other_is_ordered() {
-    let mut world = with_target();
-    for began in [50, 150] {
-        world.puppet.targets = Some(vec![target(None, Some(vec![order("81", at(began), None)]))]);
-        assert_eq!(waits(world.decide()).codes(), [Code::WaitingForRefresh]);
-    }
-}
-
-#[test]
-fn a_target_whose_services_do_not_answer_is_waited_for() {
-    let mut world = with_target();
-    world.puppet.targets = Some(vec![TargetView { run: down(), ..target(None, Some(vec![])) }]);
-    assert_eq!(waits(world.decide()).codes(), [Code::WaitingForRefresh, Code::CaUnavailable]);
-}
-
-#[test]
-fn a_target_that_has_learnt_of_it_lets_it_serve() {
-    let mut world = with_target();
-    world.puppet.targets = Some(vec![target(Some(run(at(110), "unchanged")), Some(vec![]))]);
-    assert_eq!(completed(world.decide()).codes(), [Code::Enrolled, Code::Enrolled, Code::Refreshed]);
-}
-
-#[test]
-fn every_target_must_have_learnt_of_it() {
-    let mut world = with_target();
-    world.aws.profile.refresh.push("replica.example.com".parse().unwrap());
-    let learnt = target(Some(run(at(110), "unchanged")), Some(vec![]));
-    world.puppet.targets = Some(vec![learnt.clone()]);
-    assert_eq!(waits(world.decide()).codes(), [Code::WaitingForRefresh], "it was not asked about");
-    let replica = "replica.example.com".parse().unwrap();
-    world.puppet.targets = Some(vec![learnt, TargetView { certname: replica, ..target(None, Some(vec![])) }]);
-    let Effect::Refresh(targets, ..) = done(world.decide()) else { panic!() };
-    assert_eq!(targets, ["replica.example.com".parse().unwrap()]);
-}
-
-#[test]
-fn without_an_orchestrator_the_profile_says_whether_to_wait_for_the_targets() {
-    let mut world = with_target();
-    world.orchestrated = false;
-    assert_eq!(completed(world.decide()).codes(), [Code::Enrolled, Code::Enrolled, Code::RefreshedAtNextRun]);
-    world.aws.profile.await_refresh = true;
-    assert_eq!(world.decide(), Decision::Ask(Question::Targets));
-    world.puppet.targets = Some(vec![target(None, None)]);
-    assert_eq!(waits(world.decide()).codes(), [Code::WaitingForRefresh]);
-    world.puppet.targets = Some(vec![target(Some(run(at(120), "changed")), None)]);
-    completed(world.decide());
-}
-
-#[test]
-fn a_target_that_does_not_run_holds_it_no_longer_than_the_timeout() {
-    let mut world = with_target().late();
-    for orders in [vec![], vec![order("81", at(1700), None)]] {
-        world.puppet.targets = Some(vec![target(None, Some(orders))]);
-        assert_eq!(abandoned(world.decide()).codes(), [Code::TimeoutExpired, Code::WaitingForRefresh]);
-    }
 }
 
 // Probes.

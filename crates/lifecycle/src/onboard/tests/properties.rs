@@ -4,6 +4,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::observation::{NodeView, RequestView};
+use crate::profile::OnRefreshTimeout;
+use crate::refresh::CatalogView;
 use crate::signing::{Expected, approve, objections};
 use crate::world::reachable;
 
@@ -81,8 +83,11 @@ fn an_arrival() -> impl Strategy<Value = LaunchView> {
         let ended = prop::option::of(time());
         reachable(prop::collection::vec((time(), ended).prop_map(|(began, ended)| order("7", began, ended)), 0..2))
     };
-    let a_target = (reachable(a_run()), orders())
-        .prop_map(|(run, orders)| vec![TargetView { run, orders: Some(orders), ..target(None, None) }]);
+    let runs = || reachable(prop::collection::vec(a_run(), 0..3));
+    let a_target = (runs(), orders())
+        .prop_map(|(runs, orders)| vec![TargetView { runs, orders: Some(orders), ..target(None, None) }]);
+    let catalog = || time().prop_map(|produced| CatalogView { id: Some("its catalog".into()), produced });
+    let history = (runs(), reachable(catalog())).prop_map(|(runs, catalog)| History { runs, catalog });
     let groups = || prop::collection::btree_set(Just("Canaries".to_owned()), 0..2);
     let mismatch = prop_oneof![
         Just(Mismatch::Certificate(vec!["pp_role".into()])),
@@ -99,29 +104,32 @@ fn an_arrival() -> impl Strategy<Value = LaunchView> {
         a_name(),
         (prop::option::of(other.prop_map(|machine| (OTHER.parse().unwrap(), machine))), node_groups, any::<bool>()),
         prop::option::of(reachable(classified)),
-        prop::option::weighted(0.9, reachable(a_run())),
+        (prop::option::weighted(0.9, reachable(a_run())), prop::option::weighted(0.9, history)),
         prop::option::of(
             (reachable(Just(())), orders()).prop_map(|(connected, orders)| Connection { connected, orders }),
         ),
         prop::option::weighted(0.9, a_target),
         prop::option::weighted(0.9, probe.prop_map(|says| vec![(Probe::Tcp(8142), says)])),
     )
-        .prop_map(|(name, (owner, node_groups, located), classification, run, connection, targets, probes)| {
-            LaunchView {
-                name: Some(name),
-                refused: None,
-                owner,
-                located: located.then(|| (OTHER.parse().unwrap(), home())),
-                node_groups,
-                classification,
-                run,
-                run_of_another: None,
-                connection,
-                targets,
-                probes,
-                elsewhere: None,
-            }
-        })
+        .prop_map(
+            |(name, (owner, node_groups, located), classification, (run, history), connection, targets, probes)| {
+                LaunchView {
+                    name: Some(name),
+                    refused: None,
+                    owner,
+                    located: located.then(|| (OTHER.parse().unwrap(), home())),
+                    node_groups,
+                    classification,
+                    run,
+                    run_of_another: None,
+                    connection,
+                    history,
+                    targets,
+                    probes,
+                    elsewhere: None,
+                }
+            },
+        )
 }
 
 fn a_beginning() -> impl Strategy<Value = Began> {
@@ -138,11 +146,11 @@ fn any_world() -> impl Strategy<Value = World> {
     let origin = prop::sample::select(vec![None, Some(Place::Ec2), Some(Place::WarmPool)]);
     let time = prop_oneof![3 => Just(200), 1 => Just(2001)];
     // Half of them are through with their certificate, so that the rules that come after it are reached.
-    let flags = (any::<bool>(), any::<bool>());
+    let flags = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
     let report = prop_oneof![3 => Just(Some(Probe::Report)), 1 => Just(Some(Probe::AnyReport)), 1 => Just(None)];
     (an_arrival(), a_beginning(), origin, wishes, (flags, report), time).prop_map(
-        |(puppet, began, origin, wishes, ((orchestrated, signed), report), now)| {
-            let mut world = World { puppet, orchestrated, now: at(now), ..world() };
+        |(puppet, began, origin, wishes, ((orchestrated, signed, sweeps, proceed), report), now)| {
+            let mut world = World { puppet, orchestrated, sweeps, now: at(now), ..world() };
             if signed {
                 let own = certificate(Some(OURS), at(ISSUED));
                 let holds = flawed(own.holds.clone(), Some("pp_role"));
@@ -156,9 +164,13 @@ fn any_world() -> impl Strategy<Value = World> {
             let [pin, classified, refresh, await_refresh, ready, refuse, external, require] = wishes;
             profile.pin = pin.then(|| "Canaries".to_owned()).into_iter().collect();
             profile.classified = classified.then(|| "Canaries".to_owned()).into_iter().collect();
-            // The configuration's parser refuses targets where no report is asked for.
-            profile.refresh = (refresh && report.is_some()).then(|| PRIMARY.parse().unwrap()).into_iter().collect();
-            profile.await_refresh = await_refresh;
+            profile.refresh.waves = if refresh { primary() } else { Vec::new() };
+            profile.refresh.await_launch = await_refresh;
+            profile.refresh.on_timeout = if proceed { OnRefreshTimeout::Proceed } else { OnRefreshTimeout::Wait };
+            // What the configuration's parser requires.
+            if report == Some(Probe::AnyReport) {
+                profile.refresh.after = RefreshAfter::Catalog;
+            }
             profile.ready = ready.then_some(Probe::Tcp(8142)).into_iter().chain(report).collect();
             profile.rekey = if refuse { Rekey::Refuse } else { Rekey::Allow };
             profile.sign = if external { SignMode::External } else { SignMode::Verify };
@@ -292,10 +304,15 @@ proptest! {
             prop_assert!(profile.classified.is_empty() || groups.is_some_and(|says| says.groups.contains("Canaries")));
             let pins = seen.pins.known().ok().flatten();
             prop_assert!(profile.pin.is_empty() || pins.is_some_and(|pins| !pins.is_empty()));
-            let told = world.orchestrated || profile.await_refresh;
-            if let (true, false, Some(Lookup::Found(run))) = (told, profile.refresh.is_empty(), &world.puppet.run) {
+            let refreshes = world.orchestrated || profile.refresh.await_launch;
+            let without = story.codes().contains(&Code::RefreshTimedOut);
+            prop_assert!(!without || profile.refresh.on_timeout == OnRefreshTimeout::Proceed);
+            if refreshes && !profile.refresh.is_empty() && awaited != AwaitedRun::None && !without {
+                // It learnt of something of this launch: of what exactly is tested where the change is.
                 let targets = world.puppet.targets.as_deref().unwrap_or_default();
-                let knows = |target: &TargetView| matches!(&target.run, Lookup::Found(its) if its.is_good() && its.start >= run.end);
+                let since = its.issued.as_second() - 60;
+                let knows = |its: &RunView| !its.noop && !its.cached && its.start.as_second() >= since;
+                let knows = |target: &TargetView| target.runs.known().is_ok_and(|runs| runs.is_some_and(|runs| runs.iter().any(knows)));
                 prop_assert!(!targets.is_empty() && targets.iter().all(knows));
             }
         }

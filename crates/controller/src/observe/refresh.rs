@@ -1,0 +1,175 @@
+//! What PuppetDB and the orchestrator say about the runs of launching nodes and of refresh targets. Reads only, once for the whole batch.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+use stagedoor_lifecycle::decision::Question;
+use stagedoor_lifecycle::refresh::{CatalogView, History, Order, RunView, TargetView, searched_from};
+use stagedoor_puppet::{Job, Orchestrator, Report, StoredCatalog};
+use stagedoor_types::{Certname, Lookup, Service, Trouble};
+
+use super::ask;
+use super::lookups::Answers;
+use crate::batch::{Answer, Query};
+use crate::call::is_unauthenticated;
+use crate::context::{Puppet, Run};
+use crate::snapshot::{PuppetSnapshot, by_name, run_view};
+
+/// How many of the newest orders are read.
+const ORDERS: usize = 100;
+
+/// The newest orders of the orchestrator.
+pub(super) async fn jobs(run: Run<'_>, orchestrator: &Orchestrator) -> Result<Vec<Job>, Trouble> {
+    ask(run, Service::Orchestrator, orchestrator.jobs(ORDERS)).await
+}
+
+/// Nodes, each with a time since which its runs are searched for; one may be there for several times.
+pub(crate) type Windows = BTreeSet<(Certname, Timestamp)>;
+
+/// The runs of the launching nodes since their launches, with their stored catalogs where those count.
+pub(super) async fn histories(run: Run<'_>, puppet: &Puppet, queries: &[&Query]) -> Answers {
+    let windows = |after_catalog: bool| -> Windows {
+        let wanted = queries.iter().filter(|query| query.after_catalog == after_catalog);
+        wanted.filter_map(|query| Some((query.certname.clone()?, since(&query.question)?))).collect()
+    };
+    let (by_run, by_catalog) = (windows(false), windows(true));
+    let names: Vec<Certname> = by_catalog.iter().map(|(name, _)| name.clone()).collect();
+    let catalogs = puppet.puppetdb.catalogs(&names);
+    let (of_runs, of_catalogs, catalogs) = tokio::join!(
+        runs(run, puppet, &by_run, false),
+        runs(run, puppet, &by_catalog, true),
+        ask(run, Service::PuppetDb, catalogs),
+    );
+    let unauthenticated =
+        is_unauthenticated(&of_runs) || is_unauthenticated(&of_catalogs) || is_unauthenticated(&catalogs);
+    let catalogs = by_name(catalogs, |catalog| &catalog.certname);
+    let answer = |query: &&Query| {
+        let name = query.certname.as_ref()?;
+        let of = if query.after_catalog { &of_catalogs } else { &of_runs };
+        let catalog = match &catalogs {
+            Ok(catalogs) => catalogs.get(name).map_or(Lookup::Absent, |catalog| Lookup::Found(catalog_view(catalog))),
+            Err(trouble) => Lookup::Unavailable(trouble.clone()),
+        };
+        Some((query.key.clone(), Answer::History(History { runs: runs_of(of, name), catalog })))
+    };
+    Answers { all: queries.iter().filter_map(answer).collect(), unauthenticated }
+}
+
+/// What is known of the refresh targets.
+pub(super) async fn targets(run: Run<'_>, puppet: &Puppet, snapshot: &PuppetSnapshot, queries: &[&Query]) -> Answers {
+    let of = |query: &&Query| {
+        let since = since(&query.question);
+        query.targets.iter().filter_map(move |name| Some((name.clone(), since?))).collect::<Vec<_>>()
+    };
+    let windows: Windows = queries.iter().flat_map(of).collect();
+    let seen = views(run, puppet, snapshot.jobs.as_ref(), &windows).await;
+    let answer = |query: &&Query| {
+        let targets = query.targets.iter().filter_map(|name| seen.views.get(name).cloned()).collect();
+        (query.key.clone(), Answer::Targets(targets))
+    };
+    Answers { all: queries.iter().map(answer).collect(), unauthenticated: seen.unauthenticated }
+}
+
+/// What was seen of refresh targets.
+pub(crate) struct Targets {
+    pub(crate) views: BTreeMap<Certname, TargetView>,
+    /// Whether Puppet refused the credentials.
+    unauthenticated: bool,
+}
+
+/// What is known of these targets, from an hour before these changes on; for housekeeping, which has no snapshot.
+pub(crate) async fn target_views(run: Run<'_>, puppet: &Puppet, changes: &BTreeMap<Certname, Timestamp>) -> Targets {
+    let jobs = match &puppet.orchestrator {
+        Some(orchestrator) => Some(jobs(run, orchestrator).await),
+        None => None,
+    };
+    let windows = changes.iter().map(|(name, change)| (name.clone(), searched_from(*change))).collect();
+    views(run, puppet, jobs.as_ref(), &windows).await
+}
+
+async fn views(run: Run<'_>, puppet: &Puppet, jobs: Option<&Result<Vec<Job>, Trouble>>, windows: &Windows) -> Targets {
+    let names: BTreeSet<&Certname> = windows.iter().map(|(name, _)| name).collect();
+    let names: Vec<Certname> = names.into_iter().cloned().collect();
+    if names.is_empty() {
+        return Targets { views: BTreeMap::new(), unauthenticated: false };
+    }
+    let connected = async {
+        match &puppet.orchestrator {
+            Some(orchestrator) => Some(ask(run, Service::Orchestrator, orchestrator.inventory(&names)).await),
+            None => None,
+        }
+    };
+    let (reports, catalogs, connected) = tokio::join!(
+        runs(run, puppet, windows, true),
+        ask(run, Service::PuppetDb, puppet.puppetdb.catalogs(&names)),
+        connected
+    );
+    let unauthenticated = is_unauthenticated(&reports)
+        || is_unauthenticated(&catalogs)
+        || connected.as_ref().is_some_and(is_unauthenticated);
+    let connected = connected.and_then(Result::ok);
+    // Without its catalog, a run counts by its beginning.
+    let catalogs = by_name(catalogs, |catalog| &catalog.certname).unwrap_or_default();
+    let view = |name: Certname| TargetView {
+        disconnected: connected.as_ref().is_some_and(|connected| connected.get(&name) == Some(&false)),
+        runs: runs_of(&reports, &name),
+        catalog: catalogs.get(&name).map(catalog_view),
+        orders: puppet.orchestrator.is_some().then(|| orders_of(jobs, &name)),
+        certname: name,
+    };
+    Targets { views: names.into_iter().map(|name| (name.clone(), view(name))).collect(), unauthenticated }
+}
+
+/// The time of a question about runs.
+fn since(question: &Question) -> Option<Timestamp> {
+    match question {
+        Question::History(since) | Question::Targets(since) => Some(*since),
+        _ => None,
+    }
+}
+
+type Runs = Result<BTreeMap<Certname, Vec<RunView>>, Trouble>;
+
+async fn runs(run: Run<'_>, puppet: &Puppet, windows: &Windows, metrics: bool) -> Runs {
+    let windows: Vec<(Certname, Timestamp)> = windows.iter().cloned().collect();
+    let reports: Vec<Report> = ask(run, Service::PuppetDb, puppet.puppetdb.runs_since(&windows, metrics)).await?;
+    let mut runs: BTreeMap<Certname, Vec<RunView>> = BTreeMap::new();
+    for report in reports {
+        let (of, view) = (runs.entry(report.certname.clone()).or_default(), run_view(&report));
+        // Two windows may hold the same run.
+        if !of.contains(&view) {
+            of.push(view);
+        }
+    }
+    Ok(runs)
+}
+
+fn runs_of(runs: &Runs, name: &Certname) -> Lookup<Vec<RunView>> {
+    match runs {
+        Ok(runs) => Lookup::Found(runs.get(name).cloned().unwrap_or_default()),
+        Err(trouble) => Lookup::Unavailable(trouble.clone()),
+    }
+}
+
+fn catalog_view(catalog: &StoredCatalog) -> CatalogView {
+    CatalogView { id: catalog.catalog_uuid.clone(), produced: catalog.producer_timestamp }
+}
+
+/// The orders for a node, newest first; those that change nothing are none.
+pub(super) fn orders_of(jobs: Option<&Result<Vec<Job>, Trouble>>, name: &Certname) -> Lookup<Vec<Order>> {
+    match jobs {
+        None => Lookup::Absent,
+        Some(Err(trouble)) => Lookup::Unavailable(trouble.clone()),
+        Some(Ok(jobs)) => Lookup::Found(
+            jobs.iter()
+                .filter(|job| job.is_for(name) && !job.noop)
+                .map(|job| {
+                    let began = job.started.or(job.created);
+                    let ended =
+                        if job.state.is_over() { job.finished.or(began).or(Some(Timestamp::MIN)) } else { None };
+                    Order { job: job.id.to_string(), began, ended }
+                })
+                .collect(),
+        ),
+    }
+}

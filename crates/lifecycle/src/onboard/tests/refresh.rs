@@ -1,0 +1,274 @@
+//! The refresh targets, which must learn of an instance before it serves.
+
+use stagedoor_types::Certname;
+
+use super::*;
+use crate::profile::OnRefreshTimeout;
+use crate::refresh::CatalogView;
+
+/// Its first successful run ended at second 110, and the time is second 130.
+fn with_target() -> World {
+    let mut world = world().confirmed();
+    world.orchestrated = true;
+    world.now = at(130);
+    world.aws.profile.refresh.waves = primary();
+    world.puppet.history =
+        Some(History { runs: Lookup::Found(vec![run(at(100), "changed")]), catalog: Lookup::Absent });
+    world
+}
+
+/// The target has had this run, and no order.
+fn ran(run: Option<RunView>) -> Vec<TargetView> {
+    vec![target(run, Some(vec![]))]
+}
+
+fn ordered(decision: Decision) -> (Vec<Certname>, Timestamp) {
+    match decision {
+        Decision::Apply(Effect::Refresh(order)) => (order.targets, order.change),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn primary_alone() -> Vec<Certname> {
+    vec![PRIMARY.parse().unwrap()]
+}
+
+#[test]
+fn once_it_has_reported_it_is_asked_when_it_first_did_and_then_about_the_targets() {
+    let mut world = with_target();
+    assert!(matches!(world.decide(), Decision::Ask(Question::Targets(_))));
+    world.puppet.history = None;
+    assert!(matches!(world.decide(), Decision::Ask(Question::History(_))));
+    world.puppet.run = Some(Lookup::Absent);
+    world.puppet.connection = Some(Connection { connected: Lookup::Absent, orders: Lookup::Found(vec![]) });
+    waits(world.decide());
+}
+
+#[test]
+fn a_target_that_has_not_run_puppet_since_the_change_is_ordered_to_by_the_sweep_alone() {
+    let mut world = with_target();
+    world.puppet.targets = Some(ran(Some(run(at(109), "changed"))));
+    assert_eq!(ordered(world.decide()), (primary_alone(), at(110)));
+    world.sweeps = false;
+    assert_eq!(waits(world.decide()).codes(), [Code::WaitingForRefresh]);
+}
+
+#[test]
+fn later_runs_of_the_instance_restart_nothing() {
+    let mut world = with_target();
+    // Its daemon has run again, and the target in between.
+    world.puppet.run = Some(Lookup::Found(run(at(120), "unchanged")));
+    world.puppet.history.as_mut().unwrap().runs =
+        Lookup::Found(vec![run(at(120), "unchanged"), run(at(100), "changed")]);
+    world.puppet.targets = Some(ran(Some(run(at(110), "changed"))));
+    completed(world.decide());
+}
+
+#[test]
+fn reports_that_began_before_its_certificate_are_a_predecessors() {
+    let mut world = with_target();
+    world.certificate().issued = at(90);
+    let runs = Lookup::Found(vec![run(at(29), "changed"), run(at(100), "changed")]);
+    world.puppet.history.as_mut().unwrap().runs = runs;
+    // It would have been enough for the predecessor.
+    world.puppet.targets = Some(ran(Some(run(at(50), "changed"))));
+    assert_eq!(ordered(world.decide()).1, at(110));
+}
+
+#[test]
+fn a_run_that_puppetdb_has_forgotten_is_replaced_by_the_newest() {
+    let mut world = with_target();
+    world.puppet.history.as_mut().unwrap().runs = Lookup::Found(vec![]);
+    world.puppet.targets = Some(ran(None));
+    assert_eq!(ordered(world.decide()).1, at(110));
+}
+
+#[test]
+fn a_history_that_is_unavailable_is_not_an_empty_one() {
+    let mut world = with_target();
+    world.puppet.history.as_mut().unwrap().runs = unavailable(Service::PuppetDb);
+    assert_eq!(failed(world.decide()).codes(), [Code::PuppetDbUnavailable]);
+}
+
+#[test]
+fn a_targets_run_that_is_in_progress_is_waited_for_and_no_other_is_ordered() {
+    let mut world = with_target();
+    for began in [50, 120] {
+        world.puppet.targets = Some(vec![target(None, Some(vec![order("81", at(began), None)]))]);
+        assert_eq!(waits(world.decide()).codes(), [Code::WaitingForRefresh]);
+    }
+}
+
+#[test]
+fn a_target_whose_services_do_not_answer_is_waited_for() {
+    let mut world = with_target();
+    world.puppet.targets = Some(vec![TargetView { runs: down(), ..target(None, Some(vec![])) }]);
+    assert_eq!(waits(world.decide()).codes(), [Code::WaitingForRefresh, Code::CaUnavailable]);
+}
+
+#[test]
+fn a_target_that_has_learnt_of_it_lets_it_serve_also_if_a_resource_failed_there() {
+    let mut world = with_target();
+    for status in ["unchanged", "failed"] {
+        world.puppet.targets = Some(ran(Some(run(at(110), status))));
+        assert_eq!(completed(world.decide()).codes(), [Code::Enrolled, Code::Enrolled, Code::Refreshed]);
+    }
+}
+
+#[test]
+fn every_target_must_have_learnt_of_it() {
+    let mut world = with_target();
+    world.aws.profile.refresh.waves[0].push("replica.example.com".parse().unwrap());
+    let learnt = target(Some(run(at(110), "unchanged")), Some(vec![]));
+    world.puppet.targets = Some(vec![learnt.clone()]);
+    assert_eq!(waits(world.decide()).codes(), [Code::WaitingForRefresh], "it was not asked about");
+    let replica: Certname = "replica.example.com".parse().unwrap();
+    let target = TargetView { certname: replica.clone(), ..target(None, Some(vec![])) };
+    world.puppet.targets = Some(vec![learnt, target]);
+    assert_eq!(ordered(world.decide()).0, [replica]);
+}
+
+#[test]
+fn without_an_orchestrator_the_profile_says_whether_to_wait_for_the_targets() {
+    let mut world = with_target();
+    world.orchestrated = false;
+    world.puppet.history = None;
+    assert_eq!(completed(world.decide()).codes(), [Code::Enrolled, Code::Enrolled, Code::RefreshedAtNextRun]);
+    world = with_target();
+    world.orchestrated = false;
+    world.aws.profile.refresh.await_launch = true;
+    assert!(matches!(world.decide(), Decision::Ask(Question::Targets(_))));
+    world.puppet.targets = Some(vec![target(None, None)]);
+    assert_eq!(waits(world.decide()).codes(), [Code::WaitingForRefresh]);
+    world.puppet.targets = Some(vec![target(Some(run(at(120), "changed")), None)]);
+    completed(world.decide());
+}
+
+#[test]
+fn where_no_run_is_awaited_no_refresh_is_either() {
+    let mut world = with_target();
+    world.aws.profile.ready = vec![];
+    world.puppet.history = None;
+    for after in [RefreshAfter::SuccessfulRun, RefreshAfter::Catalog] {
+        world.aws.profile.refresh.after = after;
+        assert_eq!(completed(world.decide()).codes(), [Code::Enrolled, Code::Enrolled]);
+    }
+}
+
+#[test]
+fn a_change_by_a_clock_that_is_ahead_is_waited_for() {
+    let mut world = with_target();
+    world.now = at(109);
+    assert_eq!(waits(world.decide()).codes(), [Code::ClockAhead]);
+}
+
+// The timeout of the refresh.
+
+#[test]
+fn a_target_that_fails_keeps_no_fit_instance_out() {
+    let mut world = with_target();
+    world.puppet.targets = Some(ran(None));
+    world.now = at(110 + 1199);
+    assert_eq!(waits(world.decide()).codes(), [Code::WaitingForRefresh]);
+    world.now = at(110 + 1200);
+    assert_eq!(completed(world.decide()).codes(), [Code::RefreshTimedOut, Code::Enrolled, Code::Enrolled]);
+}
+
+#[test]
+fn everything_in_ready_stays_required() {
+    let mut world = with_target();
+    world.puppet.targets = Some(ran(None));
+    world.now = at(110 + 1200);
+    world.aws.profile.ready.push(Probe::Tcp(8142));
+    world.puppet.probes = Some(vec![(Probe::Tcp(8142), Err("connection refused".into()))]);
+    assert_eq!(waits(world.decide()).codes(), [Code::WaitingForReadiness, Code::RefreshTimedOut]);
+}
+
+#[test]
+fn a_fit_instance_is_not_abandoned_because_the_change_came_late() {
+    let mut world = with_target();
+    world.puppet.run = Some(Lookup::Found(run(at(1600), "changed")));
+    world.puppet.history.as_mut().unwrap().runs = Lookup::Found(vec![run(at(1600), "changed")]);
+    world.puppet.targets = Some(ran(None));
+    world.now = at(1679);
+    waits(world.decide());
+    world.now = at(1680);
+    assert_eq!(completed(world.decide()).codes(), [Code::RefreshTimedOut, Code::Enrolled, Code::Enrolled]);
+    world.aws.action.began = Began::Said(at(0));
+    assert_eq!(world.decide(), Decision::Ask(Question::Began), "an event alone does not show it");
+}
+
+#[test]
+fn the_profile_may_wait_until_the_launch_is_over() {
+    let mut world = with_target();
+    world.aws.profile.refresh.on_timeout = OnRefreshTimeout::Wait;
+    world.puppet.targets = Some(ran(None));
+    world.now = at(110 + 1200);
+    assert_eq!(waits(world.decide()).codes(), [Code::RefreshTimedOut]);
+    world.now = at(1800);
+    assert_eq!(abandoned(world.decide()).codes(), [Code::TimeoutExpired, Code::RefreshTimedOut]);
+}
+
+// After the first stored catalog.
+
+/// Its first run is in progress, and its catalog was stored at second 105.
+fn hanging() -> World {
+    let mut world = with_target();
+    world.aws.profile.refresh.after = RefreshAfter::Catalog;
+    world.puppet.run = Some(Lookup::Absent);
+    let catalog = CatalogView { id: Some("first".into()), produced: at(105) };
+    world.puppet.history = Some(History { runs: Lookup::Found(vec![]), catalog: Lookup::Found(catalog) });
+    world.puppet.connection = Some(Connection { connected: Lookup::Absent, orders: Lookup::Found(vec![]) });
+    world
+}
+
+#[test]
+fn what_cannot_run_before_the_targets_know_it_is_not_deadlocked() {
+    let mut world = hanging();
+    world.puppet.targets = Some(ran(None));
+    assert_eq!(ordered(world.decide()), (primary_alone(), at(105)));
+    // Then its own run is waited for.
+    world.puppet.targets = Some(ran(Some(run(at(106), "changed"))));
+    assert_eq!(waits(world.decide()).codes(), [Code::WaitingForRun]);
+    let Some(History { runs, .. }) = &mut world.puppet.history else { panic!() };
+    let first = RunView { catalog: Some("first".into()), ..run(at(100), "failed") };
+    *runs = Lookup::Found(vec![first.clone()]);
+    world.puppet.run = Some(Lookup::Found(first));
+    assert_eq!(waits(world.decide()).codes(), [Code::RunNotSuccessful], "the targets need no second run");
+    world.puppet.run = Some(Lookup::Found(run(at(120), "changed")));
+    assert_eq!(completed(world.decide()).codes(), [Code::Enrolled, Code::Enrolled, Code::Refreshed]);
+}
+
+#[test]
+fn before_its_first_catalog_its_own_run_is_what_is_missing() {
+    let mut world = hanging();
+    world.puppet.history.as_mut().unwrap().catalog = Lookup::Absent;
+    assert_eq!(waits(world.decide()).codes(), [Code::WaitingForRun]);
+    let predecessors = CatalogView { id: None, produced: at(ISSUED - 61) };
+    world.puppet.history.as_mut().unwrap().catalog = Lookup::Found(predecessors);
+    assert_eq!(waits(world.decide()).codes(), [Code::WaitingForRun]);
+    world.puppet.history.as_mut().unwrap().catalog = unavailable(Service::PuppetDb);
+    assert_eq!(failed(world.decide()).codes(), [Code::PuppetDbUnavailable]);
+}
+
+#[test]
+fn that_it_goes_on_without_the_targets_is_said_while_its_own_run_is_missing() {
+    let mut world = hanging();
+    world.puppet.targets = Some(ran(None));
+    world.now = at(105 + 1200);
+    assert_eq!(waits(world.decide()).codes(), [Code::WaitingForRun, Code::RefreshTimedOut]);
+}
+
+#[test]
+fn what_returns_from_the_warm_pool_is_no_new_change() {
+    let mut world = with_target();
+    world.certificate().issued = at(-5000);
+    world.aws.action.origin = Some(Place::WarmPool);
+    world.aws.group().has_pool = true;
+    world.aws.action.began = Began::Confirmed { recorded: Some(at(0)), said: Some(at(20)) };
+    let (entry, exit) = (run(at(-4900), "changed"), run(at(100), "unchanged"));
+    world.puppet.history.as_mut().unwrap().runs = Lookup::Found(vec![entry, exit]);
+    // The target learnt of it when it entered the pool.
+    world.puppet.targets = Some(ran(Some(run(at(-4800), "changed"))));
+    completed(world.decide());
+}

@@ -1,0 +1,178 @@
+//! Has one refresh target learnt of a change; else, is it about to, or is a run to be ordered? Pure.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use stagedoor_types::{Certname, Lookup, Trouble};
+
+use super::schedule::{Due, Given, PENDING_FROM, SWEEPS, due};
+use super::{CatalogView, LOST, Order, RunView, SETTLING, TargetView};
+use crate::deadline;
+
+/// Whether a target has learnt of a change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum TargetStanding {
+    /// It has.
+    Learnt {
+        /// When the run ended by which it first did.
+        end: Timestamp,
+        /// How that is known.
+        how: String,
+    },
+    /// It will, or may, soon. Holds what is waited for.
+    Underway(String),
+    /// A run has to be ordered.
+    Needed {
+        /// When the order became due.
+        due: Timestamp,
+        /// What is waited for.
+        what: String,
+    },
+    /// A service that could say is unavailable.
+    Unknown(Trouble),
+}
+
+/// When the compilation of a run's catalog began at the earliest, which is a time that PuppetDB's contents of before it are in.
+///
+/// A catalog is compiled after its run began (`start_time`). Where it is still the stored one, by its `catalog_uuid`, it was also compiled no
+/// longer before its `producer_timestamp` than the run waited for it (the metric `config_retrieval`, which includes the compilation). So a
+/// run that began before a change and compiled its catalog after it counts as well.
+pub(super) fn compiled(run: &RunView, stored: Option<&CatalogView>) -> Timestamp {
+    let same = stored.filter(|stored| stored.id.is_some() && stored.id == run.catalog);
+    let by_catalog = same.zip(run.retrieving).map(|(stored, took)| deadline::before(stored.produced, took));
+    by_catalog.map_or(run.start, |compiled| compiled.max(run.start))
+}
+
+/// The run by which a target first learnt of a change, if it has: its catalog was compiled since, and applied, also if some resource
+/// failed. A failed compilation, a cached catalog and a noop run teach nothing.
+pub(super) fn first_to_learn(runs: &[RunView], stored: Option<&CatalogView>, change: Timestamp) -> Option<RunView> {
+    let learnt = runs.iter().filter(|run| run.has_applied() && compiled(run, stored) >= change);
+    learnt.min_by_key(|run| run.end).cloned()
+}
+
+/// The orders for a target, seen from a change on.
+pub(super) struct TargetOrders<'a> {
+    pub(super) all: &'a [Order],
+    pub(super) runs: &'a [RunView],
+    pub(super) change: Timestamp,
+    /// After how long an order is lost.
+    pub(super) lost: Duration,
+    pub(super) now: Timestamp,
+}
+
+impl TargetOrders<'_> {
+    /// Whether an order is in progress. A report of its job shows that it is over, also where the orchestrator has lost track of it.
+    pub(super) fn is_open(&self, order: &Order) -> bool {
+        order.is_open(self.lost, self.now) && !self.runs.iter().any(|run| run.job.as_ref() == Some(&order.job))
+    }
+
+    /// When the run of an order began at the earliest: not before the one that was in progress when it was given had ended.
+    fn began(&self, order: &Order) -> Timestamp {
+        let began = order.began.unwrap_or(Timestamp::MIN);
+        let before = self.all.iter().filter(|other| other.number() < order.number());
+        before.filter_map(|other| other.ended).fold(began, Timestamp::max)
+    }
+
+    /// Whether the target will have learnt of the change by the run of this order, as far as its beginning says.
+    fn may_know(&self, order: &Order) -> bool {
+        self.began(order) >= self.change
+    }
+
+    /// What is waited for before another order is given, if anything is: an order by which the target will learn of the change, or two
+    /// orders, of which the second will run once the first has ended. An order from before the change is waited for as well, but not for
+    /// long: another one may wait behind it.
+    fn underway(&self, certname: &Certname) -> Option<String> {
+        let open: Vec<&Order> = self.all.iter().filter(|order| self.is_open(order)).collect();
+        if let Some(order) = open.iter().find(|order| self.may_know(order)).or(open.get(1)) {
+            return Some(format!("the Puppet run of {certname} (job {})", order.job));
+        }
+        let order = open.first().filter(|_| self.now < deadline::after(self.change, PENDING_FROM))?;
+        Some(format!("the end of an earlier Puppet run of {certname} (job {})", order.job))
+    }
+
+    /// What the schedule needs to know of them. A run of a job that the orchestrator does not show was ordered as well.
+    fn given(&self, at_least: usize) -> Given {
+        let since = |time: Option<Timestamp>| time.is_some_and(|time| time >= self.change);
+        let given = self.all.iter().filter(|order| since(order.began));
+        let forgotten = self
+            .runs
+            .iter()
+            .filter(|run| run.start >= self.change && !run.noop)
+            .filter(|run| run.job.as_ref().is_some_and(|job| self.all.iter().all(|order| order.job != *job)));
+        let count = given.count() + forgotten.count();
+        let freed = self.all.iter().filter(|order| since(order.ended)).filter_map(|order| {
+            // The report of an order from before the change would prove nothing: it is not waited for.
+            let settles = if self.may_know(order) { SETTLING } else { Duration::ZERO };
+            order.ended.map(|ended| deadline::after(ended, settles))
+        });
+        let free = freed.max();
+        Given { count: count.max(at_least), any_shown: count > 0 || free.is_some(), free }
+    }
+}
+
+/// How orders for a target are given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Policy {
+    /// How long the target may take: an order is not lost before.
+    pub(super) timeout: Duration,
+    /// How often it is looked at whether an order is due.
+    pub(super) every: Duration,
+    /// How many orders count as given at least.
+    pub(super) at_least: usize,
+}
+
+impl Policy {
+    /// For actions that wait for the target.
+    pub(super) fn of_sweeps(timeout: Duration) -> Self {
+        Self { timeout, every: SWEEPS, at_least: 0 }
+    }
+}
+
+/// Whether this target has learnt of a change, or of what the wave before it has changed.
+#[must_use]
+pub(super) fn standing(target: &TargetView, change: Timestamp, policy: Policy, now: Timestamp) -> TargetStanding {
+    let TargetView { certname, disconnected, runs, catalog, orders } = target;
+    let runs = match runs.known() {
+        Err(trouble) => return TargetStanding::Unknown(trouble.clone()),
+        Ok(runs) => runs.map_or(&[][..], Vec::as_slice),
+    };
+    if let Some(run) = first_to_learn(runs, catalog.as_ref(), change) {
+        let how = format!("{certname} ran Puppet at {}", run.start);
+        return TargetStanding::Learnt { end: run.end, how };
+    }
+    // Why the newest run since the change does not count.
+    let ran = runs.iter().filter(|run| run.start >= change).max_by_key(|run| run.end);
+    let what = match ran {
+        None => format!("a Puppet run of {certname} since {change}"),
+        Some(run) => format!("another Puppet run of {certname}: the one at {} {}", run.start, flaw(run)),
+    };
+    let orders = match orders.as_ref().map(Lookup::known) {
+        None => return TargetStanding::Underway(what),
+        Some(Err(trouble)) => return TargetStanding::Unknown(trouble.clone()),
+        Some(Ok(orders)) => orders.map_or(&[][..], Vec::as_slice),
+    };
+    let orders = TargetOrders { all: orders, runs, change, lost: policy.timeout.max(LOST), now };
+    if let Some(underway) = orders.underway(certname) {
+        return TargetStanding::Underway(underway);
+    }
+    if *disconnected {
+        let next = format!("the next Puppet run of {certname}, which is not connected to the orchestrator");
+        return TargetStanding::Underway(next);
+    }
+    match due(change, orders.given(policy.at_least), policy.every, now) {
+        Due::Now(due) => TargetStanding::Needed { due, what },
+        Due::At(next) => TargetStanding::Underway(format!("{what}; the next order is due at {next}")),
+        Due::Never => TargetStanding::Underway(format!("{what}; no further run is ordered")),
+    }
+}
+
+/// Why a run since the change has taught the target nothing.
+fn flaw(run: &RunView) -> &'static str {
+    if run.cached {
+        "applied a cached catalog"
+    } else if run.noop {
+        "was a noop run"
+    } else {
+        "had no catalog, because none could be compiled"
+    }
+}
