@@ -6,6 +6,7 @@
 mod certificate;
 mod classification;
 mod missing;
+mod readiness;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -17,12 +18,13 @@ use crate::admission::{Nameless, PendingAction};
 use crate::deadline;
 use crate::decision::{Decision, Effect, Missing, Question, not_yet};
 use crate::observation::{Began, CertificateView, LifecycleAction, NameView};
-use crate::profile::{AwaitedRun, Probe, Protected};
+use crate::profile::{AwaitedRun, Protected};
 use crate::reason::{Code, Fact, Reason};
 use crate::refresh::{self, Order, RunView, SETTLING, TargetView};
 
 pub use classification::{Classified, Mismatch, pins_left};
 pub use missing::Elsewhere;
+pub use readiness::{CheckIn, CodeView, Commits, Poll, ProbeResult, SuccessfulPolls};
 
 /// What Puppet says about a launching instance, as far as it was asked.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -47,8 +49,10 @@ pub struct LaunchView {
     pub connection: Option<Connection>,
     /// The profile's refresh targets.
     pub targets: Option<Vec<TargetView>>,
-    /// What each probe of the profile said; the text is what is wrong.
-    pub probes: Option<Vec<(Probe, ProbeResult)>>,
+    /// The newest poll of what the profile's `ready` names besides the Puppet run.
+    pub poll: Option<Poll>,
+    /// The successful polls in a row up to that one, if it was successful.
+    pub successful_polls: Option<SuccessfulPolls>,
     /// Where the instance was found under other names than the expected one.
     pub elsewhere: Option<Vec<Elsewhere>>,
 }
@@ -61,9 +65,6 @@ pub struct Refused {
     /// The key of the request, if it was not deleted because the sweep has to do that.
     pub left: Option<String>,
 }
-
-/// What a probe said: nothing is wrong, or what is.
-pub type ProbeResult = Result<(), String>;
 
 /// A node at the orchestrator.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -167,7 +168,7 @@ impl Rules<'_> {
             return Err(self.reclassified(name, certificate, own, waiting));
         }
         let told = run.map_or(Ok(None), |run| self.refreshed(run))?;
-        self.ready()?;
+        self.ready(certificate)?;
         let has = format!("{} has its certificate {}", name.certname, certificate.serial);
         let ran = match run {
             Some(run) if run.is_good() => format!("its Puppet run at {} was successful ({})", run.start, run.status),
@@ -309,24 +310,6 @@ impl Rules<'_> {
         let targets = self.seen.targets.as_deref();
         refresh::all(self.action, self.launching, targets, run.end, self.orchestrated, self.now)
             .map_err(NotYet::Decided)
-    }
-
-    /// Its services answer.
-    fn ready(&self) -> Result<(), NotYet> {
-        let wanted = self.launching.profile.ready.iter().filter(|probe| !probe.is_report());
-        let mut failing = Vec::new();
-        for probe in wanted {
-            let Some(probes) = &self.seen.probes else { return ask(Question::Probes) };
-            match probes.iter().find(|(asked, _)| asked == probe) {
-                Some((_, Ok(()))) => {}
-                Some((_, Err(why))) => failing.push(format!("{probe} ({why})")),
-                None => failing.push(format!("{probe} (it was not asked)")),
-            }
-        }
-        if failing.is_empty() {
-            return Ok(());
-        }
-        Err(news(Code::WaitingForReadiness, format!("waiting for {}", failing.join(", "))))
     }
 }
 

@@ -209,7 +209,7 @@ impl WorkItem {
             addresses: pending.addresses.clone(),
             classified: pending.profile.classified.clone(),
             targets: pending.profile.refresh.clone(),
-            probes: probes.copied().collect(),
+            probes: probes.cloned().collect(),
         })
     }
 

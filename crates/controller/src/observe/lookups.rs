@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use stagedoor_lifecycle::decision::Question;
 use stagedoor_lifecycle::onboard::Connection;
+use stagedoor_lifecycle::profile::Probe;
 use stagedoor_lifecycle::refresh::{Order, TargetView};
 use stagedoor_puppet::Job;
 use stagedoor_types::{ActionKey, Certname, InstanceId, Lookup, Service, Trouble};
@@ -26,7 +27,8 @@ pub(crate) struct Answers {
     pub(crate) unauthenticated: bool,
 }
 
-/// Looks up what the decisions need to know. Node groups and orders are kept in the snapshot: they are read once a pass.
+/// Looks up what the decisions need to know. Node groups, orders and the state of the code are kept in the snapshot: they are read once
+/// a pass.
 pub(crate) async fn lookups(
     run: Run<'_>,
     puppet: &Puppet,
@@ -57,9 +59,18 @@ pub(crate) async fn lookups(
             _ => None,
         }
     };
-    let (owners, jobs, groups) = Box::pin(async { tokio::join!(owners(run, queries), jobs, groups) }).await;
+    let code = async {
+        let wanted = probed.iter().any(|query| query.probes.contains(&Probe::FileSync));
+        if !wanted || snapshot.code.is_some() {
+            return None;
+        }
+        // By Puppet Server on the CA's host, which is the primary.
+        Some(ask(run, Service::Ca, puppet.file_sync.code()).await)
+    };
+    let (owners, jobs, groups, code) = Box::pin(async { tokio::join!(owners(run, queries), jobs, groups, code) }).await;
     snapshot.jobs = jobs.or(snapshot.jobs.take());
     snapshot.groups = groups.or(snapshot.groups.take());
+    snapshot.code = code.or(snapshot.code.take());
     let snapshot: &PuppetSnapshot = snapshot;
     let (classified, elsewhere, connected, targets, probed) = Box::pin(async {
         tokio::join!(
@@ -67,7 +78,7 @@ pub(crate) async fn lookups(
             super::elsewhere::elsewhere(run, puppet, snapshot, &elsewhere),
             connections(run, puppet, snapshot, &connected),
             refresh_targets(run, puppet, snapshot, &targets),
-            super::probes::probes(run, puppet, &probed),
+            super::probes::probes(run, puppet, snapshot, &probed),
         )
     })
     .await;

@@ -4,26 +4,34 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt};
-use stagedoor_lifecycle::onboard::ProbeResult;
+use stagedoor_lifecycle::onboard::{Poll, ProbeResult};
 use stagedoor_lifecycle::profile::Probe;
 use stagedoor_puppet::{ServiceState, StatusApi};
-use stagedoor_types::{ActionKey, Certname, Service};
+use stagedoor_types::{ActionKey, Certname, Service, Trouble};
 
 use super::ask;
 use crate::batch::{Answer, Query};
 use crate::call::{AT_ONCE, within};
 use crate::context::{Puppet, Run};
+use crate::snapshot::{PuppetSnapshot, certificate_view};
 
 /// How long a port may take to accept a connection.
 const CONNECT: Duration = Duration::from_secs(5);
 
-/// What the probes of these instances say.
-pub(super) async fn probes(run: Run<'_>, puppet: &Puppet, queries: &[&Query]) -> Vec<(ActionKey, Answer)> {
-    let wanted =
-        queries.iter().enumerate().flat_map(|(at, query)| query.probes.iter().map(move |probe| (at, *query, *probe)));
+/// What the probes of these instances say, and in how many polls in a row they have succeeded. File sync is read once a pass.
+pub(super) async fn probes(
+    run: Run<'_>,
+    puppet: &Puppet,
+    snapshot: &PuppetSnapshot,
+    queries: &[&Query],
+) -> Vec<(ActionKey, Answer)> {
+    let on_nodes = |query: &&Query| query.probes.iter().filter(|probe| **probe != Probe::FileSync).cloned().collect();
+    let wanted: Vec<Vec<Probe>> = queries.iter().map(on_nodes).collect();
+    let wanted = wanted.into_iter().enumerate().zip(queries);
+    let wanted = wanted.flat_map(|((at, probes), query)| probes.into_iter().map(move |probe| (at, *query, probe)));
     let asked = stream::iter(wanted).map(|(at, query, probe)| async move {
         let answer = match &query.certname {
-            Some(name) => ask_addresses(run, puppet, name, &query.addresses, probe).await,
+            Some(name) => ask_addresses(run, puppet, name, &query.addresses, &probe).await,
             None => Err("its certname is unknown".to_owned()),
         };
         (at, probe, answer)
@@ -34,7 +42,16 @@ pub(super) async fn probes(run: Run<'_>, puppet: &Puppet, queries: &[&Query]) ->
             of_query.push((probe, answer));
         }
     }
-    queries.iter().zip(said).map(|(query, said)| (query.key.clone(), Answer::Probes(said))).collect()
+    let polled = |(query, said): (&&Query, Vec<(Probe, ProbeResult)>)| {
+        let code = query.certname.as_ref().and_then(|name| snapshot.code_of(name));
+        let code = code.filter(|_| query.probes.contains(&Probe::FileSync));
+        let poll = Poll { said, code };
+        let certificate = query.certificate.as_ref().map(|own| certificate_view(own, None));
+        let is_good = certificate.is_some_and(|own| poll.failing(&query.probes, &own).is_none());
+        let polls = run.context.memory.polled(&query.key, is_good, run.now());
+        (query.key.clone(), Answer::Poll(poll, polls))
+    };
+    queries.iter().zip(said).map(polled).collect()
 }
 
 /// What a service said at one address.
@@ -51,7 +68,7 @@ async fn ask_addresses(
     puppet: &Puppet,
     name: &Certname,
     addresses: &[IpAddr],
-    probe: Probe,
+    probe: &Probe,
 ) -> ProbeResult {
     let mut unreachable = Vec::new();
     for address in addresses {
@@ -64,23 +81,19 @@ async fn ask_addresses(
     Err(if addresses.is_empty() { "EC2 shows no private address for it".to_owned() } else { unreachable.join("; ") })
 }
 
-async fn ask_probe(run: Run<'_>, puppet: &Puppet, name: &Certname, address: IpAddr, probe: Probe) -> Said {
+async fn ask_probe(run: Run<'_>, puppet: &Puppet, name: &Certname, address: IpAddr, probe: &Probe) -> Said {
     match probe {
-        Probe::Report | Probe::AnyReport => Said::Answered(Ok(())),
-        Probe::Status(port) => {
-            let api = match StatusApi::of_node(&puppet.transport, name, SocketAddr::new(address, port)) {
-                Ok(api) => api,
-                Err(error) => return Said::Answered(Err(error.to_string())),
-            };
-            match ask(run, Service::Node, api.simple()).await {
-                Ok(ServiceState::Running) => Said::Answered(Ok(())),
-                Ok(ServiceState::Unreachable { reason }) => Said::Unreachable(reason),
-                Ok(other) => Said::Answered(Err(format!("it says that it is {other}"))),
-                Err(trouble) => Said::Answered(Err(trouble.text)),
-            }
-        }
+        Probe::Report | Probe::AnyReport | Probe::FileSync => Said::Answered(Ok(())),
+        Probe::Status(port) => match status_api(puppet, name, address, *port) {
+            Ok(api) => said(ask(run, Service::Node, api.simple()).await.map(Some)),
+            Err(why) => Said::Answered(Err(why)),
+        },
+        Probe::Service(port, service) => match status_api(puppet, name, address, *port) {
+            Ok(api) => said(ask(run, Service::Node, api.simple_of(service.as_str())).await),
+            Err(why) => Said::Answered(Err(why)),
+        },
         Probe::Tcp(port) => {
-            let connecting = tokio::time::timeout(CONNECT, puppet.transport.connect(SocketAddr::new(address, port)));
+            let connecting = tokio::time::timeout(CONNECT, puppet.transport.connect(SocketAddr::new(address, *port)));
             match within(run.context, run.budget.work, Service::Node, connecting).await {
                 Ok(Ok(Ok(()))) => Said::Answered(Ok(())),
                 Ok(Ok(Err(error))) => Said::Unreachable(error.to_string()),
@@ -88,5 +101,20 @@ async fn ask_probe(run: Run<'_>, puppet: &Puppet, name: &Certname, address: IpAd
                 Err(trouble) => Said::Answered(Err(trouble.text)),
             }
         }
+    }
+}
+
+fn status_api(puppet: &Puppet, name: &Certname, address: IpAddr, port: u16) -> Result<StatusApi, String> {
+    StatusApi::of_node(&puppet.transport, name, SocketAddr::new(address, port)).map_err(|error| error.to_string())
+}
+
+/// What the state of a service is to a probe; `None` is that there is no such service.
+fn said(state: Result<Option<ServiceState>, Trouble>) -> Said {
+    match state {
+        Ok(Some(ServiceState::Running)) => Said::Answered(Ok(())),
+        Ok(Some(ServiceState::Unreachable { reason })) => Said::Unreachable(reason),
+        Ok(Some(other)) => Said::Answered(Err(format!("it says that it is {other}"))),
+        Ok(None) => Said::Answered(Err("it has no such service".to_owned())),
+        Err(trouble) => Said::Answered(Err(trouble.text)),
     }
 }
