@@ -56,6 +56,9 @@ codes! {
     /// There is no orchestrator: the refresh targets learn of the change at their next run.
     RefreshedAtNextRun = "refreshed_at_next_run", "Nothing.";
 
+    /// Puppet Enterprise keeps the lines of a purged compiler in the certificate allowlists of PuppetDB and RBAC.
+    AllowlistLinesKept = "allowlist_lines_kept", "Nothing while the certificate is revoked and these services read the CRL. If the name is used again, remove the lines first (docs/puppet-enterprise.md).";
+
     /// The timeout of the profile has expired, and the action is completed as `on_timeout` says. The next fact is what was missing.
     TimeoutExpired = "timeout_expired", "Find the cause in the reason. Raise the timeout if it is too short for your fleet.";
 
