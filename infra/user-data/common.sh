@@ -15,8 +15,9 @@ for setting in STAGEDOOR_SERVER STAGEDOOR_CERTNAME STAGEDOOR_PP_ROLE STAGEDOOR_C
   [ -n "${!setting:-}" ] || die "$setting is not set"
 done
 
-# The installation and the agent's first successful run must be finished by then.
-deadline=$((SECONDS + ${STAGEDOOR_TIMEOUT_S:-1500}))
+# The installation and the agent's first successful run must be finished by then: 70 minutes. The first run of a compiler of Puppet
+# Enterprise fails, or waits in its PuppetDB, until other hosts have run Puppet (docs/puppet-enterprise.md).
+deadline=$((SECONDS + ${STAGEDOOR_TIMEOUT_S:-4200}))
 
 scratch=$(mktemp -d)
 unfinished=()
@@ -145,6 +146,15 @@ put() {
   mv "$1.new" "$1"
 }
 
+# Further extensions: OID=value, with commas between.
+extensions=()
+if [ -n "${STAGEDOOR_EXTENSIONS:-}" ]; then
+  IFS=, read -ra extensions <<<"$STAGEDOOR_EXTENSIONS"
+  for extension in "${extensions[@]}"; do
+    [[ $extension =~ ^[0-9a-z_.]+=[A-Za-z0-9_.:/-]+$ ]] || die "STAGEDOOR_EXTENSIONS has '$extension', which is not OID=value"
+  done
+fi
+
 # What the certificate request says, and the CA to trust from the first byte on. The agent reads both when it makes its request.
 write_identity() {
   put "$attributes" 600 < <(
@@ -152,6 +162,9 @@ write_identity() {
     echo "  pp_instance_id: \"$instance_id\""
     echo "  pp_role: \"$STAGEDOOR_PP_ROLE\""
     if [ -n "${STAGEDOOR_PP_AUTH_ROLE:-}" ]; then echo "  pp_auth_role: \"$STAGEDOOR_PP_AUTH_ROLE\""; fi
+    if [ "${#extensions[@]}" -gt 0 ]; then
+      for extension in "${extensions[@]}"; do echo "  \"${extension%%=*}\": \"${extension#*=}\""; done
+    fi
     echo "custom_attributes:"
     echo "  challengePassword: \"$challenge\""
   )

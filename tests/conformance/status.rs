@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
-use stagedoor_puppet::{Error, ServiceState, StatusApi};
+use stagedoor_puppet::{Error, FileSync, ServiceState, StatusApi};
 use tokio::net::TcpListener;
 
 use super::site::{Site, endpoint, fresh};
@@ -21,6 +21,8 @@ fn status(site: &Site, url: &str) -> StatusApi {
 pub(super) async fn both_services_say_that_they_run(site: &Site) {
     assert_eq!(status(site, &site.ca_url).simple().await, Ok(ServiceState::Running));
     assert_eq!(status(site, &site.puppetdb_url).simple().await, Ok(ServiceState::Running));
+    // What balancers and probes ask for.
+    assert_eq!(status(site, &site.ca_url).simple_of("server").await, Ok(Some(ServiceState::Running)));
 }
 
 pub(super) async fn each_service_tells_its_state_and_version(site: &Site) {
@@ -39,6 +41,10 @@ pub(super) async fn each_service_tells_its_state_and_version(site: &Site) {
 pub(super) async fn a_service_that_is_not_there_is_none(site: &Site) {
     assert_eq!(status(site, &site.ca_url).service("classifier-service").await, Ok(None));
     assert_eq!(status(site, &site.puppetdb_url).service("ca").await, Ok(None));
+    assert_eq!(status(site, &site.ca_url).simple_of("broker-service").await, Ok(None));
+    // Open source has no file sync, and says so.
+    let transport = site.credentials(&site.controller).transport().expect("usable credentials");
+    assert_eq!(FileSync::new(&transport, &endpoint(&site.ca_url)).code().await, Ok(None));
 }
 
 pub(super) async fn a_node_is_asked_at_its_address_and_known_by_its_certificate(site: &Site) {

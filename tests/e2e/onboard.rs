@@ -5,5 +5,6 @@ mod impostors;
 mod main_job;
 mod missing;
 mod names;
+mod readiness;
 pub(crate) mod stage;
 mod timeouts;

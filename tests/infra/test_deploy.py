@@ -293,16 +293,28 @@ def test_the_example_configuration_goes_with_the_example_settings():
     open_ports = {rule.get("Fn::If", [None, rule])[1]["FromPort"] for rule in template}
     urls = [urllib.parse.urlsplit(configuration["puppet"][key]) for key in ("ca", "puppetdb", "orchestrator", "classifier")]
     assert {url.hostname for url in urls} == {fleet["PuppetServer"]}
-    probed = {int(probe.partition(":")[2]) for probe in profile["ready"] if ":" in probe}
+    probed = {int(probe.partition(":")[2].partition("/")[0]) for probe in profile["ready"] if ":" in probe}
     assert {url.port for url in urls} | probed == open_ports
     fleet_template = load("compilers")
     rules = [one["Properties"] for one in of_type(fleet_template, "AWS::EC2::SecurityGroupIngress").values()]
     from_controller = [one for one in rules if one["GroupId"] == {"Ref": "InstanceSecurityGroup"}]
     assert probed == {one["FromPort"] for one in from_controller}
     assert {json.dumps(one["SourceSecurityGroupId"]) for one in from_controller} == {'{"Ref": "ControllerSecurityGroupId"}'}
-    # The compilers talk to the same services of the primary as the controller.
+    # The compilers talk to the same services of the primary as the controller, their agents to its broker, their PuppetDB to PostgreSQL.
     to_puppet = [one for one in rules if one["GroupId"] == {"Ref": "PuppetSecurityGroupId"}]
-    assert {url.port for url in urls} == {one["FromPort"] for one in to_puppet}
+    assert {url.port for url in urls} | {8142, 5432} == {one["FromPort"] for one in to_puppet}
+
+
+def test_the_example_gives_a_compiler_the_time_that_its_first_run_takes():
+    fleet, profile = example_profile()
+    launch, terminate = (deploy.seconds(profile["timeout"][key]) for key in ("launch", "terminate"))
+    assert launch == 75 * 60
+    # The hooks wait longer than the controller, and the instance gives up before it.
+    assert int(fleet["LaunchHeartbeat"]) > launch and int(fleet["TerminateHeartbeat"]) > terminate
+    user_data = (INFRA / "user-data" / "common.sh").read_text()
+    assert 3600 < int(re.search(r"STAGEDOOR_TIMEOUT_S:-(\d+)", user_data)[1]) < launch
+    alarm = load("stagedoor")["Parameters"]["OldestWaitingAlarmSeconds"]["Default"]
+    assert int(alarm) > launch
 
 
 def test_the_example_configuration_has_only_keys_that_the_readme_explains():

@@ -234,20 +234,49 @@ def test_the_fleet_deploys(account, deploy, edition):
     assert made == expected("compilers", "HasController", *enterprise)
 
 
-@pytest.mark.parametrize(("edition", "ports"), [("pe", [4433, 8081, 8140, 8143]), ("open-source", [8081, 8140])])
+def opened(account, group):
+    """The ports of a security group that are open, all of them to the compilers alone."""
+    groups = {one["GroupId"]: one for one in account.client("ec2").describe_security_groups()["SecurityGroups"]}
+    (instances,) = (key for key, one in groups.items() if one["Description"] == "Puppet compilers")
+    rules = groups[group]["IpPermissions"]
+    assert all(pair["GroupId"] == instances for rule in rules for pair in rule["UserIdGroupPairs"])
+    assert not any(rule["IpRanges"] or rule["FromPort"] != rule["ToPort"] for rule in rules)
+    return sorted(rule["FromPort"] for rule in rules)
+
+
+@pytest.mark.parametrize(
+    ("edition", "ports"), [("pe", [4433, 5432, 8081, 8140, 8142, 8143]), ("open-source", [8081, 8140])]
+)
 def test_the_fleet_is_let_in_to_puppet_where_that_is_wanted(account, deploy, edition, ports):
     puppet = account.security_group("puppet")
     deploy("compilers", fleet_parameters(account, Edition=edition, PuppetSecurityGroupId=puppet))
-    groups = account.client("ec2").describe_security_groups()["SecurityGroups"]
-    (group,) = (one for one in groups if one["GroupId"] == puppet)
-    (instances,) = (one["GroupId"] for one in groups if one["Description"] == "Puppet compilers")
-    opened = {
-        (rule["FromPort"], rule["ToPort"], pair["GroupId"])
-        for rule in group["IpPermissions"]
-        for pair in rule["UserIdGroupPairs"]
+    assert opened(account, puppet) == ports
+
+
+def test_compilers_are_let_in_to_a_postgresql_host_of_its_own_in_place_of_the_primary(account, deploy):
+    puppet, database = account.security_group("puppet"), account.security_group("database")
+    groups = dict(PuppetSecurityGroupId=puppet, PostgresqlSecurityGroupId=database)
+    deploy("compilers", fleet_parameters(account, **groups))
+    assert opened(account, database) == [5432]
+    assert opened(account, puppet) == [4433, 8081, 8140, 8142, 8143]
+
+
+def test_a_restart_of_puppet_server_replaces_no_instance():
+    # Connections are refused or answered with 503 for 20 s or more, and the group replaces what is unhealthy.
+    resources = load("compilers")["Resources"]
+    assert resources["Group"]["Properties"]["HealthCheckType"] == "ELB"
+    checks = {}
+    for key, group in of_type(load("compilers"), "AWS::ElasticLoadBalancingV2::TargetGroup").items():
+        check = group["Properties"]
+        assert check["HealthCheckIntervalSeconds"] * check["UnhealthyThresholdCount"] >= 90
+        # What AWS allows of a network load balancer.
+        assert 2 <= check["HealthyThresholdCount"] <= 10 and check["UnhealthyThresholdCount"] <= 10
+        checks[key] = (check["HealthCheckProtocol"], check["HealthCheckPort"], check["HealthCheckPath"])
+    # One service each: trouble of the broker must not take catalogs away.
+    assert checks == {
+        "PuppetTargets": ("HTTPS", "8140", "/status/v1/simple/server"),
+        "BrokerTargets": ("HTTPS", "8140", "/status/v1/simple/broker-service"),
     }
-    assert opened == {(port, port, instances) for port in ports}
-    assert not any(rule["IpRanges"] for rule in group["IpPermissions"])
 
 
 def test_no_instance_starts_before_puppet_is_open_to_it():
@@ -259,9 +288,9 @@ def test_no_instance_starts_before_puppet_is_open_to_it():
     assert awaited == {
         key: rule["Condition"]
         for key, rule in rules.items()
-        if rule["Properties"]["GroupId"] == {"Ref": "PuppetSecurityGroupId"}
+        if rule["Properties"]["SourceSecurityGroupId"] == {"Ref": "InstanceSecurityGroup"}
     }
-    assert len(awaited) == 4
+    assert len(awaited) == 7
 
 
 def test_the_fleets_group_has_opted_in_and_has_its_hooks_from_the_start(account, deploy):

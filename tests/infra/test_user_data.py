@@ -132,8 +132,17 @@ def test_puppet_enterprises_installer_is_told_everything_but_the_secret(world):
     world.run("pe", STAGEDOOR_ALT_NAMES="puppet.example.com,compilers.example.com")
     assert world.instance.calls()[0] == (
         f"installer main:certname={NAME} main:server=puppet.example.com "
-        "main:dns_alt_names=puppet.example.com,compilers.example.com --puppet-service-ensure stopped"
+        "main:dns_alt_names=puppet.example.com,compilers.example.com --puppet-service-ensure stopped "
+        "--puppet-service-enable false"
     )
+
+
+@EDITIONS
+def test_the_daemon_is_started_and_enabled_only_after_a_successful_run(world, edition):
+    (world.instance.root / "runs").write_text("2")
+    assert world.run(edition).returncode == 0
+    calls = [call for call in world.instance.calls() if call.startswith("puppet ")]
+    assert calls == ["puppet agent --test --waitforcert 0"] * 3 + ["puppet resource service puppet ensure=running enable=true"]
 
 
 def test_open_source_packages_are_installed_before_anything_is_written(world):
@@ -170,6 +179,17 @@ def test_only_the_first_of_several_host_names_counts(world):
 def test_an_authorization_role_is_asked_for_only_if_one_is_set(world):
     world.run(STAGEDOOR_PP_AUTH_ROLE="pe_compiler")
     assert world.identity()["extension_requests"] == {**IDENTITY["extension_requests"], "pp_auth_role": "pe_compiler"}
+
+
+def test_further_extensions_are_asked_for_by_oid(world):
+    peadm = {"1.3.6.1.4.1.34380.1.1.9812": "puppet/compiler", "1.3.6.1.4.1.34380.1.1.9813": "A"}
+    world.run(STAGEDOOR_EXTENSIONS=",".join(f"{oid}={value}" for oid, value in peadm.items()))
+    assert world.identity()["extension_requests"] == {**IDENTITY["extension_requests"], **peadm}
+
+
+@pytest.mark.parametrize("text", ["1.3.6.1", "=A", "1.3.6.1=", 'pp_x=a"b', "pp_x=a b", "pp_x=a,,pp_y=b"])
+def test_an_extension_that_would_break_the_file_ends_it(world, text):
+    refused(world, world.run(STAGEDOOR_EXTENSIONS=text), "which is not OID=value")
 
 
 @EDITIONS
@@ -418,6 +438,7 @@ def test_the_parameters_become_the_settings(rendered):
         Certname="{instance_id}.x",
         PpRole="web",
         PpAuthRole="pe_compiler",
+        Extensions="1.3.6.1.4.1.34380.1.1.9813=A",
         AltNames="a,b",
         ReleasePackage="https://example.com/x.rpm",
         AgentPackage="puppet-agent",
@@ -428,6 +449,7 @@ def test_the_parameters_become_the_settings(rendered):
         "CERTNAME": "{instance_id}.x",
         "PP_ROLE": "web",
         "PP_AUTH_ROLE": "pe_compiler",
+        "EXTENSIONS": "1.3.6.1.4.1.34380.1.1.9813=A",
         "ALT_NAMES": "a,b",
         "CHALLENGE_SECRET": SECRET_ARN,
         "RELEASE_PACKAGE": "https://example.com/x.rpm",

@@ -19,7 +19,7 @@ use stagedoor_types::{Certname, Mode, ProfileName};
 pub use housekeeping::{Housekeeping, OrphanMode};
 
 use housekeeping::housekeeping;
-use profile::{check_alt_names, profile};
+use profile::{Site, check_alt_names, profile};
 use reader::{Problems, Reader};
 
 /// What the controller is to do, and with which services.
@@ -106,7 +106,8 @@ impl Config {
 
         let mut profiles = BTreeMap::new();
         for (name, section) in root.named_sections("profile") {
-            if let Some(profile) = profile(&name, section, mode, classifier.is_some()) {
+            let site = Site { has_orchestrator: orchestrator.is_some(), has_classifier: classifier.is_some() };
+            if let Some(profile) = profile(&name, section, mode, site) {
                 profiles.insert(profile.name.clone(), Arc::new(profile));
             }
         }

@@ -13,8 +13,8 @@ use stagedoor_aws::sns::Topic;
 use stagedoor_aws::{Error as AwsError, SdkConfig};
 use stagedoor_lifecycle::profile::{Profile, Protected};
 use stagedoor_puppet::{
-    Ca, CaAdmin, Classifier, ClassifierAdmin, Credentials, Network, Orchestrator, OrchestratorAdmin, PuppetDb,
-    PuppetDbAdmin, ServerDate, Transport,
+    Ca, CaAdmin, Classifier, ClassifierAdmin, Credentials, FileSync, Network, Orchestrator, OrchestratorAdmin,
+    PuppetDb, PuppetDbAdmin, ServerDate, Transport,
 };
 use stagedoor_types::{GroupName, InstanceId, Machine, ProfileName, Service, Trouble, TroubleKind, WritePermit};
 use tokio::sync::Mutex;
@@ -205,6 +205,8 @@ pub(crate) struct Puppet {
     pub(crate) orchestrator: Option<Orchestrator>,
     /// Reads of the node classifier, where there is one.
     pub(crate) classifier: Option<Classifier>,
+    /// Reads of file sync on the CA's host, which is Puppet Enterprise's primary. Where there is none, it says so.
+    pub(crate) file_sync: FileSync,
     /// What connections to the nodes' own services are made of.
     pub(crate) transport: Transport,
     /// The `challengePassword` that instances are given, if they are given one.
@@ -324,11 +326,22 @@ impl PuppetSite {
         let puppetdb = PuppetDb::new(&transport, &self.config.puppetdb);
         let orchestrator = self.config.orchestrator.as_ref().map(|url| Orchestrator::new(&transport, url));
         let classifier = self.config.classifier.as_ref().map(|url| Classifier::new(&transport, url));
+        let file_sync = FileSync::new(&transport, &self.config.ca);
         let protected = self.config.protected.clone().and(transport.certname());
         let challenges = Challenges { current: credentials.challenge, previous: credentials.previous_challenge };
         let (clocks, reading) = (self.clocks.clone(), reading.number);
-        let puppet =
-            Puppet { ca, puppetdb, orchestrator, classifier, transport, challenges, protected, clocks, reading };
+        let puppet = Puppet {
+            ca,
+            puppetdb,
+            orchestrator,
+            classifier,
+            file_sync,
+            transport,
+            challenges,
+            protected,
+            clocks,
+            reading,
+        };
         let puppet = Arc::new(puppet);
         *made = Some(puppet.clone());
         Ok(puppet)

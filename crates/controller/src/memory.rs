@@ -1,12 +1,13 @@
 //! What a warm function remembers between its invocations. Nothing depends on it: a cold one finds all of it out again.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use stagedoor_lifecycle::deadline;
-use stagedoor_types::{Certname, Trouble};
+use stagedoor_lifecycle::onboard::SuccessfulPolls;
+use stagedoor_types::{ActionKey, Certname, Trouble};
 
 /// How long the list of certificates is good for: it takes a CA with 30,000 certificates 20 seconds to more than a minute. EC2 shows a
 /// terminated instance for about an hour. In this time the certificate of one that never ran Puppet has to be found by the list, and
@@ -23,6 +24,9 @@ pub(crate) struct Memory {
     certificates: Mutex<Option<(Timestamp, Certificates)>>,
     /// What is wrong and has been reported.
     reported: Mutex<BTreeSet<String>>,
+    /// How often in a row everything was ready that launching instances need: passes may be as long as an invocation, so that none
+    /// sees several polls.
+    polls: Mutex<BTreeMap<ActionKey, SuccessfulPolls>>,
 }
 
 impl Memory {
@@ -36,6 +40,17 @@ impl Memory {
     /// Remembers them.
     pub(crate) fn keep_certificates(&self, at: Timestamp, certificates: Certificates) {
         *lock(&self.certificates) = Some((at, certificates));
+    }
+
+    /// Takes in one more poll of what a launching instance needs, successful or not; returns the successful ones in a row up to it. One
+    /// that is forgotten only delays the launch.
+    pub(crate) fn polled(&self, key: &ActionKey, successful: bool, at: Timestamp) -> Option<SuccessfulPolls> {
+        let mut all = lock(&self.polls);
+        all.retain(|_, polls| polls.count_at(at));
+        let before = all.remove(key);
+        let polls = successful.then(|| SuccessfulPolls::and(before, at))?;
+        all.insert(key.clone(), polls);
+        Some(polls)
     }
 
     /// Those of the things that are wrong now that are to be reported: what was not wrong the last time, at once; the others when a
@@ -72,9 +87,40 @@ mod tests {
         assert_eq!(memory.to_report(set(&["a"]), false), set(&["a"]));
     }
 
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(1_800_000_000 + second).unwrap()
+    }
+
+    fn key(instance: &str) -> ActionKey {
+        let (group, hook) = ("compilers".parse().unwrap(), "stagedoor-launch".parse().unwrap());
+        ActionKey { group, hook, instance: instance.parse().unwrap() }
+    }
+
+    #[test]
+    fn successful_polls_are_counted_for_each_action_until_one_fails() {
+        let memory = Memory::default();
+        let (one, other) = (key("i-0a1b2c3d4e5f60718"), key("i-0b2c3d4e5f6071829"));
+        let count = |key: &ActionKey, good: bool, second: i64| {
+            memory.polled(key, good, at(second)).map(|polls| (polls.count, polls.since))
+        };
+        assert_eq!(count(&one, true, 0), Some((1, at(0))));
+        assert_eq!(count(&other, true, 30), Some((1, at(30))));
+        assert_eq!(count(&one, true, 60), Some((2, at(0))), "in another invocation");
+        assert_eq!(count(&one, false, 65), None);
+        assert_eq!(count(&one, true, 70), Some((1, at(70))));
+        assert_eq!(count(&other, true, 90), Some((2, at(30))));
+    }
+
+    #[test]
+    fn polls_of_actions_that_are_over_are_forgotten() {
+        let memory = Memory::default();
+        memory.polled(&key("i-0a1b2c3d4e5f60718"), true, at(0));
+        memory.polled(&key("i-0b2c3d4e5f6071829"), true, at(121));
+        assert_eq!(lock(&memory.polls).len(), 1);
+    }
+
     #[test]
     fn the_list_of_certificates_is_good_for_45_minutes() {
-        let at = |second: i64| Timestamp::from_second(1_800_000_000 + second).unwrap();
         let memory = Memory::default();
         assert_eq!(memory.certificates(at(0)), None);
         memory.keep_certificates(at(0), Ok(Arc::new(["n.example.com".parse().unwrap()])));

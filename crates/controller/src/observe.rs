@@ -6,6 +6,7 @@ mod classification;
 mod elsewhere;
 mod lookups;
 pub(crate) mod orphans;
+mod probes;
 mod puppet;
 mod refresh;
 pub(crate) mod requests;

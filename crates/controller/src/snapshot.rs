@@ -1,5 +1,6 @@
 //! What one observation saw of AWS and of Puppet, as values. No I/O.
 
+mod code;
 mod request;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,11 +9,13 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use stagedoor_lifecycle::admission::CloudView;
 use stagedoor_lifecycle::observation::{CertificateView, NameView, NodeView, RequestView};
+use stagedoor_lifecycle::onboard::CodeView;
 use stagedoor_lifecycle::refresh::RunView;
 use stagedoor_lifecycle::signing::Challenge;
-use stagedoor_puppet::{Certificate, Csr, Group, Job, KnownIdentity, NodeStatus, Report, Revocations};
+use stagedoor_puppet::{Certificate, CodeStatus, Csr, Group, Job, KnownIdentity, NodeStatus, Report, Revocations};
 use stagedoor_types::{ActionKey, Certname, InstanceId, Location, Lookup, Service, Trouble, TroubleKind};
 
+use code::code_view;
 use request::{asks, unreadable};
 
 pub(crate) use request::holds;
@@ -68,6 +71,8 @@ pub(crate) struct PuppetSnapshot {
     pub(crate) groups: Option<Result<Vec<Group>, Trouble>>,
     /// The newest orders of the orchestrator, if they were asked for.
     pub(crate) jobs: Option<Result<Vec<Job>, Trouble>>,
+    /// What the primary's file sync says of the code, if it was asked; `None` in it: there is no file sync.
+    pub(crate) code: Option<Result<Option<CodeStatus>, Trouble>>,
 }
 
 impl PuppetSnapshot {
@@ -96,6 +101,7 @@ impl PuppetSnapshot {
             enterprise: puppet.is_enterprise(),
             groups,
             jobs: None,
+            code: None,
         }
     }
 
@@ -114,6 +120,7 @@ impl PuppetSnapshot {
             || is_unauthenticated(&self.runs)
             || self.groups.as_ref().is_some_and(is_unauthenticated)
             || self.jobs.as_ref().is_some_and(is_unauthenticated)
+            || self.code.as_ref().is_some_and(is_unauthenticated)
     }
 
     /// Whether a request has another challenge than the secret, as far as that was read.
@@ -192,6 +199,11 @@ impl PuppetSnapshot {
         })
     }
 
+    /// What the primary's file sync says of this compiler, if it was asked.
+    pub(crate) fn code_of(&self, name: &Certname) -> Option<Lookup<CodeView>> {
+        self.code.as_ref().map(|code| code_view(code, name))
+    }
+
     /// The node group of this name, if it is known.
     pub(crate) fn node_group(&self, name: &str) -> Option<&Group> {
         self.groups.as_ref()?.as_ref().ok()?.iter().find(|group| group.name == name)
@@ -255,7 +267,7 @@ const COMPARED: Duration = Duration::from_secs(60);
 /// The same where it was not. The clock of a CA that is further off is noticed elsewhere first: TLS fails.
 const NOT_COMPARED: Duration = Duration::from_secs(3600);
 
-fn certificate_view(certificate: &Certificate, ca_ahead: Option<SignedDuration>) -> CertificateView {
+pub(crate) fn certificate_view(certificate: &Certificate, ca_ahead: Option<SignedDuration>) -> CertificateView {
     CertificateView {
         serial: certificate.serial().to_string(),
         instance: certificate.instance_id(),

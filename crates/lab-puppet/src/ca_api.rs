@@ -8,6 +8,7 @@ mod sign;
 mod status;
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use http::header::DATE;
@@ -19,6 +20,7 @@ use stagedoor_lab_core::server::{Call, Reply, Request, Service};
 
 use super::auth_conf::authorize;
 use super::ca::Thrown;
+use super::enterprise::file_sync;
 use super::options::{PuppetOptions, ServiceState};
 use super::reply::{PLAIN_UTF8, bare, header, typed};
 use super::site::Site;
@@ -33,6 +35,17 @@ pub struct CaService {
 impl CaService {
     pub(crate) fn new(site: Arc<Site>) -> Self {
         Self { site }
+    }
+
+    /// What runs in Puppet Server on the CA's host.
+    fn services(&self, request: &Request, options: &PuppetOptions) -> Vec<Reported> {
+        let mut services = ["ca", "server"].map(|name| Reported::new(name, &options.server_version)).to_vec();
+        if options.enterprise {
+            let status = self.site.file_sync().status(request.query("level"), self.site.clock.now());
+            let storage = Reported::new(file_sync::SERVICE, &options.server_version);
+            services.push(Reported { status, state: Some(options.file_sync_state), ..storage });
+        }
+        services
     }
 
     async fn route(&self, request: &Request, options: &PuppetOptions) -> Reply {
@@ -79,7 +92,7 @@ impl Service for CaService {
         let allowed = authorize(&request.method, &request.path, client.as_ref(), token, &options, now);
         if request.path.starts_with("/status/v1/") {
             return match allowed {
-                Ok(()) => status_api::answer(request, options.server_state, &services(&options)),
+                Ok(()) => status_api::answer(request, options.server_state, &self.services(request, &options)),
                 Err(refusal) => bare(StatusCode::FORBIDDEN, refusal),
             };
         }
@@ -162,21 +175,26 @@ pub(crate) fn client(request: &Request) -> Option<ClientName> {
     })
 }
 
-/// The Status API of Puppet Server on a compiler, which has no CA.
+/// The Status API of Puppet Server on a compiler, which has no CA. `states` are those of services that are in another state than the
+/// rest.
 #[must_use]
-pub fn compiler_status(request: &Request, state: ServiceState, options: &PuppetOptions) -> Reply {
-    if request.path.starts_with("/status/v1/") {
-        let services: Vec<Reported> = services(options).into_iter().filter(|one| one.name != "ca").collect();
-        status_api::answer(request, state, &services)
-    } else {
-        not_found()
+pub fn compiler_status(
+    request: &Request,
+    state: ServiceState,
+    states: &BTreeMap<String, ServiceState>,
+    options: &PuppetOptions,
+) -> Reply {
+    if !request.path.starts_with("/status/v1/") {
+        return not_found();
     }
-}
-
-fn services(options: &PuppetOptions) -> Vec<Reported> {
-    ["ca", "server"]
-        .map(|name| Reported { name, version: options.server_version.to_string(), status: json!({}) })
-        .into()
+    let names: &[&'static str] =
+        if options.enterprise { &["server", "file-sync-client-service", "broker-service"] } else { &["server"] };
+    let service = |name: &&'static str| Reported {
+        state: states.get(*name).copied(),
+        ..Reported::new(name, &options.server_version)
+    };
+    let services: Vec<Reported> = names.iter().map(service).collect();
+    status_api::answer(request, state, &services)
 }
 
 fn not_found() -> Reply {

@@ -1,10 +1,11 @@
-//! The services that only Puppet Enterprise has: orchestrator, classifier and RBAC. Who may call them, what the
+//! The services that only Puppet Enterprise has: orchestrator, classifier, RBAC and file sync. Who may call them, what the
 //! journal sees of it, and their errors. No network I/O.
 
 mod access;
 pub(crate) mod classifier;
 mod console;
 mod describe;
+pub(crate) mod file_sync;
 pub(crate) mod orchestrator;
 mod rbac;
 pub(crate) mod token;

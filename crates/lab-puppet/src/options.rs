@@ -241,6 +241,8 @@ pub struct PuppetOptions {
     pub rbac_certificate_allowlist: Vec<String>,
     /// State of the status services beside orchestrator and classifier.
     pub enterprise_state: ServiceState,
+    /// State of the primary's file sync storage service.
+    pub file_sync_state: ServiceState,
     /// The environments that the orchestrator knows.
     pub environments: Vec<String>,
     /// The `challenge` of the secret `stagedoor/puppet`. None: one is made up; empty: the secret has none.
@@ -288,6 +290,7 @@ impl Default for PuppetOptions {
             rbac_token_expires: None,
             rbac_certificate_allowlist: Vec::new(),
             enterprise_state: ServiceState::Running,
+            file_sync_state: ServiceState::Running,
             environments: vec!["production".to_owned()],
             challenge: None,
             run_ms: 30,

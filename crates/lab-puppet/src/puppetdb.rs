@@ -48,8 +48,7 @@ impl Service for PuppetdbService {
                 "write_db_up?": true,
                 "queue_depth": self.site.puppetdb().queue_depth(),
             });
-            let version = options.puppetdb_version.to_string();
-            let service = Reported { name: "puppetdb-status", version, status };
+            let service = Reported { status, ..Reported::new("puppetdb-status", &options.puppetdb_version) };
             return status_api::answer(request, options.puppetdb_state, &[service]);
         }
         if options.puppetdb_maintenance {

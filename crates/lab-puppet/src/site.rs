@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use crate::authority::Authority;
 use crate::ca::{Ca, Pending, Thrown, policy};
 use crate::enterprise::classifier::Groups;
+use crate::enterprise::file_sync::FileSync;
 use crate::enterprise::orchestrator::Orchestrator;
 use crate::node::CsrAttributes;
 use crate::options::PuppetOptions;
@@ -41,6 +42,7 @@ pub(crate) struct Site {
     puppetdb: Mutex<Store>,
     orchestrator: Mutex<Orchestrator>,
     node_groups: Mutex<Groups>,
+    file_sync: Mutex<FileSync>,
     /// Counts changes of the orchestrator's state, for callers that wait for one.
     changes: watch::Sender<u64>,
     tls: Mutex<Arc<ServerConfig>>,
@@ -91,6 +93,7 @@ impl Site {
             puppetdb: Mutex::new(Store::default()),
             orchestrator: Mutex::new(Orchestrator::new(now)),
             node_groups: Mutex::new(Groups::preconfigured()),
+            file_sync: Mutex::default(),
             changes: watch::Sender::new(0),
             tls: Mutex::new(tls),
             puppetdb_tls,
@@ -120,6 +123,10 @@ impl Site {
 
     pub(crate) fn node_groups(&self) -> MutexGuard<'_, Groups> {
         lock(&self.node_groups)
+    }
+
+    pub(crate) fn file_sync(&self) -> MutexGuard<'_, FileSync> {
+        lock(&self.file_sync)
     }
 
     /// Notifies the waiting callers that the orchestrator's state has changed.
@@ -223,6 +230,7 @@ impl Site {
         *self.puppetdb() = Store::default();
         self.orchestrator().reset(self.clock.now());
         *self.node_groups() = Groups::preconfigured();
+        *self.file_sync() = FileSync::default();
         self.has_changed();
         let mut ca = self.ca();
         ca.reset(&self.permanent, &self.authority)?;

@@ -11,23 +11,36 @@ use crate::reply::{PLAIN_UTF8, json as json_reply, typed};
 const JSON: &str = "application/json; charset=utf-8";
 
 /// One service behind a port.
+#[derive(Clone)]
 pub(crate) struct Reported {
     pub(crate) name: &'static str,
     pub(crate) version: String,
     pub(crate) status: Value,
+    /// Its own state, where that is not the state of all.
+    pub(crate) state: Option<ServiceState>,
 }
 
-/// Answers a request whose path begins with `/status/v1/`.
+impl Reported {
+    /// A service that says nothing of itself but its version, and is in the state of all.
+    pub(crate) fn new(name: &'static str, version: &impl ToString) -> Self {
+        Self { name, version: version.to_string(), status: json!({}), state: None }
+    }
+}
+
+/// Answers a request whose path begins with `/status/v1/`. `state` is that of all services that have none of their own.
 pub(crate) fn answer(request: &Request, state: ServiceState, services: &[Reported]) -> Reply {
     let segments = request.segments();
     let segments: Vec<&str> = segments.iter().skip(2).map(String::as_str).collect();
     let known = |name: &str| services.iter().find(|service| service.name == name);
     let missing = |name: &str| typed(StatusCode::NOT_FOUND, PLAIN_UTF8, format!("not found: {name}"));
-    let status = if state == ServiceState::Running { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let state_of = |service: &Reported| service.state.unwrap_or(state);
+    // All of them run, or the first that does not says why.
+    let of_all = services.iter().map(state_of).chain([state]).find(|state| *state != ServiceState::Running);
+    let of_all = of_all.unwrap_or(ServiceState::Running);
+    let simple = |state: ServiceState| typed(status_code(state), PLAIN_UTF8, state.word());
     match segments[..] {
-        ["simple"] => typed(status, PLAIN_UTF8, state.word()),
-        ["simple", name] if known(name).is_some() => typed(status, PLAIN_UTF8, state.word()),
-        ["simple", name] => missing(name),
+        ["simple"] => simple(of_all),
+        ["simple", name] => known(name).map_or_else(|| missing(name), |service| simple(state_of(service))),
         ["services", ..] => {
             let level = request.query("level").unwrap_or("info");
             if !["critical", "info", "debug"].contains(&level) {
@@ -38,12 +51,15 @@ pub(crate) fn answer(request: &Request, state: ServiceState, services: &[Reporte
                 [] => {
                     let all: Map<String, Value> = services
                         .iter()
-                        .map(|service| (service.name.to_owned(), object(service, state, level)))
+                        .map(|service| (service.name.to_owned(), object(service, state_of(service), level)))
                         .collect();
-                    json_reply(status, JSON, &Value::Object(all))
+                    json_reply(status_code(of_all), JSON, &Value::Object(all))
                 }
                 [name] => match known(name) {
-                    Some(service) => json_reply(status, JSON, &object(service, state, level)),
+                    Some(service) => {
+                        let state = state_of(service);
+                        json_reply(status_code(state), JSON, &object(service, state, level))
+                    }
                     None => missing(name),
                 },
                 _ => typed(StatusCode::NOT_FOUND, PLAIN_UTF8, "Not Found"),
@@ -51,6 +67,10 @@ pub(crate) fn answer(request: &Request, state: ServiceState, services: &[Reporte
         }
         _ => typed(StatusCode::NOT_FOUND, PLAIN_UTF8, "Not Found"),
     }
+}
+
+fn status_code(state: ServiceState) -> StatusCode {
+    if state == ServiceState::Running { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
 }
 
 fn object(service: &Reported, state: ServiceState, level: &str) -> Value {

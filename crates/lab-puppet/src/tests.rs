@@ -3,6 +3,7 @@
 mod ca;
 mod ca_policy;
 mod console;
+mod file_sync;
 mod orchestrator;
 mod puppetdb;
 mod wire;

@@ -1,4 +1,4 @@
-//! The demo: the built functions `onboard` and `purge`, run by cargo-lambda against the lab, with the events of its
+//! The demo: the built functions `onboard`, `purge` and `sweep`, run by cargo-lambda against the lab, with the events of its
 //! Auto Scaling group and those of `events/`. `make demo` builds what it needs and runs it.
 
 use std::path::{Path, PathBuf};
@@ -41,13 +41,13 @@ async fn main() -> anyhow::Result<()> {
     let lab = Lab::start(Options { puppet, ..Options::default() }).await.context("the lab does not start")?;
     set_the_scene(&lab)?;
     println!("\nThe stage: an Auto Scaling group, EC2 and Puppet Enterprise, simulated on their real protocols.");
-    println!("The functions onboard and purge are started by cargo lambda …");
+    println!("The functions are started by cargo lambda …");
     let functions = start(&lab).await?;
 
+    odd_events(&lab, &functions).await?;
     let fleet = scale_out(&lab, &functions).await?;
     impostor(&lab, &functions).await?;
     scale_in(&lab, &functions, &fleet[0]).await?;
-    odd_events(&lab, &functions).await?;
 
     println!("\nWhat the functions called, and how often:\n");
     let mut calls: Vec<(String, usize)> = Vec::new();
@@ -79,13 +79,10 @@ async fn scale_out(lab: &Lab, functions: &CargoLambda) -> anyhow::Result<Vec<Str
     for instance in &fleet {
         show(lab, instance, &name_of(lab, instance)?);
     }
-    let receipts = functions.invoke("onboard", &file_of("three launch events", &batch(&events))?).await?;
-    let receipts = receipts["results"].as_array().context("receipts")?.clone();
+    let receipts = enrol(&functions, &file_of("three launch events", &batch(&events))?).await?;
     println!("\n  The receipt of the first:");
     print(&receipts[0]);
-    for receipt in &receipts {
-        ensure!(receipt["outcome"] == "continued", "every launch should have been completed: {receipt}");
-    }
+    ensure!(receipts.len() == fleet.len(), "every launch should have been completed: {receipts:?}");
     println!("\n  All three:");
     for instance in &fleet {
         show(lab, instance, &name_of(lab, instance)?);
@@ -94,6 +91,19 @@ async fn scale_out(lab: &Lab, functions: &CargoLambda) -> anyhow::Result<Vec<Str
     println!("  Puppet runs that were ordered on the primary: {runs}");
     ensure!(runs == 1, "one run should have served all three");
     Ok(fleet)
+}
+
+/// Onboards the instances of these events, beside a sweep, which alone orders the Puppet run of the primary: the receipts of those whose
+/// launch is completed.
+async fn enrol(functions: &CargoLambda, event: &Path) -> anyhow::Result<Vec<Value>> {
+    println!("  beside it  the sweep, which runs every minute");
+    let schedule = repository().join(".cache/demo-schedule.json");
+    std::fs::write(&schedule, "{}")?;
+    let (onboard, sweep) = tokio::join!(functions.invoke("onboard", event), functions.invoke("sweep", &schedule));
+    let (onboard, sweep) = (onboard?, sweep?);
+    let receipts = [&sweep, &onboard].into_iter().flat_map(|answer| answer["results"].as_array().into_iter().flatten());
+    let continued = receipts.filter(|receipt| receipt["outcome"] == "continued" && receipt["code"] == "enrolled");
+    Ok(continued.cloned().collect())
 }
 
 /// An impostor requests the certificate of a launching instance without knowing the challenge; then the instance itself does.
@@ -118,10 +128,10 @@ async fn impostor(lab: &Lab, functions: &CargoLambda) -> anyhow::Result<()> {
         status_ports: vec![8140],
         ..compiler(instance)
     })?;
-    let receipt = only_receipt(&functions.invoke("onboard", &event).await?)?;
-    print(&receipt);
+    let receipts = enrol(functions, &event).await?;
+    let [receipt] = &receipts[..] else { bail!("the launch should have been completed once: {receipts:?}") };
+    print(receipt);
     show(lab, instance, &name);
-    ensure!(receipt["outcome"] == "continued", "the launch should have been completed: {receipt}");
     Ok(())
 }
 

@@ -1,6 +1,8 @@
 //! The control API: sets the scene, triggers events, reports what happened. JSON over HTTP, no authentication,
 //! loopback only. The server passes requests in.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
 use jiff::SignedDuration;
@@ -59,7 +61,16 @@ impl Default for Report {
 #[serde(deny_unknown_fields)]
 struct Services {
     state: Option<ServiceState>,
+    #[serde(default)]
+    states: BTreeMap<String, ServiceState>,
     listening: Option<bool>,
+    file_sync: Option<bool>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Code {
+    commit: String,
 }
 
 #[derive(Deserialize)]
@@ -133,6 +144,11 @@ impl Control {
                 stage.puppet.script(certname, read(request)?);
                 ok(&json!({}))
             }
+            ("PUT", ["code"]) => {
+                let Code { commit } = read(request)?;
+                stage.puppet.deploy_code(&commit);
+                ok(&json!({}))
+            }
             ("POST", ["node-groups"]) => {
                 stage.puppet.put_node_group(&read(request)?)?;
                 ok(&stage.puppet.node_groups())
@@ -169,9 +185,15 @@ impl Control {
             ("POST", ["reboot"]) => agent.reboot().await,
             ("POST", ["rekey"]) => agent.rekey().await,
             ("PUT", ["services"]) => {
-                let Services { state, listening } = read(request)?;
+                let Services { state, states, listening, file_sync } = read(request)?;
                 if let Some(state) = state {
                     agent.set_service_state(state);
+                }
+                for (service, state) in states {
+                    agent.set_state_of(&service, state);
+                }
+                if let Some(syncing) = file_sync {
+                    agent.set_file_sync(syncing);
                 }
                 if let Some(listening) = listening {
                     agent.set_listening(listening);

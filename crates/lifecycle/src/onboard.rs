@@ -6,6 +6,7 @@
 mod certificate;
 mod classification;
 mod missing;
+mod readiness;
 mod refreshed;
 
 use std::collections::BTreeSet;
@@ -18,12 +19,13 @@ use crate::admission::{Nameless, PendingAction};
 use crate::deadline;
 use crate::decision::{Decision, Effect, Missing, Question, not_yet};
 use crate::observation::{Began, CertificateView, LifecycleAction, NameView};
-use crate::profile::{AwaitedRun, Probe, Protected, RefreshAfter};
+use crate::profile::{AwaitedRun, Protected, RefreshAfter};
 use crate::reason::{Code, Fact, Reason};
 use crate::refresh::{self, History, LOST, Order, RunView, SETTLING, TargetView};
 
 pub use classification::{Classified, Mismatch, pins_left};
 pub use missing::Elsewhere;
+pub use readiness::{CheckIn, CodeView, Commits, Poll, ProbeResult, SuccessfulPolls};
 use refreshed::Refreshed;
 
 /// What Puppet says about a launching instance, as far as it was asked.
@@ -51,8 +53,10 @@ pub struct LaunchView {
     pub history: Option<History>,
     /// The profile's refresh targets.
     pub targets: Option<Vec<TargetView>>,
-    /// What each probe of the profile said; the text is what is wrong.
-    pub probes: Option<Vec<(Probe, ProbeResult)>>,
+    /// The newest poll of what the profile's `ready` names besides the Puppet run.
+    pub poll: Option<Poll>,
+    /// The successful polls in a row up to that one, if it was successful.
+    pub successful_polls: Option<SuccessfulPolls>,
     /// Where the instance was found under other names than the expected one.
     pub elsewhere: Option<Vec<Elsewhere>>,
 }
@@ -65,9 +69,6 @@ pub struct Refused {
     /// The key of the request, if it was not deleted because the sweep has to do that.
     pub left: Option<String>,
 }
-
-/// What a probe said: nothing is wrong, or what is.
-pub type ProbeResult = Result<(), String>;
 
 /// A node at the orchestrator.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -197,7 +198,7 @@ impl Rules<'_> {
                 RefreshAfter::SuccessfulRun if run.is_some() => self.refreshed(name, certificate, own)?,
                 RefreshAfter::SuccessfulRun | RefreshAfter::Catalog => Refreshed::default(),
             };
-            self.ready().map_err(|not_yet| not_yet.and(late.missed.clone()))?;
+            self.ready(certificate).map_err(|not_yet| not_yet.and(late.missed.clone()))?;
             Ok((run, late))
         };
         let (run, late) = rest().map_err(|not_yet| not_yet.and(early.missed.clone()))?;
@@ -349,24 +350,6 @@ impl Rules<'_> {
         let before = refresh::newest(orders).map_or("none", |order| &order.job);
         let key = format!("{} {} after {before}", self.action.instance, certificate.serial);
         Err(Decision::Apply(Effect::Run(name.certname.clone(), key)).into())
-    }
-
-    /// Its services answer.
-    fn ready(&self) -> Result<(), NotYet> {
-        let wanted = self.launching.profile.ready.iter().filter(|probe| !probe.is_report());
-        let mut failing = Vec::new();
-        for probe in wanted {
-            let Some(probes) = &self.seen.probes else { return ask(Question::Probes) };
-            match probes.iter().find(|(asked, _)| asked == probe) {
-                Some((_, Ok(()))) => {}
-                Some((_, Err(why))) => failing.push(format!("{probe} ({why})")),
-                None => failing.push(format!("{probe} (it was not asked)")),
-            }
-        }
-        if failing.is_empty() {
-            return Ok(());
-        }
-        Err(news(Code::WaitingForReadiness, format!("waiting for {}", failing.join(", "))))
     }
 }
 

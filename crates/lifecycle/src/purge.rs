@@ -3,6 +3,8 @@
 //! It reads like the operator's checklist. Applying an effect and observing again is the proof: an action is completed when
 //! there is nothing left to remove.
 
+mod kept;
+
 use jiff::Timestamp;
 use stagedoor_types::broken::{Rule, is_broken};
 use stagedoor_types::{ActionResult, Certname, InstanceId, Lookup, Observed, Trouble};
@@ -115,7 +117,10 @@ pub fn decide(
     let trouble = unreachable.map(|trouble| Fact::from(trouble).into()).or(trouble);
     let trouble = trouble.or_else(|| unnamed.map(|trouble| Fact::from(trouble).into()));
     let missing = match (trouble, unknown.or(nameless)) {
-        (None, None) => return refreshed(action, terminating, seen, story, orchestrated, now),
+        (None, None) => {
+            story.extend(kept::allowlist_lines(&terminating.profile, seen, removals));
+            return refreshed(action, terminating, seen, story, orchestrated, now);
+        }
         (Some(trouble), _) => Missing::Trouble(trouble.introduced("it is not proven purged: ")),
         (None, Some(question)) => Missing::NotYet(question.into()),
     };

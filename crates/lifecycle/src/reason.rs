@@ -60,6 +60,9 @@ codes! {
     /// The timeout of the refresh has expired: refresh targets have not learnt of the instance. The launch goes on without them, or keeps waiting, as `on_timeout.refresh` says.
     RefreshTimedOut = "refresh_timed_out", "Can the refresh targets that the reason names run Puppet, are their names right, and are they connected to the orchestrator? Raise timeout.refresh if their runs take longer.";
 
+    /// Puppet Enterprise keeps the lines of a purged compiler in the certificate allowlists of PuppetDB and RBAC.
+    AllowlistLinesKept = "allowlist_lines_kept", "Nothing while the certificate is revoked and these services read the CRL. If the name is used again, remove the lines first (docs/puppet-enterprise.md).";
+
     /// The timeout of the profile has expired, and the action is completed as `on_timeout` says. The next fact is what was missing.
     TimeoutExpired = "timeout_expired", "Find the cause in the reason. Raise the timeout if it is too short for your fleet.";
 

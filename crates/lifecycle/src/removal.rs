@@ -8,6 +8,7 @@ use stagedoor_types::{Certname, Lookup};
 use crate::identity::Purgeable;
 use crate::observation::{CertificateView, NameView, NodeView};
 use crate::reason::{Code, Fact, Proven, Reason};
+use crate::signing::Request;
 
 /// What is left of an instance under one name, and how far its removal is: [`Requested`], then [`Applied`]. What Puppet answers to a
 /// removal is no proof: only an observation that began after it gives a [`Proof`].
@@ -32,6 +33,8 @@ pub struct Removal<S = Requested> {
     pub node: Option<NodeView>,
     /// The node groups that it is pinned to.
     pub pins: Vec<String>,
+    /// Whether its certificate says that it is a compiler of Puppet Enterprise.
+    pub compiler: bool,
     state: S,
 }
 
@@ -89,6 +92,7 @@ impl Removal<Requested> {
             request: false,
             node: None,
             pins: Vec::new(),
+            compiler: false,
             state: Requested(()),
         }
     }
@@ -105,13 +109,14 @@ impl Removal<Requested> {
     pub(crate) fn take(&mut self, certificate: &CertificateView) {
         self.certificate = Some(certificate.serial.clone());
         self.key_print = Some(certificate.holds.key_print.clone());
+        self.compiler = is_compiler(&certificate.holds);
     }
 
     /// It was applied by this time; `revoked` says whether the CA has said that it revoked the certificate.
     #[must_use]
     pub fn applied(self, at: Timestamp, revoked: bool) -> Removal<Applied> {
-        let Self { name, certificate, key_print, request, node, pins, state: Requested(()) } = self;
-        Removal { name, certificate, key_print, request, node, pins, state: Applied { at, revoked } }
+        let Self { name, certificate, key_print, request, node, pins, compiler, state: Requested(()) } = self;
+        Removal { name, certificate, key_print, request, node, pins, compiler, state: Applied { at, revoked } }
     }
 }
 
@@ -167,6 +172,7 @@ impl Removal<Applied> {
             self.key_print = earlier.key_print;
         }
         self.state.revoked |= earlier.state.revoked && self.certificate == earlier.certificate;
+        self.compiler |= earlier.compiler;
         self.request |= earlier.request;
         self.node = self.node.or(earlier.node);
         if self.pins.is_empty() {
@@ -205,6 +211,17 @@ impl Removal<Applied> {
         let gone = self.gone(seen, at);
         (!gone.is_empty() && gone.len() == self.parts().len()).then(|| Proof(self.name.certname().clone()))
     }
+}
+
+/// Whether a certificate says that it is of a compiler of Puppet Enterprise: by its extension `pp_auth_role`, which its node groups and
+/// plans go by.
+fn is_compiler(holds: &Request) -> bool {
+    holds.extensions.get("pp_auth_role").is_some_and(|role| is_compiler_role(role))
+}
+
+/// Whether this value of `pp_auth_role` is that of a compiler, a legacy one included.
+pub(crate) fn is_compiler_role(role: &str) -> bool {
+    matches!(role, "pe_compiler" | "pe_compiler_legacy")
 }
 
 impl Part {

@@ -5,6 +5,7 @@ mod classifier;
 mod crl;
 mod csr;
 mod error;
+mod file_sync;
 mod http;
 mod orchestrator;
 mod puppetdb;
@@ -22,6 +23,7 @@ pub use classifier::{
 pub use crl::{RevocationList, RevocationLists, Revocations};
 pub use csr::{Csr, SelfSignature};
 pub use error::{Call, Error, Service};
+pub use file_sync::{CodeClient, CodeCommit, CodeStatus, FileSync};
 pub use http::{Attempt, Endpoint, Failure, InvalidEndpoint, Network, Reply, ServerDate, Sink};
 pub use orchestrator::{Job, JobId, JobState, Orchestrator, OrchestratorAdmin};
 pub use puppetdb::{Deactivated, KnownIdentity, NodeStatus, PuppetDb, PuppetDbAdmin, Report, RunTimes, StoredCatalog};

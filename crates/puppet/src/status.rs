@@ -116,15 +116,21 @@ impl StatusApi {
     /// `GET simple`: the state of all services behind the port, taken together.
     pub async fn simple(&self) -> Result<ServiceState, Error> {
         let ask = Ask::new(Method::GET, "GET simple", &["status", "v1", "simple"], TIMEOUT);
-        let answer = match self.ask(ask).await? {
-            Ok(answer) => answer,
-            Err(unreachable) => return Ok(unreachable),
-        };
-        let text = answer.text();
-        match (answer.status, text.trim()) {
-            (200, "running") => Ok(ServiceState::Running),
-            (503, word @ ("starting" | "stopping" | "error" | "unknown")) => Ok(ServiceState::of(word)),
-            _ => Err(answer.into_error()),
+        match self.ask(ask).await? {
+            Ok(answer) => simple_state(answer),
+            Err(unreachable) => Ok(unreachable),
+        }
+    }
+
+    /// `GET simple/<name>`: the state of one service behind the port, such as `server` or `broker-service`; `None` when there is no
+    /// service of this name, or none yet: services are registered while the port starts to answer.
+    pub async fn simple_of(&self, name: &str) -> Result<Option<ServiceState>, Error> {
+        let path = ["status", "v1", "simple", name];
+        let ask = Ask::new(Method::GET, "GET simple", &path, TIMEOUT).about(name);
+        match self.ask(ask).await? {
+            Ok(answer) if answer.status == 404 && is_no_such_service(&answer, name) => Ok(None),
+            Ok(answer) => simple_state(answer).map(Some),
+            Err(unreachable) => Ok(Some(unreachable)),
         }
     }
 
@@ -171,8 +177,18 @@ impl StatusApi {
     }
 }
 
+/// The state that an answer to `GET simple` says, whether of all services or of one.
+fn simple_state(answer: Answer) -> Result<ServiceState, Error> {
+    let text = answer.text();
+    match (answer.status, text.trim()) {
+        (200, "running") => Ok(ServiceState::Running),
+        (503, word @ ("starting" | "stopping" | "error" | "unknown")) => Ok(ServiceState::of(word)),
+        _ => Err(answer.into_error()),
+    }
+}
+
 /// Versions of the status service say it in JSON or in plain text.
-fn is_no_such_service(answer: &Answer, name: &str) -> bool {
+pub(crate) fn is_no_such_service(answer: &Answer, name: &str) -> bool {
     answer.kind().is_some_and(|kind| kind == "service-not-found")
         || answer.text().trim() == format!("not found: {name}")
 }

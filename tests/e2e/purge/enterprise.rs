@@ -36,6 +36,35 @@ async fn it_is_unpinned_and_the_primary_is_ordered_once_to_learn_of_it() {
     assert_eq!(proven, 3, "the certificate, the node and the pin: {receipt:#?}");
 }
 
+/// When the calls of a service were answered for the first time, in microseconds.
+fn first(stage: &Stage, service: &str, call: &str) -> Option<u64> {
+    let calls = stage.rehearsal.lab.journal.calls(service);
+    calls.iter().filter(|entry| entry.call == call && entry.status == Some(200)).map(|entry| entry.started_us).min()
+}
+
+#[tokio::test]
+async fn the_certificate_is_revoked_before_the_node_is_deactivated_and_before_the_primary_is_ordered_to_run() {
+    let (mut stage, instance) = enrolled(&format!("refresh = [\"{PRIMARY}\"]")).await;
+    stage.rehearsal.lab.journal.clear();
+    let begun = stage.rehearsal.lab.aws.terminate(&instance, &Terminate::default()).unwrap();
+    // The CA cannot revoke now: nothing else may happen that makes the primary forget the name.
+    stage.budget("2s");
+    stage.rehearsal.fault("ca", "PUT /puppet-ca/v1/clean", None, FaultKind::Reset);
+    let answer = stage.rehearsal.purge(&begun.events[0].eventbridge).await;
+    assert_eq!(only(&answer).outcome, Outcome::Failed, "{answer:#}");
+    assert_eq!(stage.rehearsal.lab.journal.count("puppetdb", "POST /pdb/cmd/v1"), 0);
+    assert_eq!(stage.rehearsal.lab.journal.count("orchestrator", "POST /orchestrator/v1/command/deploy"), 0);
+    stage.rehearsal.lab.faults.clear();
+    stage.rehearsal.configure(|config| config.replace("budget = \"2s\"", "budget = \"30s\""));
+    let answer = stage.rehearsal.purge(&begun.events[0].eventbridge).await;
+    assert_eq!(only(&answer).outcome, Outcome::Continued, "{answer:#}");
+    let cleaned = first(&stage, "ca", "PUT /puppet-ca/v1/clean").expect("it was revoked");
+    let deactivated = first(&stage, "puppetdb", "POST /pdb/cmd/v1").expect("it was deactivated");
+    let orders = stage.rehearsal.lab.journal.calls("orchestrator");
+    let ordered = orders.iter().find(|entry| entry.call == "POST /orchestrator/v1/command/deploy").expect("an order");
+    assert!(cleaned < deactivated && deactivated < ordered.started_us, "{orders:#?}");
+}
+
 #[tokio::test]
 async fn while_the_classifier_does_not_answer_the_hook_waits() {
     let (mut stage, instance) = enrolled("").await;

@@ -53,8 +53,11 @@ async fn carry_out(run: Run<'_>, writer: &PuppetWriter, all: &[&Removal], puppet
     Removed { files, cleaned, nodes, pins }
 }
 
-/// The same for orphans: a node is deactivated last, and only where its certificate is gone. No lifecycle action repeats what was
-/// interrupted: housekeeping finds an orphan by its active node.
+/// The same, but a node is deactivated last, and only where its certificate is gone.
+///
+/// For orphans, no lifecycle action repeats what was interrupted: housekeeping finds an orphan by its active node. On Puppet Enterprise,
+/// the primary forgets a compiler at its first run after the node was deactivated, and the CA lists a serial in the CRL that it gives to
+/// agents only while the primary's inventory still has the name.
 pub(crate) async fn carry_out_node_last(
     run: Run<'_>,
     writer: &PuppetWriter,
@@ -109,7 +112,11 @@ pub(super) async fn remove(
         false
     });
     let all: Vec<&Removal> = tasks.iter().flat_map(|task| &task.removals).collect();
-    let removed = carry_out(run, writer, &all, snapshot.puppetdb_time).await;
+    let removed = if snapshot.enterprise {
+        carry_out_node_last(run, writer, &all, snapshot.puppetdb_time).await
+    } else {
+        carry_out(run, writer, &all, snapshot.puppetdb_time).await
+    };
     let at = run.now();
 
     let mut fully_removed = BTreeSet::new();

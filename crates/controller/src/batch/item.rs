@@ -210,7 +210,7 @@ impl WorkItem {
             classified: pending.profile.classified.clone(),
             targets: pending.profile.refresh.targets().cloned().collect(),
             after_catalog: pending.profile.refresh.after == RefreshAfter::Catalog,
-            probes: probes.copied().collect(),
+            probes: probes.cloned().collect(),
         })
     }
 

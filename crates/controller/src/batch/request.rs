@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use stagedoor_lifecycle::decision::{Effect, Question};
 use stagedoor_lifecycle::observation::LifecycleAction;
-use stagedoor_lifecycle::onboard::{Classified, Connection, Elsewhere, ProbeResult};
+use stagedoor_lifecycle::onboard::{Classified, Connection, Elsewhere, Poll, SuccessfulPolls};
 use stagedoor_lifecycle::profile::Probe;
 use stagedoor_lifecycle::refresh::{History, TargetView};
 use stagedoor_plan::Verdict;
@@ -93,7 +93,8 @@ pub(crate) enum Answer {
     Connection(Connection),
     History(History),
     Targets(Vec<TargetView>),
-    Probes(Vec<(Probe, ProbeResult)>),
+    /// What the probes said, and the successful polls in a row up to this one.
+    Poll(Poll, Option<SuccessfulPolls>),
     Elsewhere(Vec<Elsewhere>),
 }
 

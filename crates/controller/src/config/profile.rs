@@ -90,9 +90,31 @@ fn check_reports(section: &Reader<'_>, ready: &[Probe]) {
     }
 }
 
-/// The profile, unless something in it is wrong; `mode` is what it has if it does not say, and `has_classifier` says whether there is
-/// a classifier.
-pub(super) fn profile(name: &str, mut section: Reader<'_>, mode: Mode, has_classifier: bool) -> Option<Profile> {
+/// What else `ready` requires.
+fn check_ready(section: &Reader<'_>, ready: &[Probe], site: Site) {
+    if ready.contains(&Probe::FileSync) && !site.is_enterprise() {
+        let needs =
+            "\"file-sync\" needs puppet.orchestrator or puppet.classifier: only Puppet Enterprise has file sync";
+        section.problem("ready", needs);
+    }
+}
+
+/// Which services of Puppet Enterprise are configured.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Site {
+    pub(super) has_orchestrator: bool,
+    pub(super) has_classifier: bool,
+}
+
+impl Site {
+    /// Whether it is Puppet Enterprise: only it has either.
+    fn is_enterprise(self) -> bool {
+        self.has_orchestrator || self.has_classifier
+    }
+}
+
+/// The profile, unless something in it is wrong; `mode` is what it has if it does not say.
+pub(super) fn profile(name: &str, mut section: Reader<'_>, mode: Mode, site: Site) -> Option<Profile> {
     let name: Option<ProfileName> = name.parse().map_err(|error| section.problem("", error)).ok();
     let mode = section.choice("mode", &MODES, mode);
     let certname = section.parsed("certname", None);
@@ -106,12 +128,13 @@ pub(super) fn profile(name: &str, mut section: Reader<'_>, mode: Mode, has_class
 
     let (pin, classified) = (section.texts("pin"), section.texts("classified"));
     for (key, groups) in [("pin", &pin), ("classified", &classified)] {
-        if !groups.is_empty() && !has_classifier {
+        if !groups.is_empty() && !site.has_classifier {
             section.problem(key, "needs puppet.classifier");
         }
     }
     let ready = section.parsed_list_or("ready", vec![Probe::Report]);
     check_reports(&section, &ready);
+    check_ready(&section, &ready, site);
     let rekey = section.choice("rekey", &[("allow", Rekey::Allow), ("refuse", Rekey::Refuse)], Rekey::Allow);
 
     let mut timeout = section.below("timeout");

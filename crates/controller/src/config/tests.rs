@@ -410,6 +410,21 @@ fn awaiting_the_refresh_is_one_answer_for_launches_and_terminations_or_one_of_ea
 }
 
 #[test]
+fn file_sync_needs_puppet_enterprise() {
+    let with = |service: &str| {
+        Config::parse(&format!(
+            "puppet = {{ secret = 's', ca = 'https://ca:8140', puppetdb = 'https://db:8081'{service} }}\n\
+             [profile.x]\ncertname = '{{instance_id}}'\nready = ['report', 'status:8140/broker-service', 'file-sync']"
+        ))
+    };
+    for service in [", orchestrator = 'https://ca:8143'", ", classifier = 'https://ca:4433'"] {
+        let ready = with(service).unwrap().profiles[&"x".parse().unwrap()].ready.clone();
+        assert_eq!(ready, [Probe::Report, "status:8140/broker-service".parse().unwrap(), Probe::FileSync]);
+    }
+    assert_eq!(keys(&with("").expect_err("should be refused").0), ["profile.x.ready"]);
+}
+
+#[test]
 fn housekeeping_can_be_switched_off_and_its_keys_are_checked() {
     let never = Config::parse(&WHOLE.replace("\"10m\"", "\"never\"")).unwrap();
     assert_eq!(never.housekeeping.every, None);

@@ -32,11 +32,8 @@ impl Service for ConsoleService {
         let options = self.site.options();
         let now = self.site.clock.now();
         if request.path.starts_with("/status/v1/") {
-            let services = ["rbac-service", "classifier-service", "activity-service"].map(|name| Reported {
-                name,
-                version: "2023.8.0".to_owned(),
-                status: json!({}),
-            });
+            let services =
+                ["rbac-service", "classifier-service", "activity-service"].map(|name| Reported::new(name, &"2023.8.0"));
             return status_api::answer(request, options.enterprise_state, &services);
         }
         if request.method == Method::POST && request.path == "/rbac-api/v2/auth/token/authenticate" {

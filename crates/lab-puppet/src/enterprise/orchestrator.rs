@@ -45,11 +45,7 @@ impl Service for OrchestratorService {
     async fn answer(&self, request: &Request) -> Reply {
         let options = self.site.options();
         if request.path.starts_with("/status/v1/") {
-            let services = ["orchestrator-service", "broker-service"].map(|name| Reported {
-                name,
-                version: "2023.8.0".to_owned(),
-                status: json!({}),
-            });
+            let services = ["orchestrator-service", "broker-service"].map(|name| Reported::new(name, &"2023.8.0"));
             return status_api::answer(request, options.enterprise_state, &services);
         }
         let caller = match Caller::of(request, &options, self.site.clock.now()) {

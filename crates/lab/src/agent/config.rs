@@ -13,6 +13,7 @@ use stagedoor_lab_puppet::{CsrAttributes, ServiceState};
 /// is an agent whose request makes false claims.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[expect(clippy::struct_excessive_bools, reason = "they are settings of an agent and its node that are on or off")]
 pub struct Agent {
     /// What the lab calls it; the certname if absent.
     pub name: Option<String>,
@@ -47,6 +48,10 @@ pub struct Agent {
     pub tcp_ports: Vec<u16>,
     /// What the Status API says.
     pub service_state: ServiceState,
+    /// What it says of single services: `server`; on Puppet Enterprise also `broker-service` and `file-sync-client-service`.
+    pub service_states: BTreeMap<String, ServiceState>,
+    /// Puppet Enterprise: whether it checks in with the primary's file sync and fetches code, as long as it serves status ports.
+    pub file_sync: bool,
     /// So many of its answers say `starting` first, after each boot.
     pub starting_answers: u32,
     /// Whether its ports listen at all; may be changed later.
@@ -72,6 +77,8 @@ impl Default for Agent {
             status_ports: Vec::new(),
             tcp_ports: Vec::new(),
             service_state: ServiceState::Running,
+            service_states: BTreeMap::new(),
+            file_sync: true,
             starting_answers: 0,
             listening: true,
         }

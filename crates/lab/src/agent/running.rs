@@ -1,5 +1,6 @@
 //! An agent at work: its disk, its state, and what may be done to it. No I/O of its own.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -42,10 +43,14 @@ pub(super) struct Disk {
 }
 
 /// What its node's ports do.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Services {
     pub(super) listening: bool,
     pub(super) state: ServiceState,
+    /// The states of services that are in another one than the rest.
+    pub(super) states: BTreeMap<String, ServiceState>,
+    /// Whether it checks in with file sync.
+    pub(super) syncing: bool,
     /// So many answers say `starting` before that.
     pub(super) starting_answers: u32,
 }
@@ -97,6 +102,8 @@ impl RunningAgent {
         let services = Services {
             listening: agent.listening,
             state: agent.service_state,
+            states: agent.service_states.clone(),
+            syncing: agent.file_sync,
             starting_answers: agent.starting_answers,
         };
         let inner = Inner {
@@ -211,6 +218,18 @@ impl RunningAgent {
             services.state = state;
             services.starting_answers = 0;
         });
+    }
+
+    /// What the Status API of its ports says of one service from now on.
+    pub fn set_state_of(&self, service: &str, state: ServiceState) {
+        self.inner.services.send_modify(|services| {
+            services.states.insert(service.to_owned(), state);
+        });
+    }
+
+    /// Whether it checks in with the primary's file sync from now on, and fetches code.
+    pub fn set_file_sync(&self, syncing: bool) {
+        self.inner.services.send_modify(|services| services.syncing = syncing);
     }
 
     /// Opens its node's ports, or closes them: then connections are refused.

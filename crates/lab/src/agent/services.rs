@@ -1,5 +1,6 @@
 //! What listens on an agent's node: the Status API under its own certificate, and plain ports. Network I/O on loopback.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -17,6 +18,8 @@ use super::running::{Inner, Services};
 
 /// The pause between two attempts to bind a port that is in use.
 const PORT_RETRY: Duration = Duration::from_millis(20);
+/// The pause between two check-ins with file sync: 5 s in reality.
+const CODE_POLL: Duration = Duration::from_millis(200);
 
 /// Serves while the agent is set to listen; does not return.
 pub(super) async fn serve(inner: &Arc<Inner>, identity: &AgentIdentity) {
@@ -44,6 +47,7 @@ async fn is_listening(settings: &mut watch::Receiver<Services>, wanted: bool) {
 async fn listen(inner: &Arc<Inner>, identity: &AgentIdentity) -> anyhow::Result<()> {
     let agent = &inner.agent;
     let Some(address) = agent.address else { return std::future::pending().await };
+    let code = Arc::clone(inner);
     let mut servers = JoinSet::new();
     for port in &agent.status_ports {
         let listener = bind(address, *port).await?;
@@ -60,10 +64,27 @@ async fn listen(inner: &Arc<Inner>, identity: &AgentIdentity) -> anyhow::Result<
             }
         });
     }
+    if !agent.status_ports.is_empty() {
+        // In Puppet Server, like the Status API.
+        servers.spawn(async move { sync_code(&code).await });
+    }
     inner.note(|state| state.serving = true);
     while servers.join_next().await.is_some() {}
     // Without ports there is nothing to wait for.
     std::future::pending().await
+}
+
+/// Checks in with the primary's file sync, with what it has fetched after the check-in before.
+async fn sync_code(inner: &Inner) {
+    let puppet = &inner.world.puppet;
+    let mut fetched = None;
+    loop {
+        if inner.services.borrow().syncing && puppet.options().enterprise {
+            puppet.check_in(&inner.agent.certname, fetched.as_deref());
+            fetched = puppet.newest_code();
+        }
+        tokio::time::sleep(CODE_POLL).await;
+    }
 }
 
 async fn bind(address: IpAddr, port: u16) -> io::Result<TcpListener> {
@@ -87,14 +108,16 @@ impl Service for NodeService {
     }
 
     async fn answer(&self, request: &Request) -> Reply {
-        let mut state = ServiceState::Running;
+        let (mut state, mut states) = (ServiceState::Running, BTreeMap::new());
         self.inner.services.send_modify(|services| {
             state = services.state;
+            states.clone_from(&services.states);
             if services.starting_answers > 0 {
                 services.starting_answers -= 1;
                 state = ServiceState::Starting;
+                states.clear();
             }
         });
-        compiler_status(request, state, &self.inner.world.puppet.options())
+        compiler_status(request, state, &states, &self.inner.world.puppet.options())
     }
 }

@@ -11,7 +11,7 @@ use stagedoor_lab::{Lab, Options};
 use stagedoor_lab_aws::scene::Place;
 use stagedoor_lab_aws::{Launch, Terminate};
 use stagedoor_lab_puppet::{CsrAttributes, Node, ServiceState};
-use stagedoor_puppet::{Ca, CaAdmin, Csr, Orchestrator, PuppetDb, Report, StatusApi};
+use stagedoor_puppet::{Ca, CaAdmin, Csr, FileSync, Orchestrator, PuppetDb, Report, StatusApi};
 use tokio::net::TcpStream;
 
 use crate::enterprise::{certname, enterprise, permit, transport};
@@ -240,6 +240,43 @@ async fn its_ports_answer_under_its_own_certificate_from_the_first_report_on() {
     agent.set_listening(true);
     agent.serves().await.unwrap();
     assert!(other.unwrap().simple().await.is_err(), "it is not another node");
+}
+
+#[tokio::test]
+async fn a_compiler_answers_for_each_service_and_checks_in_with_file_sync() {
+    let lab = enterprise().await;
+    lab.puppet.deploy_code("c1");
+    let port = free_port();
+    let starting = [("broker-service".to_owned(), ServiceState::Starting)].into();
+    let agent = Agent {
+        address: Some("127.77.1.9".parse().unwrap()),
+        status_ports: vec![port],
+        service_states: starting,
+        file_sync: false,
+        ..quick(NAME)
+    };
+    let agent = lab.agents.start(agent).unwrap();
+    agent.waits_for_certificate().await.unwrap();
+    sign(&lab, NAME).await;
+    agent.serves().await.unwrap();
+    let address = SocketAddr::from(([127, 77, 1, 9], port));
+    let status = StatusApi::of_node(&transport(&lab), &certname(NAME), address).unwrap();
+    let running = Some(stagedoor_puppet::ServiceState::Running);
+    assert_eq!(status.simple_of("server").await.unwrap(), running);
+    assert_eq!(status.simple_of("broker-service").await.unwrap(), Some(stagedoor_puppet::ServiceState::Starting));
+    agent.set_state_of("broker-service", ServiceState::Running);
+    assert_eq!(status.simple_of("broker-service").await.unwrap(), running);
+    assert_eq!(status.simple_of("ca").await.unwrap(), None);
+
+    let file_sync = FileSync::new(&transport(&lab), &lab.ca_url().parse().unwrap());
+    let code = async || file_sync.code().await.unwrap().unwrap();
+    assert!(code().await.newest.is_some() && code().await.clients.is_empty());
+    agent.set_file_sync(true);
+    while code().await.clients.get(NAME).is_none_or(|client| client.deployed.is_none()) {
+        tokio::task::yield_now().await;
+    }
+    let code = code().await;
+    assert_eq!(code.clients[NAME].deployed, code.newest);
 }
 
 /// A port that is free now. Other tests use other addresses.

@@ -5,6 +5,7 @@ mod classification;
 mod fitness;
 mod missing;
 mod properties;
+mod readiness;
 mod refresh;
 mod rekey;
 use stagedoor_types::Place;

@@ -5,6 +5,7 @@ mod ca_admin;
 mod ca_signing;
 mod classifier;
 mod credentials;
+mod file_sync;
 mod memory;
 mod orchestrator;
 mod orchestrator_admin;

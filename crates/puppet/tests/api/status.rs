@@ -45,6 +45,33 @@ async fn simple_200_is_running_and_503_says_why_not() {
 }
 
 #[tokio::test]
+async fn one_service_is_asked_by_its_name_and_need_not_be_there_yet() {
+    let stage = Stage::new([
+        text(200, "running"),
+        text(503, "starting"),
+        text(404, "not found: broker-service"),
+        pe_fails(404, "service-not-found", "No status information found for service broker-service"),
+        text(404, "Not Found"),
+        balancer_says(404, "<html>"),
+        text(200, "starting"),
+        Act::Cut,
+        Act::Cut,
+    ])
+    .await;
+    let status = StatusApi::new(&Stage::transport(), &stage.endpoint).unwrap();
+    assert_eq!(status.simple_of("broker-service").await, Ok(Some(ServiceState::Running)));
+    assert_eq!(status.simple_of("broker-service").await, Ok(Some(ServiceState::Starting)));
+    assert_eq!(status.simple_of("broker-service").await, Ok(None));
+    assert_eq!(status.simple_of("broker-service").await, Ok(None));
+    for _ in 0..3 {
+        assert_eq!(status.simple_of("broker-service").await.unwrap_err().name(), "Unexpected");
+    }
+    let cut = status.simple_of("broker-service").await.unwrap();
+    assert!(matches!(cut, Some(ServiceState::Unreachable { .. })), "{cut:?}");
+    assert_eq!(stage.lines()[0], "GET /status/v1/simple/broker-service");
+}
+
+#[tokio::test]
 async fn what_the_status_api_does_not_say_is_no_state() {
     for (act, error) in [
         (balancer_says(503, "<html>"), "Busy"),

@@ -152,7 +152,10 @@ impl WorkItem {
             Answer::History(history) => self.launch.history = Some(history),
             Answer::Targets(targets) if self.is_launching() => self.launch.targets = Some(targets),
             Answer::Targets(targets) => self.termination.value.targets = Some(targets),
-            Answer::Probes(probes) => self.launch.probes = Some(probes),
+            Answer::Poll(poll, polls) => {
+                self.launch.poll = Some(poll);
+                self.launch.successful_polls = polls;
+            }
             Answer::Elsewhere(found) => self.launch.elsewhere = Some(found),
         }
     }

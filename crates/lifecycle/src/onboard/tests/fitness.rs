@@ -1,6 +1,7 @@
 //! What an instance that has its certificate still lacks.
 
 use super::*;
+use crate::profile::Probe;
 
 // The first run.
 
@@ -63,7 +64,7 @@ fn where_no_report_is_asked_for_no_run_is_awaited_or_ordered() {
     assert!(stories.iter().all(|story| *story == stories[0]), "whatever run there is: {stories:?}");
     world.aws.profile.ready = vec![Probe::Tcp(8142)];
     assert_eq!(world.decide(), Decision::Ask(Question::Probes));
-    world.puppet.probes = Some(vec![(Probe::Tcp(8142), Err("connection refused".to_owned()))]);
+    world.puppet.poll = Some(Poll { said: vec![(Probe::Tcp(8142), Err("connection refused".to_owned()))], code: None });
     assert_eq!(waiting_code(world.decide()), Code::WaitingForReadiness);
     let mut unsigned = self::world().new_to_puppet();
     unsigned.aws.profile.ready = Vec::new();
@@ -204,41 +205,4 @@ fn a_failed_run_is_ordered_again_once_it_has_settled() {
 #[test]
 fn no_run_is_ordered_that_there_is_no_time_for() {
     assert_eq!(abandoned(connected(vec![]).late().decide()).codes(), [Code::TimeoutExpired, Code::NoTimeLeft]);
-}
-
-// Probes.
-
-fn probed(probes: Vec<(Probe, Result<(), String>)>) -> World {
-    let mut world = world();
-    world.aws.profile.ready = vec![Probe::Report, Probe::Status(8140), Probe::Tcp(8142)];
-    world.puppet.probes = Some(probes);
-    world
-}
-
-#[test]
-fn every_probe_of_the_profile_must_pass() {
-    completed(probed(vec![(Probe::Status(8140), Ok(())), (Probe::Tcp(8142), Ok(()))]).decide());
-    let starting = Err("it says starting".to_owned());
-    let reason = waits(probed(vec![(Probe::Status(8140), starting), (Probe::Tcp(8142), Ok(()))]).decide());
-    assert_eq!(reason.codes(), [Code::WaitingForReadiness]);
-    insta::assert_snapshot!(reason, @"waiting for status:8140 (it says starting)");
-    let reason = waits(probed(vec![(Probe::Status(8140), Ok(()))]).decide());
-    assert_eq!(reason.codes(), [Code::WaitingForReadiness]);
-    insta::assert_snapshot!(reason, @"waiting for tcp:8142 (it was not asked)");
-}
-
-#[test]
-fn probes_are_asked_last() {
-    let mut world = probed(vec![]);
-    world.puppet.probes = None;
-    assert_eq!(world.decide(), Decision::Ask(Question::Probes));
-    world.puppet.run = Some(Lookup::Absent);
-    waits(world.decide());
-}
-
-#[test]
-fn the_report_alone_needs_no_probe() {
-    let mut world = world();
-    world.aws.profile.ready = vec![Probe::Report];
-    completed(world.decide());
 }

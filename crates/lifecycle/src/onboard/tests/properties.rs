@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::observation::{NodeView, RequestView};
-use crate::profile::OnRefreshTimeout;
+use crate::profile::{AwaitedRun, OnRefreshTimeout, Probe};
 use crate::refresh::CatalogView;
 use crate::signing::{Expected, approve, objections};
 use crate::world::reachable;
@@ -76,6 +76,14 @@ fn a_name() -> impl Strategy<Value = NameView> {
         })
 }
 
+fn polls() -> impl Strategy<Value = SuccessfulPolls> {
+    (1..5_u32, prop::sample::select(vec![0, 9, 10, 60])).prop_map(|(count, seconds)| SuccessfulPolls {
+        count,
+        since: at(140),
+        newest: at(140 + seconds),
+    })
+}
+
 fn an_arrival() -> impl Strategy<Value = LaunchView> {
     let states = prop::sample::select(vec!["running", "stopped", "terminated"]);
     let other = reachable(states.prop_map(|state| machine(OTHER, state)));
@@ -109,10 +117,11 @@ fn an_arrival() -> impl Strategy<Value = LaunchView> {
             (reachable(Just(())), orders()).prop_map(|(connected, orders)| Connection { connected, orders }),
         ),
         prop::option::weighted(0.9, a_target),
-        prop::option::weighted(0.9, probe.prop_map(|says| vec![(Probe::Tcp(8142), says)])),
+        prop::option::weighted(0.9, (probe, prop::option::weighted(0.9, polls()))),
     )
         .prop_map(
-            |(name, (owner, node_groups, located), classification, (run, history), connection, targets, probes)| {
+            |(name, (owner, node_groups, located), classification, (run, history), connection, targets, polled)| {
+                let poll = polled.clone().map(|(says, _)| Poll { said: vec![(Probe::Tcp(8142), says)], code: None });
                 LaunchView {
                     name: Some(name),
                     refused: None,
@@ -125,7 +134,8 @@ fn an_arrival() -> impl Strategy<Value = LaunchView> {
                     connection,
                     history,
                     targets,
-                    probes,
+                    poll,
+                    successful_polls: polled.and_then(|(_, polls)| polls),
                     elsewhere: None,
                 }
             },
@@ -297,9 +307,11 @@ proptest! {
                 prop_assert!(run.end.as_second() + 60 >= its.issued.as_second());
                 prop_assert!(seen.fact_instance.known().is_ok_and(|ran| ran.is_none_or(|ran| ran.as_str() == OURS)));
             }
-            let probes = world.puppet.probes.as_deref().unwrap_or_default();
+            let poll = world.puppet.poll.clone().unwrap_or_default();
             let services = profile.ready.iter().any(|probe| !probe.is_report());
-            prop_assert!(!services || probes.iter().any(|(_, says)| says.is_ok()));
+            prop_assert!(!services || poll.said.iter().any(|(_, says)| says.is_ok()));
+            let enough = world.puppet.successful_polls.is_some_and(|polls| polls.count >= 3);
+            prop_assert!(!services || enough, "several polls in a row");
             let groups = world.puppet.classification.as_ref().and_then(|says| says.known().ok().flatten());
             prop_assert!(profile.classified.is_empty() || groups.is_some_and(|says| says.groups.contains("Canaries")));
             let pins = seen.pins.known().ok().flatten();

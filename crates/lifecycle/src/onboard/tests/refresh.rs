@@ -1,5 +1,6 @@
 //! The refresh targets, which must learn of an instance before it serves.
 
+use crate::profile::Probe;
 use stagedoor_types::Certname;
 
 use super::*;
@@ -180,7 +181,7 @@ fn everything_in_ready_stays_required() {
     world.puppet.targets = Some(ran(None));
     world.now = at(110 + 1200);
     world.aws.profile.ready.push(Probe::Tcp(8142));
-    world.puppet.probes = Some(vec![(Probe::Tcp(8142), Err("connection refused".into()))]);
+    world.puppet.poll = Some(Poll { said: vec![(Probe::Tcp(8142), Err("connection refused".into()))], code: None });
     assert_eq!(waits(world.decide()).codes(), [Code::WaitingForReadiness, Code::RefreshTimedOut]);
 }
 

@@ -70,6 +70,25 @@ proptest! {
     }
 
     #[test]
+    fn no_target_is_ordered_to_run_before_the_certificate_is_known_to_be_gone(world in any_world()) {
+        let mut world = world;
+        world.aws.profile.refresh.waves = vec![vec![PRIMARY.parse().unwrap()]];
+        world.orchestrated = true;
+        world.puppet.targets = Some(vec![world::target(None, Some(Vec::new()))]);
+        let deactivated = |node: &NodeView| NodeView { deactivated: Some(at(0)), ..*node };
+        if let Lookup::Found(node) = &world.view().node {
+            world.view().node = Lookup::Found(deactivated(&node.clone()));
+        }
+        if let Decision::Apply(Effect::Refresh(..)) | Decision::CompleteAndOrder(..) = world.decide() {
+            let view = &world.puppet.names[0];
+            let of_another = |view: &NameView| matches!(&view.certificate, Lookup::Found(its) if its.instance.as_ref().is_some_and(|id| id.as_str() == OTHER));
+            let protected = world.protected.protects(&view.certname).is_some();
+            let by_facts = matches!(&view.fact_instance, Lookup::Found(id) if id.as_str() == OTHER);
+            prop_assert!(view.certificate == Lookup::Absent || of_another(view) || by_facts || protected);
+        }
+    }
+
+    #[test]
     fn once_the_timeout_has_expired_the_decision_is_never_to_wait(world in any_world()) {
         if world.now >= at(600) {
             let decision = world.decide();
