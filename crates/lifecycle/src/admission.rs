@@ -169,6 +169,7 @@ fn no_such_profile(group: &GroupName, tag: &str) -> String {
 }
 
 /// How an instance is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Hold {
     /// A hook holds it, or is about to.
     Waits,
@@ -283,7 +284,7 @@ fn held(
         home: group.location.clone(),
         launched: machine.ok().flatten().and_then(|machine| machine.launched),
         addresses: machine.ok().flatten().map(Machine::addresses).unwrap_or_default(),
-        waits: matches!(hold, Hold::Waits),
+        waits: hold == Hold::Waits,
         other_hooks: hooks.iter().filter(guards).any(|hook| another(&hook.name)),
         allowed,
         heartbeat,

@@ -71,6 +71,7 @@ async fn a_compiler_without_the_newest_code_is_not_in_service_whatever_its_servi
     waits(&mut stage, "an older commit").await;
     agent.set_file_sync(true);
     stage.rehearsal.configure(|config| config.replace("budget = \"4s\"", "budget = \"30s\""));
+    stage.rehearsal.end("onboard").await;
     let receipt = stage.rehearsal.onboard(&event).await;
     assert_eq!(receipt.outcome, Outcome::Continued, "{receipt:#?}");
     assert_eq!(stage.state_of(&instance).as_deref(), Some("InService"));
@@ -88,6 +89,7 @@ async fn a_broker_that_is_not_connected_keeps_a_compiler_out_of_service() {
     assert_eq!((receipt.outcome, receipt.code), (Outcome::Waiting, Code::WaitingForReadiness), "{receipt:#?}");
     agent.set_state_of("broker-service", ServiceState::Running);
     stage.rehearsal.configure(|config| config.replace("budget = \"4s\"", "budget = \"30s\""));
+    stage.rehearsal.end("onboard").await;
     assert_eq!(stage.rehearsal.onboard(&event).await.outcome, Outcome::Continued);
 }
 

@@ -44,6 +44,7 @@ async fn each_wait_names_what_it_waits_for() {
     agent.serves().await.unwrap();
     // Several successful polls in a row.
     stage.rehearsal.configure(|config| config.replace("budget = \"1s\"", "budget = \"30s\""));
+    stage.rehearsal.end("onboard").await;
     assert_eq!(stage.rehearsal.onboard(&event).await.outcome, Outcome::Continued);
 }
 

@@ -9,8 +9,8 @@ use crate::e2e::rehearsal::{kinds, only};
 
 const GROUP: &str = "PE Infrastructure Agent";
 
-async fn enrolled(profile: &str) -> (Stage, String) {
-    let mut stage = Stage::enterprise(&format!("pin = [\"{GROUP}\"]\n{profile}")).await;
+async fn enrolled() -> (Stage, String) {
+    let mut stage = Stage::enterprise(&format!("pin = [\"{GROUP}\"]\n")).await;
     stage.rehearsal.lab.puppet.connect(PRIMARY);
     let (instance, _, _) = stage.enrol().await;
     (stage, instance)
@@ -18,7 +18,7 @@ async fn enrolled(profile: &str) -> (Stage, String) {
 
 #[tokio::test]
 async fn it_is_unpinned_and_the_primary_is_ordered_once_to_learn_of_it() {
-    let (mut stage, instance) = enrolled("").await;
+    let (mut stage, instance) = enrolled().await;
     stage.refresh_the_primary();
     // Longer than the function works: nothing waits for it.
     stage.rehearsal.lab.puppet.configure(|options| options.run_ms = 60_000);
@@ -44,7 +44,8 @@ fn first(stage: &Stage, service: &str, call: &str) -> Option<u64> {
 
 #[tokio::test]
 async fn the_certificate_is_revoked_before_the_node_is_deactivated_and_before_the_primary_is_ordered_to_run() {
-    let (mut stage, instance) = enrolled(&format!("refresh = [\"{PRIMARY}\"]")).await;
+    let (mut stage, instance) = enrolled().await;
+    stage.refresh_the_primary();
     stage.rehearsal.lab.journal.clear();
     let begun = stage.rehearsal.lab.aws.terminate(&instance, &Terminate::default()).unwrap();
     // The CA cannot revoke now: nothing else may happen that makes the primary forget the name.
@@ -67,7 +68,7 @@ async fn the_certificate_is_revoked_before_the_node_is_deactivated_and_before_th
 
 #[tokio::test]
 async fn while_the_classifier_does_not_answer_the_hook_waits() {
-    let (mut stage, instance) = enrolled("").await;
+    let (mut stage, instance) = enrolled().await;
     stage.budget("1s");
     stage.rehearsal.fault("classifier", "*", None, FaultKind::Reset);
     let begun = stage.rehearsal.lab.aws.terminate(&instance, &Terminate::default()).unwrap();
@@ -78,7 +79,7 @@ async fn while_the_classifier_does_not_answer_the_hook_waits() {
 
 #[tokio::test]
 async fn three_that_leave_together_cost_the_primary_one_run() {
-    let (mut stage, first) = enrolled("").await;
+    let (mut stage, first) = enrolled().await;
     let (second, _, _) = stage.enrol().await;
     let (third, _, _) = stage.enrol().await;
     stage.refresh_the_primary();

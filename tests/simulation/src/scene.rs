@@ -11,7 +11,7 @@ use stagedoor_lab_puppet::{Credentials, InPuppetdb, Node, Puppet, PuppetdbRecord
 use crate::aws::REGION;
 use crate::broken::Broken;
 use crate::network::{CA, CONSOLE, ORCHESTRATOR, PUPPETDB};
-use crate::schedule::{Schedule, SiteTraits, address};
+use crate::schedule::{Life, Schedule, SiteTraits, address};
 use crate::watch::{LAUNCH_HOOK, PINNED_TO, TERMINATE_HOOK};
 
 /// The Auto Scaling group.
@@ -88,11 +88,12 @@ pub(crate) fn scene(schedule: &Schedule, secret: &Value) -> AwsScene {
         private_dns: Some(life.certname()),
         ..Instance::default()
     });
+    let has_pool = schedule.lives.iter().any(Life::needs_pool);
     let group = Group {
         name: GROUP.to_owned(),
         tags: [("stagedoor:profile".to_owned(), "compiler".to_owned())].into(),
-        warm_pool: schedule.site.warm_pool.then_some(PoolState::Stopped),
-        reuse_on_scale_in: schedule.site.warm_pool,
+        warm_pool: has_pool.then_some(PoolState::Stopped),
+        reuse_on_scale_in: has_pool,
         hooks: vec![
             hook(LAUNCH_HOOK, Transition::Launching, ActionResult::Abandon),
             hook(TERMINATE_HOOK, Transition::Terminating, ActionResult::Continue),

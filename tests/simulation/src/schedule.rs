@@ -54,8 +54,6 @@ pub struct SiteTraits {
     pub ec2_lag_s: u64,
     /// The heartbeat timeout of the hooks, in seconds; `None`: one hour.
     pub hooks_end_s: Option<u32>,
-    /// Whether the group has a warm pool of stopped instances, to which instances return on scale-in.
-    pub warm_pool: bool,
     /// The services of Puppet Enterprise; `None`: an open source site.
     pub enterprise: Option<Enterprise>,
 }

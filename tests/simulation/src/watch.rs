@@ -287,7 +287,7 @@ impl Watch {
         for (id, truth) in self.users(certname) {
             // A launch that is about to be abandoned is unpinned first.
             let waits = self.aws.lifecycle_state(&id).is_some_and(|state| state.ends_with("Pending:Wait"));
-            if truth.has_run && !(waits && !truth.fit) {
+            if truth.has_run && (truth.fit || !waits) {
                 self.violate(Invariant::PinInUse, format!("{certname} is unpinned, which is {id}, live"));
             }
         }

@@ -28,8 +28,7 @@ impl Schedule {
         let kills = (0..chance.of(0..=4)).map(|_| (narrow(chance.of(0..=12)), narrow(chance.of(1..=160)))).collect();
         let strangers = (0..chance.of(0..=2)).map(|_| stranger(&chance, &lives)).collect();
         let forged = (0..chance.of(0..=1)).map(|_| forged(&chance, &lives)).collect();
-        let mut site = site(&chance);
-        site.warm_pool = lives.iter().any(Life::needs_pool);
+        let site = site(&chance);
         let horizon_s = lives.iter().map(rests_s).max().unwrap_or_default();
         Self { seed, lives, faults, kills, strangers, forged, site, horizon_s }
     }
@@ -107,7 +106,6 @@ fn site(chance: &Chance) -> SiteTraits {
         queue_ms: *chance.one(&[0, 0, 0, 500, 5_000]),
         ec2_lag_s: *chance.one(&[0, 0, 0, 2, 20]),
         hooks_end_s: chance.percent(20).then_some(300),
-        warm_pool: false,
         enterprise: chance.percent(30).then(|| enterprise(chance)),
     }
 }
