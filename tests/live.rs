@@ -16,7 +16,7 @@ use std::process::Output;
 use agent::Agent;
 use job::{Job, event_of_another_life};
 use stagedoor_lifecycle::reason::Code;
-use stagedoor_lifecycle::receipt::{Outcome, StepKind};
+use stagedoor_lifecycle::receipt::Outcome;
 use stagedoor_puppet::Error;
 
 use crate::live::stage::turn_to_clean;

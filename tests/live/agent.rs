@@ -83,11 +83,6 @@ impl Agent {
         claims.into_iter().map(str::to_owned).collect()
     }
 
-    /// One run, whatever comes of it.
-    pub(super) async fn run(&self) -> Output {
-        self.command("run", &[]).await
-    }
-
     /// One run that must succeed; its report is in PuppetDB then.
     pub(super) async fn run_well(&self) {
         self.go_well("run", &[]).await;

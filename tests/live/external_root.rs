@@ -3,8 +3,6 @@
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
-use stagedoor_lifecycle::reason::Code;
-use stagedoor_lifecycle::receipt::{Outcome, StepKind};
 use stagedoor_puppet::{Ca, Error, PuppetDb, RevocationList};
 
 use super::job::{Job, instances};

@@ -16,6 +16,7 @@ use std::thread::{available_parallelism, scope};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
+use stagedoor_simulation::schedule::End;
 use stagedoor_simulation::{Broken, Played, Schedule, exhaustive, play, play_with, shrink};
 
 /// How many schedules `--bench` measures.
@@ -144,12 +145,11 @@ fn broken(from: u64, count: u64) -> anyhow::Result<()> {
                 break;
             }
         }
-        match found {
-            Some((tried, invariant)) => println!("{broken:?}: {invariant:?} after {tried} schedules"),
-            None => {
-                println!("{broken:?}: not seen in {count} schedules");
-                unseen.push(broken);
-            }
+        if let Some((tried, invariant)) = found {
+            println!("{broken:?}: {invariant:?} after {tried} schedules");
+        } else {
+            println!("{broken:?}: not seen in {count} schedules");
+            unseen.push(broken);
         }
     }
     ensure!(unseen.is_empty(), "not seen: {unseen:?}");
@@ -159,14 +159,20 @@ fn broken(from: u64, count: u64) -> anyhow::Result<()> {
 /// Measures one launch and one termination of one instance.
 #[expect(clippy::disallowed_methods, reason = "it measures the machine's time, not the simulation's")]
 fn bench() -> anyhow::Result<()> {
-    // The whole of a launch and of a termination, and no idle sweeps after it.
-    let schedule = Schedule { horizon_s: 300, ..exhaustive::ordinary() };
+    // An instance that boots and runs Puppet within seconds, and terminates after a minute; no idle sweeps after that.
+    let mut schedule = Schedule { horizon_s: 90, ..exhaustive::ordinary() };
+    for life in &mut schedule.lives {
+        (life.launched_s, life.end) = (Some(1), End::Terminated(70));
+        (life.agent.boot_s, life.agent.wait_for_cert_s, life.agent.run_s) = (5, 5, 10);
+    }
     let mut took = Vec::with_capacity(MEASURED);
     for _ in 0..MEASURED {
         let began = Instant::now();
         let played = play(&schedule)?;
         took.push(began.elapsed().as_secs_f64() * 1000.0);
         ensure!(played.violations.is_empty(), "{:?}", played.violations);
+        let completed = ["\"enrolled\"", "\"purged\""].iter().all(|code| played.trace.contains(code));
+        ensure!(completed, "not both were completed:\n{}", played.trace);
     }
     took.sort_by(f64::total_cmp);
     let at = |share: usize| took.get(took.len() * share / 100).copied().unwrap_or_default();
