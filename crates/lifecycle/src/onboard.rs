@@ -246,7 +246,7 @@ impl Rules<'_> {
         let by_it = self.is_by_it(name)?;
         let is_of_launch = |run: &RunView| {
             if certificate.issued >= since {
-                deadline::after(run.end, CLOCKS_DIFFER) >= since
+                deadline::after(run.start, CLOCKS_DIFFER) >= since
             } else {
                 // With a certificate from before the launch, a run that began before it says nothing of this launch.
                 run.start >= since

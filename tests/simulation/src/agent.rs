@@ -137,11 +137,11 @@ impl Site {
             }
         };
         // The first run sets up pxp-agent, which starts at boot from then on.
-        let connect = || {
-            let status = if habits.failing_runs > 0 { "failed" } else { "changed" };
+        let connect = |runs: u32| {
+            let status = if runs < habits.failing_runs { "failed" } else { "changed" };
             self.enterprise.then(|| self.puppet.connect_agent(&name, status, facts.clone(), Arc::new(has_run.clone())))
         };
-        let mut connection = if disk.runs > 0 { connect() } else { None };
+        let mut connection = if disk.runs > 0 { connect(disk.runs) } else { None };
         loop {
             let lock = self.puppet.run_lock(&name);
             let turn = lock.lock().await;
@@ -154,8 +154,9 @@ impl Site {
                 has_run(status);
             }
             drop(turn);
-            if connection.is_none() {
-                connection = connect();
+            // An ordered run goes as the next one of its own would.
+            if connection.is_none() || status == "failed" {
+                connection = connect(disk.runs);
             }
             pause(if status == "failed" { 120 } else { habits.interval_s }).await;
         }

@@ -170,7 +170,7 @@ impl World {
         }
         let puppet = Puppet::new(options, clock)?;
         let credentials = puppet.controller_credentials()?;
-        let mut secret = secret(&puppet, &credentials, CHALLENGE, None, TOKEN);
+        let mut secret = secret(&puppet, &credentials, CHALLENGE, TOKEN);
         if broken == Broken::RequestsUnchecked {
             secret["challenge"] = Value::Null;
         }

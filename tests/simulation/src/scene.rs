@@ -51,24 +51,14 @@ pub(crate) fn configuration(site: &SiteTraits, broken: Broken) -> String {
 }
 
 /// The secret that the functions read.
-pub(crate) fn secret(
-    puppet: &Puppet,
-    credentials: &Credentials,
-    challenge: &str,
-    previous: Option<&str>,
-    token: &str,
-) -> Value {
-    let mut secret = json!({
+pub(crate) fn secret(puppet: &Puppet, credentials: &Credentials, challenge: &str, token: &str) -> Value {
+    json!({
         "ca_cert": puppet.ca_bundle_pem(),
         "client_cert": credentials.cert_pem,
         "client_key": credentials.key_pem,
         "challenge": challenge,
         "rbac_token": token,
-    });
-    if let Some(previous) = previous {
-        secret["previous_challenge"] = previous.into();
-    }
-    secret
+    })
 }
 
 /// The group with its hooks, the instances in service and the secret.

@@ -12,7 +12,7 @@ use tokio::time::sleep;
 
 use super::{PRIMARY, TOKEN, World};
 use crate::agent::{CHALLENGE, ROTATED};
-use crate::scene::{SECRET, secret};
+use crate::scene::SECRET;
 
 /// The RBAC token that replaces the one that has expired.
 const NEXT_TOKEN: &str = "the token of the next secret";
@@ -21,10 +21,11 @@ impl World {
     /// Replaces the challenge. Instances that were launched before keep the old one.
     pub(super) async fn rotate(self: Rc<Self>, at_s: u64) -> anyhow::Result<()> {
         sleep(Duration::from_secs(at_s)).await;
-        let credentials = self.puppet.controller_credentials()?;
-        let rotated = secret(&self.puppet, &credentials, ROTATED, Some(CHALLENGE), TOKEN);
         self.note("the secret is rotated");
-        self.aws.put_secret(SECRET, rotated.to_string().into());
+        self.edit_secret(|secret| {
+            secret["challenge"] = ROTATED.into();
+            secret["previous_challenge"] = CHALLENGE.into();
+        })?;
         self.site.rotated.store(true, Ordering::Relaxed);
         Ok(())
     }
@@ -37,12 +38,14 @@ impl World {
         let tokens = tokens.map(|(token, state)| (token.to_owned(), state));
         self.puppet.configure(|options| options.rbac_tokens = Some(tokens.into()));
         self.until(at_s + later_s).await;
-        let mut secret: Value = match self.aws.secret(SECRET) {
-            Some(secret) => serde_json::from_str(secret.expose_secret())?,
-            None => bail!("the secret is gone"),
-        };
-        secret["rbac_token"] = NEXT_TOKEN.into();
         self.note("the secret has a new token");
+        self.edit_secret(|secret| secret["rbac_token"] = NEXT_TOKEN.into())
+    }
+
+    fn edit_secret(&self, edit: impl FnOnce(&mut Value)) -> anyhow::Result<()> {
+        let Some(secret) = self.aws.secret(SECRET) else { bail!("the secret is gone") };
+        let mut secret = serde_json::from_str(secret.expose_secret())?;
+        edit(&mut secret);
         self.aws.put_secret(SECRET, secret.to_string().into());
         Ok(())
     }

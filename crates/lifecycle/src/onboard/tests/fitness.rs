@@ -74,9 +74,9 @@ fn where_no_report_is_asked_for_no_run_is_awaited_or_ordered() {
 #[test]
 fn a_run_of_the_names_former_owner_is_not_its_own() {
     let mut world = world();
-    world.certificate().issued = at(100 + 10 + 61);
+    world.certificate().issued = at(100 + 61);
     assert_eq!(waits(world.decide()).codes(), [Code::WaitingForRun]);
-    world.certificate().issued = at(100 + 10 + 60);
+    world.certificate().issued = at(100 + 60);
     completed(world.decide());
 }
 
