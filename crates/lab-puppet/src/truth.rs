@@ -64,6 +64,14 @@ impl Puppet {
         Some(record.deactivated.is_none())
     }
 
+    /// Whether this node has had a Puppet run that began at this time or later and had a catalog, whether it could apply all of it or not.
+    #[must_use]
+    pub fn has_run_since(&self, certname: &str, since: Timestamp) -> bool {
+        let store = self.site.puppetdb();
+        let reports = store.nodes.get(certname).map(|record| &record.reports);
+        reports.into_iter().flatten().any(|report| report.started >= since && report.catalog_uuid.is_some())
+    }
+
     /// The site's time.
     #[must_use]
     pub fn now(&self) -> Timestamp {

@@ -23,6 +23,10 @@ pub enum Rule {
     SameKey,
     /// A node is pinned before its request is signed.
     PinFirst,
+    /// What refresh targets must learn of a launch does not move with later Puppet runs of the node.
+    FixedChange,
+    /// A launch waits until the refresh targets have run Puppet since the change.
+    Refresh,
     /// Hooks whose timeout is shorter than the profile's get heartbeats.
     Heartbeats,
 }

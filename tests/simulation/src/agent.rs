@@ -13,7 +13,7 @@ use tokio::time::sleep;
 
 use crate::network::Services;
 use crate::schedule::{Life, Stranger, certname, instance_id};
-use crate::watch::Watch;
+use crate::watch::{Truth, Watch};
 
 /// The `challengePassword` of instances that are launched before the challenge is replaced.
 pub(crate) const CHALLENGE: &str = "the challenge that instances are given";
@@ -63,8 +63,9 @@ pub(crate) async fn live(site: Site, life: Life) -> anyhow::Result<()> {
         }
         if last.replace(volume) != Some(volume) {
             disk = Disk::default();
-            site.watch
-                .set(&id, |truth| (truth.key, truth.serial, truth.has_run, truth.volume) = (None, None, false, volume));
+            site.watch.set(&id, |truth| {
+                *truth = Truth { volume, key: None, serial: None, has_run: false, first_run: None, ..truth.clone() }
+            });
         }
         let off_or_replaced = async {
             while site.watch.volume(&id) == Some(volume) && site.watch.is_on(&id) {
@@ -132,7 +133,11 @@ impl Site {
             let id = id.clone();
             move |status: &str| {
                 if status != "failed" && watch.volume(&id) == volume {
-                    watch.set(&id, |truth| truth.has_run = truth.serial == Some(serial));
+                    let now = watch.now();
+                    watch.set(&id, |truth| {
+                        truth.has_run = truth.serial == Some(serial);
+                        truth.first_run.get_or_insert(now);
+                    });
                 }
             }
         };

@@ -37,7 +37,7 @@ pub enum Broken {
 
 impl Broken {
     /// All rules that can be broken.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::RequestsUnchecked,
         Self::NoRunAwaited,
         Self::UnavailableIsAbsent,
@@ -53,6 +53,8 @@ impl Broken {
         Self::Inside(Rule::Home),
         Self::Inside(Rule::SameKey),
         Self::Inside(Rule::PinFirst),
+        Self::Inside(Rule::FixedChange),
+        Self::Inside(Rule::Refresh),
         Self::Inside(Rule::Heartbeats),
     ];
 

@@ -37,7 +37,7 @@ use crate::kill::Killed;
 use crate::network::{InMemory, Services};
 use crate::scene::{configuration, node, scene, secret};
 use crate::schedule::{Delivery, Release, Schedule};
-use crate::watch::{Invariant, Truth, Violation, Watch, Watched, is_too_many};
+use crate::watch::{Invariant, PRIMARY, Truth, Violation, Watch, Watched, is_too_many};
 
 /// Another Region, whose nodes use the same CA.
 pub(crate) const ELSEWHERE: &str = "us-east-1";
@@ -45,8 +45,6 @@ pub(crate) const ELSEWHERE: &str = "us-east-1";
 const FUNCTION_TIMEOUT: Duration = Duration::from_secs(150);
 /// The interval of sweeps.
 const SWEEPS: Duration = Duration::from_secs(60);
-/// The primary of a Puppet Enterprise site.
-const PRIMARY: &str = "puppet";
 /// The RBAC token of the secret.
 const TOKEN: &str = "the token of the first secret";
 /// When every simulation begins, in seconds since the epoch. A fixed time, so that housekeeping is always due at the same points.
@@ -319,6 +317,9 @@ impl World {
                 for receipt in answer.payload["results"].as_array().into_iter().flatten() {
                     let (outcome, code) = (&receipt["outcome"], &receipt["code"]);
                     self.note(&format!("#{number} {} {outcome} {code}", receipt["instance_id"]));
+                    if code == "refresh_timed_out" && self.schedule.is_calm() {
+                        self.watch().violate(Invariant::RefreshStarved, format!("{receipt}"));
+                    }
                 }
                 for result in answer.payload["housekeeping"]["orphans"]["results"].as_array().into_iter().flatten() {
                     self.note(&format!("#{number} {} {} {}", result["certname"], result["outcome"], result["code"]));

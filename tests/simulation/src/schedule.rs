@@ -169,6 +169,15 @@ pub struct Stranger {
 }
 
 impl Schedule {
+    /// Whether nothing is wrong with the refresh targets, which have time for two runs before the timeout of a refresh.
+    #[must_use]
+    pub fn is_calm(&self) -> bool {
+        let healthy = |enterprise: &Enterprise| {
+            enterprise.primary.is_empty() && enterprise.token_expires_s.is_none() && enterprise.run_s <= 300
+        };
+        self.faults.is_empty() && self.kills.is_empty() && self.site.enterprise.as_ref().is_none_or(healthy)
+    }
+
     /// Smaller schedules: in each, one thing is removed.
     #[must_use]
     pub fn smaller(&self) -> Vec<Self> {

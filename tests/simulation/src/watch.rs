@@ -16,6 +16,14 @@ pub(crate) const TERMINATE_HOOK: &str = "stagedoor-terminate";
 /// The node group that launching nodes are pinned to on Puppet Enterprise.
 pub(crate) const PINNED_TO: &str = "PE Infrastructure Agent";
 
+/// The primary of a Puppet Enterprise site, which is its refresh target.
+pub(crate) const PRIMARY: &str = "puppet";
+/// The timeouts of a launch and of its refresh; the latter less a minute to allow for clocks that differ.
+const LAUNCH_TIMEOUT: SignedDuration = SignedDuration::from_mins(30);
+const REFRESH_TIMEOUT: SignedDuration = SignedDuration::from_mins(19);
+/// How long before its timeout a launch goes on without refresh targets, and a minute for clocks.
+const NEARLY: SignedDuration = SignedDuration::from_mins(3);
+
 /// How far the CA's clock may deviate.
 const SLACK: SignedDuration = SignedDuration::from_secs(160);
 /// How long housekeeping may take to find a certificate that was left behind.
@@ -57,6 +65,11 @@ pub enum Invariant {
     TooManyAtOnce,
     /// No launch is completed with CONTINUE unless the instance has run Puppet successfully with its own certificate.
     AdmittedUnfit,
+    /// On Puppet Enterprise, no launch is completed with CONTINUE before the primary has run Puppet since the instance's first
+    /// successful run, unless the timeout of the refresh has expired.
+    AdmittedUnknown,
+    /// The timeout of a refresh does not expire while nothing is wrong with the refresh targets.
+    RefreshStarved,
     /// No termination is completed before the removal is proven.
     CompletedUnproven,
     /// The launch of a fit instance is never abandoned.
@@ -87,9 +100,13 @@ pub(crate) struct Truth {
     pub(crate) volume: u32,
     /// Whether the agent has run Puppet successfully with that certificate.
     pub(crate) has_run: bool,
+    /// When its first successful run of this launch ended.
+    pub(crate) first_run: Option<Timestamp>,
     /// Whether nothing on the instance's own side prevents its launch from succeeding.
     pub(crate) fit: bool,
-    /// Since when the instance's current action has been waiting.
+    /// Since when the current launch has been waiting.
+    pub(crate) launched: Option<Timestamp>,
+    /// Since when the termination has been waiting.
     pub(crate) waits_since: Option<Timestamp>,
 }
 
@@ -304,6 +321,9 @@ impl Watch {
             ("Pending:Wait" | "Warmed:Pending:Wait", LAUNCH_HOOK, "CONTINUE") if !(accepted && truth.has_run) => {
                 self.violate(Invariant::AdmittedUnfit, format!("{id} is admitted: {truth:?}"));
             }
+            ("Pending:Wait" | "Warmed:Pending:Wait", LAUNCH_HOOK, "CONTINUE") if self.is_unknown(&truth) => {
+                self.violate(Invariant::AdmittedUnknown, format!("{id} is admitted: {truth:?}"));
+            }
             ("Pending:Wait" | "Warmed:Pending:Wait", LAUNCH_HOOK, "ABANDON") if truth.fit => {
                 self.violate(Invariant::FitAbandoned, format!("{id} is abandoned"));
             }
@@ -317,6 +337,18 @@ impl Watch {
             }
             _ => {}
         }
+    }
+
+    /// Whether the primary has not run Puppet since the instance's first successful run, although there was time for it.
+    fn is_unknown(&self, truth: &Truth) -> bool {
+        let Some(first_run) = truth.first_run.filter(|_| self.puppet.options().enterprise) else { return false };
+        let waited = self.now().duration_since(first_run);
+        waited < REFRESH_TIMEOUT && !self.puppet.has_run_since(PRIMARY, first_run) && !self.is_nearly_late(truth)
+    }
+
+    /// Whether the launch's own timeout expires within a few minutes, so that it goes on without the refresh targets.
+    fn is_nearly_late(&self, truth: &Truth) -> bool {
+        truth.launched.is_some_and(|since| self.now().duration_since(since) >= LAUNCH_TIMEOUT - NEARLY)
     }
 
     /// Whether the action's timeout has expired, less a minute to allow for clocks that differ.

@@ -135,6 +135,17 @@ fn inside(rule: Rule, in_service: Schedule, staying: Schedule) -> (Schedule, Inv
             let site = SiteTraits { enterprise: Some(Enterprise::default()), ..SiteTraits::default() };
             (Schedule { site, ..launched }, Invariant::SignedUnpinned)
         }
+        Rule::FixedChange => {
+            let enterprise = Some(Enterprise { run_s: 180, ..Enterprise::default() });
+            let mut schedule = Schedule { horizon_s: 2200, ..launched };
+            schedule.site.enterprise = enterprise;
+            schedule.lives.iter_mut().for_each(|life| (life.agent.interval_s, life.end) = (60, End::Stays));
+            (schedule, Invariant::RefreshStarved)
+        }
+        Rule::Refresh => {
+            let site = SiteTraits { enterprise: Some(Enterprise::default()), ..SiteTraits::default() };
+            (Schedule { site, ..launched }, Invariant::AdmittedUnknown)
+        }
         Rule::Heartbeats => {
             let site = SiteTraits { hooks_end_s: Some(300), ..SiteTraits::default() };
             let mut schedule = Schedule { site, ..launched };

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use stagedoor_types::broken::{Rule, is_broken};
 
 use super::{CLOCKS_DIFFER, NotYet, Rules, ask, news, trouble};
 use crate::deadline;
@@ -34,7 +35,7 @@ impl Rules<'_> {
         own: Option<&RunView>,
     ) -> Result<Refreshed, NotYet> {
         let refresh = &self.launching.profile.refresh;
-        if refresh.is_empty() || self.launching.profile.awaited_run() == AwaitedRun::None {
+        if refresh.is_empty() || self.launching.profile.awaited_run() == AwaitedRun::None || is_broken(Rule::Refresh) {
             return Ok(Refreshed::default());
         }
         if !self.orchestrated && !refresh.await_launch {

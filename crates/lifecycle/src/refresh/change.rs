@@ -1,6 +1,7 @@
 //! The change that refresh targets must learn of: it is fixed, and later runs of the node do not move it. Pure.
 
 use jiff::Timestamp;
+use stagedoor_types::broken::{Rule, is_broken};
 
 use super::{CatalogView, RunView};
 use crate::deadline;
@@ -21,6 +22,7 @@ pub(crate) fn change<'a>(
 ) -> Option<Timestamp> {
     let own = own.into_iter();
     match after {
+        RefreshAfter::SuccessfulRun if is_broken(Rule::FixedChange) => own.map(|run| run.end).max(),
         RefreshAfter::SuccessfulRun => own.filter(|run| run.is_good()).map(|run| run.end).min(),
         RefreshAfter::Catalog => {
             let first = own.filter(|run| run.has_own_catalog()).min_by_key(|run| run.end);

@@ -58,6 +58,8 @@ impl World {
             End::Replaced(at) => {
                 self.until(at).await;
                 self.note(&format!("the root volume of {} is replaced", life.id()));
+                let now = self.now();
+                self.watch().set(&life.id(), |truth| truth.launched = Some(now));
                 self.begun(self.aws.replace_root_volume(&life.id()), Function::Purge, life.terminate_event);
                 self.puppet.disconnect(&life.certname());
             }
@@ -102,7 +104,8 @@ impl World {
         };
         self.note(&format!("{id} is launched as {name}"));
         let fit = life.agent.failing_runs == 0;
-        self.watch().set(&id, |truth| (truth.certname, truth.fit) = (name, fit));
+        let now = self.now();
+        self.watch().set(&id, |truth| (truth.certname, truth.fit, truth.launched) = (name, fit, Some(now)));
         self.deliver(Function::Onboard, begun, life.launch_event);
         self.spawn(agent::live(self.site.clone(), life.clone()));
         Ok(())
@@ -116,6 +119,8 @@ impl World {
         }
         let launch = Launch { id: Some(id.clone()), ..Launch::default() };
         self.note(&format!("{id} is needed in the group"));
+        let now = self.now();
+        self.watch().set(&id, |truth| truth.launched = Some(now));
         self.begun(self.aws.launch(GROUP, &launch), Function::Onboard, life.launch_event);
     }
 
@@ -124,6 +129,10 @@ impl World {
         let begun = self.aws.terminate(&life.id(), &Terminate::default());
         if begun.is_ok() {
             self.note(&format!("{} is terminated", life.id()));
+            if life.launched_s.is_none() {
+                // It has no agent that would go with it.
+                self.puppet.disconnect(&life.certname());
+            }
             let now = self.now();
             self.watch().set(&life.id(), |truth| truth.waits_since = Some(now));
         }

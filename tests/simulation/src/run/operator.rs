@@ -10,9 +10,10 @@ use serde_json::Value;
 use stagedoor_lab_puppet::{RunScript, TokenState};
 use tokio::time::sleep;
 
-use super::{PRIMARY, TOKEN, World};
+use super::{TOKEN, World};
 use crate::agent::{CHALLENGE, ROTATED};
 use crate::scene::SECRET;
+use crate::watch::PRIMARY;
 
 /// The RBAC token that replaces the one that has expired.
 const NEXT_TOKEN: &str = "the token of the next secret";

@@ -125,7 +125,7 @@ fn enterprise(chance: &Chance) -> Enterprise {
         [(from, *chance.one(&scripts)), (from + chance.of(30..=300), RunScript::Ok)]
     });
     Enterprise {
-        run_s: narrow(chance.of(5..=180)),
+        run_s: narrow(if chance.percent(10) { 780 } else { chance.of(5..=180) }),
         primary: trouble.into_iter().flatten().collect(),
         token_expires_s: chance.percent(10).then(|| (chance.of(1..=900), chance.of(60..=240))),
     }
