@@ -20,8 +20,6 @@ pub struct HeldCertificate {
     pub instance_id: Option<String>,
     /// Whether it is in the CRL.
     pub revoked: bool,
-    /// When the CA wrote it, by the CA's clock.
-    pub written: Timestamp,
 }
 
 impl Puppet {
@@ -34,13 +32,7 @@ impl Puppet {
         let key = print(parsed.tbs_certificate.subject_pki.raw);
         let trusted = crate::x509::request::trusted(&issued.extensions);
         let instance_id = trusted.into_iter().find(|(name, _)| name == "pp_instance_id").map(|(_, value)| value);
-        Some(HeldCertificate {
-            serial: issued.serial,
-            key,
-            instance_id,
-            revoked: ca.is_revoked(issued.serial),
-            written: issued.written,
-        })
+        Some(HeldCertificate { serial: issued.serial, key, instance_id, revoked: ca.is_revoked(issued.serial) })
     }
 
     /// SHA-256 over the public key of the request that waits under this name.

@@ -24,8 +24,6 @@ const REFRESH_TIMEOUT: SignedDuration = SignedDuration::from_mins(19);
 /// How long before its timeout a launch goes on without refresh targets, and a minute for clocks.
 const NEARLY: SignedDuration = SignedDuration::from_mins(3);
 
-/// How far the CA's clock may deviate.
-const SLACK: SignedDuration = SignedDuration::from_secs(160);
 /// How long housekeeping may take to find a certificate that was left behind.
 const HOUSEKEEPING: SignedDuration = SignedDuration::from_mins(50);
 
@@ -124,6 +122,8 @@ struct Inner {
     violations: Vec<Violation>,
     /// Names of another Region's instances.
     foreign: BTreeSet<String>,
+    /// When a request of each name was signed last.
+    signed: BTreeMap<String, Timestamp>,
     /// When each name was pinned.
     pinned: BTreeMap<String, Timestamp>,
     /// The names of instances without a lifecycle action that were removed not long ago, and when.
@@ -269,6 +269,8 @@ impl Watch {
     }
 
     fn signs(&self, certname: &str) {
+        let now = self.now();
+        self.lock().signed.insert(certname.to_owned(), now);
         let Some(key) = self.puppet.requested_key(certname) else { return };
         // It is not a violation if the instance began to terminate after the controller's last observation.
         if !self.instances().values().any(|truth| truth.certname == certname && truth.key == Some(key)) {
@@ -328,7 +330,7 @@ impl Watch {
                 self.violate(Invariant::FitAbandoned, format!("{id} is abandoned"));
             }
             ("Terminating:Wait" | "Warmed:Terminating:Wait", TERMINATE_HOOK, _)
-                if self.is_left(id, &truth) && !self.is_late(&truth) =>
+                if self.is_left(id, &truth) && !self.is_late(&truth) && !self.is_signed_late(&truth) =>
             {
                 self.violate(
                     Invariant::CompletedUnproven,
@@ -360,8 +362,9 @@ impl Watch {
     /// Whether the certificate was signed after the termination began, by an invocation that had observed AWS before. Housekeeping removes
     /// the certificate once nothing has been heard of its name for 40 minutes.
     pub(crate) fn is_signed_late(&self, truth: &Truth) -> bool {
-        let Some((held, since)) = self.puppet.certificate(&truth.certname).zip(truth.waits_since) else { return false };
-        held.written >= since - SLACK && self.now().duration_since(held.written) < HOUSEKEEPING
+        let signed = self.lock().signed.get(&truth.certname).copied();
+        let Some((signed, since)) = signed.zip(truth.waits_since) else { return false };
+        signed >= since && self.now().duration_since(signed) < HOUSEKEEPING
     }
 
     /// Whether anything of an instance is left in Puppet.

@@ -117,6 +117,8 @@ impl World {
         while self.aws.lifecycle_state(&id).is_some_and(|state| state.starts_with("Warmed:Pending")) {
             sleep(POOL_CHECK).await;
         }
+        // It stops first, and boots again after that.
+        sleep(POOL_CHECK).await;
         let launch = Launch { id: Some(id.clone()), ..Launch::default() };
         self.note(&format!("{id} is needed in the group"));
         let now = self.now();

@@ -29,7 +29,9 @@ impl Schedule {
         let strangers = (0..chance.of(0..=2)).map(|_| stranger(&chance, &lives)).collect();
         let forged = (0..chance.of(0..=1)).map(|_| forged(&chance, &lives)).collect();
         let site = site(&chance);
-        let horizon_s = lives.iter().map(rests_s).max().unwrap_or_default();
+        // Puppet runs that the orchestrator orders may take long: until the timeout of a launch.
+        let more_s = if site.enterprise.is_some() { 600 } else { 0 };
+        let horizon_s = lives.iter().map(rests_s).max().unwrap_or_default() + more_s;
         Self { seed, lives, faults, kills, strangers, forged, site, horizon_s }
     }
 }
