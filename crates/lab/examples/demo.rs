@@ -81,7 +81,7 @@ async fn scale_out(lab: &Lab, functions: &CargoLambda) -> anyhow::Result<Vec<Str
     for instance in &fleet {
         show(lab, instance, &name_of(lab, instance)?);
     }
-    let receipts = enrol(&functions, &file_of("three launch events", &batch(&events))?).await?;
+    let receipts = enrol(functions, &file_of("three launch events", &batch(&events))?).await?;
     println!("\n  The receipt of the first:");
     print(&receipts[0]);
     ensure!(receipts.len() == fleet.len(), "every launch should have been completed: {receipts:?}");

@@ -1,9 +1,9 @@
 //! Which nodes must run Puppet after a change, and have they? Pure.
 //!
-//! Other nodes learn of a node from its stored catalog. The change that they must learn of is fixed ([`change`]). A refresh target has
-//! learnt of it when a catalog of its own was compiled after that time and applied, whatever started the run ([`target`]). The targets
-//! of a launch run in waves ([`waves`]), and orders are repeated by a schedule that needs no state ([`schedule`]). The targets of a
-//! termination run all together, and usually nothing waits for them ([`removal`]).
+//! Other nodes learn of a node from its stored catalog. The change that they must learn of is fixed (`change`). A refresh target has
+//! learnt of it when a catalog of its own was compiled after that time and applied, whatever started the run (`target`). The targets
+//! of a launch run in waves (`waves`), and orders are repeated by a schedule that needs no state (`schedule`). The targets of a
+//! termination run all together, and usually nothing waits for them (`removal`).
 //!
 //! What is read are the reports and catalogs of PuppetDB and the jobs of the orchestrator. Nothing else is stored, so any number of
 //! invocations agree about it.

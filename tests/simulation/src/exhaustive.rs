@@ -4,7 +4,7 @@
 use stagedoor_lab_core::faults::Fault;
 
 use crate::run::{Played, play};
-use crate::schedule::{CALLS, Delivery, End, Life, Schedule, SiteTraits, kinds};
+use crate::schedule::{CALLS, Delivery, ENTERPRISE_CALLS, End, Enterprise, Life, Schedule, SiteTraits, kinds};
 
 /// One ordinary instance without any faults.
 #[must_use]
@@ -35,13 +35,18 @@ pub fn kill_points() -> anyhow::Result<Vec<Schedule>> {
 }
 
 /// The ordinary schedule with each kind of fault on each of the first occurrences of each call, both with its events delivered and with its
-/// events lost.
+/// events lost. The calls of Puppet Enterprise's services fail on a site that has them.
 #[must_use]
 pub fn single_faults(occurrences: u32) -> Vec<Schedule> {
+    let enterprise =
+        SiteTraits { enterprise: Some(Enterprise { run_s: 20, ..Enterprise::default() }), ..SiteTraits::default() };
     let mut all = Vec::new();
     for delivery in [Delivery::After(500), Delivery::Lost] {
-        for fault in faults(occurrences) {
-            let mut schedule = Schedule { faults: vec![fault], ..ordinary() };
+        let of_enterprise = faults(&ENTERPRISE_CALLS, occurrences).into_iter().map(|fault| (fault, &enterprise));
+        let open_source = SiteTraits::default();
+        let faults = faults(&CALLS, occurrences).into_iter().map(|fault| (fault, &open_source));
+        for (fault, site) in faults.chain(of_enterprise) {
+            let mut schedule = Schedule { faults: vec![fault], site: site.clone(), ..ordinary() };
             for life in &mut schedule.lives {
                 (life.launch_event, life.terminate_event) = (delivery, delivery);
             }
@@ -54,14 +59,14 @@ pub fn single_faults(occurrences: u32) -> Vec<Schedule> {
 /// The ordinary schedule with each pair of faults on the first two occurrences of each call.
 #[must_use]
 pub fn pairs_of_faults() -> Vec<Schedule> {
-    let all = faults(2);
+    let all = faults(&CALLS, 2);
     let pairs =
         all.iter().enumerate().flat_map(|(index, first)| all[index + 1..].iter().map(move |second| (first, second)));
     pairs.map(|(first, second)| Schedule { faults: vec![first.clone(), second.clone()], ..ordinary() }).collect()
 }
 
-fn faults(occurrences: u32) -> Vec<Fault> {
-    let calls = CALLS.iter().flat_map(|call| kinds().into_iter().map(move |kind| (call, kind)));
+fn faults(calls: &[(&str, &str)], occurrences: u32) -> Vec<Fault> {
+    let calls = calls.iter().flat_map(|call| kinds().into_iter().map(move |kind| (call, kind)));
     let fault = |((service, call), kind): (&(&str, &str), _), nth| Fault {
         service: (*service).to_owned(),
         call: (*call).to_owned(),

@@ -306,6 +306,15 @@ pub const CALLS: [(&str, &str); 16] = [
     ("puppetdb", "*"),
 ];
 
+/// The calls of Puppet Enterprise's services that faults can affect.
+pub const ENTERPRISE_CALLS: [(&str, &str); 5] = [
+    ("orchestrator", "POST /orchestrator/v1/command/deploy"),
+    ("orchestrator", "*"),
+    ("classifier", "POST /classifier-api/v1/groups/{id}/pin"),
+    ("classifier", "POST /classifier-api/v1/commands/unpin-from-all"),
+    ("classifier", "*"),
+];
+
 /// The kinds of faults.
 #[must_use]
 pub fn kinds() -> Vec<FaultKind> {

@@ -153,7 +153,7 @@ pub struct Overdue {
 
 /// The targets that housekeeping orders to run, because their last run predates the newest deactivation and no order for them is in
 /// progress: an order that a termination gave was lost, or none was given because another one was given just before. What the
-/// termination did counts as order 0; the others follow the schedule of [`Due`](super::schedule::Due). `every` is how often
+/// termination did counts as order 0; the others follow the schedule of `Due`. `every` is how often
 /// housekeeping is done.
 #[must_use]
 pub fn overdue(

@@ -57,11 +57,7 @@ impl World {
             }
             End::Replaced(at) => {
                 self.until(at).await;
-                self.note(&format!("the root volume of {} is replaced", life.id()));
-                let now = self.now();
-                self.watch().set(&life.id(), |truth| truth.launched = Some(now));
-                self.begun(self.aws.replace_root_volume(&life.id()), Function::Purge, life.terminate_event);
-                self.puppet.disconnect(&life.certname());
+                self.replace_root_volume(&life);
             }
             End::Killed(at) => {
                 self.until(at).await;
@@ -109,6 +105,17 @@ impl World {
         self.deliver(Function::Onboard, begun, life.launch_event);
         self.spawn(agent::live(self.site.clone(), life.clone()));
         Ok(())
+    }
+
+    fn replace_root_volume(self: &Rc<Self>, life: &Life) {
+        let begun = self.aws.replace_root_volume(&life.id());
+        if begun.is_ok() {
+            self.note(&format!("the root volume of {} is replaced", life.id()));
+            let now = self.now();
+            self.watch().set(&life.id(), |truth| truth.launched = Some(now));
+            self.puppet.disconnect(&life.certname());
+        }
+        self.begun(begun, Function::Purge, life.terminate_event);
     }
 
     /// Takes the instance from the warm pool as soon as it rests there.

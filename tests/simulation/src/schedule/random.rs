@@ -3,7 +3,10 @@
 use stagedoor_lab_core::faults::Fault;
 use stagedoor_lab_puppet::RunScript;
 
-use super::{CALLS, Delivery, End, Enterprise, Forged, Habits, Life, Release, Schedule, SiteTraits, Stranger, kinds};
+use super::{
+    CALLS, Delivery, ENTERPRISE_CALLS, End, Enterprise, Forged, Habits, Life, Release, Schedule, SiteTraits, Stranger,
+    kinds,
+};
 use crate::chance::Chance;
 
 impl Schedule {
@@ -24,11 +27,11 @@ impl Schedule {
                 lives.push(life(&chance, number + 1000, number, Some(again), false));
             }
         }
-        let faults = (0..chance.of(0..=5)).map(|_| fault(&chance)).collect();
+        let site = site(&chance);
+        let faults = (0..chance.of(0..=5)).map(|_| fault(&chance, &site)).collect();
         let kills = (0..chance.of(0..=4)).map(|_| (narrow(chance.of(0..=12)), narrow(chance.of(1..=160)))).collect();
         let strangers = (0..chance.of(0..=2)).map(|_| stranger(&chance, &lives)).collect();
         let forged = (0..chance.of(0..=1)).map(|_| forged(&chance, &lives)).collect();
-        let site = site(&chance);
         // Puppet runs that the orchestrator orders may take long: until the timeout of a launch.
         let more_s = if site.enterprise.is_some() { 600 } else { 0 };
         let horizon_s = lives.iter().map(rests_s).max().unwrap_or_default() + more_s;
@@ -142,8 +145,9 @@ fn delivery(chance: &Chance) -> Delivery {
     }
 }
 
-fn fault(chance: &Chance) -> Fault {
-    let (service, call) = chance.one(&CALLS);
+fn fault(chance: &Chance, site: &SiteTraits) -> Fault {
+    let of_enterprise = site.enterprise.is_some() && chance.percent(30);
+    let (service, call) = if of_enterprise { chance.one(&ENTERPRISE_CALLS) } else { chance.one(&CALLS) };
     let kind = chance.one(&kinds()).clone();
     let nth = Some(narrow(chance.of(1..=6)));
     Fault { service: (*service).to_owned(), call: (*call).to_owned(), nth, subject: None, kind }
