@@ -15,8 +15,8 @@ for setting in STAGEDOOR_SERVER STAGEDOOR_CERTNAME STAGEDOOR_PP_ROLE STAGEDOOR_C
   [ -n "${!setting:-}" ] || die "$setting is not set"
 done
 
-# The installation and the agent's first successful run must be finished by then: 70 minutes. The first run of a compiler of Puppet
-# Enterprise fails, or waits in its PuppetDB, until other hosts have run Puppet (docs/puppet-enterprise.md).
+# The installation and the agent's first successful run must finish within 70 minutes. On Puppet Enterprise, a compiler's first run
+# fails, or its PuppetDB blocks it, until other hosts have run Puppet (docs/puppet-enterprise.md).
 deadline=$((SECONDS + ${STAGEDOOR_TIMEOUT_S:-4200}))
 
 scratch=$(mktemp -d)
@@ -146,7 +146,7 @@ put() {
   mv "$1.new" "$1"
 }
 
-# Further extensions: OID=value, with commas between.
+# Further extensions: OID=value, separated by commas.
 extensions=()
 if [ -n "${STAGEDOOR_EXTENSIONS:-}" ]; then
   IFS=, read -ra extensions <<<"$STAGEDOOR_EXTENSIONS"

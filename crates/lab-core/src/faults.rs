@@ -80,6 +80,11 @@ impl Faults {
         self.lock().push(Counted { fault, seen: 0, hit: false });
     }
 
+    /// Takes this fault away.
+    pub fn remove(&self, fault: &Fault) {
+        self.lock().retain(|counted| counted.fault != *fault);
+    }
+
     /// Takes all faults away.
     pub fn clear(&self) {
         self.lock().clear();

@@ -187,9 +187,10 @@ fn terminating(action: &LifecycleAction, group: &Group, cloud: &CloudView) -> Re
     }
     let to_the_pool = action.destination == Some(Place::WarmPool) && group.reuses;
     Err(match group.members.get(instance) {
-        Some(LifecycleState::TerminatingWait | LifecycleState::WarmedPendingWait) if to_the_pool => Admission::Pass(
-            Fact::new(Code::ReturnsToWarmPool, format!("{instance} goes to the warm pool and stays known to Puppet")),
-        ),
+        Some(LifecycleState::WarmedPendingWait) if to_the_pool => Admission::Pass(Fact::new(
+            Code::ReturnsToWarmPool,
+            format!("{instance} goes to the warm pool and stays known to Puppet"),
+        )),
         Some(LifecycleState::ReplacingRootVolumeWait) => Admission::Pass(Fact::new(
             Code::RootVolumeReplaced,
             format!("{instance} gets a new root volume and stays known to Puppet"),

@@ -1,12 +1,12 @@
-//! Which nodes must run Puppet after a change, and have they? Pure.
+//! Decides which nodes must run Puppet after a change, and whether they have. Pure.
 //!
 //! Other nodes learn of a node from its stored catalog. The change that they must learn of is fixed (`change`). A refresh target has
-//! learnt of it when a catalog of its own was compiled after that time and applied, whatever started the run (`target`). The targets
-//! of a launch run in waves (`waves`), and orders are repeated by a schedule that needs no state (`schedule`). The targets of a
-//! termination run all together, and usually nothing waits for them (`removal`).
+//! learnt of it when it has applied a catalog of its own that was compiled after that time, whatever started the run (`target`). The
+//! targets of a launch run in waves (`waves`), and orders are repeated on a schedule that needs no state (`schedule`). The targets of
+//! a termination all run at the same time, and usually the termination does not wait for them (`removal`).
 //!
-//! What is read are the reports and catalogs of PuppetDB and the jobs of the orchestrator. Nothing else is stored, so any number of
-//! invocations agree about it.
+//! The inputs are the reports and catalogs of PuppetDB and the jobs of the orchestrator. Nothing else is stored, so any number of
+//! invocations reach the same result.
 
 mod change;
 mod removal;
@@ -27,7 +27,7 @@ pub(crate) use removal::{AfterRemoval, after_removal, at_next_run};
 pub use removal::{Overdue, overdue};
 pub(crate) use waves::{Refreshing, Standing};
 
-/// A run of Puppet that is over, as its report describes it.
+/// A finished Puppet run, as its report describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunView {
     /// When it began, by the node's clock.
@@ -38,15 +38,15 @@ pub struct RunView {
     pub status: String,
     /// Whether it was a noop run, which changes nothing.
     pub noop: bool,
-    /// Whether it applied a cached catalog, not one that was compiled for it.
+    /// Whether it applied a cached catalog and not one that was compiled for it.
     pub cached: bool,
-    /// The id of its catalog (`catalog_uuid`). It has none if none could be compiled.
+    /// The id of its catalog (`catalog_uuid`); `None` if no catalog could be compiled.
     pub catalog: Option<String>,
     /// How long it waited for its catalog: the metric `config_retrieval`.
     pub retrieving: Option<Duration>,
-    /// How long it applied its catalog: the metric `catalog_application`.
+    /// How long it took to apply its catalog: the metric `catalog_application`.
     pub applying: Option<Duration>,
-    /// The orchestrator's job that it was ordered with.
+    /// The orchestrator's job that ordered it.
     pub job: Option<String>,
 }
 
@@ -57,22 +57,22 @@ impl RunView {
         matches!(self.status.as_str(), "changed" | "unchanged") && !self.noop && !self.cached
     }
 
-    /// Whether it had a catalog that was compiled for it, however it ended.
+    /// Whether it had a catalog that was compiled for it, regardless of its result.
     #[must_use]
     pub fn has_own_catalog(&self) -> bool {
         self.catalog.is_some() && !self.cached
     }
 
-    /// Whether it applied a catalog that was compiled for it, also if some resource failed.
+    /// Whether it applied a catalog that was compiled for it, even if some resource failed.
     pub(crate) fn has_applied(&self) -> bool {
         self.is_good() || self.has_own_catalog() && !self.noop
     }
 }
 
-/// The catalog of a node that PuppetDB has stored: it keeps the newest alone.
+/// The catalog of a node that PuppetDB has stored. PuppetDB keeps only the newest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CatalogView {
-    /// Its id (`catalog_uuid`), which the report of the run that applied it has too.
+    /// Its id (`catalog_uuid`), which is also in the report of the run that applied it.
     pub id: Option<String>,
     /// When the Puppet Server that compiled it sent it to PuppetDB, by that server's clock (`producer_timestamp`).
     pub produced: Timestamp,
@@ -83,20 +83,20 @@ pub struct CatalogView {
 pub struct Order {
     /// Its job.
     pub job: String,
-    /// When it was given or, once it has, when it began.
+    /// When it was given or, once the run has begun, when the run began.
     pub began: Option<Timestamp>,
-    /// When it ended, if it has.
+    /// When it ended; `None` if it has not.
     pub ended: Option<Timestamp>,
 }
 
 impl Order {
-    /// Whether it is still in progress. One that has been for longer than `lost` is lost: it never ends, because the orchestrator's own
-    /// services were restarted, for example.
+    /// Whether it is still in progress. An order that has been in progress for longer than `lost` is lost: it never ends, for example
+    /// because the orchestrator's own services were restarted.
     pub(crate) fn is_open(&self, lost: Duration, now: Timestamp) -> bool {
         self.ended.is_none() && self.began.is_none_or(|began| now < deadline::after(began, lost))
     }
 
-    /// Whether it has ended, and so lately that its report may not be there yet.
+    /// Whether it ended so recently that PuppetDB may not have its report yet.
     pub(crate) fn is_settling(&self, now: Timestamp) -> bool {
         self.ended.is_some_and(|ended| now < deadline::after(ended, SETTLING))
     }
@@ -107,45 +107,45 @@ impl Order {
     }
 }
 
-/// The newest of these orders, by number: two may have begun in the same moment.
+/// The newest of these orders, by job number, because two may have begun at the same moment.
 pub(crate) fn newest(orders: &[Order]) -> Option<&Order> {
     orders.iter().max_by_key(|order| order.number())
 }
 
-/// What is known of a node that is to run Puppet.
+/// What is known of a node that must run Puppet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TargetView {
     /// Its name.
     pub certname: Certname,
-    /// Whether the orchestrator says that it is not connected, so that an order could not reach it.
+    /// Whether the orchestrator says that it is not connected, so that no order can reach it.
     pub disconnected: bool,
-    /// Its runs, in any order: all of which PuppetDB has heard since an hour before the change.
+    /// Its runs, in any order: all that PuppetDB has received since an hour before the change.
     pub runs: Lookup<Vec<RunView>>,
-    /// Its stored catalog, where that could be read.
+    /// Its stored catalog, if it could be read.
     pub catalog: Option<CatalogView>,
-    /// Orders for it, old and new. `None` where there is no orchestrator.
+    /// Orders for it, old and new; `None` if there is no orchestrator.
     pub orders: Option<Lookup<Vec<Order>>>,
 }
 
-/// What is known of the Puppet runs of a launching node, from which follows what refresh targets must learn.
+/// What is known of the Puppet runs of a launching node. It determines what refresh targets must learn of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct History {
-    /// Its runs, in any order: all of which PuppetDB has heard since shortly before the launch.
+    /// Its runs, in any order: all that PuppetDB has received since shortly before the launch.
     pub runs: Lookup<Vec<RunView>>,
     /// Its stored catalog.
     pub catalog: Lookup<CatalogView>,
 }
 
-/// After the end of an order, its report may still be on its way into PuppetDB.
+/// How long after the end of an order its report may still be on its way to PuppetDB.
 pub(crate) const SETTLING: Duration = Duration::from_secs(60);
 
-/// An order for a node that has been in progress for so long is not waited for any more. An agent waits up to ten minutes for another
-/// run to end before it begins; see [`pxp-agent`](https://github.com/puppetlabs/pxp-agent). The run of a refresh target may take longer:
-/// its order is lost no sooner than the timeout of the refresh expires.
+/// How long an order for a node may be in progress before it counts as lost. An agent waits up to ten minutes for another run to end
+/// before it begins; see [`pxp-agent`](https://github.com/puppetlabs/pxp-agent). The run of a refresh target may take longer, so its order
+/// counts as lost only after `timeout.refresh` if that is longer.
 pub(crate) const LOST: Duration = Duration::from_secs(20 * 60);
 
-/// How far before a time PuppetDB is searched for runs from that time on: clocks differ, and a run that was in progress then may belong
-/// to an order from before.
+/// How much earlier than a change the search for runs in PuppetDB begins: clocks differ, and a run that was in progress at the change may
+/// belong to an earlier order.
 pub(crate) const MARGIN: Duration = Duration::from_secs(3600);
 
 #[cfg(test)]

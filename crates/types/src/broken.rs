@@ -1,5 +1,5 @@
-//! Rules that a simulation can break deliberately, to show that its checks detect it. Compiled only with the feature `broken-rules`;
-//! without it, [`is_broken`] is a constant and nothing of this is in a program. No I/O.
+//! Rules that a simulation can break deliberately, to show that its checks detect the violation. Effective only with the feature
+//! `broken-rules`. Without it, [`is_broken`] is always false, and programs contain no code for breaking rules. No I/O.
 
 #[cfg(all(feature = "broken-rules", not(debug_assertions)))]
 compile_error!("the feature broken-rules is for the simulation; it must not be in a release build");
@@ -7,15 +7,15 @@ compile_error!("the feature broken-rules is for the simulation; it must not be i
 /// A rule of the controller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Rule {
-    /// What is under a name is removed only if it belongs to the terminating instance.
+    /// What is found under a name is removed only if it belongs to the terminating instance.
     NameCheck,
-    /// Nothing is purged unless AWS says that the instance terminates: an event alone is not enough.
+    /// Nothing is purged unless AWS confirms that the instance is terminating: an event alone is not enough.
     Confirmation,
     /// A termination is completed only after the removal is proven.
     Proof,
-    /// "Unavailable" is not "absent".
+    /// "Unavailable" is never read as "absent".
     Unavailable,
-    /// Too many orphans at once are not removed.
+    /// If there are too many orphans at once, none is removed.
     Breaker,
     /// An orphan must have been in this account and Region.
     Home,
@@ -23,11 +23,11 @@ pub enum Rule {
     SameKey,
     /// A node is pinned before its request is signed.
     PinFirst,
-    /// What refresh targets must learn of a launch does not move with later Puppet runs of the node.
+    /// Later Puppet runs of a launching node do not move the change that refresh targets must learn of.
     FixedChange,
     /// A launch waits until the refresh targets have run Puppet since the change.
     Refresh,
-    /// Hooks whose timeout is shorter than the profile's get heartbeats.
+    /// Heartbeats are sent for hooks whose timeout is shorter than the profile's.
     Heartbeats,
 }
 
@@ -41,7 +41,7 @@ mod state {
         static BROKEN: Cell<Option<Rule>> = const { Cell::new(None) };
     }
 
-    /// Breaks this rule on this thread, in place of the one that was broken before; `None`: none is broken.
+    /// Breaks this rule on this thread, and restores the one that was broken before; `None` restores all rules.
     pub fn break_rule(rule: Option<Rule>) {
         BROKEN.set(rule);
     }
@@ -56,7 +56,7 @@ mod state {
 #[cfg(feature = "broken-rules")]
 pub use state::{break_rule, is_broken};
 
-/// Whether this rule is broken: never.
+/// Whether this rule is broken: never without the feature `broken-rules`.
 #[cfg(not(feature = "broken-rules"))]
 #[must_use]
 pub const fn is_broken(_: Rule) -> bool {

@@ -33,7 +33,7 @@ pub(crate) struct Site {
     pub(crate) watch: Watch,
     /// Whether new instances receive the new challenge.
     pub(crate) rotated: Arc<AtomicBool>,
-    /// Whether it is Puppet Enterprise, whose agents connect to the orchestrator.
+    /// Whether the site is Puppet Enterprise, whose agents connect to the orchestrator.
     pub(crate) enterprise: bool,
 }
 
@@ -43,6 +43,7 @@ struct Disk {
     key: Option<AgentKey>,
     identity: Option<AgentIdentity>,
     runs: u32,
+    has_reported: bool,
 }
 
 /// Runs an agent for as long as its instance exists. It is off while the instance is stopped, and starts again without its previous key
@@ -81,7 +82,7 @@ pub(crate) async fn live(site: Site, life: Life) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Runs the agent of a node that no schedule describes, such as the primary: every half hour, whatever the orchestrator does.
+/// Runs the agent of a node that no schedule describes, such as the primary: one Puppet run every half hour, besides ordered runs.
 pub(crate) async fn daemon(site: Site, certname: &'static str) -> anyhow::Result<()> {
     loop {
         let lock = site.puppet.run_lock(certname);
@@ -117,7 +118,7 @@ pub(crate) fn attributes(id: &str, challenge: &str) -> CsrAttributes {
 }
 
 impl Site {
-    /// Runs an agent from the boot of its instance on. Does not return.
+    /// Runs an agent from the boot of its instance. Returns only on an error.
     async fn booted(&self, life: &Life, challenge: &str, disk: &mut Disk) -> anyhow::Result<()> {
         let (id, name, habits) = (life.id(), life.certname(), &life.agent);
         let pause = |seconds: u64| sleep(Duration::from_secs(seconds));
@@ -156,10 +157,12 @@ impl Site {
             disk.runs += 1;
             // Puppet refuses an agent whose certificate is revoked.
             if !self.puppet.is_revoked(serial) && self.puppet.agent_ran(&name, status, started, facts.clone()).is_ok() {
+                disk.has_reported = true;
+                self.watch.set(&id, |truth| truth.has_reported = true);
                 has_run(status);
             }
             drop(turn);
-            // An ordered run goes as the next one of its own would.
+            // An ordered run has the same result as the next run of the agent's own.
             if connection.is_none() || status == "failed" {
                 connection = connect(disk.runs);
             }
@@ -167,7 +170,7 @@ impl Site {
         }
     }
 
-    /// Requests a certificate until there is one that fits the key.
+    /// Requests a certificate until there is one that matches the key.
     async fn enrol(&self, life: &Life, challenge: &str, disk: &mut Disk) -> anyhow::Result<AgentIdentity> {
         let (id, name, habits) = (life.id(), life.certname(), &life.agent);
         let key = match disk.key.clone() {
@@ -196,10 +199,10 @@ impl Site {
         Ok(identity)
     }
 
-    /// The last report of an instance that is gone arrives, if the schedule says so: from a queue that took its time, or with a clock that
+    /// Delivers the last report of an instance that is gone, if the schedule says so: a queue delayed the report, or the instance's clock
     /// was ahead. PuppetDB then shows the node as active again.
     async fn report_late(&self, life: &Life, disk: &Disk) {
-        let Some(later) = life.agent.late_report_s.filter(|_| disk.runs > 0) else { return };
+        let Some(later) = life.agent.late_report_s.filter(|_| disk.has_reported) else { return };
         let began = self.back.clock.now() - SignedDuration::from_secs(30);
         sleep(Duration::from_secs(later)).await;
         self.puppet.report(&life.certname(), "changed", began);

@@ -14,6 +14,7 @@ pub fn ordinary() -> Schedule {
         seed: 1,
         lives: vec![life],
         faults: Vec::new(),
+        outages: Vec::new(),
         kills: Vec::new(),
         strangers: Vec::new(),
         forged: Vec::new(),

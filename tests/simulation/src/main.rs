@@ -5,7 +5,7 @@
 //! simulate --seeds FROM COUNT                    many seeds
 //! simulate --for SECONDS FROM                    as many seeds as fit into this time
 //! simulate --exhaustive kills|faults|pairs       every kill point, every single fault, or pairs of faults; also FROM COUNT
-//! simulate --broken FROM COUNT                   for each broken rule, the first of these seeds that shows it
+//! simulate --broken FROM COUNT                   for each broken rule, how many of these seeds it takes to detect it
 //! simulate --bench                               how long one launch and one termination take
 //! ```
 
@@ -72,7 +72,7 @@ fn one(seed: u64) -> anyhow::Result<()> {
     bail!("seed {seed} violates an invariant: {:#?}", replayed.violations)
 }
 
-/// What was simulated so far.
+/// The totals so far.
 #[derive(Default)]
 struct Sum {
     schedules: u64,
@@ -82,7 +82,7 @@ struct Sum {
     faults: usize,
 }
 
-/// Runs schedules, by number from 0 on, on every core: until there are no more or the time is used up.
+/// Runs schedules in order of their numbers, from 0, on every core, until there are no more or the time is up.
 #[expect(clippy::disallowed_methods, reason = "it measures the machine's time, not the simulation's")]
 fn many(
     what: &str,
@@ -133,7 +133,7 @@ impl Sum {
     }
 }
 
-/// For each broken rule, the first seed that shows it.
+/// Prints, for each broken rule, how many seeds it takes to detect it.
 fn broken(from: u64, count: u64) -> anyhow::Result<()> {
     let mut unseen = Vec::new();
     for broken in Broken::ALL {

@@ -108,7 +108,7 @@ impl InMemory {
 }
 
 /// A service's answer, or `None` if it closes the connection. Like a server, it carries out a request that it has read even if the caller
-/// is killed meanwhile. A panic of the service is the caller's.
+/// is killed meanwhile. A panic of the service becomes a panic of the caller.
 pub(crate) async fn served<S: Service>(request: Request, service: &Arc<S>, back: &Backstage) -> Option<server::Reply> {
     let carried_out = tokio::spawn(carry_out(request, Arc::clone(service), back.clone())).await;
     carried_out.unwrap_or_else(|stopped| resume_unwind(stopped.into_panic()))

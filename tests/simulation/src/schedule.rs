@@ -15,16 +15,31 @@ pub struct Schedule {
     pub lives: Vec<Life>,
     /// The faults of calls.
     pub faults: Vec<Fault>,
+    /// The services that are unavailable for some time.
+    pub outages: Vec<Outage>,
     /// The invocations that are killed: the number of each, from 0, and after how many steps of its future.
     pub kills: Vec<(u32, u32)>,
     /// Certificate requests from strangers.
     pub strangers: Vec<Stranger>,
-    /// Events that AWS never sent: they say that an instance terminates.
+    /// Events that AWS never sent. They say that an instance is terminating.
     pub forged: Vec<Forged>,
     /// The properties of the site.
     pub site: SiteTraits,
     /// How long the simulation runs, in seconds.
     pub horizon_s: u64,
+}
+
+/// A time in which every call of a service fails in the same way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outage {
+    /// The service, as the journal names it.
+    pub service: String,
+    /// How its calls fail.
+    pub kind: FaultKind,
+    /// When it begins, in seconds.
+    pub from_s: u64,
+    /// How long it lasts, in seconds.
+    pub lasts_s: u64,
 }
 
 /// Properties of a site that differ from an ordinary site.
@@ -63,7 +78,7 @@ pub struct SiteTraits {
 pub struct Enterprise {
     /// How long the Puppet runs that the orchestrator orders take, in seconds.
     pub run_s: u32,
-    /// How the Puppet runs of the primary go, each from a time on, in seconds.
+    /// How the Puppet runs of the primary behave, each from the given time on, in seconds.
     pub primary: Vec<(u64, RunScript)>,
     /// When the RBAC token expires, and how long after that the secret gets a new one, in seconds.
     pub token_expires_s: Option<(u64, u64)>,
@@ -112,7 +127,7 @@ pub enum End {
     Killed(u64),
     /// The instance stays, but its root volume is replaced, so its key is lost.
     Replaced(u64),
-    /// Auto Scaling terminates the instance, with its hooks, but EC2 takes it back two minutes later: a Spot Instance.
+    /// Auto Scaling terminates the instance, with its hooks, but EC2 reclaims it two minutes later: a Spot Instance.
     Reclaimed(u64),
     /// The instance goes back to the warm pool and stays there.
     Returned(u64),
@@ -144,11 +159,11 @@ pub struct Habits {
     pub repeats_request_s: Option<u64>,
     /// The pause between runs, in seconds.
     pub interval_s: u64,
-    /// How long after the instance is gone a report of it still arrives, in seconds; `None`: none does.
+    /// How long after the end of the instance a late report of it arrives, in seconds; `None`: none does.
     pub late_report_s: Option<u64>,
 }
 
-/// An event that AWS never sent. It says that an instance terminates.
+/// An event that AWS never sent. It says that an instance is terminating.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Forged {
     /// When the event arrives, in seconds.
@@ -169,13 +184,16 @@ pub struct Stranger {
 }
 
 impl Schedule {
-    /// Whether nothing is wrong with the refresh targets, which have time for two runs before the timeout of a refresh.
+    /// Whether nothing is wrong with the refresh targets, and they have time for two runs before the timeout of a refresh.
     #[must_use]
     pub fn is_calm(&self) -> bool {
         let healthy = |enterprise: &Enterprise| {
             enterprise.primary.is_empty() && enterprise.token_expires_s.is_none() && enterprise.run_s <= 300
         };
-        self.faults.is_empty() && self.kills.is_empty() && self.site.enterprise.as_ref().is_none_or(healthy)
+        self.faults.is_empty()
+            && self.outages.is_empty()
+            && self.kills.is_empty()
+            && self.site.enterprise.as_ref().is_none_or(healthy)
     }
 
     /// Smaller schedules: in each, one thing is removed.
@@ -195,7 +213,12 @@ impl Schedule {
         without(self.faults.len(), &|schedule, index| {
             schedule.faults.remove(index);
         });
-        without(self.kills.len(), &|schedule, index| schedule.kills.truncate(index));
+        without(self.outages.len(), &|schedule, index| {
+            schedule.outages.remove(index);
+        });
+        without(self.kills.len(), &|schedule, index| {
+            schedule.kills.remove(index);
+        });
         without(self.strangers.len(), &|schedule, index| {
             schedule.strangers.remove(index);
         });

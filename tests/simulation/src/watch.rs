@@ -21,13 +21,15 @@ pub(crate) const PRIMARY: &str = "puppet";
 /// The timeouts of a launch and of its refresh; the latter less a minute to allow for clocks that differ.
 const LAUNCH_TIMEOUT: SignedDuration = SignedDuration::from_mins(30);
 const REFRESH_TIMEOUT: SignedDuration = SignedDuration::from_mins(19);
-/// How long before its timeout a launch goes on without refresh targets, and a minute for clocks.
+/// How long before its timeout a launch goes on without refresh targets, plus a minute to allow for clocks that differ.
 const NEARLY: SignedDuration = SignedDuration::from_mins(3);
 
+/// How old an observation of AWS may be when a request is signed, and how long that takes.
+const OBSERVED: SignedDuration = SignedDuration::from_secs(45);
 /// How long housekeeping may take to find a certificate that was left behind.
 const HOUSEKEEPING: SignedDuration = SignedDuration::from_mins(50);
 
-/// One housekeeping is over in this time.
+/// The time within which one housekeeping ends.
 const ONE_HOUSEKEEPING: SignedDuration = SignedDuration::from_mins(4);
 /// How many orphans may always be removed at once, and which share of the fleet otherwise, in percent.
 const ALWAYS_ALLOWED: usize = 5;
@@ -59,7 +61,7 @@ pub enum Invariant {
     StrangerSigned,
     /// On Puppet Enterprise, a node is pinned before its request is signed.
     SignedUnpinned,
-    /// Never more than a share of the fleet is removed without a lifecycle action.
+    /// No more than the allowed share of the fleet is removed at once without a lifecycle action.
     TooManyAtOnce,
     /// No launch is completed with CONTINUE unless the instance has run Puppet successfully with its own certificate.
     AdmittedUnfit,
@@ -78,10 +80,8 @@ pub enum Invariant {
     LeftBehind,
     /// At the end, every fit instance that is not meant to terminate is in service.
     NotInService,
-    /// No lifecycle action ends by its hook's own timeout.
+    /// No lifecycle action ends because its hook timed out.
     HookTimedOut,
-    /// The controller makes a bounded number of calls for each action and each minute.
-    TooManyCalls,
     /// Every invocation returns within the function's time limit, without a panic.
     InvocationFailed,
 }
@@ -98,13 +98,15 @@ pub(crate) struct Truth {
     pub(crate) volume: u32,
     /// Whether the agent has run Puppet successfully with that certificate.
     pub(crate) has_run: bool,
+    /// Whether PuppetDB has received a report of it.
+    pub(crate) has_reported: bool,
     /// When its first successful run of this launch ended.
     pub(crate) first_run: Option<Timestamp>,
     /// Whether nothing on the instance's own side prevents its launch from succeeding.
     pub(crate) fit: bool,
-    /// Since when the current launch has been waiting.
+    /// When the current launch began to wait.
     pub(crate) launched: Option<Timestamp>,
-    /// Since when the termination has been waiting.
+    /// When the termination began to wait.
     pub(crate) waits_since: Option<Timestamp>,
 }
 
@@ -122,11 +124,11 @@ struct Inner {
     violations: Vec<Violation>,
     /// Names of another Region's instances.
     foreign: BTreeSet<String>,
-    /// When a request of each name was signed last.
-    signed: BTreeMap<String, Timestamp>,
+    /// When a request for each name was last signed.
+    signed: BTreeMap<(String, [u8; 32]), Timestamp>,
     /// When each name was pinned.
     pinned: BTreeMap<String, Timestamp>,
-    /// The names of instances without a lifecycle action that were removed not long ago, and when.
+    /// The names of instances without a lifecycle action that were removed recently, and when.
     orphans: BTreeMap<String, Timestamp>,
 }
 
@@ -250,7 +252,7 @@ impl Watch {
         }
     }
 
-    /// Counts the names of one housekeeping whose instances were terminated without a lifecycle action.
+    /// Counts the names that one housekeeping removes and whose instances were terminated without a lifecycle action.
     fn counts(&self, certname: &str) {
         let (now, instances) = (self.now(), self.instances());
         let mut of_name = instances.iter().filter(|(_, truth)| truth.certname == certname);
@@ -269,9 +271,9 @@ impl Watch {
     }
 
     fn signs(&self, certname: &str) {
-        let now = self.now();
-        self.lock().signed.insert(certname.to_owned(), now);
         let Some(key) = self.puppet.requested_key(certname) else { return };
+        let now = self.now();
+        self.lock().signed.insert((certname.to_owned(), key), now);
         // It is not a violation if the instance began to terminate after the controller's last observation.
         if !self.instances().values().any(|truth| truth.certname == certname && truth.key == Some(key)) {
             let what = format!("a request for {certname} is signed that no agent of that name has sent");
@@ -362,9 +364,10 @@ impl Watch {
     /// Whether the certificate was signed after the termination began, by an invocation that had observed AWS before. Housekeeping removes
     /// the certificate once nothing has been heard of its name for 40 minutes.
     pub(crate) fn is_signed_late(&self, truth: &Truth) -> bool {
-        let signed = self.lock().signed.get(&truth.certname).copied();
-        let Some((signed, since)) = signed.zip(truth.waits_since) else { return false };
-        signed >= since && self.now().duration_since(signed) < HOUSEKEEPING
+        let Some((key, since)) = truth.key.zip(truth.waits_since) else { return false };
+        let signed = self.lock().signed.get(&(truth.certname.clone(), key)).copied();
+        let late = signed.filter(|signed| *signed >= since && signed.duration_since(since) < OBSERVED);
+        late.is_some_and(|signed| self.now().duration_since(signed) < HOUSEKEEPING)
     }
 
     /// Whether anything of an instance is left in Puppet.
@@ -372,9 +375,11 @@ impl Watch {
         let certificate = self.puppet.certificate(&truth.certname);
         let of_it = certificate.is_some_and(|held| !held.revoked && held.instance_id.as_deref() == Some(id));
         let accepted = truth.serial.is_some_and(|serial| !self.puppet.is_revoked(serial));
-        let others = self.instances().into_iter().any(|(other, of)| other != id && of.certname == truth.certname);
-        let active = truth.has_run && !others && self.puppet.is_active(&truth.certname) == Some(true);
-        // A pin that an invocation sets which observed AWS before the termination began is only reported.
+        let of_name =
+            |(other, of): &(String, Truth)| other != id && of.certname == truth.certname && self.is_live(other);
+        let others = self.instances().into_iter().any(|one| of_name(&one));
+        let active = truth.has_reported && !others && self.puppet.is_active(&truth.certname) == Some(true);
+        // A pin that was set by an invocation that observed AWS before the termination began is only reported.
         let since = self.lock().pinned.get(&truth.certname).copied();
         let pinned_before = since.is_some_and(|at| truth.waits_since.is_none_or(|waits| at < waits));
         let pinned = !others && pinned_before && self.puppet.is_pinned(PINNED_TO, &truth.certname);
@@ -382,7 +387,7 @@ impl Watch {
     }
 }
 
-/// Whether so many names must not be removed at once from a fleet of this size.
+/// Whether this is too many names to remove at once from a fleet of this size.
 pub(crate) fn is_too_many(count: usize, fleet: usize) -> bool {
     count > ALWAYS_ALLOWED && count * 100 > MAX_SHARE * fleet
 }

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use stagedoor_lifecycle::profile::{AltNameTemplate, Probe, Profile, Protected, Rekey, SignMode};
+use stagedoor_lifecycle::profile::{
+    AltNameTemplate, Probe, Profile, Protected, Refresh, RefreshAfter, Rekey, SignMode,
+};
 use stagedoor_lifecycle::signing::SigningRules;
 use stagedoor_puppet::{long_name, short_name};
 use stagedoor_types::{ActionResult, Mode, ProfileName};
@@ -90,6 +92,14 @@ fn check_reports(section: &Reader<'_>, ready: &[Probe]) {
     }
 }
 
+/// Whether these compilers would wait for their refresh targets, and the targets for them. Legacy compilers have no PuppetDB that must be
+/// admitted first.
+fn is_deadlocked(rules: &SigningRules, refresh: &Refresh) -> bool {
+    let required = rules.require.get("pp_auth_role").into_iter();
+    let mut roles = required.chain(rules.allow.get("pp_auth_role").into_iter().flatten());
+    !refresh.is_empty() && refresh.after == RefreshAfter::SuccessfulRun && roles.any(|role| role == "pe_compiler")
+}
+
 /// What else `ready` requires.
 fn check_ready(section: &Reader<'_>, ready: &[Probe], site: Site) {
     if ready.contains(&Probe::FileSync) && !site.is_enterprise() {
@@ -145,6 +155,11 @@ pub(super) fn profile(name: &str, mut section: Reader<'_>, mode: Mode, site: Sit
     let on_terminate_timeout = on_timeout.choice("terminate", &RESULTS, ActionResult::Continue);
     let longest = launch_timeout.unwrap_or(LAUNCH_TIMEOUT);
     let refresh = refresh(&mut section, &mut timeout, &mut on_timeout, &ready, longest, MAX_TIMEOUT);
+    if refresh.as_ref().is_some_and(|refresh| is_deadlocked(&rules, refresh)) {
+        let needs = "must be \"catalog\" for compilers of Puppet Enterprise (pp_auth_role is pe_compiler): they cannot run Puppet \
+                     successfully before the nodes of refresh have learnt of them";
+        section.problem("refresh_after", needs);
+    }
     timeout.finish();
     on_timeout.finish();
     section.finish();

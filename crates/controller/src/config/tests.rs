@@ -351,6 +351,17 @@ fn what_needs_no_successful_run_is_refreshed_after_its_catalog() {
 }
 
 #[test]
+fn compilers_of_puppet_enterprise_are_not_made_to_wait_for_targets_that_wait_for_them() {
+    for rules in ["sign.require.pp_auth_role = 'pe_compiler'", "sign.allow.pp_auth_role = ['pe_compiler']"] {
+        let profile = format!("{rules}\nrefresh = ['primary.example.com']");
+        let problems = profile_with(&profile).expect_err("should be refused");
+        assert_eq!(keys(&problems), ["profile.x.refresh_after"], "{problems:?}");
+        profile_with(&format!("{profile}\nrefresh_after = 'catalog'")).unwrap();
+    }
+    profile_with("sign.require.pp_auth_role = 'pe_compiler_legacy'\nrefresh = ['primary.example.com']").unwrap();
+}
+
+#[test]
 fn refresh_targets_are_one_wave_or_a_list_of_waves() {
     let waves = |refresh: &str| {
         profile_with(&format!("refresh = {refresh}")).map(|profile| {

@@ -1,6 +1,6 @@
-//! Onboarding, the last rule: everything in `ready` besides the Puppet run succeeds, and has done so for a while. Pure.
+//! Onboarding, the last rule: everything in `ready` besides the Puppet run has succeeded for some time. Pure.
 //!
-//! Puppet restarts services while it sets a node up: connections are then refused, or answered with 503, for 20 seconds or more. One
+//! Puppet restarts services while it sets a node up. Connections are then refused, or answered with 503, for 20 seconds or more. One
 //! successful poll may be the last one before such a restart, so several in a row are required.
 
 use std::collections::BTreeMap;
@@ -16,22 +16,22 @@ use crate::observation::CertificateView;
 use crate::profile::Probe;
 use crate::reason::{Code, Fact, Reason};
 
-/// What a probe of a service on the node said: nothing is wrong, or what is.
+/// The result of a probe of a service on the node; the error says what is wrong.
 pub type ProbeResult = Result<(), String>;
 
 /// How many successful polls in a row make a node ready.
 const POLLS: u32 = 3;
-/// How long the first and the newest of them must be apart. A pass that follows another at once says nothing new.
+/// The least time between the first and the newest of them. A pass that immediately follows another adds no information.
 const STEADY: Duration = Duration::from_secs(10);
-/// After this time without a poll, those before it count no more: the instance may have been stopped, and started again.
-const KEPT: Duration = Duration::from_secs(120);
+/// The time without a poll after which earlier polls no longer count: the services may have restarted in between.
+const KEPT: Duration = Duration::from_secs(30);
 
 /// One poll of everything in `ready` besides the Puppet run.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Poll {
-    /// What each probe of a service on the node said; the text is what is wrong.
+    /// The result of each probe of a service on the node.
     pub said: Vec<(Probe, ProbeResult)>,
-    /// What the primary's file sync storage service says of the node, if it was asked; `Absent` if there is no such service.
+    /// What the primary's file sync storage service says of the node; `None` if it was not queried, `Absent` if there is no such service.
     pub code: Option<Lookup<CodeView>>,
 }
 
@@ -49,9 +49,9 @@ pub struct SuccessfulPolls {
 /// What the primary's file sync storage service says of one compiler.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CodeView {
-    /// The newest commit at the primary; `None` if no code was ever deployed.
+    /// The newest commit on the primary; `None` if no code was ever deployed.
     pub newest: Option<Commits>,
-    /// What the compiler said when it last checked in; `None` if the primary has not heard of it.
+    /// What the compiler reported when it last checked in; `None` if the primary has not heard of it.
     pub client: Option<CheckIn>,
 }
 
@@ -64,17 +64,17 @@ pub struct CheckIn {
     pub deployed: Option<Commits>,
 }
 
-/// A commit of the Puppet code. It is file sync's own, not one of the control repository.
+/// A commit of the Puppet code. It belongs to file sync and is not a commit of the control repository.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Commits {
-    /// The commit of the whole.
+    /// The commit of the whole repository.
     pub commit: String,
-    /// The commit of each environment, as far as they are listed.
+    /// The commit of each environment that is listed.
     pub environments: BTreeMap<String, String>,
 }
 
 impl SuccessfulPolls {
-    /// One more at this time, after those before it.
+    /// Adds a successful poll at this time to those before it.
     #[must_use]
     pub fn and(before: Option<Self>, at: Timestamp) -> Self {
         match before.filter(|before| before.count_at(at)) {
@@ -99,7 +99,7 @@ impl SuccessfulPolls {
 }
 
 impl Commits {
-    /// What is not the same as at the primary, if anything. Environments count where both list any.
+    /// What differs from the primary, if anything. Environments are compared only if both list any.
     fn behind(&self, primary: &Self) -> Option<String> {
         if self.commit != primary.commit {
             return Some(format!("commit {}, and the primary has {}", self.commit, primary.commit));
@@ -113,7 +113,7 @@ impl Commits {
 
 impl CodeView {
     /// Why the compiler does not have the newest code, if it does not. `issued` is when its certificate was issued, by the CA's clock,
-    /// which is the primary's: a check-in from before is a former owner's of the name.
+    /// which is the primary's. An earlier check-in belongs to a former owner of the name.
     fn lacks(&self, issued: Timestamp) -> Option<String> {
         let Some(newest) = &self.newest else {
             return Some("the primary has no commit: no code was deployed there yet".to_owned());
@@ -133,7 +133,7 @@ impl CodeView {
 }
 
 impl Poll {
-    /// What is not ready yet, if anything, of these probes. What could not be found out is not ready.
+    /// Which of these probes do not succeed yet, if any. A probe whose result is unknown does not succeed.
     #[must_use]
     pub fn failing(&self, ready: &[Probe], certificate: &CertificateView) -> Option<Reason> {
         let (mut failing, mut troubles) = (Vec::new(), Vec::new());
@@ -167,7 +167,7 @@ impl Poll {
 }
 
 impl Rules<'_> {
-    /// Everything in `ready` besides the Puppet run succeeds, and has in enough polls in a row.
+    /// Requires that everything in `ready` besides the Puppet run has succeeded in enough polls in a row.
     pub(super) fn ready(&self, certificate: &CertificateView) -> Result<(), NotYet> {
         let ready = &self.launching.profile.ready;
         if ready.iter().all(Probe::is_report) {

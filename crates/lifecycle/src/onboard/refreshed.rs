@@ -1,4 +1,4 @@
-//! Onboarding, the refresh targets' part: what must they learn of this launch, and have they? Pure.
+//! Onboarding, refresh targets: decides what they must learn of this launch, and whether they have. Pure.
 
 use std::time::Duration;
 
@@ -13,21 +13,21 @@ use crate::profile::{AwaitedRun, OnRefreshTimeout, RefreshAfter};
 use crate::reason::{Code, Fact, Reason};
 use crate::refresh::{self, Refreshing, RunView, Standing};
 
-/// So long before the launch's own timeout expires, it goes on without the targets: a fit instance is not abandoned because of them.
+/// How long before its own timeout expires a launch goes on without the targets, so that no fit instance is abandoned because of them.
 const LEFT_FOR_THE_REST: Duration = Duration::from_secs(120);
 
-/// What became of the refresh targets.
+/// The state of the refresh targets, for a launch that need not wait for them any longer.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Refreshed {
-    /// That they have learnt of it, or will.
+    /// That targets have learnt of the launch, or will.
     pub(super) learnt: Option<Fact>,
-    /// Without which of them the launch goes on.
+    /// The targets without which the launch goes on.
     pub(super) missed: Option<Fact>,
 }
 
 impl Rules<'_> {
-    /// The nodes that must learn of it have run Puppet since, as far as there is anything to learn yet. Without a Puppet run among
-    /// `ready`, nothing says when that would be, and no launch waits for them.
+    /// Requires that the refresh targets have run Puppet since the change, if it has happened yet. If `ready` requires no Puppet run, the
+    /// time of a change is unknown, and the launch does not wait for the targets.
     pub(super) fn refreshed(
         &self,
         name: &NameView,
@@ -43,7 +43,7 @@ impl Rules<'_> {
         }
         self.launch_is_known()?;
         let Some(change) = self.change(name, certificate, own)? else { return Ok(Refreshed::default()) };
-        // Otherwise every run would seem to have begun too early, and another be ordered at once.
+        // Otherwise, every run would appear to have begun too early, and another one would be ordered at once.
         if change > self.now {
             let ahead = format!("waiting for {change}, the time of the change by a clock that is ahead of ours");
             return Err(news(Code::ClockAhead, ahead));
@@ -65,7 +65,7 @@ impl Rules<'_> {
             return Ok(Refreshed { learnt, missed });
         }
         let late = self.launching.is_late(self.action.began, self.now);
-        // The sweep runs one at a time, so that launches together cost the targets one run.
+        // Sweeps run one at a time, so that instances that launch together cost the targets one run.
         if let Some(order) = order.as_ref().filter(|_| self.orchestrated && self.sweeps && !late) {
             return Err(Decision::Apply(Effect::Refresh(order.clone())).into());
         }
@@ -79,7 +79,7 @@ impl Rules<'_> {
         Err(NotYet::Missing(Missing::NotYet(Reason::new(awaited, troubles))))
     }
 
-    /// When that happened which the targets must learn; `None` if it has not happened.
+    /// The time of the change that the targets must learn of; `None` if it has not happened.
     fn change(
         &self,
         name: &NameView,
@@ -90,7 +90,7 @@ impl Rules<'_> {
         let Some(history) = &self.seen.history else { return ask(Question::History(refresh::searched_from(since))) };
         let runs = history.runs.known().map_err(trouble)?.map_or(&[][..], Vec::as_slice);
         let (after, of_this_launch) = (self.launching.profile.refresh.after, deadline::before(since, CLOCKS_DIFFER));
-        // A run that began before its certificate was issued is a predecessor's.
+        // A run that began before the certificate was issued belongs to a predecessor.
         let by_it = self.is_by_it(name)?;
         let first = runs.iter().filter(|run| run.start >= of_this_launch && by_it(run));
         let stored = match after {
@@ -98,7 +98,7 @@ impl Rules<'_> {
             RefreshAfter::Catalog => history.catalog.known().map_err(trouble)?,
         };
         let stored = stored.filter(|stored| stored.produced >= of_this_launch);
-        // PuppetDB may have forgotten the first one.
+        // PuppetDB may no longer have the first one.
         let newest = own.filter(|run| match after {
             RefreshAfter::SuccessfulRun => run.is_good(),
             RefreshAfter::Catalog => run.has_own_catalog(),
@@ -106,7 +106,8 @@ impl Rules<'_> {
         Ok(refresh::change(after, first, stored).or(newest.map(|run| run.end)))
     }
 
-    /// Until when the launch can wait for the targets, if it goes on without them. An event alone never shows that it has expired.
+    /// The latest time until which the launch can wait for the targets, if it may go on without them. An event alone never shows that this
+    /// time has passed.
     fn until(&self) -> Result<Option<Timestamp>, NotYet> {
         if self.launching.profile.refresh.on_timeout == OnRefreshTimeout::Wait {
             return Ok(None);

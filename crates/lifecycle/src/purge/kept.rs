@@ -1,8 +1,8 @@
-//! What Puppet Enterprise keeps of a compiler that is purged. Pure.
+//! What Puppet Enterprise keeps of a compiler that was purged. Pure.
 //!
 //! PuppetDB and RBAC admit compilers by certificate allowlists, to which Puppet Enterprise's modules only add lines. A line is harmless
-//! while the certificate is revoked and these services read the CRL, and a certificate that is issued for the same name later is trusted
-//! again. The controller cannot remove the lines: they are in files on the primary.
+//! while the certificate is revoked and these services read the CRL, but a certificate that is issued for the same name later is trusted
+//! again. The controller cannot remove the lines, because they are in files on the primary.
 
 use stagedoor_types::Lookup;
 
@@ -11,10 +11,10 @@ use crate::profile::{Probe, Profile};
 use crate::reason::{Code, Fact};
 use crate::removal::{Removals, is_compiler_role};
 
-/// The lines that Puppet Enterprise keeps, if the instance was a compiler whose name it may have written down: one of which PuppetDB
-/// had a node.
+/// The lines that Puppet Enterprise keeps, if the instance was a compiler whose name may be in the allowlists: PuppetDB must have had its
+/// node.
 ///
-/// That it was one is known from its certificate, if this invocation has removed that, else from its profile.
+/// Whether it was a compiler is known from its certificate, if this invocation has removed that, or from its profile.
 pub(super) fn allowlist_lines(profile: &Profile, seen: &TerminationView, removals: &Removals) -> Option<Fact> {
     let of_compilers = is_for_compilers(profile);
     let names = seen.names.iter().filter(|view| {
@@ -34,8 +34,8 @@ pub(super) fn allowlist_lines(profile: &Profile, seen: &TerminationView, removal
     Some(Fact::new(Code::AllowlistLinesKept, text))
 }
 
-/// Whether a profile is for compilers of Puppet Enterprise: it lets an instance have their `pp_auth_role`, or asks for what only they
-/// have, a PCP broker or file sync. (A port alone says nothing: any service may listen on 8142.)
+/// Whether a profile is for compilers of Puppet Enterprise: it permits their `pp_auth_role`, or it probes a service that only they have, a
+/// PCP broker or file sync. (A port alone shows nothing: any service may listen on 8142.)
 fn is_for_compilers(profile: &Profile) -> bool {
     let sign = &profile.rules;
     let required = sign.require.get("pp_auth_role").into_iter();

@@ -1,4 +1,4 @@
-//! The change that refresh targets must learn of: it is fixed, and later runs of the node do not move it. Pure.
+//! The change that refresh targets must learn of. It is fixed: later runs of the node do not move it. Pure.
 
 use jiff::Timestamp;
 use stagedoor_types::broken::{Rule, is_broken};
@@ -7,14 +7,14 @@ use super::{CatalogView, RunView};
 use crate::deadline;
 use crate::profile::RefreshAfter;
 
-/// When that happened which the targets must learn, from the node's own runs of this launch and its stored catalog, if that is of this
-/// launch too; `None` if it has not happened.
+/// The time of the change that the targets must learn of; `None` if it has not happened. Follows from the node's own runs of this launch
+/// and from its stored catalog, if that belongs to this launch too.
 ///
-/// The first successful run is the one that ended first. For [`RefreshAfter::Catalog`], PuppetDB's `catalogs` shows the newest catalog
-/// alone. That is the first one while there is no report of this launch, and while the first report has the same `catalog_uuid`. Then
-/// its `producer_timestamp` counts. Afterwards the time follows from the first report that has a catalog: its end less the time that it
-/// spent on applying it, for the catalog was stored before the node received it. Where the report does not say how long that was, its
-/// end counts: the later time, after which no target can have missed the catalog.
+/// The first successful run is the one that ended first. For [`RefreshAfter::Catalog`], PuppetDB's `catalogs` shows only the newest
+/// catalog. It is the first one while there is no report of this launch, and while the first report has the same `catalog_uuid`. In these
+/// cases, its `producer_timestamp` counts. Afterwards, the time follows from the first report that has a catalog: its end minus the time
+/// that the run took to apply the catalog, because the catalog was stored before the node received it. If the report does not give that
+/// time, its end counts: the later time, after which no target can have missed the catalog.
 pub(crate) fn change<'a>(
     after: RefreshAfter,
     own: impl IntoIterator<Item = &'a RunView>,
@@ -35,7 +35,7 @@ pub(crate) fn change<'a>(
     }
 }
 
-/// When a node had received its catalog, at the latest.
+/// The latest time at which a node received its catalog.
 fn received(run: &RunView) -> Timestamp {
     run.applying.map_or(run.end, |applying| deadline::before(run.end, applying).clamp(run.start.min(run.end), run.end))
 }

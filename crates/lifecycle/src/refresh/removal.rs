@@ -1,5 +1,5 @@
-//! The refresh targets of a termination: they are ordered to run when the removal is proven, all waves together, and usually nothing waits
-//! for that. Housekeeping makes good for orders that were lost. Pure.
+//! The refresh targets of a termination. When the removal is proven, one run of all waves together is ordered, and usually the termination
+//! does not wait for it. Housekeeping replaces orders that were lost. Pure.
 
 use std::time::Duration;
 
@@ -14,23 +14,23 @@ use crate::decision::{Question, RefreshOrder};
 use crate::profile::{OnRefreshTimeout, Refresh};
 use crate::reason::{Code, Fact, Reason};
 
-/// For so long after an order for a target, terminations give it no other: housekeeping gives one for all of them afterwards.
+/// How long after an order for a target terminations order no further run of it. Housekeeping then orders one for all of them.
 const GATHERED: Duration = Duration::from_secs(300);
 
-/// What is to be done about the targets of a termination whose removal is proven.
+/// What to do about the targets of a termination whose removal is proven.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum AfterRemoval {
-    /// Nothing. Holds what is known, where there are targets.
+    /// Nothing. Holds what is known of the targets, if there are any.
     Done(Option<Fact>),
-    /// This must be known first.
+    /// The answer to this question is required first.
     Ask(Question),
-    /// An order is to be given, which the termination does not wait for.
+    /// Give an order, for which the termination does not wait.
     Order(RefreshOrder, Fact),
-    /// The termination waits for the targets, and an order may be due.
+    /// Wait for the targets. An order may be due.
     Wait(Option<RefreshOrder>, Reason),
 }
 
-/// What is to be done about the targets, of which the node was deactivated at the time `change`.
+/// What to do about the targets. The node was deactivated at the time `change`.
 pub(crate) fn after_removal(
     refresh: &Refresh,
     targets: Option<&[TargetView]>,
@@ -52,26 +52,26 @@ pub(crate) fn after_removal(
     }
 }
 
-/// From when on PuppetDB is searched for runs that may show that a change at this time is known. By the hour, so that actions ask the same
-/// question.
+/// The time from which PuppetDB is searched for runs that may show that targets have learnt of a change at this time. Rounded down to the
+/// hour, so that actions ask the same question.
 #[must_use]
 pub fn searched_from(change: Timestamp) -> Timestamp {
     let from = deadline::before(change, MARGIN);
     Timestamp::from_second(from.as_second().div_euclid(3600) * 3600).unwrap_or(from)
 }
 
-/// Without an orchestrator no run can be ordered.
+/// The fact for a profile without an orchestrator: no run can be ordered.
 pub(crate) fn at_next_run(refresh: &Refresh) -> Fact {
     let names: Vec<&str> = refresh.targets().map(Certname::as_str).collect();
     let later = format!("{} will pick up the change at the next Puppet run", names.join(", "));
     Fact::new(Code::RefreshedAtNextRun, later)
 }
 
-/// All waves together: what is gone needs no order.
+/// All waves together: for a node that is gone, the order of the waves does not matter.
 fn awaited(refresh: &Refresh, targets: &[TargetView], change: Timestamp, now: Timestamp) -> AfterRemoval {
     let together = Refresh {
         waves: vec![refresh.targets().cloned().collect()],
-        // How long the termination waits is said by its own timeout.
+        // The timeout of the termination itself limits how long it waits.
         on_timeout: OnRefreshTimeout::Wait,
         ..refresh.clone()
     };
@@ -112,7 +112,7 @@ fn at_once(refresh: &Refresh, targets: &[TargetView], change: Timestamp, now: Ti
     if needed.is_empty() {
         return AfterRemoval::Done(Some(fact));
     }
-    // Terminations that are proven together order the same.
+    // Terminations whose removal is proven in the same slot give the same order.
     let slot = i64::try_from(GATHERED.as_secs()).unwrap_or(i64::MAX);
     let due = Timestamp::from_second(now.as_second().div_euclid(slot) * slot).unwrap_or(now);
     AfterRemoval::Order(RefreshOrder { targets: needed, change, due, awaited: false }, fact)
@@ -120,11 +120,11 @@ fn at_once(refresh: &Refresh, targets: &[TargetView], change: Timestamp, now: Ti
 
 /// Whether a termination orders a target to run.
 enum Need {
-    /// It knows of it. Holds how that is known.
+    /// No: the target has learnt of the removal. Holds how that is known.
     Learnt(String),
-    /// It does.
+    /// Yes.
     Order,
-    /// It does not: an order was given just before, no order would reach the target, or it cannot be known. Housekeeping looks again.
+    /// No: an order was given just before, no order would reach the target, or its state is unknown. Housekeeping looks again.
     Later,
 }
 
@@ -147,14 +147,13 @@ fn need(target: &TargetView, change: Timestamp, now: Timestamp) -> Need {
 pub struct Overdue {
     /// Its name.
     pub certname: Certname,
-    /// When the order became due that is to be given now.
+    /// When the order that must be given now became due.
     pub due: Timestamp,
 }
 
-/// The targets that housekeeping orders to run, because their last run predates the newest deactivation and no order for them is in
-/// progress: an order that a termination gave was lost, or none was given because another one was given just before. What the
-/// termination did counts as order 0; the others follow the schedule of `Due`. `every` is how often
-/// housekeeping is done.
+/// The targets for which housekeeping orders a run, because their last run predates the newest deactivation and no order for them is in
+/// progress: either the order of a termination was lost, or none was given because another one was given just before. The order of the
+/// termination counts as order 0; the others follow the schedule of `Due`. `every` is the interval of housekeeping.
 #[must_use]
 pub fn overdue(
     targets: &[TargetView],

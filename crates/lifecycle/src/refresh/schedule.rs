@@ -1,7 +1,7 @@
-//! When is a run of a refresh target ordered, and ordered again? Pure, and without state.
+//! When a run of a refresh target is ordered, and when it is ordered again. Pure, and without state.
 //!
-//! Order n = 0, 1, 2, 3 is due (2ⁿ − 1) × 2 minutes after the change, or after the wave before ended: after 0, 2, 6 and 14 minutes. How many were
-//! given is read from the orchestrator's jobs.
+//! Order n = 0, 1, 2, 3 is due (2ⁿ − 1) × 2 minutes after the change or after the end of the wave before: after 0, 2, 6 and 14 minutes.
+//! The number of previous orders is read from the orchestrator's jobs.
 
 use std::time::Duration;
 
@@ -9,42 +9,46 @@ use jiff::Timestamp;
 
 use crate::deadline;
 
-/// How many orders are given for one change at the most.
+/// The greatest number of orders for one change.
 const ORDERS: u32 = 4;
 /// The time unit of the schedule.
 const UNIT: Duration = Duration::from_secs(120);
-/// Between the beginnings of two sweeps, which give the orders of launches.
+/// The greatest pause between two orders, in units.
+const GREATEST_PAUSE: u32 = 4;
+/// The interval of sweeps, which give the orders of launches.
 pub(super) const SWEEPS: Duration = Duration::from_secs(60);
-/// From this time on, an order is given although another one from before the change is still in progress: that one may never end. It is
-/// when order 2 is due.
+/// How long after the change an order from before the change, still in progress, delays a new one. It may never end, so a new order is
+/// given after this time, when order 2 is due.
 pub(super) const PENDING_FROM: Duration = Duration::from_secs(360);
 
-/// Whether a run is to be ordered.
+/// Whether to order a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Due {
-    /// It is, since this time.
+    /// Order a run now. The order became due at this time.
     Now(Timestamp),
-    /// Not before this time.
+    /// Order no run before this time.
     At(Timestamp),
-    /// As many orders were given as there may be.
+    /// Order no further run: the greatest number of orders has been given.
     Never,
 }
 
 /// What is known of the orders for a target since the change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Given {
-    /// How many orders have been given since.
+    /// The number of orders that have been given since.
     pub(super) count: usize,
     /// Whether the orchestrator shows any order that was given or has ended since.
     pub(super) any_shown: bool,
-    /// When the last of the orders that have ended no longer stood in the way.
+    /// When the last of the orders that have ended stopped delaying the next one.
     pub(super) free: Option<Timestamp>,
 }
 
-/// Whether an order is due, for a change at `start`. `every` is how often that is looked at.
+/// Whether an order is due, for a change at `start`. `every` is the interval at which this is checked.
 ///
-/// Where the orchestrator shows no order since then, one may have been given and lost: orchestrators that restart forget jobs. Then the
-/// time alone decides, so that at most one order is given each time that one is due: in the interval that follows.
+/// If the orchestrator shows no order since the change, one may have been given and lost, because an orchestrator that restarts forgets
+/// jobs. In that case, only the time decides: each order is given at most once, in the interval of length `every` after it becomes due. It
+/// may also be that none could be given, for instance because the orchestrator was unavailable for a quarter of an hour. So after the
+/// fourth time, another follows every eight minutes; the timeout of the refresh ends this.
 pub(super) fn due(start: Timestamp, given: Given, every: Duration, now: Timestamp) -> Due {
     let times: Vec<Timestamp> = (0..ORDERS).map(|n| deadline::after(start, UNIT * (2_u32.pow(n) - 1))).collect();
     let Some(next) = times.get(given.count) else { return Due::Never };
@@ -55,10 +59,15 @@ pub(super) fn due(start: Timestamp, given: Given, every: Duration, now: Timestam
     if given.any_shown {
         return Due::Now(next);
     }
-    match times.iter().rfind(|time| **time <= now) {
-        Some(last) if now < deadline::after(*last, every) => Due::Now(*last),
-        _ => times.iter().find(|time| **time > now).map_or(Due::Never, |next| Due::At(*next)),
+    let mut last = start;
+    for step in (0..).map(|n| UNIT * 2_u32.pow(n).min(GREATEST_PAUSE)) {
+        let next = deadline::after(last, step);
+        if now < next {
+            return if now < deadline::after(last, every) { Due::Now(last) } else { Due::At(next) };
+        }
+        last = next;
     }
+    Due::Never
 }
 
 #[cfg(test)]
@@ -68,7 +77,7 @@ mod tests {
 
     const NOTHING: Given = Given { count: 0, any_shown: false, free: None };
 
-    /// The seconds after the change, of an hour, at which an order is due whatever was given before.
+    /// The seconds of the first hour after the change at which an order is due for these previous orders.
     fn due_while(given: Given) -> Vec<i64> {
         (0..3600).filter(|second| matches!(due(at(0), given, SWEEPS, at(*second)), Due::Now(_))).collect()
     }
@@ -86,10 +95,11 @@ mod tests {
 
     #[test]
     fn where_no_order_is_shown_the_time_alone_decides() {
-        let windows: Vec<i64> = [0, 2, 6, 14].into_iter().flat_map(|minute| minute * 60..(minute + 1) * 60).collect();
+        let minutes = [0, 2, 6, 14, 22, 30, 38, 46, 54];
+        let windows: Vec<i64> = minutes.into_iter().flat_map(|minute| minute * 60..(minute + 1) * 60).collect();
         assert_eq!(due_while(NOTHING), windows);
         assert_eq!(due(at(0), NOTHING, SWEEPS, at(60)), Due::At(at(120)));
-        assert_eq!(due(at(0), NOTHING, SWEEPS, at(900)), Due::Never);
+        assert_eq!(due(at(0), NOTHING, SWEEPS, at(900)), Due::At(at(22 * 60)));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Has one refresh target learnt of a change; else, is it about to, or is a run to be ordered? Pure.
+//! Decides whether one refresh target has learnt of a change, is about to, or needs an order. Pure.
 
 use std::time::Duration;
 
@@ -12,75 +12,75 @@ use crate::deadline;
 /// Whether a target has learnt of a change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum TargetStanding {
-    /// It has.
+    /// It has learnt of the change.
     Learnt {
-        /// When the run ended by which it first did.
+        /// The end of the first run by which it learnt of the change.
         end: Timestamp,
         /// How that is known.
         how: String,
     },
-    /// It will, or may, soon. Holds what is waited for.
+    /// It will or may learn of the change soon. Holds what the action waits for.
     Underway(String),
-    /// A run has to be ordered.
+    /// A run must be ordered.
     Needed {
         /// When the order became due.
         due: Timestamp,
-        /// What is waited for.
+        /// What the action waits for.
         what: String,
     },
-    /// A service that could say is unavailable.
+    /// Unknown, because a service is unavailable.
     Unknown(Trouble),
 }
 
-/// When the compilation of a run's catalog began at the earliest, which is a time that PuppetDB's contents of before it are in.
+/// The earliest time at which the compilation of a run's catalog can have begun. The catalog reflects what PuppetDB had stored before then.
 ///
-/// A catalog is compiled after its run began (`start_time`). Where it is still the stored one, by its `catalog_uuid`, it was also compiled no
-/// longer before its `producer_timestamp` than the run waited for it (the metric `config_retrieval`, which includes the compilation). So a
-/// run that began before a change and compiled its catalog after it counts as well.
+/// A catalog is compiled after its run began (`start_time`). If it is still the stored one, by its `catalog_uuid`, its compilation also
+/// began no earlier than `config_retrieval` before its `producer_timestamp`. This metric is how long the run waited for its catalog, which
+/// includes the compilation. Therefore, a run that began before a change and whose catalog was compiled after it also counts.
 pub(super) fn compiled(run: &RunView, stored: Option<&CatalogView>) -> Timestamp {
     let same = stored.filter(|stored| stored.id.is_some() && stored.id == run.catalog);
     let by_catalog = same.zip(run.retrieving).map(|(stored, took)| deadline::before(stored.produced, took));
     by_catalog.map_or(run.start, |compiled| compiled.max(run.start))
 }
 
-/// The run by which a target first learnt of a change, if it has: its catalog was compiled since, and applied, also if some resource
-/// failed. A failed compilation, a cached catalog and a noop run teach nothing.
+/// The run by which a target first learnt of a change, if it has: the run applied a catalog that was compiled since, even if some resource
+/// failed. A failed compilation, a cached catalog and a noop run do not count.
 pub(super) fn first_to_learn(runs: &[RunView], stored: Option<&CatalogView>, change: Timestamp) -> Option<RunView> {
     let learnt = runs.iter().filter(|run| run.has_applied() && compiled(run, stored) >= change);
     learnt.min_by_key(|run| run.end).cloned()
 }
 
-/// The orders for a target, seen from a change on.
+/// The orders for a target, with regard to a change.
 pub(super) struct TargetOrders<'a> {
     pub(super) all: &'a [Order],
     pub(super) runs: &'a [RunView],
     pub(super) change: Timestamp,
-    /// After how long an order is lost.
+    /// The time after which an order counts as lost.
     pub(super) lost: Duration,
     pub(super) now: Timestamp,
 }
 
 impl TargetOrders<'_> {
-    /// Whether an order is in progress. A report of its job shows that it is over, also where the orchestrator has lost track of it.
+    /// Whether an order is in progress. A report of its job shows that it has ended, even if the orchestrator has lost track of it.
     pub(super) fn is_open(&self, order: &Order) -> bool {
         order.is_open(self.lost, self.now) && !self.runs.iter().any(|run| run.job.as_ref() == Some(&order.job))
     }
 
-    /// When the run of an order began at the earliest: not before the one that was in progress when it was given had ended.
+    /// The earliest time at which the run of an order can have begun: not before the end of the run that was in progress when it was given.
     fn began(&self, order: &Order) -> Timestamp {
         let began = order.began.unwrap_or(Timestamp::MIN);
         let before = self.all.iter().filter(|other| other.number() < order.number());
         before.filter_map(|other| other.ended).fold(began, Timestamp::max)
     }
 
-    /// Whether the target will have learnt of the change by the run of this order, as far as its beginning says.
+    /// Whether the run of this order begins late enough for the target to learn of the change.
     fn may_know(&self, order: &Order) -> bool {
         self.began(order) >= self.change
     }
 
-    /// What is waited for before another order is given, if anything is: an order by which the target will learn of the change, or two
-    /// orders, of which the second will run once the first has ended. An order from before the change is waited for as well, but not for
-    /// long: another one may wait behind it.
+    /// What must end before another order is given, if anything: an order by which the target will learn of the change, or two orders, of
+    /// which the second will run once the first has ended. An order from before the change delays the next one too, but not for long:
+    /// another one may be queued behind it.
     fn underway(&self, certname: &Certname) -> Option<String> {
         let open: Vec<&Order> = self.all.iter().filter(|order| self.is_open(order)).collect();
         if let Some(order) = open.iter().find(|order| self.may_know(order)).or(open.get(1)) {
@@ -90,7 +90,7 @@ impl TargetOrders<'_> {
         Some(format!("the end of an earlier Puppet run of {certname} (job {})", order.job))
     }
 
-    /// What the schedule needs to know of them. A run of a job that the orchestrator does not show was ordered as well.
+    /// The orders since the change, for the schedule. A run whose job the orchestrator does not show counts as an order too.
     fn given(&self, at_least: usize) -> Given {
         let since = |time: Option<Timestamp>| time.is_some_and(|time| time >= self.change);
         let given = self.all.iter().filter(|order| since(order.began));
@@ -101,7 +101,7 @@ impl TargetOrders<'_> {
             .filter(|run| run.job.as_ref().is_some_and(|job| self.all.iter().all(|order| order.job != *job)));
         let count = given.count() + forgotten.count();
         let freed = self.all.iter().filter(|order| since(order.ended)).filter_map(|order| {
-            // The report of an order from before the change would prove nothing: it is not waited for.
+            // The report of an order from before the change would prove nothing, so the next order does not wait for it.
             let settles = if self.may_know(order) { SETTLING } else { Duration::ZERO };
             order.ended.map(|ended| deadline::after(ended, settles))
         });
@@ -113,11 +113,11 @@ impl TargetOrders<'_> {
 /// How orders for a target are given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Policy {
-    /// How long the target may take: an order is not lost before.
+    /// How long the target may take. An order does not count as lost before that.
     pub(super) timeout: Duration,
-    /// How often it is looked at whether an order is due.
+    /// The interval at which it is checked whether an order is due.
     pub(super) every: Duration,
-    /// How many orders count as given at least.
+    /// The least number of orders that count as given.
     pub(super) at_least: usize,
 }
 
@@ -128,7 +128,7 @@ impl Policy {
     }
 }
 
-/// Whether this target has learnt of a change, or of what the wave before it has changed.
+/// Whether this target has learnt of a change, which for a later wave is the end of the wave before.
 #[must_use]
 pub(super) fn standing(target: &TargetView, change: Timestamp, policy: Policy, now: Timestamp) -> TargetStanding {
     let TargetView { certname, disconnected, runs, catalog, orders } = target;
@@ -140,7 +140,7 @@ pub(super) fn standing(target: &TargetView, change: Timestamp, policy: Policy, n
         let how = format!("{certname} ran Puppet at {}", run.start);
         return TargetStanding::Learnt { end: run.end, how };
     }
-    // Why the newest run since the change does not count.
+    // The reason why the newest run since the change does not count.
     let ran = runs.iter().filter(|run| run.start >= change).max_by_key(|run| run.end);
     let what = match ran {
         None => format!("a Puppet run of {certname} since {change}"),
@@ -166,7 +166,7 @@ pub(super) fn standing(target: &TargetView, change: Timestamp, policy: Policy, n
     }
 }
 
-/// Why a run since the change has taught the target nothing.
+/// Why the target has not learnt of the change by a run since the change.
 fn flaw(run: &RunView) -> &'static str {
     if run.cached {
         "applied a cached catalog"

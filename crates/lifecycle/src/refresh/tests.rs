@@ -1,4 +1,4 @@
-//! Refresh targets, rule by rule; then whole launches and terminations, pass by pass.
+//! Tests of refresh targets, rule by rule, and of whole launches and terminations, pass by pass.
 
 mod passes;
 mod target;
@@ -6,7 +6,7 @@ mod waves;
 
 use crate::profile::{OnRefreshTimeout, Profile, Refresh};
 
-/// One wave of the primary, ten minutes, go on without it.
+/// One wave, the primary, with a timeout of ten minutes, after which launches go on without it.
 fn refresh() -> Refresh {
     let refresh = Profile::example().refresh;
     let timeout = std::time::Duration::from_secs(600);

@@ -1,4 +1,4 @@
-//! Have the refresh targets of a launch learnt of it, wave after wave? Pure.
+//! Decides whether the refresh targets of a launch have learnt of it, wave after wave. Pure.
 
 use jiff::{SignedDuration, Timestamp};
 use stagedoor_types::Certname;
@@ -17,24 +17,24 @@ pub(crate) struct Refreshing<'a> {
     pub(crate) refresh: &'a Refresh,
     /// What is known of the targets.
     pub(crate) targets: &'a [TargetView],
-    /// What they must learn of: a time that does not move.
+    /// The time of the change that they must learn of. It does not move.
     pub(crate) change: Timestamp,
-    /// Until when the launch can wait for them at the most, because its own timeout expires soon after.
+    /// The latest time until which the launch can wait for them, because its own timeout expires soon after.
     pub(crate) until: Option<Timestamp>,
-    /// The time.
+    /// The current time.
     pub(crate) now: Timestamp,
 }
 
-/// How far the waves are.
+/// The progress of the waves.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Standing {
-    /// How it is known of the targets that have learnt of it.
+    /// For the targets that have learnt of the change: how that is known.
     pub(crate) learnt: Vec<String>,
-    /// What was waited for in vain: the launch goes on without it.
+    /// What the launch waited for until the timeout. It goes on without it.
     pub(crate) missed: Vec<String>,
-    /// What is waited for.
+    /// What the launch waits for.
     pub(crate) awaited: Vec<String>,
-    /// Services that are unavailable, of which the targets' runs would be known.
+    /// Unavailable services that would show the targets' runs.
     pub(crate) troubles: Vec<Fact>,
     /// The order that is due.
     pub(crate) order: Option<RefreshOrder>,
@@ -43,11 +43,11 @@ pub(crate) struct Standing {
 }
 
 impl Refreshing<'_> {
-    /// A wave begins when the one before has learnt of the change, or has been given up: its own change is the end of that, so that its
-    /// targets run afterwards. Both times are fixed, because it is the first run of each target to learn of it that counts.
+    /// A wave begins when the wave before has learnt of the change or was given up. Its own change is that time, so that its targets run
+    /// afterwards. Both times are fixed, because only the first run by which each target learns of the change counts.
     ///
-    /// Where the launch goes on without targets, each wave has its share of the time, and what an earlier wave leaves of its share is
-    /// the next one's: so one target that fails does not keep the next wave from running.
+    /// If the launch may go on without targets, each wave has a share of the time, plus what the waves before it have left of theirs. So
+    /// one failing target does not keep the next wave from running.
     pub(crate) fn standing(&self) -> Standing {
         let Self { refresh, change, now, .. } = *self;
         let proceeds = refresh.on_timeout == OnRefreshTimeout::Proceed;
@@ -68,7 +68,7 @@ impl Refreshing<'_> {
                         awaited.push(what);
                     }
                     TargetStanding::Underway(what) => awaited.push(what),
-                    // A target's services may restart while it runs Puppet, and are then unavailable for a while.
+                    // A target's services may restart while it runs Puppet. They are then unavailable for a while.
                     TargetStanding::Unknown(trouble) => {
                         awaited.push(format!("{name}, of which too little is known"));
                         troubles.push(Fact::from(trouble));
@@ -99,7 +99,7 @@ impl Refreshing<'_> {
         }
     }
 
-    /// When so many waves have had their time.
+    /// When the time of this many waves is over.
     fn gives_up(&self, waves: usize) -> Timestamp {
         let end = deadline::after(self.change, self.refresh.timeout);
         let end = self.until.map_or(end, |until| end.min(until)).max(self.change);

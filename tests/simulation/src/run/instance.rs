@@ -15,9 +15,9 @@ use crate::aws::REGION;
 use crate::scene::{GROUP, node, terminate_event};
 use crate::schedule::{Delivery, End, Forged, Life, address, instance_id};
 
-/// How long before EC2 takes a Spot Instance back Auto Scaling learns of it.
+/// The time between the notice that EC2 will reclaim a Spot Instance and the reclaim itself.
 const SPOT_NOTICE: Duration = Duration::from_secs(120);
-/// The interval at which an instance that is needed in the group is looked for in the warm pool.
+/// The interval at which the warm pool is checked for an instance that is needed in the group.
 const POOL_CHECK: Duration = Duration::from_secs(10);
 
 impl World {
@@ -48,7 +48,7 @@ impl World {
             }
             End::Returned(at) => {
                 self.until(at).await;
-                // Auto Scaling scales in what is in service.
+                // Auto Scaling scales in only instances that are in service.
                 if self.aws.lifecycle_state(&life.id()).as_deref() == Some("InService") {
                     self.note(&format!("{} returns to the warm pool", life.id()));
                     let way = Terminate { to: Some(Place::WarmPool), ..Terminate::default() };
@@ -99,9 +99,9 @@ impl World {
             Err(error) => bail!("{id} cannot be launched: {error}"),
         };
         self.note(&format!("{id} is launched as {name}"));
-        let fit = life.agent.failing_runs == 0;
         let now = self.now();
-        self.watch().set(&id, |truth| (truth.certname, truth.fit, truth.launched) = (name, fit, Some(now)));
+        // A run that fails is repeated after two minutes.
+        self.watch().set(&id, |truth| (truth.certname, truth.fit, truth.launched) = (name, true, Some(now)));
         self.deliver(Function::Onboard, begun, life.launch_event);
         self.spawn(agent::live(self.site.clone(), life.clone()));
         Ok(())
@@ -118,13 +118,13 @@ impl World {
         self.begun(begun, Function::Purge, life.terminate_event);
     }
 
-    /// Takes the instance from the warm pool as soon as it rests there.
+    /// Takes the instance from the warm pool as soon as its launch into the pool is complete.
     async fn take_from_pool(self: &Rc<Self>, life: &Life) {
         let id = life.id();
         while self.aws.lifecycle_state(&id).is_some_and(|state| state.starts_with("Warmed:Pending")) {
             sleep(POOL_CHECK).await;
         }
-        // It stops first, and boots again after that.
+        // The instance first stops in the pool, and boots again afterwards.
         sleep(POOL_CHECK).await;
         let launch = Launch { id: Some(id.clone()), ..Launch::default() };
         self.note(&format!("{id} is needed in the group"));
@@ -139,7 +139,7 @@ impl World {
         if begun.is_ok() {
             self.note(&format!("{} is terminated", life.id()));
             if life.launched_s.is_none() {
-                // It has no agent that would go with it.
+                // No agent runs for this instance, so nothing else disconnects it.
                 self.puppet.disconnect(&life.certname());
             }
             let now = self.now();
@@ -148,7 +148,7 @@ impl World {
         self.begun(begun, Function::Purge, life.terminate_event);
     }
 
-    /// Delivers the events of what has begun, if it could.
+    /// Delivers the events of an action that has begun, or notes why it could not begin.
     fn begun(self: &Rc<Self>, begun: anyhow::Result<Begun>, function: Function, delivery: Delivery) {
         match begun {
             Ok(begun) => self.deliver(function, begun, delivery),
@@ -166,7 +166,7 @@ impl World {
             truth.volume = 1;
             truth.key = Some(held.key);
             truth.serial = Some(held.serial);
-            truth.has_run = true;
+            (truth.has_run, truth.has_reported) = (true, true);
             truth.fit = true;
         });
         Ok(())

@@ -7,12 +7,14 @@ use std::time::Duration;
 use anyhow::bail;
 use secrecy::ExposeSecret as _;
 use serde_json::Value;
+use stagedoor_lab_core::faults::Fault;
 use stagedoor_lab_puppet::{RunScript, TokenState};
 use tokio::time::sleep;
 
 use super::{TOKEN, World};
 use crate::agent::{CHALLENGE, ROTATED};
 use crate::scene::SECRET;
+use crate::schedule::Outage;
 use crate::watch::PRIMARY;
 
 /// The RBAC token that replaces the one that has expired.
@@ -43,6 +45,19 @@ impl World {
         self.edit_secret(|secret| secret["rbac_token"] = NEXT_TOKEN.into())
     }
 
+    /// Makes a service unavailable for some time.
+    pub(super) async fn fail(self: Rc<Self>, outage: Outage) -> anyhow::Result<()> {
+        let Outage { service, kind, from_s, lasts_s } = outage;
+        let fault = Fault { service, call: "*".to_owned(), nth: None, subject: None, kind };
+        self.until(from_s).await;
+        self.note(&format!("{} is unavailable", fault.service));
+        self.site.back.faults.add(fault.clone());
+        sleep(Duration::from_secs(lasts_s)).await;
+        self.note(&format!("{} is available again", fault.service));
+        self.site.back.faults.remove(&fault);
+        Ok(())
+    }
+
     fn edit_secret(&self, edit: impl FnOnce(&mut Value)) -> anyhow::Result<()> {
         let Some(secret) = self.aws.secret(SECRET) else { bail!("the secret is gone") };
         let mut secret = serde_json::from_str(secret.expose_secret())?;
@@ -51,7 +66,7 @@ impl World {
         Ok(())
     }
 
-    /// Has the Puppet runs of the primary go as the schedule says.
+    /// Makes the Puppet runs of the primary behave as the schedule says.
     pub(super) async fn direct_primary(self: Rc<Self>, scripts: Vec<(u64, RunScript)>) -> anyhow::Result<()> {
         for (at_s, script) in scripts {
             self.until(at_s).await;

@@ -1,11 +1,11 @@
 //! Generates schedules from seeds. No I/O.
 
-use stagedoor_lab_core::faults::Fault;
+use stagedoor_lab_core::faults::{Fault, FaultKind};
 use stagedoor_lab_puppet::RunScript;
 
 use super::{
-    CALLS, Delivery, ENTERPRISE_CALLS, End, Enterprise, Forged, Habits, Life, Release, Schedule, SiteTraits, Stranger,
-    kinds,
+    CALLS, Delivery, ENTERPRISE_CALLS, End, Enterprise, Forged, Habits, Life, Outage, Release, Schedule, SiteTraits,
+    Stranger, kinds,
 };
 use crate::chance::Chance;
 
@@ -29,18 +29,19 @@ impl Schedule {
         }
         let site = site(&chance);
         let faults = (0..chance.of(0..=5)).map(|_| fault(&chance, &site)).collect();
+        let outages = (0..chance.of(0..=4) / 3).map(|_| outage(&chance, &site)).collect();
         let kills = (0..chance.of(0..=4)).map(|_| (narrow(chance.of(0..=12)), narrow(chance.of(1..=160)))).collect();
         let strangers = (0..chance.of(0..=2)).map(|_| stranger(&chance, &lives)).collect();
         let forged = (0..chance.of(0..=1)).map(|_| forged(&chance, &lives)).collect();
-        // Puppet runs that the orchestrator orders may take long: until the timeout of a launch.
+        // Puppet runs that the orchestrator orders may take a long time. A launch may then wait until its timeout expires.
         let more_s = if site.enterprise.is_some() { 600 } else { 0 };
         let horizon_s = lives.iter().map(rests_s).max().unwrap_or_default() + more_s;
-        Self { seed, lives, faults, kills, strangers, forged, site, horizon_s }
+        Self { seed, lives, faults, outages, kills, strangers, forged, site, horizon_s }
     }
 }
 
-/// When nothing more happens to this instance, in seconds. Housekeeping finds an instance that was terminated without a hook, or that
-/// reports after it was removed, once nothing has been heard of its name for 40 minutes; EC2 shows the instance for an hour.
+/// The time after which nothing more happens to this instance, in seconds. Housekeeping finds an instance that was terminated without a
+/// hook, or that reports after it was removed, once nothing has been heard of its name for 40 minutes; EC2 shows the instance for an hour.
 fn rests_s(life: &Life) -> u64 {
     let begins = life.launched_s.unwrap_or_default() + life.pooled_s.unwrap_or_default() + 1500;
     match life.end {
@@ -124,7 +125,7 @@ fn enterprise(chance: &Chance) -> Enterprise {
         RunScript::Disabled,
         RunScript::Restart { down_ms: 45_000 },
     ];
-    // Its trouble ends, so that launches can succeed.
+    // Every failure of the primary ends, so that launches can succeed.
     let trouble = chance.percent(40).then(|| {
         let from = chance.of(0..=900);
         [(from, *chance.one(&scripts)), (from + chance.of(30..=300), RunScript::Ok)]
@@ -151,6 +152,18 @@ fn fault(chance: &Chance, site: &SiteTraits) -> Fault {
     let kind = chance.one(&kinds()).clone();
     let nth = Some(narrow(chance.of(1..=6)));
     Fault { service: (*service).to_owned(), call: (*call).to_owned(), nth, subject: None, kind }
+}
+
+/// Short enough for launches to succeed before their timeout, and, of Auto Scaling, for hooks to get their heartbeats.
+fn outage(chance: &Chance, site: &SiteTraits) -> Outage {
+    let enterprise = ["orchestrator", "classifier"];
+    let services = ["ca", "puppetdb", "ec2", "secretsmanager", "autoscaling"];
+    let of_enterprise = site.enterprise.is_some() && chance.percent(30);
+    let service = if of_enterprise { *chance.one(&enterprise) } else { *chance.one(&services) };
+    let status = FaultKind::Status { status: 503, body: "Service Unavailable".to_owned(), content_type: None };
+    let kind = chance.one(&[FaultKind::Reset, status, FaultKind::Delay { ms: 75_000 }]).clone();
+    let lasts_s = chance.of(30..=if service == "autoscaling" { 90 } else { 480 });
+    Outage { service: service.to_owned(), kind, from_s: chance.of(0..=1800), lasts_s }
 }
 
 fn forged(chance: &Chance, lives: &[Life]) -> Forged {

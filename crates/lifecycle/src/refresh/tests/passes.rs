@@ -1,4 +1,4 @@
-//! Whole launches and terminations, pass by pass, against a modelled target: how often does it run?
+//! Whole launches and terminations, pass by pass, against a model of a target. The tests count how often it runs.
 
 use std::time::Duration;
 
@@ -9,29 +9,29 @@ use crate::profile::{Refresh, RefreshAfter};
 use crate::refresh::{AfterRemoval, Order, Overdue, Refreshing, RunView, TargetView, after_removal, change, overdue};
 use crate::world::{at, run, target};
 
-/// Between two passes.
+/// The interval of passes, in seconds.
 const PASS: i64 = 5;
-/// An agent waits so long for another run to end.
+/// How long an agent waits for another run to end, in seconds.
 const LOCK: i64 = 600;
 
-/// A target with an orchestrator. Jobs bear the time at which they were ordered, as where they wait for a run that is in progress.
+/// A target with an orchestrator. A job has the time at which it was ordered, even while it waits for a run that is in progress.
 struct Primary {
-    /// How long a run takes.
+    /// How long a run takes, in seconds.
     takes: i64,
     /// Whether a run can compile its catalog.
     works: bool,
-    /// Every order that was given.
+    /// When each order was given.
     ordered: Vec<i64>,
-    /// Those that the orchestrator shows: when given, when ended.
+    /// The jobs that the orchestrator shows: the number of each, when it was given, and when it ended.
     jobs: Vec<(usize, i64, Option<i64>)>,
-    /// Those that wait for their turn.
+    /// The jobs that wait for another run to end.
     queue: Vec<(usize, i64)>,
     /// The run in progress: its job, and when it began.
     runs: Option<(Option<usize>, i64)>,
     reports: Vec<RunView>,
-    /// The orchestrator restarts while the run of this order is in progress, and forgets the jobs that are not over.
+    /// The order during whose run the orchestrator restarts and forgets the jobs that have not ended.
     forgets_during: Option<usize>,
-    /// The run dies with it.
+    /// Whether that restart also ends the run.
     dies: bool,
 }
 
@@ -63,7 +63,7 @@ impl Primary {
         }
     }
 
-    /// One second.
+    /// Advances by one second.
     fn tick(&mut self, now: i64) {
         if let Some((job, began)) = self.runs {
             if job.is_some() && self.forgets_during == job && now >= began + self.takes / 2 {
@@ -106,20 +106,20 @@ impl Primary {
         TargetView { runs: Lookup::Found(self.reports.clone()), ..target(None, Some(orders.collect())) }
     }
 
-    /// How often it ran by order.
+    /// The number of runs that were ordered.
     fn ran(&self) -> usize {
         self.reports.iter().filter(|report| report.job.is_some()).count()
     }
 }
 
-/// What became of a set of launches.
+/// The result of a set of launches.
 #[derive(Debug)]
 struct Ended {
-    /// When each of them went on, after the beginning, and whether without the target.
+    /// When each launch went on, in seconds after the beginning, and whether it went on without the target.
     launches: Vec<(i64, bool)>,
 }
 
-/// Launches whose first successful runs end at these times, and whose agents then run again at once and forever. The sweep works for
+/// Simulates launches whose first successful runs end at these times, and whose agents then keep running Puppet. The sweep works for
 /// 50 seconds of each minute.
 fn launch(primary: &mut Primary, refresh: &Refresh, changes: &[i64], daemon_s: i64) -> Ended {
     let mut ended: Vec<Option<(i64, bool)>> = vec![None; changes.len()];
@@ -153,7 +153,7 @@ fn launch(primary: &mut Primary, refresh: &Refresh, changes: &[i64], daemon_s: i
     Ended { launches: ended.into_iter().map(|ended| ended.expect("a launch that ends")).collect() }
 }
 
-/// Fifty launched together: their first runs end within a minute.
+/// Fifty instances that are launched together: their first runs end within a minute.
 fn fifty() -> Vec<i64> {
     (0..50).map(|number| 20 + number * 60 / 50).collect()
 }
@@ -232,10 +232,11 @@ fn where_every_job_is_forgotten_and_nothing_runs_at_most_one_order_is_given_when
         let standing = Refreshing { refresh: &refresh, targets: &view, change: at(0), until: None, now: at(now) };
         ordered.extend(standing.standing().order.map(|_| now / 60));
     }
-    assert_eq!(ordered, [0, 2, 6, 14]);
+    assert_eq!(ordered, [0, 2, 6, 14, 22, 30, 38]);
 }
 
-/// Terminations that are proven at these times, each by an invocation of its own, with housekeeping every five minutes at this phase.
+/// Simulates terminations whose removals are proven at these times, each by an invocation of its own. Housekeeping runs every five
+/// minutes, from second `phase` on.
 fn terminate(primary: &mut Primary, proven: &[i64], phase: i64) {
     let refresh = refresh();
     let newest = *proven.iter().max().unwrap();

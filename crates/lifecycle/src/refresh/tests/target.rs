@@ -1,4 +1,4 @@
-//! One target and one change, at second 0; the time is second 100, where a test does not say another.
+//! One target and one change. The change is at second 0, and the time is second 100 unless a test says otherwise.
 
 use std::time::Duration;
 

@@ -66,7 +66,7 @@ fn a_wave_that_fails_leaves_the_next_one_its_share_of_the_time() {
     assert!(standing(&refresh, &nothing, 299).missed.is_empty());
     let given_up = standing(&refresh, &nothing, 305);
     assert_eq!((given_up.missed.len(), ordered(&given_up)), (1, Some((names(&[PRIMARY]), 300))));
-    // The database host runs at last; that changes nothing for the primary.
+    // The database host finally runs Puppet, which changes nothing for the primary.
     let late = standing(&refresh, &[ran(DATABASE, vec![changed(350)]), ran(PRIMARY, vec![changed(310)])], 400);
     assert!(late.awaited.is_empty() && late.missed.is_empty(), "{late:?}");
 }
