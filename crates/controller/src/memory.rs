@@ -104,18 +104,18 @@ mod tests {
             memory.polled(key, good, at(second)).map(|polls| (polls.count, polls.since))
         };
         assert_eq!(count(&one, true, 0), Some((1, at(0))));
-        assert_eq!(count(&other, true, 10), Some((1, at(10))));
-        assert_eq!(count(&one, true, 25), Some((2, at(0))), "in another invocation");
-        assert_eq!(count(&one, false, 30), None);
-        assert_eq!(count(&one, true, 35), Some((1, at(35))));
-        assert_eq!(count(&other, true, 40), Some((2, at(10))));
+        assert_eq!(count(&other, true, 30), Some((1, at(30))));
+        assert_eq!(count(&one, true, 60), Some((2, at(0))), "in another invocation");
+        assert_eq!(count(&one, false, 65), None);
+        assert_eq!(count(&one, true, 70), Some((1, at(70))));
+        assert_eq!(count(&other, true, 90), Some((2, at(30))));
     }
 
     #[test]
     fn polls_of_actions_that_are_over_are_forgotten() {
         let memory = Memory::default();
         memory.polled(&key("i-0a1b2c3d4e5f60718"), true, at(0));
-        memory.polled(&key("i-0b2c3d4e5f6071829"), true, at(31));
+        memory.polled(&key("i-0b2c3d4e5f6071829"), true, at(121));
         assert_eq!(lock(&memory.polls).len(), 1);
     }
 

@@ -23,8 +23,9 @@ pub type ProbeResult = Result<(), String>;
 const POLLS: u32 = 3;
 /// The least time between the first and the newest of them. A pass that immediately follows another adds no information.
 const STEADY: Duration = Duration::from_secs(10);
-/// The time without a poll after which earlier polls no longer count: the services may have restarted in between.
-const KEPT: Duration = Duration::from_secs(30);
+/// The time without a poll after which earlier polls no longer count: the instance may have been stopped and started again. A pass of a
+/// large batch may take a minute.
+const KEPT: Duration = Duration::from_secs(120);
 
 /// One poll of everything in `ready` besides the Puppet run.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -97,11 +97,11 @@ fn how_often_it_was_ready_is_not_guessed() {
 fn polls_are_counted_from_the_first_unless_one_is_too_long_ago() {
     let first = SuccessfulPolls::and(None, at(0));
     assert_eq!(first, SuccessfulPolls { count: 1, since: at(0), newest: at(0) });
-    let third = SuccessfulPolls::and(Some(SuccessfulPolls::and(Some(first), at(20))), at(50));
-    assert_eq!(third, SuccessfulPolls { count: 3, since: at(0), newest: at(50) });
-    assert_eq!(SuccessfulPolls::and(Some(third), at(80)).count, 4);
-    let again = SuccessfulPolls { count: 1, since: at(81), newest: at(81) };
-    assert_eq!(SuccessfulPolls::and(Some(third), at(81)), again, "it may have been off meanwhile");
+    let third = SuccessfulPolls::and(Some(SuccessfulPolls::and(Some(first), at(60))), at(120));
+    assert_eq!(third, SuccessfulPolls { count: 3, since: at(0), newest: at(120) });
+    assert_eq!(SuccessfulPolls::and(Some(third), at(240)).count, 4);
+    let again = SuccessfulPolls { count: 1, since: at(241), newest: at(241) };
+    assert_eq!(SuccessfulPolls::and(Some(third), at(241)), again, "it may have been off meanwhile");
 }
 
 #[test]
