@@ -381,7 +381,9 @@ impl Watch {
         let active = truth.has_reported && !others && self.puppet.is_active(&truth.certname) == Some(true);
         // A pin that was set by an invocation that observed AWS before the termination began is only reported.
         let since = self.lock().pinned.get(&truth.certname).copied();
-        let pinned_before = since.is_some_and(|at| truth.waits_since.is_none_or(|waits| at < waits));
+        let pinned_before = since.is_some_and(|at| {
+            truth.launched.is_some_and(|launched| launched <= at) && truth.waits_since.is_none_or(|waits| at < waits)
+        });
         let pinned = !others && pinned_before && self.puppet.is_pinned(PINNED_TO, &truth.certname);
         of_it || accepted || active || pinned
     }
