@@ -29,6 +29,14 @@ pub struct SigningRules {
     pub alt_names: Vec<AltNameTemplate>,
 }
 
+impl SigningRules {
+    /// The values that an extension may have in a request.
+    pub fn permitted(&self, extension: &str) -> impl Iterator<Item = &str> {
+        let required = self.require.get(extension).into_iter();
+        required.chain(self.allow.get(extension).into_iter().flatten()).map(String::as_str)
+    }
+}
+
 /// The alternative names that a profile allows an instance, as far as EC2 shows what they are made of.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AltNames {

@@ -95,9 +95,8 @@ fn check_reports(section: &Reader<'_>, ready: &[Probe]) {
 /// Whether these compilers would wait for their refresh targets, and the targets for them. Legacy compilers have no PuppetDB that must be
 /// admitted first.
 fn is_deadlocked(rules: &SigningRules, refresh: &Refresh) -> bool {
-    let required = rules.require.get("pp_auth_role").into_iter();
-    let mut roles = required.chain(rules.allow.get("pp_auth_role").into_iter().flatten());
-    !refresh.is_empty() && refresh.after == RefreshAfter::SuccessfulRun && roles.any(|role| role == "pe_compiler")
+    let of_compilers = rules.permitted("pp_auth_role").any(|role| role == "pe_compiler");
+    of_compilers && !refresh.is_empty() && refresh.after == RefreshAfter::SuccessfulRun
 }
 
 /// What else `ready` requires.

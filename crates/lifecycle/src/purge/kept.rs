@@ -37,13 +37,10 @@ pub(super) fn allowlist_lines(profile: &Profile, seen: &TerminationView, removal
 /// Whether a profile is for compilers of Puppet Enterprise: it permits their `pp_auth_role`, or it probes a service that only they have, a
 /// PCP broker or file sync. (A port alone shows nothing: any service may listen on 8142.)
 fn is_for_compilers(profile: &Profile) -> bool {
-    let sign = &profile.rules;
-    let required = sign.require.get("pp_auth_role").into_iter();
-    let mut roles = required.chain(sign.allow.get("pp_auth_role").into_iter().flatten());
     let only_compilers = |probe: &Probe| match probe {
         Probe::FileSync => true,
         Probe::Service(_, service) => matches!(service.as_str(), "broker-service" | "file-sync-client-service"),
         Probe::Report | Probe::AnyReport | Probe::Status(_) | Probe::Tcp(_) => false,
     };
-    roles.any(|role| is_compiler_role(role)) || profile.ready.iter().any(only_compilers)
+    profile.rules.permitted("pp_auth_role").any(is_compiler_role) || profile.ready.iter().any(only_compilers)
 }
