@@ -1,7 +1,7 @@
 //! The invariants under many schedules, and that the simulation sees when a rule does not hold. `make simulate` plays more.
 
 use stagedoor_lab_core::faults::{Fault, FaultKind};
-use stagedoor_simulation::schedule::{Delivery, End, Enterprise, Forged, Life, SiteTraits, Stranger};
+use stagedoor_simulation::schedule::{Delivery, End, Enterprise, Forged, Life, Outage, SiteTraits, Stranger};
 use stagedoor_simulation::{Broken, Invariant, Played, Schedule, exhaustive, play, play_with};
 use stagedoor_types::broken::Rule;
 
@@ -174,6 +174,16 @@ fn heartbeats_that_fail_at_first_still_hold_an_instance() {
     schedule.site.hooks_end_s = Some(300);
     schedule.site.race_calls = 3;
     schedule.lives.iter_mut().for_each(|life| (life.agent.boot_s, life.end) = (400, End::Stays));
+    assert_all_hold([schedule]);
+}
+
+#[test]
+fn while_ec2_takes_its_time_heartbeats_still_hold_an_instance() {
+    let mut schedule = exhaustive::ordinary();
+    schedule.site.hooks_end_s = Some(300);
+    let kind = FaultKind::Delay { ms: 75_000 };
+    schedule.outages = vec![Outage { service: "ec2".to_owned(), kind, from_s: 70, lasts_s: 420 }];
+    schedule.lives.iter_mut().for_each(|life| (life.agent.boot_s, life.end) = (460, End::Stays));
     assert_all_hold([schedule]);
 }
 

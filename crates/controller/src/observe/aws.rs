@@ -21,6 +21,8 @@ use crate::snapshot::AwsSnapshot;
 
 /// How long a group's history is read.
 const LONGEST_HISTORY: Duration = Duration::from_secs(10);
+/// The longest wait for EC2. Heartbeats are sent only once AWS has been observed, and without EC2 they can be.
+const LONGEST_DESCRIPTION: Duration = Duration::from_secs(30);
 /// More instances than one call takes ids.
 const MANY: usize = 200;
 
@@ -34,10 +36,11 @@ pub(crate) async fn aws(run: Run<'_>, actions: Vec<LifecycleAction>) -> AwsSnaps
     let groups: Vec<GroupName> = unique(actions.iter().map(|action| &action.group));
     let instances: Vec<InstanceId> = unique(actions.iter().map(|action| &action.instance));
     let started = context.clock.now();
+    let until = deadline::after(started, LONGEST_DESCRIPTION).min(budget.work);
     let (described, hooks, machines) = tokio::join!(
         call(context, budget.work, Service::AutoScaling, context.autoscaling.groups(&groups)),
         hooks_of(run, &groups),
-        call(context, budget.work, Service::Ec2, machines(context, &groups, &instances)),
+        call(context, until, Service::Ec2, machines(context, &groups, &instances)),
     );
     let took = context.clock.since(started);
 
