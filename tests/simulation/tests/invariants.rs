@@ -182,8 +182,8 @@ fn while_ec2_takes_its_time_heartbeats_still_hold_an_instance() {
     let mut schedule = exhaustive::ordinary();
     schedule.site.hooks_end_s = Some(300);
     let kind = FaultKind::Delay { ms: 75_000 };
-    schedule.outages = vec![Outage { service: "ec2".to_owned(), kind, from_s: 70, lasts_s: 420 }];
-    schedule.lives.iter_mut().for_each(|life| (life.agent.boot_s, life.end) = (460, End::Stays));
+    schedule.outages = vec![Outage { service: "ec2".to_owned(), kind, from_s: 100, lasts_s: 420 }];
+    schedule.lives.iter_mut().for_each(|life| (life.agent.boot_s, life.end) = (560, End::Stays));
     assert_all_hold([schedule]);
 }
 
