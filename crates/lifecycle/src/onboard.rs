@@ -209,10 +209,14 @@ impl Rules<'_> {
             Some(run) => format!("its Puppet run at {} had a catalog and ended as {}", run.start, run.status),
             None => "the profile awaits no Puppet run of it".to_owned(),
         };
+        let (has, ran) = (Fact::new(Code::Enrolled, has), Fact::new(Code::Enrolled, ran));
         // That it goes on without a target is the first thing to know of it.
-        let mut facts = missed.into_iter().chain([Fact::new(Code::Enrolled, has), Fact::new(Code::Enrolled, ran)]);
-        let first = facts.next().unwrap_or_else(|| Fact::new(Code::Enrolled, "it is enrolled"));
-        Ok(Reason::new(first, facts.chain(learnt).collect()))
+        let (first, mut facts) = match missed {
+            Some(missed) => (missed, vec![has, ran]),
+            None => (has, vec![ran]),
+        };
+        facts.extend(learnt);
+        Ok(Reason::new(first, facts))
     }
 
     /// Its name is known, and not protected.

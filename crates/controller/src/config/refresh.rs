@@ -25,6 +25,7 @@ pub(super) fn refresh(
     launch: Duration,
     longest: Duration,
 ) -> Option<Refresh> {
+    let default = Refresh::default();
     let waves = section.waves("refresh");
     let mut names = BTreeSet::new();
     for name in waves.iter().flatten() {
@@ -32,7 +33,7 @@ pub(super) fn refresh(
             section.problem("refresh", format_args!("names {name} twice"));
         }
     }
-    let after = section.choice("refresh_after", &AFTER, RefreshAfter::SuccessfulRun);
+    let after = section.choice("refresh_after", &AFTER, default.after);
     if !waves.is_empty() && ready.contains(&Probe::AnyReport) && after == RefreshAfter::SuccessfulRun {
         let needs = "must be \"catalog\" where ready has \"report:any\": no successful run is awaited then";
         section.problem("refresh_after", needs);
@@ -41,7 +42,7 @@ pub(super) fn refresh(
         (both, both)
     } else {
         let mut awaits = section.below("await_refresh");
-        let awaited = (awaits.flag("launch", false), awaits.flag("terminate", false));
+        let awaited = (awaits.flag("launch", default.await_launch), awaits.flag("terminate", default.await_terminate));
         awaits.finish();
         awaited
     };
@@ -49,6 +50,6 @@ pub(super) fn refresh(
     if given.is_some_and(|given| given >= launch) {
         timeout.problem("refresh", format_args!("must be shorter than timeout.launch, which is {}s", launch.as_secs()));
     }
-    let on_timeout = on_timeout.choice("refresh", &ON_TIMEOUT, OnRefreshTimeout::Proceed);
+    let on_timeout = on_timeout.choice("refresh", &ON_TIMEOUT, default.on_timeout);
     Some(Refresh { waves, after, timeout: given?, on_timeout, await_launch, await_terminate })
 }

@@ -21,6 +21,20 @@ pub struct Refresh {
     pub await_terminate: bool,
 }
 
+/// What applies to a profile that says nothing of it, with the default timeout of a launch: no targets.
+impl Default for Refresh {
+    fn default() -> Self {
+        Self {
+            waves: Vec::new(),
+            after: RefreshAfter::SuccessfulRun,
+            timeout: Duration::from_secs(1200),
+            on_timeout: OnRefreshTimeout::Proceed,
+            await_launch: false,
+            await_terminate: false,
+        }
+    }
+}
+
 impl Refresh {
     /// Every refresh target, wave after wave.
     pub fn targets(&self) -> impl Iterator<Item = &Certname> {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use stagedoor_lifecycle::observation::{CertificateView, NameView, NodeView, RequestView};
-use stagedoor_lifecycle::profile::{OnRefreshTimeout, Probe, Profile, Refresh, RefreshAfter, Rekey, SignMode};
+use stagedoor_lifecycle::profile::{Probe, Profile, Refresh, Rekey, SignMode};
 use stagedoor_lifecycle::refresh::RunView;
 use stagedoor_lifecycle::signing::{AltNames, Challenge, Key, Request, Signature, SigningRules};
 use stagedoor_types::{InstanceId, Mode, Place, Service, Transition, TroubleKind};
@@ -34,14 +34,7 @@ pub(super) fn profile() -> Profile {
         rules: SigningRules::default(),
         pin: Vec::new(),
         classified: Vec::new(),
-        refresh: Refresh {
-            waves: Vec::new(),
-            after: RefreshAfter::SuccessfulRun,
-            timeout: Duration::from_secs(1200),
-            on_timeout: OnRefreshTimeout::Proceed,
-            await_launch: false,
-            await_terminate: false,
-        },
+        refresh: Refresh::default(),
         ready: vec![Probe::Report],
         rekey: Rekey::Allow,
         launch_timeout: Duration::from_secs(1800),
