@@ -1,5 +1,6 @@
 //! Rules that a simulation can break deliberately, to show that its checks detect the violation. Effective only with the feature
-//! `broken-rules`. Without it, [`is_broken`] is always false, and programs contain no code for breaking rules. No I/O.
+//! `broken-rules`. Without it, [`is_broken`] is always false, and programs contain no code for breaking rules: the packages for Lambda are
+//! built so. A debug build of the whole workspace has the feature, because the simulation is part of it, but breaks no rule. No I/O.
 
 #[cfg(all(feature = "broken-rules", not(debug_assertions)))]
 compile_error!("the feature broken-rules is for the simulation; it must not be in a release build");
