@@ -4,7 +4,7 @@ use rcgen::{Attribute, CertificateParams, CustomExtension, DistinguishedName, Dn
 use stagedoor_puppet::Signed;
 use stagedoor_types::{Certname, InstanceId};
 
-use super::site::{Identity, Site, fresh};
+use super::site::{Identity, Site, answer, fresh};
 
 pub(crate) const PP_INSTANCE_ID: &[u64] = &[1, 3, 6, 1, 4, 1, 34380, 1, 1, 2];
 pub(crate) const PP_ROLE: &[u64] = &[1, 3, 6, 1, 4, 1, 34380, 1, 1, 13];
@@ -94,7 +94,7 @@ impl Applicant {
     /// What it connects with once it is enrolled.
     pub(crate) async fn identity(&self, site: &Site) -> Identity {
         let url = format!("{}/puppet-ca/v1/certificate/{}", site.ca_url, self.certname);
-        let answer = site.http(None).get(url).send().await.expect("an answer");
+        let answer = answer(site.http(None).get(url)).await;
         assert_eq!(answer.status(), 200);
         Identity { cert: answer.text().await.expect("text"), key: self.key.serialize_pem() }
     }
@@ -104,7 +104,7 @@ impl Applicant {
 pub(crate) async fn submit(site: &Site, certname: &str, pem: String) -> (u16, String) {
     let url = format!("{}/puppet-ca/v1/certificate_request/{certname}", site.ca_url);
     let request = site.http(None).put(url).header("Content-Type", "text/plain").body(pem);
-    let answer = request.send().await.expect("an answer");
+    let answer = answer(request).await;
     (answer.status().as_u16(), answer.text().await.expect("text"))
 }
 

@@ -7,7 +7,7 @@ use stagedoor_lab_core::clock::Clock;
 use stagedoor_puppet::{Ca, CaAdmin, Error, PuppetDbAdmin};
 
 use super::apply::Applicant;
-use super::site::{OUTSIDER, Site, endpoint, fresh, fresh_instance, permit};
+use super::site::{OUTSIDER, Site, answer, endpoint, fresh, fresh_instance, permit};
 
 /// How the CA's access rules refuse a request.
 fn forbidden(method: &str, path: &str) -> String {
@@ -92,7 +92,7 @@ pub(super) async fn a_stranger_without_certificate_reads_what_agents_need_and_no
         (format!("certificate_status/{certname}"), 403),
         ("expirations".to_owned(), 403),
     ] {
-        let answer = http.get(format!("{}/puppet-ca/v1/{path}", site.ca_url)).send().await.expect("an answer");
+        let answer = answer(http.get(format!("{}/puppet-ca/v1/{path}", site.ca_url))).await;
         assert_eq!(answer.status(), expected, "{path}");
         if path == "certificate/ca" {
             assert_eq!(answer.text().await.expect("text"), site.ca_cert);
@@ -104,7 +104,7 @@ pub(super) async fn a_stranger_without_certificate_reads_what_agents_need_and_no
 
 pub(super) async fn puppetdb_refuses_a_stranger_without_certificate(site: &Site) {
     let url = format!("{}/pdb/meta/v1/version", site.puppetdb_url);
-    let answer = site.http(None).get(url).send().await.expect("an answer");
+    let answer = answer(site.http(None).get(url)).await;
     assert_eq!(answer.status(), 403);
     let text = answer.text().await.expect("text");
     assert!(text.starts_with("Permission denied: "), "{text}");

@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use stagedoor_types::{Certname, InstanceId};
 
-use super::site::Site;
+use super::site::{Site, answer};
 
 /// The version of each command that PuppetDB 7 and 8 take.
 const REPLACE_FACTS: (&str, u8) = ("replace_facts", 5);
@@ -131,7 +131,7 @@ async fn command(site: &Site, (name, version): (&str, u8), certname: &Certname, 
         ("secondsToWaitForCompletion", "60"),
     ];
     let request = site.http(Some(&site.controller)).post(url).query(&query).json(body);
-    let answer = request.send().await.expect("an answer");
+    let answer = answer(request).await;
     let status = answer.status();
     let text = answer.text().await.expect("text");
     let receipt: Value = serde_json::from_str(&text).unwrap_or_default();

@@ -172,6 +172,16 @@ impl Site {
     }
 }
 
+/// The answer to a request. Puppet Server closes new connections while it reads its CRL again, after a revocation in another test, so
+/// a request that was not sent is sent once more.
+pub(crate) async fn answer(request: reqwest::RequestBuilder) -> reqwest::Response {
+    let again = request.try_clone().expect("a body in memory");
+    match request.send().await {
+        Err(error) if error.is_connect() => again.send().await.expect("an answer"),
+        answer => answer.expect("an answer"),
+    }
+}
+
 pub(crate) fn endpoint(url: &str) -> Endpoint {
     url.parse().expect("an address")
 }

@@ -158,13 +158,14 @@ impl Connection {
         let started = Instant::now();
 
         let mut outcome = self.attempt(&ask, &url, ask.timeout, sink.as_mut()).await;
-        if let Err(Failure::Cut(reason)) = &outcome
-            && !ask.once
-            // What a sink has taken cannot be taken back.
-            && sink.as_ref().is_none_or(|sink| sink.bytes == 0)
-        {
-            // A Lambda sandbox is frozen between invocations, so a pooled connection may have
-            // died unnoticed.
+        let again = match &outcome {
+            // A Lambda sandbox is frozen between invocations, so a pooled connection may have died unnoticed. What a sink has taken
+            // cannot be taken back.
+            Err(Failure::Cut(reason)) if !ask.once && sink.as_ref().is_none_or(|sink| sink.bytes == 0) => Some(reason),
+            Err(Failure::CutInHandshake(reason)) => Some(reason),
+            _ => None,
+        };
+        if let Some(reason) = again {
             tracing::debug!(%call, reason, "connection cut, asking again");
             let left = ask.timeout.saturating_sub(started.elapsed());
             outcome = self.attempt(&ask, &url, left, sink.as_mut()).await;
@@ -196,7 +197,9 @@ impl Connection {
             }
             Err(failure) => {
                 let error = match failure {
-                    Failure::Cut(reason) | Failure::Unreachable(reason) => Error::Unreachable { call, reason },
+                    Failure::Cut(reason) | Failure::CutInHandshake(reason) | Failure::Unreachable(reason) => {
+                        Error::Unreachable { call, reason }
+                    }
                     Failure::TlsRefused(reason) => Error::TlsRefused { call, reason },
                     Failure::NotUnderstood(reason) => Error::Unexpected { call, reason },
                 };

@@ -206,11 +206,20 @@ pub(super) fn judge(error: &reqwest::Error, timeout: Duration) -> Failure {
         } else {
             format!("no answer within {} s", timeout.as_secs())
         })
+    } else if error.is_connect() && was_closed(error) {
+        Failure::CutInHandshake(format!("the server closed the connection during the TLS handshake: {reason}"))
     } else if error.is_connect() {
         Failure::Unreachable(format!("no connection: {reason}"))
     } else {
         Failure::Cut(format!("the connection was cut: {reason}"))
     }
+}
+
+/// Whether the other side ended a connection that stood.
+fn was_closed(error: &reqwest::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    let kinds = causes(error).filter_map(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind);
+    kinds.last().is_some_and(|kind| matches!(kind, BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof))
 }
 
 fn tls_words(error: &rustls::Error) -> String {

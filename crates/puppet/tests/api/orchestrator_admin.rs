@@ -56,6 +56,13 @@ async fn an_order_is_never_sent_a_second_time_by_itself() {
 }
 
 #[tokio::test]
+async fn an_order_of_which_nothing_was_sent_is_sent() {
+    let stage = Stage::that_closes(1, [accepted()]).await;
+    assert_eq!(stage.orchestrator_admin().deploy(&targets(), "why", "0f3c").await.unwrap().as_str(), "81");
+    assert_eq!(stage.lines(), [ORDER]);
+}
+
+#[tokio::test]
 async fn ordering_once_looks_first_and_then_orders() {
     let (job, asked) = deploy_once("0f3c", [jobs(""), accepted()]).await;
     assert_eq!(job.unwrap(), "81");

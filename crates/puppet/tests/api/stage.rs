@@ -84,13 +84,19 @@ impl Stage {
     /// A server that belongs to this CA and has revoked these serial numbers.
     pub(crate) async fn with(pki: &Pki, revoked: &[u64], script: impl IntoIterator<Item = Act>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        Self::at(listener, "localhost", pki, revoked, script)
+        Self::at(listener, "localhost", pki, revoked, 0, script)
+    }
+
+    /// A server that closes its first connections as soon as it has read something of the handshake.
+    pub(crate) async fn that_closes(connections: usize, script: impl IntoIterator<Item = Act>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::at(listener, "localhost", &PKI, &[], connections, script)
     }
 
     /// A server that is called by its IPv6 address; none where this machine has no `::1`.
     pub(crate) async fn on_ipv6(script: impl IntoIterator<Item = Act>) -> Option<Self> {
         let listener = TcpListener::bind("[::1]:0").await.ok()?;
-        Some(Self::at(listener, "[::1]", &PKI, &[], script))
+        Some(Self::at(listener, "[::1]", &PKI, &[], 0, script))
     }
 
     fn at(
@@ -98,6 +104,7 @@ impl Stage {
         host: &str,
         pki: &Pki,
         revoked: &[u64],
+        closes: usize,
         script: impl IntoIterator<Item = Act>,
     ) -> Self {
         stagedoor_puppet::install_crypto_provider();
@@ -121,6 +128,10 @@ impl Stage {
         let acceptor = TlsAcceptor::from(Arc::new(config));
         let journal = Arc::clone(&seen);
         tokio::spawn(async move {
+            for _ in 0..closes {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                stream.read_exact(&mut [0]).await.unwrap();
+            }
             while let Ok((stream, _)) = listener.accept().await {
                 let (acceptor, script, seen) = (acceptor.clone(), Arc::clone(&script), Arc::clone(&journal));
                 tokio::spawn(async move {

@@ -44,6 +44,15 @@ async fn a_connection_cut_twice_means_that_nobody_could_be_asked() {
 }
 
 #[tokio::test]
+async fn a_handshake_that_the_server_cuts_is_tried_once_more() {
+    for (cut, expected) in [(1, "answered"), (2, "Unreachable")] {
+        let stage = Stage::that_closes(cut, [is_there()]).await;
+        let answer = stage.ca().status(&name()).await;
+        assert_eq!(answer.as_ref().map_or_else(Error::name, |_| "answered"), expected, "{answer:?}");
+    }
+}
+
+#[tokio::test]
 async fn connections_are_kept_and_the_token_is_sent_trimmed() {
     let stage = Stage::new([is_there(), is_there()]).await;
     let ca = stage.ca();
