@@ -105,6 +105,10 @@ deploy-fleet: ## Deploy the example fleet of compilers in the same way
 live: boto3 ## Hold it against real Puppet servers and agents (PUPPET=7 or 8, AGENT=openvox9; root, Debian 12; installs packages)
 	PUPPET="$(or $(PUPPET),7)" AGENT="$(AGENT)" tests/live/run
 
+.PHONY: live-both
+live-both: boto3 ## The same against Puppet 7 and 8 at once, each in namespaces of its own
+	tests/live/together 7 8
+
 .PHONY: boto3
 boto3: ## Hold the lab's AWS side against boto3
 	$(BUILD) --bin lab
@@ -118,7 +122,7 @@ lint: tools ## Check formatting, lints, dependencies and scripts
 	$(TOOLS)/bin/cargo-deny --locked --all-features check bans licenses sources
 	$(TOOLS)/bin/cargo-machete
 	tools/same-features
-	@if command -v shellcheck >/dev/null; then shellcheck -x tools/* tests/live/run tests/live/stage tests/live/agent tests/boto3/run tests/infra/run infra/package .ci/run; \
+	@if command -v shellcheck >/dev/null; then shellcheck -x tools/* tests/live/run tests/live/together tests/live/stage tests/live/agent tests/boto3/run tests/infra/run infra/package .ci/run; \
 	else echo "shellcheck is not installed: the scripts were NOT checked (apt-get install shellcheck)"; fi
 
 .PHONY: audit

@@ -82,7 +82,7 @@ enter_root() {
         for directory in /proc /dev /sys; do mount --rbind "$directory" "$root$directory"; done
         for directory in /run/lock "$state" "$repo"; do
             mkdir -p "$root$directory"
-            mount --bind "$directory" "$root$directory"
+            mount --rbind "$directory" "$root$directory"
         done
         for file in /etc/hosts /etc/resolv.conf; do
             touch "$root$file"
