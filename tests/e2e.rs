@@ -1,5 +1,6 @@
 //! The built functions, run by the lab's Lambda Runtime API against its AWS and its Puppet.
 
+mod enterprise;
 mod onboard;
 mod purge;
 pub(crate) mod rehearsal;

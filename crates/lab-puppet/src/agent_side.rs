@@ -13,10 +13,9 @@ use serde_json::{Map, Value};
 use stagedoor_lab_core::server::TlsSource;
 
 use crate::enterprise::orchestrator::{Connected, Ran};
-use crate::puppetdb::store::{AgentRun, Command};
 use crate::site::{key_pair, pending};
 use crate::x509::certificate::ClientName;
-use crate::{CsrAttributes, Node, Puppet};
+use crate::{BegunRun, CsrAttributes, Node, Puppet};
 
 /// An agent's private key.
 #[derive(Clone)]
@@ -110,22 +109,32 @@ impl Puppet {
         Ok(node.facts(&Map::new(), &ClientName::read(&identity.certificate)?.extensions))
     }
 
-    /// A run of the agent's own ends now.
+    /// A run of the agent's own has sent its facts and gets its catalog now.
+    ///
+    /// # Errors
+    /// Its certificate has been revoked.
+    pub fn agent_begins(
+        &self,
+        certname: &str,
+        started: Timestamp,
+        facts: Map<String, Value>,
+    ) -> anyhow::Result<BegunRun> {
+        self.accepts(certname)?;
+        Ok(self.site.begin_run(certname, Some(facts), started, self.site.clock.now()))
+    }
+
+    /// That run ends now.
     ///
     /// # Errors
     /// Its certificate has been revoked meanwhile.
-    pub fn agent_ran(
-        &self,
-        certname: &str,
-        status: &str,
-        started: Timestamp,
-        facts: Map<String, Value>,
-    ) -> anyhow::Result<()> {
+    pub fn agent_ends(&self, certname: &str, run: BegunRun, status: &str) -> anyhow::Result<()> {
+        self.accepts(certname)?;
+        self.site.end_run(run, status, None);
+        Ok(())
+    }
+
+    fn accepts(&self, certname: &str) -> anyhow::Result<()> {
         anyhow::ensure!(!self.site.ca().has_revoked(certname), "the certificate of {certname} is revoked");
-        let ended = self.site.clock.now();
-        let mut store = self.site.puppetdb();
-        store.at_once(certname, Command::Facts { produced: ended, facts }, ended);
-        store.agent_run(certname, &AgentRun { status, started, ended, job_id: None });
         Ok(())
     }
 

@@ -20,6 +20,7 @@ use stagedoor_lab_core::server::{Call, Reply, Request, Service};
 
 use super::auth_conf::authorize;
 use super::ca::Thrown;
+use super::enterprise::admission::Services;
 use super::enterprise::file_sync;
 use super::options::{PuppetOptions, ServiceState};
 use super::reply::{PLAIN_UTF8, bare, header, typed};
@@ -84,7 +85,14 @@ impl Service for CaService {
         describe(if from_agent { "agent" } else { "ca" }, request)
     }
 
+    fn accepts(&self) -> bool {
+        self.site.services() != Services::Refusing
+    }
+
     async fn answer(&self, request: &Request) -> Reply {
+        if self.site.services() == Services::Starting {
+            return status_api::starting();
+        }
         let options = self.site.options();
         let client = client(request);
         let token = header(&request.headers, "x-authentication");

@@ -2,6 +2,7 @@
 //! journal sees of it, and their errors. No network I/O.
 
 mod access;
+pub(crate) mod admission;
 pub(crate) mod classifier;
 mod console;
 mod describe;
@@ -16,6 +17,7 @@ use stagedoor_lab_core::server::Reply;
 
 use super::reply::json as json_reply;
 
+pub use admission::{BegunRun, Right};
 pub use classifier::NodeGroup;
 pub use console::ConsoleService;
 pub use orchestrator::{OrchestratorService, RunScript};

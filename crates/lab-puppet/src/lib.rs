@@ -30,11 +30,11 @@ use stagedoor_lab_core::clock::Clock;
 use stagedoor_lab_core::server::TlsSource;
 
 pub use self::ca_api::{CaService, compiler_status};
-pub use self::enterprise::{ConsoleService, NodeGroup, OrchestratorService, RunScript};
+pub use self::enterprise::{BegunRun, ConsoleService, NodeGroup, OrchestratorService, Right, RunScript};
 pub use self::node::{CertificateState, CsrAttributes, InPuppetdb, Node, PuppetdbRecord};
 pub use self::options::{Autosign, PuppetOptions, QueueDelay, ServerVersion, ServiceState, TokenState};
 pub use self::puppetdb::PuppetdbService;
-use self::puppetdb::store::{AgentRun, Command, millis};
+use self::puppetdb::store::{Command, millis};
 use self::site::{NotSubmitted, SERVER, Site, key_pair, pending};
 pub use self::truth::HeldCertificate;
 
@@ -214,6 +214,9 @@ impl Puppet {
             self.site.ca().requests.insert(node.certname.clone(), beside);
         }
         self.place_in_puppetdb(node, &extensions);
+        if self.site.options().primary.is_some() && node.record().is_some_and(|record| record.report_status.is_some()) {
+            self.site.has_been_admitted(&node.certname);
+        }
         self.place_in_orchestrator(node);
         Ok(())
     }
@@ -241,7 +244,11 @@ impl Puppet {
         store.at_once(&node.certname, Command::Facts { produced: arrived, facts }, arrived);
         if let Some(status) = &record.report_status {
             let started = arrived - SignedDuration::from_secs(10);
-            store.agent_run(&node.certname, &AgentRun { status, started, ended: arrived, job_id: None });
+            let uuid = uuid::Uuid::new_v4().to_string();
+            // Compiled as soon as the run began; the rest of the run applied it.
+            let catalog = Command::Catalog { produced: started, uuid: Some(uuid.clone()) };
+            store.at_once(&node.certname, catalog, arrived);
+            store.report_of(&node.certname, status, (started, arrived), uuid, None);
         }
         if record.deactivated {
             store.at_once(&node.certname, Command::Deactivate { produced: Some(arrived) }, now);
@@ -251,8 +258,8 @@ impl Puppet {
     /// An agent's run ends now: its catalog and report arrive in PuppetDB, and a deactivated node is active
     /// again. `started` is when the run began; `status` is `unchanged`, `changed` or `failed`.
     pub fn report(&self, certname: &str, status: &str, started: Timestamp) {
-        let now = self.site.clock.now();
-        self.site.puppetdb().agent_run(certname, &AgentRun { status, started, ended: now, job_id: None });
+        let run = self.site.begin_run(certname, None, started, started);
+        self.site.end_run(run, status, None);
     }
 
     /// Revokes every certificate of this name; from then on TLS refuses them.

@@ -243,6 +243,14 @@ pub struct PuppetOptions {
     pub enterprise_state: ServiceState,
     /// State of the primary's file sync storage service.
     pub file_sync_state: ServiceState,
+    /// Certname of the primary, where hosts admit a compiler only after they have run Puppet and found its catalog. `None`: every compiler is
+    /// admitted from the start.
+    pub primary: Option<String>,
+    /// How long the primary's services are away after a run of Puppet that changed what they read, in milliseconds of real time.
+    pub services_restart_ms: u64,
+    /// How long a compiler's run waits for its PuppetDB, which waits for its database, before it goes on and fails; in milliseconds of real
+    /// time.
+    pub puppetdb_start_limit_ms: u64,
     /// The environments that the orchestrator knows.
     pub environments: Vec<String>,
     /// The `challenge` of the secret `stagedoor/puppet`. None: one is made up; empty: the secret has none.
@@ -291,6 +299,9 @@ impl Default for PuppetOptions {
             rbac_certificate_allowlist: Vec::new(),
             enterprise_state: ServiceState::Running,
             file_sync_state: ServiceState::Running,
+            primary: None,
+            services_restart_ms: 0,
+            puppetdb_start_limit_ms: 60_000,
             environments: vec!["production".to_owned()],
             challenge: None,
             run_ms: 30,

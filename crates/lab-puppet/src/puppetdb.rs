@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use stagedoor_lab_core::server::{Call, Reply, Request, Service};
 
 use super::ca_api::{client, describe};
+use super::enterprise::admission::Services;
 use super::enterprise::token::{Token, look_up};
 use super::options::PuppetOptions;
 use super::reply::{PLAIN_UTF8, accepts, header, json as compact, media_type, typed};
@@ -39,7 +40,14 @@ impl Service for PuppetdbService {
         describe("puppetdb", request)
     }
 
+    fn accepts(&self) -> bool {
+        self.site.services() != Services::Refusing
+    }
+
     async fn answer(&self, request: &Request) -> Reply {
+        if self.site.services() == Services::Starting {
+            return status_api::starting();
+        }
         let options = self.site.options();
         if request.path.starts_with("/status/v1/") {
             let status = json!({

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use crate::authority::Authority;
 use crate::ca::{Ca, Pending, Thrown, policy};
+use crate::enterprise::admission::{Admissions, Services};
 use crate::enterprise::classifier::Groups;
 use crate::enterprise::file_sync::FileSync;
 use crate::enterprise::orchestrator::Orchestrator;
@@ -43,6 +44,8 @@ pub(crate) struct Site {
     orchestrator: Mutex<Orchestrator>,
     node_groups: Mutex<Groups>,
     file_sync: Mutex<FileSync>,
+    admissions: Mutex<Admissions>,
+    services: Mutex<Services>,
     /// Counts changes of the orchestrator's state, for callers that wait for one.
     changes: watch::Sender<u64>,
     tls: Mutex<Arc<ServerConfig>>,
@@ -94,6 +97,8 @@ impl Site {
             orchestrator: Mutex::new(Orchestrator::new(now)),
             node_groups: Mutex::new(Groups::preconfigured()),
             file_sync: Mutex::default(),
+            admissions: Mutex::default(),
+            services: Mutex::default(),
             changes: watch::Sender::new(0),
             tls: Mutex::new(tls),
             puppetdb_tls,
@@ -127,6 +132,20 @@ impl Site {
 
     pub(crate) fn file_sync(&self) -> MutexGuard<'_, FileSync> {
         lock(&self.file_sync)
+    }
+
+    pub(crate) fn admissions(&self) -> MutexGuard<'_, Admissions> {
+        lock(&self.admissions)
+    }
+
+    /// The state of the services of the primary, which restart after a run that changed what they read.
+    pub(crate) fn services(&self) -> Services {
+        *lock(&self.services)
+    }
+
+    pub(crate) fn set_services(&self, state: Services) {
+        *lock(&self.services) = state;
+        self.has_changed();
     }
 
     /// Notifies the waiting callers that the orchestrator's state has changed.
@@ -231,6 +250,7 @@ impl Site {
         self.orchestrator().reset(self.clock.now());
         *self.node_groups() = Groups::preconfigured();
         *self.file_sync() = FileSync::default();
+        self.forget_admissions();
         self.has_changed();
         let mut ca = self.ca();
         ca.reset(&self.permanent, &self.authority)?;

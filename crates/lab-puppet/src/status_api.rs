@@ -69,6 +69,11 @@ pub(crate) fn answer(request: &Request, state: ServiceState, services: &[Reporte
     }
 }
 
+/// What a service answers to every call while it starts again.
+pub(crate) fn starting() -> Reply {
+    typed(StatusCode::SERVICE_UNAVAILABLE, PLAIN_UTF8, ServiceState::Starting.word())
+}
+
 fn status_code(state: ServiceState) -> StatusCode {
     if state == ServiceState::Running { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
 }

@@ -1,5 +1,6 @@
 //! The answers of the simulated site, call by call and over real TLS on loopback.
 
+mod admission;
 mod ca;
 mod ca_policy;
 mod console;

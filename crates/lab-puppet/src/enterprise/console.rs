@@ -7,6 +7,7 @@ use serde_json::json;
 use stagedoor_lab_core::server::{Call, Reply, Request, Service};
 
 use super::access::Caller;
+use super::admission::Services;
 use super::describe::describe;
 use super::{classifier, failure, rbac};
 use crate::site::Site;
@@ -28,7 +29,14 @@ impl Service for ConsoleService {
         describe(if request.path.starts_with("/rbac-api/") { "rbac" } else { "classifier" }, request)
     }
 
+    fn accepts(&self) -> bool {
+        self.site.services() != Services::Refusing
+    }
+
     async fn answer(&self, request: &Request) -> Reply {
+        if self.site.services() == Services::Starting {
+            return status_api::starting();
+        }
         let options = self.site.options();
         let now = self.site.clock.now();
         if request.path.starts_with("/status/v1/") {

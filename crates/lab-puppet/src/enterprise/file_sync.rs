@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use crate::Puppet;
+use crate::enterprise::admission::Services;
 use crate::puppetdb::store::millis;
 
 pub(crate) const SERVICE: &str = "file-sync-storage-service";
@@ -28,6 +29,10 @@ struct Client {
 }
 
 impl FileSync {
+    pub(crate) fn restart(&mut self) {
+        self.clients.clear();
+    }
+
     /// The `status` of the service. Only at the level `debug` does it say anything of code.
     pub(crate) fn status(&self, level: Option<&str>, now: Timestamp) -> Value {
         if level != Some("debug") {
@@ -60,12 +65,17 @@ impl Puppet {
         self.site.file_sync().newest = Some(commit.to_owned());
     }
 
-    /// A compiler's file sync client checks in: it has this commit, or none yet.
-    pub fn check_in(&self, certname: &str, deployed: Option<&str>) {
+    /// A compiler's file sync client checks in: it has this commit, or none yet. `false`: the primary refuses it with 403, because it has
+    /// not learnt of it.
+    pub fn check_in(&self, certname: &str, deployed: Option<&str>) -> bool {
+        if self.site.services() != Services::Running || !self.admits(certname) {
+            return false;
+        }
         // By the primary's clock, and so by the CA's.
         let checked_in = self.site.ca_time(&self.site.options());
         let client = Client { checked_in, deployed: deployed.map(str::to_owned) };
         self.site.file_sync().clients.insert(certname.to_owned(), client);
+        true
     }
 
     /// The newest commit at the primary, which a file sync client fetches after it has checked in.
@@ -76,6 +86,6 @@ impl Puppet {
 
     /// The primary's Puppet Server restarts: it knows none of its clients until they check in again.
     pub fn restart_file_sync(&self) {
-        self.site.file_sync().clients.clear();
+        self.site.file_sync().restart();
     }
 }

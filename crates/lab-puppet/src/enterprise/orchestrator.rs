@@ -17,6 +17,7 @@ pub use state::RunScript;
 pub(crate) use state::{Connected, Orchestrator, Ran};
 
 use super::access::Caller;
+use super::admission::Services;
 use super::describe::describe;
 use super::{Failure, failure, ok};
 use crate::site::Site;
@@ -39,10 +40,13 @@ impl Service for OrchestratorService {
     }
 
     fn accepts(&self) -> bool {
-        !self.site.orchestrator().is_down
+        !self.site.orchestrator().is_down && self.site.services() != Services::Refusing
     }
 
     async fn answer(&self, request: &Request) -> Reply {
+        if self.site.services() == Services::Starting {
+            return status_api::starting();
+        }
         let options = self.site.options();
         if request.path.starts_with("/status/v1/") {
             let services = ["orchestrator-service", "broker-service"].map(|name| Reported::new(name, &"2023.8.0"));

@@ -208,6 +208,12 @@ fn read(
             let status = payload["status"].as_str().unwrap_or("unchanged");
             let mut report = site.puppetdb().new_report(status, started, ended, at);
             report.catalog_uuid = payload["catalog_uuid"].as_str().map(str::to_owned);
+            report.job_id = payload["job_id"].as_str().map(str::to_owned);
+            report.noop = payload["noop"] == true;
+            report.metrics = Some(payload["metrics"].clone()).filter(Value::is_array);
+            if let Some(cached) = payload["cached_catalog_status"].as_str() {
+                cached.clone_into(&mut report.cached);
+            }
             Command::Report(report)
         }
         _ => Command::Nothing,

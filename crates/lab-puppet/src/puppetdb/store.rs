@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value, json};
 
+use crate::enterprise::admission::Classes;
 use crate::options::QueueDelay;
 
 /// A report of an agent run.
@@ -15,10 +16,17 @@ pub(crate) struct Report {
     pub(crate) started: Timestamp,
     pub(crate) ended: Timestamp,
     pub(crate) produced: Timestamp,
+    /// When PuppetDB stored it.
+    pub(crate) received: Timestamp,
     /// The run's catalog; none if it could not be compiled.
     pub(crate) catalog_uuid: Option<String>,
     /// The orchestrator job that ordered the run.
     pub(crate) job_id: Option<String>,
+    /// `cached_catalog_status`.
+    pub(crate) cached: String,
+    pub(crate) noop: bool,
+    /// Its metrics, where it was sent with some.
+    pub(crate) metrics: Option<Value>,
 }
 
 /// When data were made and when they came in. PuppetDB compares the former and shows the latter.
@@ -35,6 +43,8 @@ pub(crate) struct Record {
     pub(crate) catalog: Option<Arrival>,
     /// The id of that catalog, where it was sent with one.
     pub(crate) catalog_uuid: Option<String>,
+    /// The classes of that catalog that hosts of Puppet Enterprise look for.
+    pub(crate) classes: Classes,
     pub(crate) facts_at: Option<Arrival>,
     /// Facts by name, `trusted` among them.
     pub(crate) facts: Map<String, Value>,
@@ -73,12 +83,12 @@ impl Record {
             "facts_environment": environment(self.facts_at.is_some()),
             "report_environment": environment(report.is_some()),
             "latest_report_status": report.map(|report| &report.status),
-            "latest_report_noop": report.map(|_| false),
+            "latest_report_noop": report.map(|report| report.noop),
             "latest_report_noop_pending": report.map(|_| false),
             "latest_report_corrective_change": null,
             "latest_report_hash": report.map(|report| &report.hash),
             "latest_report_job_id": report.and_then(|report| report.job_id.as_ref()),
-            "cached_catalog_status": report.map(|_| "not_used"),
+            "cached_catalog_status": report.map(|report| &report.cached),
         })
     }
 }
@@ -211,7 +221,7 @@ impl Store {
             }
             Command::Report(report) => {
                 let produced = report.produced;
-                record.reports.push(report);
+                record.reports.push(Report { received: now, ..report });
                 record.reactivate(produced);
             }
             Command::Nothing => {}
@@ -228,31 +238,35 @@ impl Store {
     ) -> Report {
         self.hashes += 1;
         let hash = format!("{:040x}", 0x5eed_0000_0000_u64 + self.hashes);
-        Report { hash, status: status.to_owned(), started, ended, produced, catalog_uuid: None, job_id: None }
+        Report {
+            hash,
+            status: status.to_owned(),
+            started,
+            ended,
+            produced,
+            received: produced,
+            catalog_uuid: None,
+            job_id: None,
+            cached: "not_used".to_owned(),
+            noop: false,
+            metrics: None,
+        }
     }
 
-    /// Stores the catalog and the report of an agent run; returns the report's hash.
-    pub(crate) fn agent_run(&mut self, certname: &str, run: &AgentRun<'_>) -> String {
-        let AgentRun { status, started, ended, job_id } = *run;
+    /// Stores the report of a run with this catalog, which began and ended at these times; returns the report's hash.
+    pub(crate) fn report_of(
+        &mut self,
+        certname: &str,
+        status: &str,
+        (started, ended): (Timestamp, Timestamp),
+        catalog: String,
+        job_id: Option<&str>,
+    ) -> String {
         let mut report = self.new_report(status, started, ended, ended);
         report.job_id = job_id.map(str::to_owned);
-        let uuid = Some(uuid::Uuid::new_v4().to_string());
-        report.catalog_uuid.clone_from(&uuid);
+        report.catalog_uuid = Some(catalog);
         let hash = report.hash.clone();
-        // Compiled as soon as the run began; the rest of the run applied it.
-        self.carry_out(certname, Command::Catalog { produced: started, uuid }, ended);
         self.carry_out(certname, Command::Report(report), ended);
         hash
     }
-}
-
-/// A Puppet run that is over.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct AgentRun<'a> {
-    /// `unchanged`, `changed` or `failed`.
-    pub(crate) status: &'a str,
-    pub(crate) started: Timestamp,
-    pub(crate) ended: Timestamp,
-    /// The orchestrator job that ordered it.
-    pub(crate) job_id: Option<&'a str>,
 }

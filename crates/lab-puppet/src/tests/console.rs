@@ -30,7 +30,10 @@ async fn groups_are_listed_with_their_rules() {
     let (status, groups) = world.console("GET /classifier-api/v1/groups", "").await;
     let names: Vec<&Value> = groups.as_array().unwrap().iter().map(|group| &group["name"]).collect();
     assert_eq!(status, 200);
-    assert_eq!(names, ["All Nodes", "PE Infrastructure", "PE Master", "PE Compiler", "PE Infrastructure Agent"]);
+    assert_eq!(
+        names,
+        ["All Nodes", "PE Infrastructure", "PE Master", "PE Compiler", "PE Database", "PE Infrastructure Agent"]
+    );
     assert_eq!(groups[0]["id"], "00000000-0000-4000-8000-000000000000");
     assert!(groups[1].get("rule").is_none(), "a group without a rule has no such key");
     let (status, one) = world.console(&format!("GET {PIN}/{}", world.id_of("PE Master")), "").await;

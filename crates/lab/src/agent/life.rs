@@ -194,7 +194,7 @@ impl Inner {
         Puppet::agent_facts(&self.agent.certname, instance, identity)
     }
 
-    /// One run of its own.
+    /// One run of its own: its catalog is stored, then it applies it and reports. A run fails if it cannot start the node's PuppetDB.
     pub(super) async fn run(&self, status: &str) -> anyhow::Result<()> {
         let certname = &self.agent.certname;
         let identity = self.identity()?;
@@ -205,9 +205,15 @@ impl Inner {
         let path = format!("{CA}/certificate_revocation_list/ca");
         let (answered, _) = self.connection(Some(&identity)).await?.call(Method::GET, &path, String::new()).await?;
         anyhow::ensure!(answered < 400, "Puppet answered {answered}");
+        let puppet = &self.world.puppet;
+        let run = puppet.agent_begins(certname, started, self.facts(&identity)?)?;
+        self.note(|state| state.catalogs += 1);
+        let has_puppetdb = puppet.starts_puppetdb(certname).await;
         tokio::time::sleep(Duration::from_millis(self.agent.run_ms)).await;
-        self.world.puppet.agent_ran(certname, status, started, self.facts(&identity)?)?;
+        let status = if has_puppetdb { status } else { "failed" };
+        puppet.agent_ends(certname, run, status)?;
         self.has_run(status);
+        anyhow::ensure!(has_puppetdb, "its PuppetDB could not connect to its database");
         Ok(())
     }
 

@@ -87,6 +87,8 @@ pub struct AgentState {
     pub submitted: u32,
     /// With what the CA refused its latest request; `None`: it took it.
     pub refusal: Option<String>,
+    /// How many catalogs it was given since it was booted, those of orchestrator jobs not counted.
+    pub catalogs: u32,
     /// How many reports it has sent since it was booted, those of orchestrator jobs too.
     pub reports: u32,
     /// The status of the latest.

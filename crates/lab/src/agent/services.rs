@@ -80,8 +80,10 @@ async fn sync_code(inner: &Inner) {
     let mut fetched = None;
     loop {
         if inner.services.borrow().syncing && puppet.options().enterprise {
-            puppet.check_in(&inner.agent.certname, fetched.as_deref());
-            fetched = puppet.newest_code();
+            // Refused with 403 until the primary has learnt of it: then it has no code.
+            if puppet.check_in(&inner.agent.certname, fetched.as_deref()) {
+                fetched = puppet.newest_code();
+            }
         }
         tokio::time::sleep(CODE_POLL).await;
     }
@@ -118,6 +120,11 @@ impl Service for NodeService {
                 states.clear();
             }
         });
-        compiler_status(request, state, &states, &self.inner.world.puppet.options())
+        let puppet = &self.inner.world.puppet;
+        // The broker starts as soon as the orchestrator lets it connect.
+        if !puppet.admits(&self.inner.agent.certname) {
+            states.insert("broker-service".to_owned(), ServiceState::Starting);
+        }
+        compiler_status(request, state, &states, &puppet.options())
     }
 }

@@ -136,19 +136,24 @@ impl Groups {
             ),
             ("PE Compiler", Some("PE Master"), Some(compiler.clone()), "puppet_enterprise::profile::master"),
             (
+                "PE Database",
+                Some("PE Infrastructure"),
+                Some(json!(["or", primary])),
+                "puppet_enterprise::profile::database",
+            ),
+            (
                 "PE Infrastructure Agent",
                 Some("PE Infrastructure"),
                 Some(json!(["or", primary])),
                 "puppet_enterprise::profile::agent",
             ),
         ] {
-            let group = NodeGroup {
-                name: name.to_owned(),
-                parent: parent.map(str::to_owned),
-                rule,
-                classes: Map::from_iter([(class.to_owned(), json!({}))]),
-                ..NodeGroup::default()
-            };
+            let mut classes = Map::from_iter([(class.to_owned(), json!({}))]);
+            if name == "PE Compiler" {
+                classes.insert("puppet_enterprise::profile::puppetdb".to_owned(), json!({}));
+            }
+            let parent = parent.map(str::to_owned);
+            let group = NodeGroup { name: name.to_owned(), parent, rule, classes, ..NodeGroup::default() };
             // Their parents come before them.
             let _ = groups.put(&group);
         }

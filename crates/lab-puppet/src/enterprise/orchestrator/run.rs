@@ -8,7 +8,6 @@ use tokio::task::JoinSet;
 
 use super::job::{End, Job};
 use super::state::{Connected, RunScript};
-use crate::puppetdb::store::{AgentRun, Command};
 use crate::site::Site;
 
 /// How long a job is `new`, and how long `ready`.
@@ -55,6 +54,10 @@ async fn run(site: Arc<Site>, id: u64, name: String, generation: u64) {
     let _turn = lock.lock().await;
     let started = site.clock.now();
     let script = script_that_ends(&site, &name).await;
+    let runs = matches!(script, RunScript::Ok | RunScript::Failed | RunScript::Restart { .. });
+    let begun = (runs && !site.ca().has_revoked(&name))
+        .then(|| site.begin_run(&name, connected.facts.clone(), started, site.clock.now()));
+    let has_puppetdb = begun.is_none() || site.starts_puppetdb(&name).await;
     tokio::time::sleep(Duration::from_millis(site.options().run_ms)).await;
     if site.orchestrator().generation != generation {
         return;
@@ -72,11 +75,15 @@ async fn run(site: Arc<Site>, id: u64, name: String, generation: u64) {
         _ if site.ca().has_revoked(&name) => Some(("Puppet agent exited with a non 0 code", "agent_exit_non_zero")),
         _ => None,
     };
-    if let Some((reason, kind)) = not_run {
+    let (None, Some(begun)) = (not_run, begun) else {
+        let (reason, kind) = not_run.unwrap_or(("Puppet agent exited with a non 0 code", "agent_exit_non_zero"));
         return on_job(&site, id, |job, now| job.end(&name, &End::NotRun(reason, kind), now));
+    };
+    let status = if script == RunScript::Failed || !has_puppetdb { "failed" } else { connected.status.as_str() };
+    let hash = site.end_run(begun, status, Some(&id.to_string()));
+    if let Some(ran) = &connected.ran {
+        ran(status);
     }
-    let status = if script == RunScript::Failed { "failed" } else { connected.status.as_str() };
-    let hash = leave_report(&site, &name, &connected, status, started, &id.to_string());
     if let RunScript::Restart { down_ms } = script {
         return restart(&site, down_ms, generation);
     }
@@ -101,21 +108,6 @@ async fn script_that_ends(site: &Site, name: &str) -> RunScript {
             return RunScript::Ok;
         }
     }
-}
-
-fn leave_report(site: &Site, name: &str, connected: &Connected, status: &str, started: Timestamp, job: &str) -> String {
-    let ended = site.clock.now();
-    let hash = {
-        let mut store = site.puppetdb();
-        if let Some(facts) = connected.facts.clone() {
-            store.at_once(name, Command::Facts { produced: ended, facts }, ended);
-        }
-        store.agent_run(name, &AgentRun { status, started, ended, job_id: Some(job) })
-    };
-    if let Some(ran) = &connected.ran {
-        ran(status);
-    }
-    hash
 }
 
 /// The orchestrator goes away for a while and forgets the jobs that are not over.

@@ -185,13 +185,17 @@ fn catalogs(certname: &str, record: &Record) -> Vec<Value> {
     row.into_iter().collect()
 }
 
-/// Two of the times of a run: it got its catalog at once, and applied it until its end.
+/// As they were sent. Else two of the times of a run: it got its catalog at once, and applied it until its end.
 fn metrics(report: &crate::puppetdb::store::Report) -> Value {
+    let href = format!("/pdb/query/v4/reports/{}/metrics", report.hash);
+    if let Some(sent) = &report.metrics {
+        return json!({"data": sent, "href": href});
+    }
     let applying = report.ended.duration_since(report.started).as_secs_f64();
     let time = |name: &str, seconds: f64| json!({"category": "time", "name": name, "value": seconds});
     json!({
         "data": [time("config_retrieval", 0.0), time("catalog_application", applying)],
-        "href": format!("/pdb/query/v4/reports/{}/metrics", report.hash),
+        "href": href,
     })
 }
 
@@ -204,15 +208,15 @@ fn reports(certname: &str, record: &Record) -> Vec<Value> {
             "status": report.status,
             "environment": "production",
             "job_id": report.job_id,
-            "noop": false,
-            "cached_catalog_status": "not_used",
+            "noop": report.noop,
+            "cached_catalog_status": report.cached,
             "catalog_uuid": report.catalog_uuid,
             "metrics": metrics(report),
             "type": "agent",
             "start_time": millis(report.started),
             "end_time": millis(report.ended),
             "producer_timestamp": millis(report.produced),
-            "receive_time": millis(report.produced),
+            "receive_time": millis(report.received),
             "latest_report?": Some(report.produced) == latest,
         })
     };
