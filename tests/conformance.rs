@@ -15,6 +15,7 @@ mod nodes;
 mod permissions;
 mod reporting;
 mod requests;
+mod runs;
 mod signing;
 pub(crate) mod site;
 mod status;
@@ -124,6 +125,12 @@ hold! {
         nodes_of_another_account_or_region_are_left_out_by_the_query,
         the_names_of_active_nodes_are_listed,
         the_server_tells_its_time_and_version;
+    runs:
+        a_catalog_is_told_as_soon_as_it_is_stored_and_only_the_newest_by_its_producer,
+        the_catalogs_of_a_set_are_those_of_its_active_nodes,
+        a_report_tells_its_catalog_and_how_long_its_parts_took,
+        a_run_without_a_catalog_and_one_with_a_cached_one_are_told_apart,
+        runs_are_found_by_the_time_at_which_they_were_received;
     deactivating:
         a_known_node_is_deactivated_and_stays_known,
         deactivating_again_moves_the_time_forward_only,

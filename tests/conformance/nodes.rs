@@ -17,7 +17,7 @@ struct Row {
     certname: Certname,
 }
 
-async fn deactivate(site: &Site, certname: &Certname) {
+pub(super) async fn deactivate(site: &Site, certname: &Certname) {
     let at = server_time(site).await;
     site.puppetdb_admin().deactivate(certname, at).await.expect("deactivated");
 }
@@ -217,6 +217,7 @@ pub(super) async fn the_newest_reports_of_a_set_are_those_of_its_active_nodes(si
         certname: twice,
         start_time: newest - SignedDuration::from_secs(10),
         end_time: newest - SignedDuration::from_secs(2),
+        producer_timestamp: newest,
         status: Some("changed".to_owned()),
         job_id: None,
         noop: Some(false),

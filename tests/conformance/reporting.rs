@@ -65,14 +65,15 @@ pub(crate) async fn facts(
     command(site, REPLACE_FACTS, certname, &body).await;
 }
 
-/// A catalog with nothing in it.
-pub(crate) async fn catalog(site: &Site, certname: &Certname, at: Timestamp) {
+/// A catalog with nothing in it: its `catalog_uuid`.
+pub(crate) async fn catalog(site: &Site, certname: &Certname, at: Timestamp) -> String {
+    let uuid = uuid::Uuid::new_v4().to_string();
     let body = json!({
         "certname": certname.as_str(),
         "version": "1",
         "environment": "production",
         "transaction_uuid": uuid::Uuid::new_v4().to_string(),
-        "catalog_uuid": uuid::Uuid::new_v4().to_string(),
+        "catalog_uuid": uuid,
         "code_id": null,
         "job_id": null,
         "producer": "localhost",
@@ -81,11 +82,17 @@ pub(crate) async fn catalog(site: &Site, certname: &Certname, at: Timestamp) {
         "resources": [],
     });
     command(site, REPLACE_CATALOG, certname, &body).await;
+    uuid
 }
 
 /// A report of a run that began 10 s and ended 2 s before the report was made, at `at`.
 pub(crate) async fn report(site: &Site, certname: &Certname, status: &str, at: Timestamp) {
-    let body = json!({
+    report_with(site, certname, at, json!({"status": status})).await;
+}
+
+/// The same, with these of its fields.
+pub(crate) async fn report_with(site: &Site, certname: &Certname, at: Timestamp, fields: Value) {
+    let mut body = json!({
         "certname": certname.as_str(),
         "environment": "production",
         "puppet_version": "7.23.0",
@@ -100,7 +107,7 @@ pub(crate) async fn report(site: &Site, certname: &Certname, status: &str, at: T
         "code_id": null,
         "job_id": null,
         "cached_catalog_status": "not_used",
-        "status": status,
+        "status": "changed",
         "noop": false,
         "noop_pending": false,
         "corrective_change": false,
@@ -108,6 +115,9 @@ pub(crate) async fn report(site: &Site, certname: &Certname, status: &str, at: T
         "metrics": [],
         "logs": [],
     });
+    for (name, value) in fields.as_object().into_iter().flatten() {
+        body[name] = value.clone();
+    }
     command(site, STORE_REPORT, certname, &body).await;
 }
 

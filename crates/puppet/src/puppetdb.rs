@@ -42,8 +42,17 @@ const RUNS_FOR: SignedDuration = SignedDuration::from_hours(50);
 const NODES_PER_FACTS_QUERY: usize = 50;
 
 /// What is read of a report.
-const REPORT: [&str; 8] =
-    ["certname", "start_time", "end_time", "status", "job_id", "noop", "cached_catalog_status", "catalog_uuid"];
+const REPORT: [&str; 9] = [
+    "certname",
+    "start_time",
+    "end_time",
+    "producer_timestamp",
+    "status",
+    "job_id",
+    "noop",
+    "cached_catalog_status",
+    "catalog_uuid",
+];
 
 /// PuppetDB, read only.
 #[derive(Debug, Clone)]

@@ -19,6 +19,8 @@ pub struct Report {
     pub start_time: Timestamp,
     /// When the run ended, by the node's own clock.
     pub end_time: Timestamp,
+    /// When a Puppet Server received the report, by that server's clock.
+    pub producer_timestamp: Timestamp,
     /// `changed`, `unchanged` or `failed`. Old agents may omit it.
     #[serde(default)]
     pub status: Option<String>,

@@ -88,8 +88,8 @@ async fn a_set_of_nodes_is_one_query_that_shows_inactive_ones_too() {
 
 #[tokio::test]
 async fn the_newest_reports_of_a_set_are_one_query() {
-    let rows = r#"[{"certname":"n.example.net","start_time":"2026-03-04T05:06:07.890Z","end_time":"2026-03-04T05:06:55Z","status":"changed","job_id":"81","noop":false,"cached_catalog_status":"on_failure","catalog_uuid":"5a1c1b5e-0b9c-4c0e-9d3f-0f2c6d0e7a11"},
-                   {"certname":"x","start_time":"2026-03-04T05:06:07.890Z","end_time":"2026-03-04T05:06:55Z","status":null,"job_id":null,"noop":null,"catalog_uuid":null}]"#;
+    let rows = r#"[{"certname":"n.example.net","start_time":"2026-03-04T05:06:07.890Z","end_time":"2026-03-04T05:06:55Z","producer_timestamp":"2026-03-04T05:06:56Z","status":"changed","job_id":"81","noop":false,"cached_catalog_status":"on_failure","catalog_uuid":"5a1c1b5e-0b9c-4c0e-9d3f-0f2c6d0e7a11"},
+                   {"certname":"x","start_time":"2026-03-04T05:06:07.890Z","end_time":"2026-03-04T05:06:55Z","producer_timestamp":"2026-03-04T05:06:56Z","status":null,"job_id":null,"noop":null,"catalog_uuid":null}]"#;
     let stage = Stage::new([pdb_says(200, rows)]).await;
     let reports = stage.puppetdb().latest_reports(&[name(), "x".parse().unwrap()]).await.unwrap();
     assert_eq!(reports[0].start_time.to_string(), "2026-03-04T05:06:07.89Z");
@@ -98,8 +98,17 @@ async fn the_newest_reports_of_a_set_are_one_query() {
     assert_eq!((&reports[1].status, &reports[1].job_id, reports[1].noop), (&None, &None, None));
     assert!(reports[0].catalog_uuid.is_some() && reports[1].catalog_uuid.is_none());
     assert_eq!(stage.lines(), ["POST /pdb/query/v4"]);
-    let fields =
-        ["certname", "start_time", "end_time", "status", "job_id", "noop", "cached_catalog_status", "catalog_uuid"];
+    let fields = [
+        "certname",
+        "start_time",
+        "end_time",
+        "producer_timestamp",
+        "status",
+        "job_id",
+        "noop",
+        "cached_catalog_status",
+        "catalog_uuid",
+    ];
     let names = json!(["in", "certname", ["array", ["", "", "n.example.net", "x"]]]);
     let newest = json!(["=", "latest_report?", true]);
     assert_eq!(query(&stage), json!(["from", "reports", ["extract", fields, ["and", newest, names]]]));
@@ -107,7 +116,7 @@ async fn the_newest_reports_of_a_set_are_one_query() {
 
 #[tokio::test]
 async fn the_runs_of_a_set_since_a_time_of_each_are_one_query() {
-    let rows = r#"[{"certname":"n.example.net","start_time":"2026-03-04T05:06:07.890Z","end_time":"2026-03-04T05:06:55Z","status":"failed","job_id":"81","noop":false,"cached_catalog_status":"not_used","catalog_uuid":"5a1c1b5e",
+    let rows = r#"[{"certname":"n.example.net","start_time":"2026-03-04T05:06:07.890Z","end_time":"2026-03-04T05:06:55Z","producer_timestamp":"2026-03-04T05:06:56Z","status":"failed","job_id":"81","noop":false,"cached_catalog_status":"not_used","catalog_uuid":"5a1c1b5e",
                     "metrics":{"href":"/pdb/query/v4/reports/abc/metrics","data":[{"category":"time","name":"catalog_application","value":40.5}]}},
                    {"certname":"Not A Certname","start_time":7}]"#;
     let stage = Stage::new([pdb_says(200, rows), pdb_says(200, "[]")]).await;
@@ -118,8 +127,17 @@ async fn the_runs_of_a_set_since_a_time_of_each_are_one_query() {
     assert_eq!(runs[0].metrics.catalog_application.unwrap().as_millis(), 40_500);
     assert_eq!(runs[0].metrics.config_retrieval, None);
     assert!(stage.puppetdb().runs_since(&wanted[..1], false).await.unwrap().is_empty());
-    let fields =
-        ["certname", "start_time", "end_time", "status", "job_id", "noop", "cached_catalog_status", "catalog_uuid"];
+    let fields = [
+        "certname",
+        "start_time",
+        "end_time",
+        "producer_timestamp",
+        "status",
+        "job_id",
+        "noop",
+        "cached_catalog_status",
+        "catalog_uuid",
+    ];
     let of = |name: &str, from: &str, until: &str| {
         json!(["and", ["=", "certname", name], [">", "receive_time", from], ["<=", "receive_time", until]])
     };
