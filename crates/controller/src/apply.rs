@@ -82,7 +82,7 @@ pub(crate) async fn apply(run: Run<'_>, puppet: &Puppet, snapshot: &PuppetSnapsh
         }
     }
     refuse::refuse(run, writer, requests, &mut applied.reports).await;
-    enrol::sign(run, writer, signs, &mut applied).await;
+    enrol::sign(run, writer, snapshot, signs, &mut applied).await;
     enrol::pin(run, writer, snapshot, pins, &mut applied).await;
     // A run that was ordered takes its time; observing at once would show nothing new.
     orders::run(run, writer, runs, &mut applied.reports).await;

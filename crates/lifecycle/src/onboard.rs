@@ -182,8 +182,8 @@ impl Rules<'_> {
         let certificate = self.signed(name)?;
         self.pinned(name)?;
         let own = self.own_run(name, certificate)?;
-        let unclassified = self.classified(own.is_some())?;
         let after = self.launching.profile.refresh.after;
+        let unclassified = self.classified(own.is_some() || self.has_sent_facts(name, certificate)?)?;
         // What cannot run successfully before the targets know it is not asked to.
         let early = match after {
             RefreshAfter::Catalog if unclassified.is_none() => self.refreshed(name, certificate, own)?,
@@ -245,18 +245,26 @@ impl Rules<'_> {
             None => return Err(trouble(&unanswered(Service::PuppetDb, &name.certname))),
             Some(run) => run.known().map_err(trouble)?,
         };
-        // A run of the name's former owner is not its own; the two clocks that are compared here may differ.
+        // A run of the name's former owner is not its own.
+        let (by_it, of_this_launch) = (self.is_by_it(name)?, self.is_of_this_launch(name, certificate)?);
+        Ok(run.filter(|run| by_it(run) && of_this_launch(run.start, run.end)))
+    }
+
+    /// Whether what began and ended at these times is of this launch. Clocks differ, so what is dated up to a minute before the certificate
+    /// may be. Of a former owner of the name, though, everything has ended before the node's newest facts were sent.
+    fn is_of_this_launch(
+        &self,
+        name: &NameView,
+        certificate: &CertificateView,
+    ) -> Result<impl Fn(Timestamp, Timestamp) -> bool + use<>, NotYet> {
         let since = self.runs_count_since(certificate);
-        let by_it = self.is_by_it(name)?;
-        let is_of_launch = |run: &RunView| {
-            if certificate.issued >= since {
-                deadline::after(run.start, CLOCKS_DIFFER) >= since
-            } else {
-                // With a certificate from before the launch, a run that began before it says nothing of this launch.
-                run.start >= since
-            }
-        };
-        Ok(run.filter(|run| by_it(run) && is_of_launch(run)))
+        let facts = name.node.known().map_err(trouble)?.and_then(|node| node.facts);
+        // With a certificate from before the launch, a run that began before the launch says nothing of it.
+        let is_new = certificate.issued >= since;
+        Ok(move |began: Timestamp, ended: Timestamp| {
+            let nearly = is_new && deadline::after(began, CLOCKS_DIFFER) >= since;
+            began >= since || nearly && facts.is_none_or(|facts| ended >= facts)
+        })
     }
 
     /// Whether a run under its name is its own, as far as anything but the time says. The facts that came with a run decide whose it was,
@@ -268,10 +276,13 @@ impl Rules<'_> {
         Ok(move |run: &RunView| !by_another && seen_before.is_none_or(|before| run.start > before))
     }
 
-    /// Since when its runs of Puppet are of this launch.
+    /// Since when its runs of Puppet are of this launch, by the clock of the Puppet Servers. Where the CA's clock is behind ours, theirs is
+    /// taken to be as far behind: most are the same host.
     fn runs_count_since(&self, certificate: &CertificateView) -> Timestamp {
         let began = self.action.began.time().unwrap_or(Timestamp::MIN);
-        if self.has_rested() { certificate.issued } else { began.max(certificate.issued) }
+        let since = if self.has_rested() { certificate.issued } else { began.max(certificate.issued) };
+        let behind = certificate.issued.duration_since(certificate.issued_by_ca);
+        deadline::before(since, behind.try_into().unwrap_or_default())
     }
 
     /// Whether it comes from the warm pool.

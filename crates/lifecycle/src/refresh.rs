@@ -30,9 +30,9 @@ pub(crate) use waves::{Refreshing, Standing};
 /// A finished Puppet run, as its report describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunView {
-    /// When it began, by the node's clock.
+    /// When it began, by the node's clock or, where that is wrong, by the clock of the Puppet Server that received its report.
     pub start: Timestamp,
-    /// When it ended, by the node's clock.
+    /// When it ended, by the same clock.
     pub end: Timestamp,
     /// `changed`, `unchanged` or `failed`.
     pub status: String,

@@ -305,8 +305,12 @@ async fn with_external_signing_a_bad_certificate_is_revoked_and_the_launch_aband
 }
 
 /// Onboards an instance whose agent has sent its request and stopped, on a CA with `allow-duplicate-certs`. This happens at the CA
-/// after the request was read and before it is signed. Returns its answer and what the change returned.
-async fn onboard_while<T>(change: impl FnOnce(&Puppet, &str, CsrAttributes) -> T) -> (Stage, String, Value, T) {
+/// after the request was read so many times and before it is signed: it is read for the checks, and once more before the signature.
+/// Returns its answer and what the change returned.
+async fn onboard_while<T>(
+    reads: u32,
+    change: impl FnOnce(&Puppet, &str, CsrAttributes) -> T,
+) -> (Stage, String, Value, T) {
     let mut stage = Stage::with(with_duplicates(), "").await;
     stage.budget("5s");
     let (instance, event) = stage.launch();
@@ -315,7 +319,7 @@ async fn onboard_while<T>(change: impl FnOnce(&Puppet, &str, CsrAttributes) -> T
     agent.waits_for_certificate().await.unwrap();
     agent.stop().await;
     let request = "GET /puppet-ca/v1/certificate_request/{certname}";
-    stage.rehearsal.fault("ca", request, Some(1), FaultKind::Delay { ms: 1500 });
+    stage.rehearsal.fault("ca", request, Some(reads), FaultKind::Delay { ms: 1500 });
     stage.rehearsal.start("onboard");
     let of_the_instance = CsrAttributes {
         instance_id: Some(instance),
@@ -324,7 +328,7 @@ async fn onboard_while<T>(change: impl FnOnce(&Puppet, &str, CsrAttributes) -> T
     };
     let lab = &stage.rehearsal.lab;
     let meanwhile = async {
-        while lab.journal.count("ca", request) == 0 {
+        while lab.journal.count("ca", request) < usize::try_from(reads).unwrap() {
             tokio::task::yield_now().await;
         }
         change(&lab.puppet, &name, of_the_instance)
@@ -335,7 +339,7 @@ async fn onboard_while<T>(change: impl FnOnce(&Puppet, &str, CsrAttributes) -> T
 
 #[tokio::test]
 async fn a_certificate_that_was_signed_after_the_request_was_read_is_not_replaced() {
-    let (stage, _, answer, certificates) = onboard_while(|puppet, name, own| {
+    let (stage, _, answer, certificates) = onboard_while(1, |puppet, name, own| {
         puppet.issue(name, &own).unwrap();
         puppet.snapshot()["certificates"].clone()
     })
@@ -346,9 +350,18 @@ async fn a_certificate_that_was_signed_after_the_request_was_read_is_not_replace
 }
 
 #[tokio::test]
+async fn a_request_that_took_the_place_of_the_one_that_was_checked_is_not_signed() {
+    let (stage, name, answer, ()) =
+        onboard_while(1, |puppet, name, replaced| puppet.submit_csr(name, &replaced).unwrap()).await;
+    let receipt = only(&answer);
+    assert_eq!((receipt.outcome, receipt.code), (Outcome::Waiting, Code::RequestRefused), "{receipt:#?}");
+    assert_eq!((stage.rehearsal.signings(), stage.rehearsal.puppet_has(&name).0), (0, false), "{receipt:#?}");
+}
+
+#[tokio::test]
 async fn a_request_that_took_the_place_of_the_one_that_was_checked_gets_no_certificate_that_lasts() {
     let (stage, name, answer, ()) =
-        onboard_while(|puppet, name, replaced| puppet.submit_csr(name, &replaced).unwrap()).await;
+        onboard_while(2, |puppet, name, replaced| puppet.submit_csr(name, &replaced).unwrap()).await;
     let receipt = only(&answer);
     assert_eq!((receipt.outcome, receipt.code), (Outcome::Waiting, Code::RequestReplaced), "{receipt:#?}");
     assert!(!stage.rehearsal.puppet_has(&name).0, "{receipt:#?}");

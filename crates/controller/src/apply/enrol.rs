@@ -1,31 +1,36 @@
 //! Enrols launching nodes: signs what was approved, pins. Every write may safely be repeated.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
+use futures_util::stream::{self, StreamExt};
+use stagedoor_lifecycle::deadline;
 use stagedoor_lifecycle::reason::{Code, Fact};
 use stagedoor_lifecycle::receipt::{Outcome, StepKind};
 use stagedoor_lifecycle::signing::Signable;
-use stagedoor_puppet::{Certificate, Error, Outcome as CaOutcome, Signed};
+use stagedoor_puppet::{Error, Group, Outcome as CaOutcome, Signed};
 use stagedoor_types::{ActionKey, Certname, Service, Trouble, TroubleKind};
 
 use super::remove::not_tried;
 use super::{Applied, certificates_now};
-use crate::call::{call, within};
+use crate::call::{AT_ONCE, call, within};
 use crate::context::{PuppetWriter, Run};
 use crate::snapshot::PuppetSnapshot;
+
+/// How long pins are relied on that were observed.
+const PINS_HOLD: Duration = Duration::from_secs(10);
 
 /// Signs the requests of the whole batch, in one call where the CA has it.
 pub(super) async fn sign(
     run: Run<'_>,
     writer: &PuppetWriter,
+    snapshot: &PuppetSnapshot,
     mut signs: Vec<(ActionKey, Signable)>,
     applied: &mut Applied,
 ) {
-    // Another invocation may have been faster. On a CA with `allow-duplicate-certs`, signing what is pending now would replace the
-    // certificate that the instance got meanwhile.
-    let certified = certified(run, writer, &signs).await;
+    let changed = changed(run, writer, snapshot, &signs).await;
     signs.retain(|(key, signable)| {
-        let Some(reason) = certified.get(signable.certname()) else { return true };
+        let Some(reason) = changed.get(signable.certname()) else { return true };
         let report = applied.reports.of(key);
         report.status(Outcome::Failed, reason.clone());
         report.may_repeat = true;
@@ -95,18 +100,71 @@ pub(super) async fn sign(
     }
 }
 
-/// The names that have a certificate by now, or for which that cannot be seen, each with the reason not to sign.
-async fn certified(run: Run<'_>, writer: &PuppetWriter, signs: &[(ActionKey, Signable)]) -> BTreeMap<Certname, Fact> {
-    let names = signs.iter().map(|(_, signable)| signable.certname());
-    let reason = |(name, read): (Certname, Result<Option<Certificate>, Trouble>)| match read {
-        Ok(None) => None,
-        Ok(Some(_)) => {
-            let signed = format!("{name} has just got a certificate; it is observed again");
-            Some((name, Fact::new(Code::NotSeenYet, signed)))
-        }
-        Err(trouble) => Some((name, Fact::from(trouble))),
+/// The names of which something has changed since they were checked, or for which that cannot be seen, each with the reason not to sign.
+///
+/// * Another invocation may have been faster. On a CA with `allow-duplicate-certs`, signing what is pending now would replace the
+///   certificate that the instance got meanwhile.
+/// * Another request may have taken the place of the one that was checked: while PuppetDB hangs, the checks take a minute.
+/// * The name may have been unpinned since, because its former owner was purged.
+async fn changed(
+    run: Run<'_>,
+    writer: &PuppetWriter,
+    snapshot: &PuppetSnapshot,
+    signs: &[(ActionKey, Signable)],
+) -> BTreeMap<Certname, Fact> {
+    let again = |what: String| Some(Fact::new(Code::NotSeenYet, format!("{what}; it is observed again")));
+    let unpinned = unpinned(run, writer, snapshot, signs).await;
+    let reads = stream::iter(signs).map(|(_, signable)| async move {
+        let (ca, name) = (writer.ca.ca(), signable.certname());
+        let read = |error| Some(Fact::from(error));
+        let certificate = call(run.context, run.budget.work, Service::Ca, ca.certificate(name));
+        let request = call(run.context, run.budget.work, Service::Ca, ca.csr(name));
+        let reason = match tokio::join!(certificate, request) {
+            (Err(trouble), _) | (_, Err(trouble)) => read(trouble),
+            (Ok(Some(_)), _) => again(format!("{name} has just got a certificate")),
+            (Ok(None), Ok(None)) => again(format!("the certificate request of {name} is not pending any more")),
+            (Ok(None), Ok(Some(csr))) if csr.key().fingerprint.to_string() != signable.key_print() => {
+                again(format!("another request has taken the place of {name}'s"))
+            }
+            (Ok(None), Ok(Some(_))) => None,
+        };
+        (name, reason)
+    });
+    let reads: Vec<(&Certname, Option<Fact>)> = reads.buffer_unordered(AT_ONCE).collect().await;
+    let reasons = reads.into_iter().filter_map(|(name, reason)| {
+        let reason = reason.or_else(|| match &unpinned {
+            Ok(names) if names.contains(name) => again(format!("{name} has just been unpinned")),
+            Ok(_) => None,
+            Err(trouble) => Some(Fact::from(trouble.clone())),
+        });
+        Some((name.clone(), reason?))
+    });
+    reasons.collect()
+}
+
+/// The names that some node group pinned when they were checked, and does not pin now. Asked only if that is a while ago.
+async fn unpinned(
+    run: Run<'_>,
+    writer: &PuppetWriter,
+    snapshot: &PuppetSnapshot,
+    signs: &[(ActionKey, Signable)],
+) -> Result<BTreeSet<Certname>, Trouble> {
+    let pins = |groups: &[Group], name: &Certname| -> BTreeSet<String> {
+        groups.iter().filter(|group| group.pins(name)).map(|group| group.id.to_string()).collect()
     };
-    certificates_now(run, writer, names).await.into_iter().filter_map(reason).collect()
+    let before = snapshot.groups.as_ref().and_then(|groups| groups.as_deref().ok()).unwrap_or_default();
+    let checked: Vec<(&Certname, BTreeSet<String>)> = signs
+        .iter()
+        .map(|(_, signable)| (signable.certname(), pins(before, signable.certname())))
+        .filter(|(_, pins)| !pins.is_empty())
+        .collect();
+    let Some(classifier) = &writer.classifier else { return Ok(BTreeSet::new()) };
+    if checked.is_empty() || run.now() < deadline::after(snapshot.at, PINS_HOLD) {
+        return Ok(BTreeSet::new());
+    }
+    let now = call(run.context, run.budget.work, Service::Classifier, classifier.classifier().groups()).await?;
+    let lost = checked.into_iter().filter(|(name, before)| !before.is_subset(&pins(&now, name)));
+    Ok(lost.map(|(name, _)| name.clone()).collect())
 }
 
 /// The keys of the certificates that were just made, by name, as far as they can be read.

@@ -69,7 +69,7 @@ pub(super) async fn refresh(
     // Their actions are completed whatever became of the order; housekeeping makes good for one that was not given.
     for (key, _) in besides {
         let (kind, text) = match &ordered {
-            Ok(job) => (StepKind::Applied, format!("ordered a Puppet run of {} (job {job})", whom(&order))),
+            Ok(job) => (StepKind::Applied, was_ordered(&order, job)),
             Err(trouble) => (StepKind::Failed, format!("no Puppet run of {} is ordered: {trouble}", whom(&order))),
         };
         reports.of(key).step(kind, took, text);
@@ -126,6 +126,10 @@ fn whom(order: &Order<'_>) -> String {
     format!("{first}{}", more(order.names.len()))
 }
 
+fn was_ordered(order: &Order<'_>, job: &JobId) -> String {
+    format!("ordered a Puppet run of {} (job {job})", whom(order))
+}
+
 /// Reports an order to the actions that wait for it.
 fn report(
     order: &Order<'_>,
@@ -136,13 +140,12 @@ fn report(
 ) {
     // The orchestrator may be restarting because Puppet runs on its host: nothing is wrong yet.
     let away = |trouble: &Trouble| matches!(trouble.kind, TroubleKind::Unreachable | TroubleKind::Busy);
-    let whom = whom(order);
     for key in keys {
         let report = reports.of(key);
         match ordered {
             Ok(job) => {
-                report.step(StepKind::Applied, took, format!("ordered a Puppet run of {whom} (job {job})"));
-                let waiting = format!("waiting for the Puppet run of {whom} (job {job})");
+                report.step(StepKind::Applied, took, was_ordered(order, job));
+                let waiting = format!("waiting for the Puppet run of {} (job {job})", whom(order));
                 report.status(Outcome::Waiting, Fact::new(order.code, waiting));
             }
             Err(trouble) if away(trouble) => {

@@ -15,13 +15,15 @@ use stagedoor_puppet::JobId;
 use stagedoor_types::{Certname, Group, Location, Mode, Service, Trouble, WritePermit};
 
 use crate::apply::order_overdue;
-use crate::call::call;
+use crate::call::{call, unique};
 use crate::context::{Puppet, Run};
 use crate::observe::{orphans::listed, target_views};
 
 /// Older deactivations are left alone: every target has run by itself since.
 const LOOKED_BACK: Duration = Duration::from_secs(86_400);
-/// How many of the newest deactivations are examined for one of each profile.
+/// How many of the newest deactivations are read.
+const READ: usize = 5_000;
+/// How many of the newest deactivations that may be of a profile are examined for one that is.
 const EXAMINED: usize = 50;
 
 /// The targets that were ordered to run, with the job.
@@ -78,15 +80,18 @@ async fn newest_deactivations(
     profiles: &[&Profile],
     home: &Location,
 ) -> Result<BTreeMap<Certname, Timestamp>, Trouble> {
-    let config = &run.context.config;
-    let rules_of =
-        |profile| Rules { profiles: profile, protected: &puppet.protected, limits: config.housekeeping.limits };
     let since = deadline::before(run.now(), LOOKED_BACK);
-    let deactivated = puppet.puppetdb.deactivated_since(since, usize::MAX);
-    let mut deactivated = call(run.context, run.budget.work, Service::PuppetDb, deactivated).await?;
-    deactivated.retain(|(name, _)| rules_of(profiles).may_be_ours(name));
-    deactivated.truncate(EXAMINED);
-    let names: Vec<Certname> = deactivated.iter().map(|(name, _)| name.clone()).collect();
+    let deactivated = puppet.puppetdb.deactivated_since(since, READ);
+    let deactivated = call(run.context, run.budget.work, Service::PuppetDb, deactivated).await?;
+    let may_be_of = |profile: &Profile, name: &Certname| {
+        puppet.protected.protects(name).is_none() && profile.certname.could_be(name)
+    };
+    let newest_of = |profile: &&Profile| {
+        let names = deactivated.iter().map(|(name, _)| name).filter(|name| may_be_of(profile, name));
+        names.take(EXAMINED).cloned().collect::<Vec<Certname>>()
+    };
+    let names = profiles.iter().flat_map(newest_of).collect::<Vec<_>>();
+    let names: Vec<Certname> = unique(names.iter());
     if names.is_empty() {
         return Ok(BTreeMap::new());
     }
@@ -94,13 +99,16 @@ async fn newest_deactivations(
     let known = call(run.context, run.budget.work, Service::PuppetDb, identities).await?;
     let mut changes = BTreeMap::new();
     for profile in profiles {
-        let rules = rules_of(std::slice::from_ref(profile));
+        let limits = run.context.config.housekeeping.limits;
+        let rules = Rules { profiles: std::slice::from_ref(profile), protected: &puppet.protected, limits };
         let is_its = |name: &Certname| {
             let known = known.iter().find(|known| known.certname == *name);
             known.is_some_and(|known| {
                 let here = known.account.as_ref().is_none_or(|account| *account == home.account)
                     && known.region.as_ref().is_none_or(|region| *region == home.region);
-                here && listed(known).is_some_and(|listed| rules.is_ours(&listed))
+                // A profile that requires no extension cannot tell its nodes from others. A run too many does no harm.
+                let told = !rules.can_tell() || listed(known).is_some_and(|listed| rules.is_ours(&listed));
+                here && may_be_of(profile, name) && told
             })
         };
         let Some((_, newest)) = deactivated.iter().find(|(name, _)| is_its(name)) else { continue };

@@ -108,8 +108,10 @@ async fn views(run: Run<'_>, puppet: &Puppet, jobs: Option<&Result<Vec<Job>, Tro
         || is_unauthenticated(&catalogs)
         || connected.as_ref().is_some_and(is_unauthenticated);
     let connected = connected.and_then(Result::ok);
-    // Without its catalog, a run counts by its beginning.
-    let catalogs = by_name(catalogs, |catalog| &catalog.certname).unwrap_or_default();
+    let catalogs = by_name(catalogs, |catalog| &catalog.certname);
+    // Without the catalogs, it is not known when those of the runs were compiled.
+    let reports = reports.and_then(|reports| catalogs.as_ref().map(|_| reports).map_err(Clone::clone));
+    let catalogs = catalogs.unwrap_or_default();
     let view = |name: Certname| TargetView {
         disconnected: connected.as_ref().is_some_and(|connected| connected.get(&name) == Some(&false)),
         runs: runs_of(&reports, &name),

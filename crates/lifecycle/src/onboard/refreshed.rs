@@ -5,13 +5,13 @@ use std::time::Duration;
 use jiff::Timestamp;
 use stagedoor_types::broken::{Rule, is_broken};
 
-use super::{CLOCKS_DIFFER, NotYet, Rules, ask, news, trouble};
+use super::{NotYet, Rules, ask, news, trouble};
 use crate::deadline;
 use crate::decision::{Decision, Effect, Missing, Question};
 use crate::observation::{Began, CertificateView, NameView};
 use crate::profile::{AwaitedRun, OnRefreshTimeout, RefreshAfter};
 use crate::reason::{Code, Fact, Reason};
-use crate::refresh::{self, Refreshing, RunView, Standing};
+use crate::refresh::{self, CatalogView, History, Refreshing, RunView, Standing};
 
 /// How long before its own timeout expires a launch goes on without the targets, so that no fit instance is abandoned because of them.
 const LEFT_FOR_THE_REST: Duration = Duration::from_secs(120);
@@ -86,24 +86,50 @@ impl Rules<'_> {
         certificate: &CertificateView,
         own: Option<&RunView>,
     ) -> Result<Option<Timestamp>, NotYet> {
-        let since = self.runs_count_since(certificate);
-        let Some(history) = &self.seen.history else { return ask(Question::History(refresh::searched_from(since))) };
+        let history = self.history(certificate)?;
+        let of_this_launch = self.is_of_this_launch(name, certificate)?;
         let runs = history.runs.known().map_err(trouble)?.map_or(&[][..], Vec::as_slice);
-        let (after, of_this_launch) = (self.launching.profile.refresh.after, deadline::before(since, CLOCKS_DIFFER));
+        let after = self.launching.profile.refresh.after;
         // A run that began before the certificate was issued belongs to a predecessor.
         let by_it = self.is_by_it(name)?;
-        let first = runs.iter().filter(|run| run.start >= of_this_launch && by_it(run));
+        let first = runs.iter().filter(|run| of_this_launch(run.start, run.end) && by_it(run));
         let stored = match after {
             RefreshAfter::SuccessfulRun => None,
-            RefreshAfter::Catalog => history.catalog.known().map_err(trouble)?,
+            RefreshAfter::Catalog => self.stored_catalog(name, certificate)?,
         };
-        let stored = stored.filter(|stored| stored.produced >= of_this_launch);
         // PuppetDB may no longer have the first one.
         let newest = own.filter(|run| match after {
             RefreshAfter::SuccessfulRun => run.is_good(),
             RefreshAfter::Catalog => run.has_own_catalog(),
         });
         Ok(refresh::change(after, first, stored).or(newest.map(|run| run.end)))
+    }
+
+    /// The runs and the catalog under its name.
+    fn history(&self, certificate: &CertificateView) -> Result<&History, NotYet> {
+        match &self.seen.history {
+            Some(history) => Ok(history),
+            None => ask(Question::History(refresh::searched_from(self.runs_count_since(certificate)))),
+        }
+    }
+
+    /// Its stored catalog, if that is of this launch. It is compiled after the facts of the same run were sent.
+    fn stored_catalog(&self, name: &NameView, certificate: &CertificateView) -> Result<Option<&CatalogView>, NotYet> {
+        let by_another = name.fact_instance.known().map_err(trouble)?.is_some_and(|ran| *ran != self.action.instance);
+        let of_this_launch = self.is_of_this_launch(name, certificate)?;
+        let stored = self.history(certificate)?.catalog.known().map_err(trouble)?;
+        Ok(stored.filter(|stored| !by_another && of_this_launch(stored.produced, stored.produced)))
+    }
+
+    /// Whether its facts of this launch are known although it has not reported: they were sent before its catalog was stored. Where the
+    /// first run may only end once the targets have run, nothing may wait for its report.
+    pub(super) fn has_sent_facts(&self, name: &NameView, certificate: &CertificateView) -> Result<bool, NotYet> {
+        let profile = &self.launching.profile;
+        if profile.classified.is_empty() || profile.refresh.is_empty() || profile.refresh.after != RefreshAfter::Catalog
+        {
+            return Ok(false);
+        }
+        Ok(self.stored_catalog(name, certificate)?.is_some())
     }
 
     /// The latest time until which the launch can wait for the targets, if it may go on without them. An event alone never shows that this

@@ -261,6 +261,67 @@ fn that_it_goes_on_without_the_targets_is_said_while_its_own_run_is_missing() {
 }
 
 #[test]
+fn a_group_with_a_rule_on_a_fact_is_known_from_the_facts_that_came_with_the_first_catalog() {
+    let classified = |with_facts: bool, groups: &[&str]| {
+        let groups = groups.iter().map(|group| (*group).to_owned()).collect();
+        let mismatches = [("Compilers".to_owned(), Mismatch::FactsNeeded)].into();
+        let known = ["Compilers".to_owned()].into();
+        Some(Lookup::Found(Classified { groups, known, mismatches, with_facts }))
+    };
+    let mut world = hanging();
+    world.aws.profile.classified = vec!["Compilers".into()];
+    world.puppet.targets = Some(ran(None));
+    world.puppet.classification = classified(false, &[]);
+    assert!(matches!(world.decide(), Decision::Ask(Question::Classification { with_facts: true })));
+    world.puppet.classification = classified(true, &["Compilers"]);
+    assert_eq!(ordered(world.decide()), (primary_alone(), at(105)));
+    // Before the catalog, and with the facts of a former owner of the name, nothing is known.
+    world.view().fact_instance = Lookup::Found(OTHER.parse().unwrap());
+    assert!(matches!(world.decide(), Decision::Ask(Question::Classification { with_facts: false })));
+    world.view().fact_instance = Lookup::Found(OURS.parse().unwrap());
+    world.puppet.history.as_mut().unwrap().catalog = Lookup::Absent;
+    world.puppet.classification = classified(false, &[]);
+    assert_eq!(waits(world.decide()).codes(), [Code::WaitingForRun]);
+}
+
+#[test]
+fn what_a_former_owner_did_a_minute_ago_is_no_change_of_this_launch() {
+    let mut world = hanging();
+    world.puppet.targets = Some(ran(Some(run(at(70), "changed"))));
+    // Its catalog and its report are dated a little before the certificate, and the facts of this launch have been sent since.
+    world.view().node = Lookup::Found(node(true, at(104)));
+    let mut former = run(at(ISSUED - 20), "changed");
+    let catalog = CatalogView { id: former.catalog.clone(), produced: at(ISSUED - 19) };
+    former.retrieving = None;
+    world.puppet.history = Some(History { runs: Lookup::Found(vec![former]), catalog: Lookup::Found(catalog) });
+    assert_eq!(waits(world.decide()).codes(), [Code::WaitingForRun]);
+    let own = CatalogView { id: Some("first".into()), produced: at(105) };
+    world.puppet.history.as_mut().unwrap().catalog = Lookup::Found(own.clone());
+    assert_eq!(ordered(world.decide()), (primary_alone(), at(105)));
+    // As long as the facts are the former owner's, so is the catalog.
+    world.view().fact_instance = Lookup::Found(OTHER.parse().unwrap());
+    assert_eq!(waits(world.decide()).codes(), [Code::WaitingForRun]);
+    // A clock that is a little behind.
+    world.view().fact_instance = Lookup::Found(OURS.parse().unwrap());
+    world.view().node = Lookup::Found(node(true, at(ISSUED - 21)));
+    let early = CatalogView { produced: at(ISSUED - 20), ..own };
+    world.puppet.history.as_mut().unwrap().runs = Lookup::Found(vec![]);
+    world.puppet.history.as_mut().unwrap().catalog = Lookup::Found(early);
+    assert!(matches!(world.decide(), Decision::Complete(..) | Decision::Wait(_)), "{:?}", world.decide());
+}
+
+#[test]
+fn the_first_catalog_counts_although_the_primarys_clock_is_behind() {
+    let mut world = hanging();
+    world.puppet.targets = Some(ran(None));
+    // 150 seconds behind: the certificate and the catalog seem to be from before the launch.
+    world.certificate().issued_by_ca = at(ISSUED - 150);
+    let catalog = CatalogView { id: Some("first".into()), produced: at(105 - 150) };
+    world.puppet.history.as_mut().unwrap().catalog = Lookup::Found(catalog);
+    assert_eq!(ordered(world.decide()), (primary_alone(), at(105 - 150)));
+}
+
+#[test]
 fn what_returns_from_the_warm_pool_is_no_new_change() {
     let mut world = with_target();
     world.certificate().issued = at(-5000);
