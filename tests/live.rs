@@ -7,6 +7,7 @@ mod job;
 mod keys;
 mod mass;
 mod onboarding;
+mod runs;
 mod server_log;
 pub(crate) mod stage;
 mod unusual_ca;

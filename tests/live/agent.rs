@@ -83,6 +83,29 @@ impl Agent {
         claims.into_iter().map(str::to_owned).collect()
     }
 
+    /// From now on, its runs take so long: they apply a resource that waits.
+    pub(super) fn runs_for(&self, seconds: u32) {
+        self.has_fact("stagedoor_run_seconds", &seconds.to_string());
+    }
+
+    /// From now on, its runs fail: when the catalog is compiled (`compiling`), or because a resource fails (`applying`).
+    pub(super) fn fails(&self, when: &str) {
+        self.has_fact("stagedoor_run_fails", when);
+    }
+
+    /// A fact that the site's manifest (`conf/site.pp`) reads.
+    fn has_fact(&self, name: &str, value: &str) {
+        let code = format!("Facter.add(:{name}) {{ setcode {{ '{value}' }} }}\n");
+        let path = self.directory.join("var/facts").join(format!("{name}.rb"));
+        std::fs::write(&path, code).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    }
+
+    /// One run that must fail.
+    pub(super) async fn run_badly(&self) {
+        let output = self.command("run", &[]).await;
+        assert!(!output.status.success(), "the run of {} was successful:\n{}", self.certname, text(&output));
+    }
+
     /// One run that must succeed; its report is in PuppetDB then.
     pub(super) async fn run_well(&self) {
         self.go_well("run", &[]).await;

@@ -164,6 +164,7 @@ write_puppetserver_configuration() {
     done
     render puppetserver.conf "$STATE/puppetserver/conf.d/puppetserver.conf" puppet 0640
     install -o puppet -g puppet -m 0640 /etc/puppet/puppetserver/conf.d/web-routes.conf "$STATE/puppetserver/conf.d/"
+    render site.pp "$STATE/code/environments/production/manifests/site.pp" puppet 0640
     write_access_rules
     chown puppet:puppet "$STATE/puppetserver/conf.d/auth.conf"
 }
