@@ -35,6 +35,8 @@ pub(crate) struct Site {
     pub(crate) rotated: Arc<AtomicBool>,
     /// Whether the site is Puppet Enterprise, whose agents connect to the orchestrator.
     pub(crate) enterprise: bool,
+    /// The extensions that each instance requests.
+    pub(crate) required: &'static [(&'static str, &'static str)],
 }
 
 /// The root volume of an agent's instance.
@@ -65,7 +67,15 @@ pub(crate) async fn live(site: Site, life: Life) -> anyhow::Result<()> {
         if last.replace(volume) != Some(volume) {
             disk = Disk::default();
             site.watch.set(&id, |truth| {
-                *truth = Truth { volume, key: None, serial: None, has_run: false, first_run: None, ..truth.clone() }
+                *truth = Truth {
+                    volume,
+                    key: None,
+                    serial: None,
+                    has_run: false,
+                    first_run: None,
+                    first_catalog: None,
+                    ..truth.clone()
+                }
             });
         }
         let off_or_replaced = async {
@@ -101,23 +111,23 @@ pub(crate) async fn intrude(site: Site, stranger: Stranger) -> anyhow::Result<()
     let name = certname(stranger.name);
     let claims = stranger.claims.map(instance_id);
     // The stranger knows everything except the challenge.
-    let asks = claims.map_or_else(CsrAttributes::default, |id| attributes(&id, "a guess"));
+    let asks = claims.map_or_else(CsrAttributes::default, |id| site.attributes(&id, "a guess"));
     let request = AgentKey::generate()?.signing_request(&name, &asks)?;
     site.submit(&name, &request).await;
     Ok(())
 }
 
-/// The attributes of an instance's request.
-pub(crate) fn attributes(id: &str, challenge: &str) -> CsrAttributes {
-    CsrAttributes {
-        instance_id: Some(id.to_owned()),
-        extensions: [("pp_role".to_owned(), "compiler".to_owned())].into(),
-        challenge: Some(challenge.to_owned().into()),
-        ..CsrAttributes::default()
-    }
-}
-
 impl Site {
+    /// The attributes of an instance's request.
+    fn attributes(&self, id: &str, challenge: &str) -> CsrAttributes {
+        CsrAttributes {
+            instance_id: Some(id.to_owned()),
+            extensions: self.required.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+            challenge: Some(challenge.to_owned().into()),
+            ..CsrAttributes::default()
+        }
+    }
+
     /// Runs an agent from the boot of its instance. Returns only on an error.
     async fn booted(&self, life: &Life, challenge: &str, disk: &mut Disk) -> anyhow::Result<()> {
         let (id, name, habits) = (life.id(), life.certname(), &life.agent);
@@ -152,11 +162,19 @@ impl Site {
             let lock = self.puppet.run_lock(&name);
             let turn = lock.lock().await;
             let started = self.back.clock.now();
-            pause(habits.run_s).await;
-            let status = if disk.runs < habits.failing_runs { "failed" } else { "changed" };
-            disk.runs += 1;
             // Puppet refuses an agent whose certificate is revoked.
-            if !self.puppet.is_revoked(serial) && self.puppet.agent_ran(&name, status, started, facts.clone()).is_ok() {
+            let accepted = || !self.puppet.is_revoked(serial);
+            let run = accepted().then(|| self.puppet.agent_begins(&name, started, facts.clone()).ok()).flatten();
+            if run.is_some() {
+                let now = self.watch.now();
+                self.watch.set(&id, |truth| truth.first_catalog = truth.first_catalog.or(Some(now)));
+            }
+            // A compiler's run starts its PuppetDB, which waits for its database.
+            let fails = run.is_some() && !self.puppet.starts_puppetdb(&name).await;
+            pause(habits.run_s).await;
+            let status = if fails || disk.runs < habits.failing_runs { "failed" } else { "changed" };
+            disk.runs += 1;
+            if accepted() && run.is_some_and(|run| self.puppet.agent_ends(&name, run, status).is_ok()) {
                 disk.has_reported = true;
                 self.watch.set(&id, |truth| truth.has_reported = true);
                 has_run(status);
@@ -178,7 +196,7 @@ impl Site {
             None => disk.key.insert(AgentKey::generate()?).clone(),
         };
         self.watch.set(&id, |truth| truth.key = Some(key.print()));
-        let request = key.signing_request(&name, &attributes(&id, challenge))?;
+        let request = key.signing_request(&name, &self.attributes(&id, challenge))?;
         let identity = loop {
             self.submit(&name, &request).await;
             if let Some(identity) = self.look(&name, &key).await? {

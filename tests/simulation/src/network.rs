@@ -13,7 +13,6 @@ use stagedoor_lab_core::server::{self, Backstage, Peer, Request, Service, carry_
 use stagedoor_lab_puppet::{CaService, ConsoleService, OrchestratorService, PuppetdbService};
 use stagedoor_puppet::{Attempt, Failure, Network, Reply};
 
-use crate::broken::Lies;
 use crate::chance::Chance;
 use crate::watch::Watched;
 
@@ -39,8 +38,6 @@ pub(crate) struct InMemory {
     /// The controller's certificate.
     pub(crate) identity: Option<CertificateDer<'static>>,
     pub(crate) chance: Chance,
-    /// Which answers it falsifies.
-    pub(crate) lies: Lies,
 }
 
 impl InMemory {
@@ -53,9 +50,7 @@ impl InMemory {
             let reply = match port {
                 CA => self.call(request, &self.services.ca).await,
                 PUPPETDB => self.call(request, &self.services.puppetdb).await,
-                ORCHESTRATOR if self.services.orchestrator.accepts() => {
-                    self.call(request, &self.services.orchestrator).await
-                }
+                ORCHESTRATOR => self.call(request, &self.services.orchestrator).await,
                 CONSOLE => self.call(request, &self.services.console).await,
                 _ => return Err(unreachable(format!("nothing listens on port {port}"))),
             };
@@ -102,8 +97,10 @@ impl InMemory {
     }
 
     async fn call<S: Service>(&self, request: Request, service: &Arc<S>) -> Option<server::Reply> {
-        let reply = served(request.clone(), service, &self.back).await;
-        self.lies.instead(&request, reply)
+        if !service.accepts() {
+            return None;
+        }
+        served(request, service, &self.back).await
     }
 }
 

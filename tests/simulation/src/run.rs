@@ -31,13 +31,13 @@ use tokio::time::{sleep, timeout};
 
 use crate::agent::{self, CHALLENGE, Site};
 use crate::aws::{InMemoryAws, REGION};
-use crate::broken::{Broken, Lies};
+use crate::broken::Broken;
 use crate::chance::Chance;
 use crate::kill::Killed;
 use crate::network::{InMemory, Services};
-use crate::scene::{configuration, node, scene, secret};
-use crate::schedule::{Delivery, Release, Schedule};
-use crate::watch::{Invariant, PRIMARY, Truth, Violation, Watch, Watched, is_too_many};
+use crate::scene::{compilers_need, configuration, node, required, scene, secret};
+use crate::schedule::{Delivery, Postgresql, Release, Schedule};
+use crate::watch::{DATABASE, Invariant, PRIMARY, Truth, Violation, Watch, Watched, is_too_many};
 
 /// Another Region, whose nodes use the same CA.
 pub(crate) const ELSEWHERE: &str = "us-east-1";
@@ -130,6 +130,9 @@ async fn whole(schedule: &Schedule, broken: Broken) -> anyhow::Result<Played> {
     }
     if let Some(enterprise) = schedule.site.enterprise.clone() {
         world.spawn(agent::daemon(world.site.clone(), PRIMARY));
+        if enterprise.compilers == Some(Postgresql::OnItsOwn) {
+            world.spawn(agent::daemon(world.site.clone(), DATABASE));
+        }
         world.spawn(Rc::clone(&world).direct_primary(enterprise.primary));
         if let Some((at, later)) = enterprise.token_expires_s {
             world.spawn(Rc::clone(&world).expire_token(at, later));
@@ -158,6 +161,10 @@ impl World {
             None => PuppetOptions::default(),
             Some(enterprise) => PuppetOptions {
                 run_ms: u64::from(enterprise.run_s) * 1000,
+                primary: enterprise.compilers.map(|_| PRIMARY.to_owned()),
+                services_restart_ms: enterprise.restart_s * 1000,
+                puppetdb_start_limit_ms: enterprise.database_wait_s * 1000,
+                allow_authorization_extensions: true,
                 rbac_tokens: Some([(TOKEN.to_owned(), TokenState::for_controller())].into()),
                 ..PuppetOptions::enterprise()
             },
@@ -174,6 +181,10 @@ impl World {
             options.server_version = ServerVersion::new(7, 9, 5);
         }
         let puppet = Puppet::new(options, clock)?;
+        let compilers = traits.enterprise.as_ref().and_then(|enterprise| enterprise.compilers);
+        if let Some(postgresql) = compilers {
+            compilers_need(&puppet, postgresql)?;
+        }
         let credentials = puppet.controller_credentials()?;
         let mut secret = secret(&puppet, &credentials, CHALLENGE, TOKEN);
         if broken == Broken::RequestsUnchecked {
@@ -184,7 +195,7 @@ impl World {
         for number in 0..traits.foreign {
             let name = format!("ip-10-9-0-{number}.ec2.internal");
             let id = format!("i-0f0{number:014x}");
-            puppet.place_node(&node(&name, &id, ELSEWHERE, 4 * 3600))?;
+            puppet.place_node(&node(&name, &id, ELSEWHERE, 4 * 3600, required(&traits)))?;
             watch.foreign(&name);
             if traits.damaged {
                 puppet.empty_certificate_file(&name);
@@ -204,7 +215,6 @@ impl World {
             back: back.clone(),
             identity: Some(identity.into_owned()),
             chance: chance.clone(),
-            lies: Lies::new(broken),
         };
         let watched_aws = Arc::new(Watched { inner: Arc::new(aws.clone()), watch: watch.clone() });
         let lag = SignedDuration::from_secs(i64::try_from(traits.ec2_lag_s)?);
@@ -222,6 +232,7 @@ impl World {
                 watch,
                 rotated: Arc::new(AtomicBool::new(false)),
                 enterprise: traits.enterprise.is_some(),
+                required: required(&traits),
             },
             schedule,
             aws,

@@ -6,13 +6,13 @@ use stagedoor_lab_aws::ACCOUNT;
 use stagedoor_lab_aws::scene::{
     ActionResult, AwsScene, Group, Hook, Instance, PoolState, Settings, Throttle, Transition,
 };
-use stagedoor_lab_puppet::{Credentials, InPuppetdb, Node, Puppet, PuppetdbRecord};
+use stagedoor_lab_puppet::{Credentials, InPuppetdb, Node, NodeGroup, Puppet, PuppetdbRecord};
 
 use crate::aws::REGION;
 use crate::broken::Broken;
 use crate::network::{CA, CONSOLE, ORCHESTRATOR, PUPPETDB};
-use crate::schedule::{Life, Schedule, SiteTraits, address};
-use crate::watch::{LAUNCH_HOOK, PINNED_TO, TERMINATE_HOOK};
+use crate::schedule::{Life, Postgresql, Schedule, SiteTraits, address};
+use crate::watch::{DATABASE, LAUNCH_HOOK, PINNED_TO, PRIMARY, TERMINATE_HOOK};
 
 /// The Auto Scaling group.
 pub(crate) const GROUP: &str = "compilers";
@@ -20,34 +20,75 @@ pub(crate) const GROUP: &str = "compilers";
 pub(crate) const SECRET: &str = "stagedoor/puppet";
 
 /// A node that has been in service for some time, with the facts of an instance in this Region.
-pub(crate) fn node(name: &str, id: &str, region: &str, age_s: u32) -> Node {
+pub(crate) fn node(name: &str, id: &str, region: &str, age_s: u32, required: &[(&str, &str)]) -> Node {
     let metadata = json!({"instance-id": id, "account-id": ACCOUNT, "placement": {"region": region}});
     let facts = [("ec2_metadata".to_owned(), metadata)].into_iter().collect();
     Node {
         certname: name.to_owned(),
         instance_id: Some(id.to_owned()),
-        extensions: [("pp_role".to_owned(), "compiler".to_owned())].into(),
+        extensions: required.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
         puppetdb: InPuppetdb::Known(PuppetdbRecord { facts, age_s, ..PuppetdbRecord::default() }),
         ..Node::new(name)
     }
 }
 
+/// The extensions that each instance's request must have.
+pub(crate) fn required(site: &SiteTraits) -> &'static [(&'static str, &'static str)] {
+    let compilers = site.enterprise.as_ref().is_some_and(|enterprise| enterprise.compilers.is_some());
+    if compilers { &[("pp_role", "compiler"), ("pp_auth_role", "pe_compiler")] } else { &[("pp_role", "compiler")] }
+}
+
 /// The configuration of the functions.
 pub(crate) fn configuration(site: &SiteTraits, broken: Broken) -> String {
-    let (top, profile) = broken.configuration();
+    let (top, profile) = broken.configuration(required(site));
     let host = "https://primary.example.com";
     let services = format!("ca = \"{host}:{CA}\"\npuppetdb = \"{host}:{PUPPETDB}\"\n");
-    let (more, refresh) = match site.enterprise {
+    let (more, refresh) = match &site.enterprise {
         None => (String::new(), String::new()),
-        Some(_) => (
-            format!("orchestrator = \"{host}:{ORCHESTRATOR}\"\nclassifier = \"{host}:{CONSOLE}\"\n"),
-            format!("pin = [\"{PINNED_TO}\"]\nrefresh = [\"puppet\"]\n"),
-        ),
+        Some(enterprise) => {
+            let after_catalog = "refresh_after = \"catalog\"\ntimeout = { launch = \"75m\", refresh = \"45m\" }\n";
+            let refresh = match enterprise.compilers {
+                None => "refresh = [\"puppet\"]\n".to_owned(),
+                Some(Postgresql::OnPrimary) => format!("refresh = [\"puppet\"]\n{after_catalog}"),
+                Some(Postgresql::OnItsOwn) => format!("refresh = [[\"{DATABASE}\"], [\"puppet\"]]\n{after_catalog}"),
+            };
+            (
+                format!("orchestrator = \"{host}:{ORCHESTRATOR}\"\nclassifier = \"{host}:{CONSOLE}\"\n"),
+                format!("pin = [\"{PINNED_TO}\"]\n{refresh}"),
+            )
+        }
     };
     format!(
         "{top}[puppet]\nsecret = \"{SECRET}\"\n{services}{more}\
          [profile.compiler]\ncertname = \"{{private_dns}}\"\n{refresh}{profile}"
     )
+}
+
+/// Where compilers run PuppetDB, other hosts must learn of them: where the database is.
+pub(crate) fn compilers_need(puppet: &Puppet, postgresql: Postgresql) -> anyhow::Result<()> {
+    let classes = |names: &[&str], parameters: Value| {
+        names.iter().map(|name| (format!("puppet_enterprise::profile::{name}"), parameters.clone())).collect()
+    };
+    let host = match postgresql {
+        Postgresql::OnPrimary => PRIMARY,
+        Postgresql::OnItsOwn => {
+            puppet.place_node(&Node::new(DATABASE))?;
+            puppet.connect(DATABASE);
+            DATABASE
+        }
+    };
+    puppet.put_node_group(&NodeGroup {
+        name: "PE Database".to_owned(),
+        pinned: vec![host.to_owned()],
+        classes: classes(&["database"], json!({})),
+        ..NodeGroup::default()
+    })?;
+    puppet.put_node_group(&NodeGroup {
+        name: "PE Compiler".to_owned(),
+        rule: Some(json!(["and", ["=", ["trusted", "extensions", "pp_auth_role"], "pe_compiler"]])),
+        classes: classes(&["master", "puppetdb"], json!({"database_host": host})),
+        ..NodeGroup::default()
+    })
 }
 
 /// The secret that the functions read.

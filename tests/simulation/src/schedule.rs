@@ -80,8 +80,23 @@ pub struct Enterprise {
     pub run_s: u32,
     /// How the Puppet runs of the primary behave, each from the given time on, in seconds.
     pub primary: Vec<(u64, RunScript)>,
+    /// Whether the instances are compilers, which other hosts must learn of before they can run, and where PostgreSQL is.
+    pub compilers: Option<Postgresql>,
+    /// How long the primary's services restart after a run that changed what they read, in seconds.
+    pub restart_s: u64,
+    /// How long the run of a compiler waits for its PuppetDB, in seconds.
+    pub database_wait_s: u64,
     /// When the RBAC token expires, and how long after that the secret gets a new one, in seconds.
     pub token_expires_s: Option<(u64, u64)>,
+}
+
+/// Where the PostgreSQL of the compilers' PuppetDB is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Postgresql {
+    /// On the primary.
+    OnPrimary,
+    /// On a host of its own, which must run before the primary.
+    OnItsOwn,
 }
 
 /// A release of Puppet's servers.

@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 use stagedoor_lab_aws::Aws;
 use stagedoor_lab_core::server::{Call, Reply, Request, Service};
-use stagedoor_lab_puppet::Puppet;
+use stagedoor_lab_puppet::{Puppet, Right};
 
 /// The hooks of the group.
 pub(crate) const LAUNCH_HOOK: &str = "stagedoor-launch";
@@ -18,9 +18,12 @@ pub(crate) const PINNED_TO: &str = "PE Infrastructure Agent";
 
 /// The primary of a Puppet Enterprise site, which is its refresh target.
 pub(crate) const PRIMARY: &str = "puppet";
+/// The PostgreSQL host of a Puppet Enterprise site, where it is not the primary.
+pub(crate) const DATABASE: &str = "database";
 /// The timeouts of a launch and of its refresh; the latter less a minute to allow for clocks that differ.
-const LAUNCH_TIMEOUT: SignedDuration = SignedDuration::from_mins(30);
-const REFRESH_TIMEOUT: SignedDuration = SignedDuration::from_mins(19);
+const TIMEOUTS: [SignedDuration; 2] = [SignedDuration::from_mins(30), SignedDuration::from_mins(19)];
+/// The same for compilers.
+const TIMEOUTS_OF_COMPILERS: [SignedDuration; 2] = [SignedDuration::from_mins(75), SignedDuration::from_mins(44)];
 /// How long before its timeout a launch goes on without refresh targets, plus a minute to allow for clocks that differ.
 const NEARLY: SignedDuration = SignedDuration::from_mins(3);
 
@@ -66,7 +69,8 @@ pub enum Invariant {
     /// No launch is completed with CONTINUE unless the instance has run Puppet successfully with its own certificate.
     AdmittedUnfit,
     /// On Puppet Enterprise, no launch is completed with CONTINUE before the primary has run Puppet since the instance's first
-    /// successful run, unless the timeout of the refresh has expired.
+    /// successful run, or, for compilers, before they are admitted to the database, to file sync and as brokers; unless the timeout of
+    /// the refresh has expired.
     AdmittedUnknown,
     /// The timeout of a refresh does not expire while nothing is wrong with the refresh targets.
     RefreshStarved,
@@ -102,6 +106,8 @@ pub(crate) struct Truth {
     pub(crate) has_reported: bool,
     /// When its first successful run of this launch ended.
     pub(crate) first_run: Option<Timestamp>,
+    /// When its first catalog of this launch was stored.
+    pub(crate) first_catalog: Option<Timestamp>,
     /// Whether nothing on the instance's own side prevents its launch from succeeding.
     pub(crate) fit: bool,
     /// When the current launch began to wait.
@@ -343,16 +349,30 @@ impl Watch {
         }
     }
 
-    /// Whether the primary has not run Puppet since the instance's first successful run, although there was time for it.
+    /// Whether other hosts do not know the instance, although there was time for it: the primary has not run Puppet since the instance's first
+    /// successful run, or a compiler is not admitted to what it needs.
     fn is_unknown(&self, truth: &Truth) -> bool {
-        let Some(first_run) = truth.first_run.filter(|_| self.puppet.options().enterprise) else { return false };
-        let waited = self.now().duration_since(first_run);
-        waited < REFRESH_TIMEOUT && !self.puppet.has_run_since(PRIMARY, first_run) && !self.is_nearly_late(truth)
+        let options = self.puppet.options();
+        let compilers = options.primary.is_some();
+        let change = if compilers { truth.first_catalog } else { truth.first_run };
+        let Some(change) = change.filter(|_| options.enterprise) else { return false };
+        let waited = self.now().duration_since(change);
+        let rights = self.puppet.rights_of(&truth.certname);
+        let known = if compilers {
+            [Right::Database, Right::FileSync, Right::Broker].iter().all(|right| rights.contains(right))
+        } else {
+            self.puppet.has_run_since(PRIMARY, change)
+        };
+        waited < self.timeouts()[1] && !known && !self.is_nearly_late(truth)
     }
 
     /// Whether the launch's own timeout expires within a few minutes, so that it goes on without the refresh targets.
     fn is_nearly_late(&self, truth: &Truth) -> bool {
-        truth.launched.is_some_and(|since| self.now().duration_since(since) >= LAUNCH_TIMEOUT - NEARLY)
+        truth.launched.is_some_and(|since| self.now().duration_since(since) >= self.timeouts()[0] - NEARLY)
+    }
+
+    fn timeouts(&self) -> [SignedDuration; 2] {
+        if self.puppet.options().primary.is_some() { TIMEOUTS_OF_COMPILERS } else { TIMEOUTS }
     }
 
     /// Whether the action's timeout has expired, less a minute to allow for clocks that differ.
@@ -381,8 +401,15 @@ impl Watch {
         let active = truth.has_reported && !others && self.puppet.is_active(&truth.certname) == Some(true);
         // A pin that was set by an invocation that observed AWS before the termination began is only reported.
         let since = self.lock().pinned.get(&truth.certname).copied();
+        // Nor is it this instance's if a later one of the same name was launched before the pin.
         let pinned_before = since.is_some_and(|at| {
-            truth.launched.is_some_and(|launched| launched <= at) && truth.waits_since.is_none_or(|waits| at < waits)
+            let before = |of: &Truth| of.launched.is_some_and(|launched| launched <= at);
+            let is_later = |(other, of): (String, Truth)| {
+                other != id && of.certname == truth.certname && of.launched > truth.launched && before(&of)
+            };
+            before(truth)
+                && truth.waits_since.is_none_or(|waits| at < waits)
+                && !self.instances().into_iter().any(is_later)
         });
         let pinned = !others && pinned_before && self.puppet.is_pinned(PINNED_TO, &truth.certname);
         of_it || accepted || active || pinned

@@ -55,13 +55,6 @@ fn the_invariants_hold_under_every_single_fault() {
 /// A schedule that shows what a broken rule does, and the invariant that it violates.
 fn shows(broken: Broken) -> (Schedule, Invariant) {
     let ordinary = exhaustive::ordinary();
-    let always = |service: &str, call: &str| Fault {
-        service: service.to_owned(),
-        call: call.to_owned(),
-        nth: None,
-        subject: None,
-        kind: FaultKind::Reset,
-    };
     let with_life = |change: &dyn Fn(&mut Life)| {
         let mut schedule = ordinary.clone();
         schedule.lives.iter_mut().for_each(change);
@@ -76,14 +69,6 @@ fn shows(broken: Broken) -> (Schedule, Invariant) {
             (Schedule { strangers: vec![stranger], ..ordinary }, Invariant::StrangerSigned)
         }
         Broken::NoRunAwaited => (ordinary, Invariant::AdmittedUnfit),
-        Broken::UnavailableIsAbsent | Broken::Inside(Rule::Unavailable) => {
-            let faults = vec![always("ca", "GET /puppet-ca/v1/certificate/{certname}")];
-            (Schedule { faults, ..in_service }, Invariant::CompletedUnproven)
-        }
-        Broken::NoProof => {
-            let faults = vec![always("ca", "PUT /puppet-ca/v1/clean")];
-            (Schedule { faults, ..in_service }, Invariant::CompletedUnproven)
-        }
         Broken::NoSweep => {
             let lost = |life: &mut Life| (life.launch_event, life.terminate_event) = (Delivery::Lost, Delivery::Lost);
             (with_life(&lost), Invariant::Stranded)
@@ -152,7 +137,11 @@ fn inside(rule: Rule, in_service: Schedule, staying: Schedule) -> (Schedule, Inv
             schedule.lives.iter_mut().for_each(|life| (life.agent.boot_s, life.end) = (400, End::Stays));
             (schedule, Invariant::HookTimedOut)
         }
-        Rule::Unavailable => (launched, Invariant::InvocationFailed),
+        Rule::Unavailable => {
+            let call = "GET /puppet-ca/v1/certificate/{certname}".to_owned();
+            let fault = Fault { service: "ca".to_owned(), call, nth: None, subject: None, kind: FaultKind::Reset };
+            (Schedule { faults: vec![fault], ..in_service }, Invariant::CompletedUnproven)
+        }
     }
 }
 

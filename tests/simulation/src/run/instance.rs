@@ -12,7 +12,7 @@ use tokio::time::sleep;
 use super::{BEGIN, World};
 use crate::agent;
 use crate::aws::REGION;
-use crate::scene::{GROUP, node, terminate_event};
+use crate::scene::{GROUP, node, required, terminate_event};
 use crate::schedule::{Delivery, End, Forged, Life, address, instance_id};
 
 /// The time between the notice that EC2 will reclaim a Spot Instance and the reclaim itself.
@@ -159,7 +159,7 @@ impl World {
     /// Adds an instance that has been in service for some time.
     fn place(&self, life: &Life) -> anyhow::Result<()> {
         let (id, name) = (life.id(), life.certname());
-        self.puppet.place_node(&node(&name, &id, REGION, 60))?;
+        self.puppet.place_node(&node(&name, &id, REGION, 60, required(&self.schedule.site)))?;
         let held = self.puppet.certificate(&name).context("it has just been placed")?;
         self.watch().set(&id, |truth| {
             truth.certname = name;

@@ -4,8 +4,8 @@ use stagedoor_lab_core::faults::{Fault, FaultKind};
 use stagedoor_lab_puppet::RunScript;
 
 use super::{
-    CALLS, Delivery, ENTERPRISE_CALLS, End, Enterprise, Forged, Habits, Life, Outage, Release, Schedule, SiteTraits,
-    Stranger, kinds,
+    CALLS, Delivery, ENTERPRISE_CALLS, End, Enterprise, Forged, Habits, Life, Outage, Postgresql, Release, Schedule,
+    SiteTraits, Stranger, kinds,
 };
 use crate::chance::Chance;
 
@@ -34,7 +34,12 @@ impl Schedule {
         let strangers = (0..chance.of(0..=2)).map(|_| stranger(&chance, &lives)).collect();
         let forged = (0..chance.of(0..=1)).map(|_| forged(&chance, &lives)).collect();
         // Puppet runs that the orchestrator orders may take a long time. A launch may then wait until its timeout expires.
-        let more_s = if site.enterprise.is_some() { 600 } else { 0 };
+        let more_s = match &site.enterprise {
+            None => 0,
+            Some(enterprise) if enterprise.compilers.is_none() => 600,
+            Some(enterprise) if enterprise.run_s <= 300 => 1200,
+            Some(_) => 4800,
+        };
         let horizon_s = lives.iter().map(rests_s).max().unwrap_or_default() + more_s;
         Self { seed, lives, faults, outages, kills, strangers, forged, site, horizon_s }
     }
@@ -133,6 +138,9 @@ fn enterprise(chance: &Chance) -> Enterprise {
     Enterprise {
         run_s: narrow(if chance.percent(10) { 780 } else { chance.of(5..=180) }),
         primary: trouble.into_iter().flatten().collect(),
+        compilers: *chance.one(&[None, Some(Postgresql::OnPrimary), Some(Postgresql::OnItsOwn)]),
+        restart_s: *chance.one(&[0, 20, 60]),
+        database_wait_s: *chance.one(&[30, 120, 900]),
         token_expires_s: chance.percent(10).then(|| (chance.of(1..=900), chance.of(60..=240))),
     }
 }
