@@ -22,7 +22,7 @@ pub(super) async fn a_catalog_is_told_as_soon_as_it_is_stored_and_only_the_newes
     let uuid = catalog(site, &certname, produced).await;
     let expected = StoredCatalog { certname: certname.clone(), catalog_uuid: Some(uuid), producer_timestamp: produced };
     // There is no report yet: the run may still be in progress.
-    assert_eq!(stored(site, std::slice::from_ref(&certname)).await, [expected.clone()]);
+    assert_eq!(stored(site, std::slice::from_ref(&certname)).await, std::slice::from_ref(&expected));
     assert_eq!(site.puppetdb().latest_reports(std::slice::from_ref(&certname)).await, Ok(vec![]));
     // One that was made earlier and arrives later changes nothing.
     catalog(site, &certname, produced - SignedDuration::from_secs(30)).await;

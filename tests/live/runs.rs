@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 use stagedoor_lifecycle::reason::Code;
 use stagedoor_lifecycle::receipt::Outcome;
 use stagedoor_puppet::{Report, StoredCatalog};
@@ -16,7 +16,8 @@ use super::onboarding::{DOMAIN, assert_enrolled, compiler, config};
 
 /// The runs of a node.
 async fn runs(job: &Job, certname: &Certname) -> Vec<Report> {
-    let since = Timestamp::now() - SignedDuration::from_mins(30);
+    // A name is never used twice, so these are all of its runs.
+    let since = job.puppetdb().server_time().await.expect("PuppetDB answers") - SignedDuration::from_mins(30);
     let mut runs = job.puppetdb().runs_since(&[(certname.clone(), since)], true).await.expect("PuppetDB answers");
     runs.sort_by_key(|run| run.start_time);
     runs

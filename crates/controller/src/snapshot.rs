@@ -61,8 +61,8 @@ pub(crate) struct PuppetSnapshot {
     pub(crate) nodes: Result<BTreeMap<Certname, NodeStatus>, Trouble>,
     pub(crate) identities: Result<BTreeMap<Certname, KnownIdentity>, Trouble>,
     pub(crate) runs: Result<BTreeMap<Certname, Report>, Trouble>,
-    /// PuppetDB's clock, by which it compares times.
-    pub(crate) puppetdb_time: Option<Timestamp>,
+    /// By how much PuppetDB's clock, by which it compares times, is ahead of ours.
+    pub(crate) puppetdb_ahead: Option<SignedDuration>,
     /// What the CRL says of the certificates that were removed.
     pub(crate) crl: Option<Revocations>,
     /// Whether it is Puppet Enterprise's.
@@ -96,7 +96,7 @@ impl PuppetSnapshot {
             nodes: by_name(nodes, |node| &node.certname),
             identities: by_name(identities, |known| &known.certname),
             runs: Ok(BTreeMap::new()),
-            puppetdb_time: None,
+            puppetdb_ahead: None,
             crl: None,
             enterprise: puppet.is_enterprise(),
             groups,
@@ -293,10 +293,11 @@ pub(crate) fn run_of(runs: &Result<BTreeMap<Certname, Report>, Trouble>, name: &
     of(runs, name, |report| Some(run_view(report)))
 }
 
-/// A run, as its report describes it.
 /// How long a report may be on its way from the node to the Puppet Server. A greater difference is one of their clocks.
 const ON_THE_WAY: Duration = Duration::from_secs(30);
 
+/// A run, as its report describes it.
+///
 /// The times of a run are by the node's own clock. If that differs from the clock of the Puppet Server that received the report, the
 /// server's counts, because catalogs are dated by servers.
 pub(crate) fn run_view(report: &Report) -> RunView {
@@ -306,6 +307,7 @@ pub(crate) fn run_view(report: &Report) -> RunView {
     RunView {
         start: time(report.start_time),
         end: time(report.end_time),
+        received: report.producer_timestamp,
         status: report.status.clone().unwrap_or_else(|| "unknown".to_owned()),
         noop: report.noop == Some(true),
         cached: report.cached_catalog_status.as_deref().is_some_and(|status| status != "not_used"),

@@ -367,7 +367,7 @@ impl World {
         });
         let (id, passage, index) = found.ok_or_else(none)?;
         let action = &mut passage.actions[index];
-        if action.hidden_calls > 0 {
+        if action.is_hidden(now) {
             action.hidden_calls -= 1;
             return Err(none());
         }

@@ -34,6 +34,9 @@ pub(crate) enum RootVolume {
     Replaced,
 }
 
+/// How long after its start an action may be hidden from calls.
+const HIDDEN: SignedDuration = SignedDuration::from_secs(30);
+
 /// One lifecycle action: this instance at this hook.
 #[derive(Debug)]
 pub(crate) struct Action {
@@ -65,6 +68,11 @@ impl Action {
             started: now,
             last_heartbeat: now,
         }
+    }
+
+    /// Whether calls about it find nothing yet: so many, and only soon after it began.
+    pub(crate) fn is_hidden(&self, now: Timestamp) -> bool {
+        self.hidden_calls > 0 && now < self.started + HIDDEN
     }
 
     /// Restarts the heartbeat timeout; the global timeout runs on.

@@ -12,7 +12,7 @@ mod refreshed;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use stagedoor_types::{ActionResult, InstanceId, Location, Lookup, Machine, Place, Service, Trouble, TroubleKind};
 
 use crate::admission::{Nameless, PendingAction};
@@ -43,6 +43,8 @@ pub struct LaunchView {
     pub node_groups: Option<Lookup<BTreeSet<String>>>,
     /// What the classifier says about the node.
     pub classification: Option<Lookup<Classified>>,
+    /// By how much PuppetDB's clock is ahead of the controller's, if they could be compared.
+    pub puppetdb_ahead: Option<SignedDuration>,
     /// The node's newest run of Puppet.
     pub run: Option<Lookup<RunView>>,
     /// When the newest run began that was seen while the instance had no certificate under the name: a former owner's.
@@ -83,6 +85,8 @@ pub struct Connection {
 pub const SILENCE: Duration = Duration::from_secs(2 * 3600);
 /// A certificate is older than the launch only if it is by more than this: clocks differ.
 const CLOCKS_DIFFER: Duration = Duration::from_secs(60);
+/// How much the clocks of Puppet Servers may differ from PuppetDB's, and ours from what was measured.
+const CLOCKS_DRIFT: Duration = Duration::from_secs(10);
 
 /// Rules, top to bottom. `orchestrated` says whether there is an orchestrator, and `sweeps` whether this is a sweep, which alone orders
 /// runs of refresh targets: one runs at a time.
@@ -246,25 +250,32 @@ impl Rules<'_> {
             Some(run) => run.known().map_err(trouble)?,
         };
         // A run of the name's former owner is not its own.
-        let (by_it, of_this_launch) = (self.is_by_it(name)?, self.is_of_this_launch(name, certificate)?);
-        Ok(run.filter(|run| by_it(run) && of_this_launch(run.start, run.end)))
+        let (by_it, of_this_launch) = (self.is_by_it(name)?, self.is_of_this_launch(certificate));
+        Ok(run.filter(|run| by_it(run) && of_this_launch(run.began_by_server())))
     }
 
-    /// Whether what began and ended at these times is of this launch. Clocks differ, so what is dated up to a minute before the certificate
-    /// may be. Of a former owner of the name, though, everything has ended before the node's newest facts were sent.
-    fn is_of_this_launch(
-        &self,
-        name: &NameView,
-        certificate: &CertificateView,
-    ) -> Result<impl Fn(Timestamp, Timestamp) -> bool + use<>, NotYet> {
-        let since = self.runs_count_since(certificate);
-        let facts = name.node.known().map_err(trouble)?.and_then(|node| node.facts);
-        // With a certificate from before the launch, a run that began before the launch says nothing of it.
-        let is_new = certificate.issued >= since;
-        Ok(move |began: Timestamp, ended: Timestamp| {
-            let nearly = is_new && deadline::after(began, CLOCKS_DIFFER) >= since;
-            began >= since || nearly && facts.is_none_or(|facts| ended >= facts)
-        })
+    /// Whether what Puppet Servers dated so is of this launch. Their clocks are taken to be right where PuppetDB's is, and as wrong as
+    /// PuppetDB's otherwise. The launch is dated by AWS, with whose clock PuppetDB's cannot be compared.
+    fn is_of_this_launch(&self, certificate: &CertificateView) -> impl Fn(Timestamp) -> bool + use<> {
+        let issued = self.by_puppetdb(certificate.issued);
+        let began = self.action.began.time().unwrap_or(Timestamp::MIN);
+        let either = [began, self.by_puppetdb(began)];
+        let [earlier, later] = [either[0].min(either[1]), either[0].max(either[1])];
+        let tolerance = if self.seen.puppetdb_ahead.is_some() { CLOCKS_DRIFT } else { CLOCKS_DIFFER };
+        let since = if self.has_rested() {
+            deadline::before(issued, tolerance)
+        } else if deadline::after(certificate.issued, CLOCKS_DIFFER) < began {
+            // With a certificate from before the launch, a run that began before the launch says nothing of it.
+            later
+        } else {
+            deadline::before(issued.max(earlier), tolerance)
+        };
+        move |dated: Timestamp| dated >= since
+    }
+
+    /// This time as PuppetDB's clock shows it.
+    fn by_puppetdb(&self, time: Timestamp) -> Timestamp {
+        time.saturating_add(self.seen.puppetdb_ahead.unwrap_or_default()).unwrap_or(time)
     }
 
     /// Whether a run under its name is its own, as far as anything but the time says. The facts that came with a run decide whose it was,
@@ -276,13 +287,10 @@ impl Rules<'_> {
         Ok(move |run: &RunView| !by_another && seen_before.is_none_or(|before| run.start > before))
     }
 
-    /// Since when its runs of Puppet are of this launch, by the clock of the Puppet Servers. Where the CA's clock is behind ours, theirs is
-    /// taken to be as far behind: most are the same host.
+    /// Since when its runs of Puppet are of this launch.
     fn runs_count_since(&self, certificate: &CertificateView) -> Timestamp {
         let began = self.action.began.time().unwrap_or(Timestamp::MIN);
-        let since = if self.has_rested() { certificate.issued } else { began.max(certificate.issued) };
-        let behind = certificate.issued.duration_since(certificate.issued_by_ca);
-        deadline::before(since, behind.try_into().unwrap_or_default())
+        if self.has_rested() { certificate.issued } else { began.max(certificate.issued) }
     }
 
     /// Whether it comes from the warm pool.

@@ -34,6 +34,8 @@ pub struct RunView {
     pub start: Timestamp,
     /// When it ended, by the same clock.
     pub end: Timestamp,
+    /// When a Puppet Server received its report, by that server's clock.
+    pub received: Timestamp,
     /// `changed`, `unchanged` or `failed`.
     pub status: String,
     /// Whether it was a noop run, which changes nothing.
@@ -51,6 +53,12 @@ pub struct RunView {
 }
 
 impl RunView {
+    /// When it began by the clock of the Puppet Server that received its report, or a little later: the report was on its way for some time.
+    pub(crate) fn began_by_server(&self) -> Timestamp {
+        let took = self.end.duration_since(self.start).unsigned_abs();
+        deadline::before(self.received, took)
+    }
+
     /// Whether it was successful.
     #[must_use]
     pub fn is_good(&self) -> bool {

@@ -192,6 +192,7 @@ pub(crate) fn run(start: Timestamp, status: &str) -> RunView {
     RunView {
         start,
         end,
+        received: end,
         status: status.into(),
         noop: false,
         cached: false,

@@ -162,8 +162,8 @@ impl Site {
             let lock = self.puppet.run_lock(&name);
             let turn = lock.lock().await;
             let started = self.back.clock.now();
-            // Puppet refuses an agent whose certificate is revoked.
-            let accepted = || !self.puppet.is_revoked(serial);
+            // Puppet refuses an agent whose certificate is revoked. What runs from a root volume that was replaced is gone.
+            let accepted = || !self.puppet.is_revoked(serial) && self.watch.volume(&id) == volume;
             let run = accepted().then(|| self.puppet.agent_begins(&name, started, facts.clone()).ok()).flatten();
             if run.is_some() {
                 let now = self.watch.now();

@@ -45,9 +45,9 @@ impl Removed {
     }
 }
 
-/// Removes all of this, certificates, nodes and pins side by side; `puppetdb_time` is PuppetDB's clock, if it is known.
-async fn carry_out(run: Run<'_>, writer: &PuppetWriter, all: &[&Removal], puppetdb_time: Option<Timestamp>) -> Removed {
-    let now = run.now().max(puppetdb_time.unwrap_or(Timestamp::MIN));
+/// Removes all of this, certificates, nodes and pins side by side; `ahead` is by how much PuppetDB's clock is ahead of ours.
+async fn carry_out(run: Run<'_>, writer: &PuppetWriter, all: &[&Removal], ahead: Option<SignedDuration>) -> Removed {
+    let now = by_puppetdb(run, ahead);
     let ((files, cleaned), nodes, pins) =
         tokio::join!(remove_files(run, writer, all), deactivate(run, writer, all, now), unpin(run, writer, all),);
     Removed { files, cleaned, nodes, pins }
@@ -62,14 +62,21 @@ pub(crate) async fn carry_out_node_last(
     run: Run<'_>,
     writer: &PuppetWriter,
     all: &[&Removal],
-    puppetdb_time: Option<Timestamp>,
+    ahead: Option<SignedDuration>,
 ) -> Removed {
     let ((files, cleaned), pins) = tokio::join!(remove_files(run, writer, all), unpin(run, writer, all));
     let is_gone = |removal: &&&Removal| removal.certificate.is_none() || cleaned.contains(removal.name.certname());
     let without_certificate: Vec<&Removal> = all.iter().filter(is_gone).copied().collect();
-    let now = run.now().max(puppetdb_time.unwrap_or(Timestamp::MIN));
+    let now = by_puppetdb(run, ahead);
     let nodes = deactivate(run, writer, &without_certificate, now).await;
     Removed { files, cleaned, nodes, pins }
+}
+
+/// The time by PuppetDB's clock. A deactivation that is dated later than it was carried out would outlast the reports that come before then:
+/// those of an instance that was given the name meanwhile.
+fn by_puppetdb(run: Run<'_>, ahead: Option<SignedDuration>) -> Timestamp {
+    let now = run.now();
+    now.saturating_add(ahead.unwrap_or_default()).unwrap_or(now)
 }
 
 /// What is to be removed for one action.
@@ -113,9 +120,9 @@ pub(super) async fn remove(
     });
     let all: Vec<&Removal> = tasks.iter().flat_map(|task| &task.removals).collect();
     let removed = if snapshot.enterprise {
-        carry_out_node_last(run, writer, &all, snapshot.puppetdb_time).await
+        carry_out_node_last(run, writer, &all, snapshot.puppetdb_ahead).await
     } else {
-        carry_out(run, writer, &all, snapshot.puppetdb_time).await
+        carry_out(run, writer, &all, snapshot.puppetdb_ahead).await
     };
     let at = run.now();
 

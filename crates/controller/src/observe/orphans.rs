@@ -4,14 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use futures_util::stream::{self, StreamExt};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use stagedoor_lifecycle::orphans::{Listed, Reported, Rules, Suspect};
 use stagedoor_puppet::{Certificate, Group, KnownIdentity};
 use stagedoor_types::broken::{Rule, is_broken};
 use stagedoor_types::{Certname, Location, Service, Trouble, TroubleKind};
 
 use super::ask;
-use super::puppet::files;
+use super::puppet::{files, outside};
 use crate::call::{AT_ONCE, in_turn};
 use crate::context::{Puppet, Run};
 use crate::memory::Certificates;
@@ -34,8 +34,8 @@ pub(crate) struct Closely {
     pub(crate) suspects: Vec<Suspect>,
     /// Their certificates, as far as they have any.
     pub(crate) certificates: BTreeMap<Certname, Certificate>,
-    /// PuppetDB's clock, by which it compares times.
-    pub(crate) puppetdb_time: Option<Timestamp>,
+    /// By how much PuppetDB's clock, by which it compares times, is ahead of ours.
+    pub(crate) puppetdb_ahead: Option<SignedDuration>,
 }
 
 /// Every name of the fleet: of the active nodes by one query, which leaves out those that are elsewhere; of the certificates
@@ -160,6 +160,7 @@ pub(crate) async fn closely_with(
         ask(run, Service::PuppetDb, puppet.puppetdb.server_time()),
         groups,
     );
+    let puppetdb_ahead = time.ok().map(|time| outside(time, at, run.now()));
     let snapshot = PuppetSnapshot::of_names(puppet, at, files, nodes, identities, groups);
     let suspect = |name: &Certname| {
         let known = snapshot.identities.as_ref().ok().and_then(|known| known.get(name));
@@ -173,5 +174,5 @@ pub(crate) async fn closely_with(
     let suspects = names.iter().map(suspect).collect();
     let certificate = |(name, (certificate, _)): (Certname, Files)| Some((name, certificate.ok().flatten()?));
     let certificates = snapshot.files.into_iter().filter_map(certificate).collect();
-    Closely { at, suspects, certificates, puppetdb_time: time.ok() }
+    Closely { at, suspects, certificates, puppetdb_ahead }
 }

@@ -41,21 +41,22 @@ pub(crate) async fn puppet(run: Run<'_>, puppet: &Puppet, wanted: &Wanted) -> Pu
         groups,
     );
     puppet.compare_clock(before, run.now());
-    if let Ok(time) = &time {
-        puppet.clocks.measured(Service::PuppetDb, outside(*time, started, run.now()));
+    let puppetdb_ahead = time.as_ref().ok().map(|time| outside(*time, started, run.now()));
+    if let Some(ahead) = puppetdb_ahead {
+        puppet.clocks.measured(Service::PuppetDb, ahead);
     }
     PuppetSnapshot {
         took: run.context.clock.since(started),
         known_as,
         runs: by_name(reports, |report| &report.certname),
-        puppetdb_time: time.ok(),
+        puppetdb_ahead,
         crl,
         ..PuppetSnapshot::of_names(puppet, started, files, nodes, identities, groups)
     }
 }
 
 /// How far a time is from the ones between these, in which it was read: below zero, before them.
-fn outside(time: Timestamp, from: Timestamp, to: Timestamp) -> SignedDuration {
+pub(super) fn outside(time: Timestamp, from: Timestamp, to: Timestamp) -> SignedDuration {
     time.duration_since(time.clamp(from.min(to), to))
 }
 

@@ -44,15 +44,16 @@ impl Rules<'_> {
         self.launch_is_known()?;
         let Some(change) = self.change(name, certificate, own)? else { return Ok(Refreshed::default()) };
         // Otherwise, every run would appear to have begun too early, and another one would be ordered at once.
-        if change > self.now {
+        let now = self.by_puppetdb(self.now);
+        if change > now {
             let ahead = format!("waiting for {change}, the time of the change by a clock that is ahead of ours");
             return Err(news(Code::ClockAhead, ahead));
         }
         let Some(targets) = self.seen.targets.as_deref() else {
             return ask(Question::Targets(refresh::searched_from(change)));
         };
-        let until = self.until()?;
-        let standing = Refreshing { refresh, targets, change, until, now: self.now }.standing();
+        let until = self.until()?.map(|until| self.by_puppetdb(until));
+        let standing = Refreshing { refresh, targets, change, until, now }.standing();
         self.follow(standing)
     }
 
@@ -87,12 +88,12 @@ impl Rules<'_> {
         own: Option<&RunView>,
     ) -> Result<Option<Timestamp>, NotYet> {
         let history = self.history(certificate)?;
-        let of_this_launch = self.is_of_this_launch(name, certificate)?;
+        let of_this_launch = self.is_of_this_launch(certificate);
         let runs = history.runs.known().map_err(trouble)?.map_or(&[][..], Vec::as_slice);
         let after = self.launching.profile.refresh.after;
         // A run that began before the certificate was issued belongs to a predecessor.
         let by_it = self.is_by_it(name)?;
-        let first = runs.iter().filter(|run| of_this_launch(run.start, run.end) && by_it(run));
+        let first = runs.iter().filter(|run| of_this_launch(run.began_by_server()) && by_it(run));
         let stored = match after {
             RefreshAfter::SuccessfulRun => None,
             RefreshAfter::Catalog => self.stored_catalog(name, certificate)?,
@@ -116,9 +117,9 @@ impl Rules<'_> {
     /// Its stored catalog, if that is of this launch. It is compiled after the facts of the same run were sent.
     fn stored_catalog(&self, name: &NameView, certificate: &CertificateView) -> Result<Option<&CatalogView>, NotYet> {
         let by_another = name.fact_instance.known().map_err(trouble)?.is_some_and(|ran| *ran != self.action.instance);
-        let of_this_launch = self.is_of_this_launch(name, certificate)?;
+        let of_this_launch = self.is_of_this_launch(certificate);
         let stored = self.history(certificate)?.catalog.known().map_err(trouble)?;
-        Ok(stored.filter(|stored| !by_another && of_this_launch(stored.produced, stored.produced)))
+        Ok(stored.filter(|stored| !by_another && of_this_launch(stored.produced)))
     }
 
     /// Whether its facts of this launch are known although it has not reported: they were sent before its catalog was stored. Where the

@@ -8,6 +8,7 @@ mod properties;
 mod readiness;
 mod refresh;
 mod rekey;
+use jiff::SignedDuration;
 use stagedoor_types::Place;
 
 use super::*;
@@ -51,6 +52,7 @@ fn world() -> World {
             name: Some(name),
             run: Some(Lookup::Found(run(at(100), "changed"))),
             elsewhere: Some(Vec::new()),
+            puppetdb_ahead: Some(SignedDuration::ZERO),
             ..LaunchView::default()
         },
         protected: Protected::new([PRIMARY]).unwrap(),

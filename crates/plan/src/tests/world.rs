@@ -110,6 +110,7 @@ pub(super) fn ran(start: i64) -> RunView {
     RunView {
         start: at(start),
         end: at(start + 10),
+        received: at(start + 10),
         status: "changed".into(),
         noop: false,
         cached: false,

@@ -118,6 +118,7 @@ impl WorkItem {
         let run_of_another = self.run_of_another;
         self.launch = LaunchView {
             name: view,
+            puppetdb_ahead: snapshot.puppetdb_ahead,
             run,
             run_of_another,
             refused,

@@ -73,20 +73,15 @@ fn where_no_report_is_asked_for_no_run_is_awaited_or_ordered() {
 
 #[test]
 fn a_run_of_the_names_former_owner_is_not_its_own() {
-    let mut world = world();
-    let issued_at = |world: &mut World, at| {
-        let certificate = world.certificate();
-        (certificate.issued, certificate.issued_by_ca) = (at, at);
-    };
-    issued_at(&mut world, at(100 + 61));
-    assert_eq!(waits(world.decide()).codes(), [Code::WaitingForRun]);
-    // A clock that is a minute behind; its facts were sent when the run began.
-    issued_at(&mut world, at(100 + 60));
-    world.view().node = Lookup::Found(node(true, at(100)));
-    completed(world.decide());
-    // The run has ended before the newest facts were sent: they are of another run, and so the run is not the owner's of now.
-    world.view().node = Lookup::Found(node(true, at(111)));
-    assert_eq!(waits(world.decide()).codes(), [Code::WaitingForRun]);
+    // Dated by PuppetDB's clock, which is 40 seconds behind; and by one that could not be compared with ours.
+    for (ahead, tolerance) in [(Some(0), 10), (Some(-40), 50), (None, 60)] {
+        let mut world = world();
+        world.puppet.puppetdb_ahead = ahead.map(SignedDuration::from_secs);
+        world.certificate().issued = at(100 + tolerance + 1);
+        assert_eq!(waits(world.decide()).codes(), [Code::WaitingForRun], "{ahead:?}");
+        world.certificate().issued = at(100 + tolerance);
+        completed(world.decide());
+    }
 }
 
 /// It has a certificate from before this launch; it is not said where it comes from.

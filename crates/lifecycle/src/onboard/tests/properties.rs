@@ -123,6 +123,7 @@ fn an_arrival() -> impl Strategy<Value = LaunchView> {
             |(name, (owner, node_groups, located), classification, (run, history), connection, targets, polled)| {
                 let poll = polled.clone().map(|(says, _)| Poll { said: vec![(Probe::Tcp(8142), says)], code: None });
                 LaunchView {
+                    puppetdb_ahead: Some(SignedDuration::ZERO),
                     name: Some(name),
                     refused: None,
                     owner,

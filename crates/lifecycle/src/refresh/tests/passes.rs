@@ -80,7 +80,13 @@ impl Primary {
             }
             let report = run(at(began), if self.works { "changed" } else { "failed" });
             let catalog = report.catalog.clone().filter(|_| self.works);
-            self.reports.push(RunView { end: at(now), catalog, job: job.map(|job| job.to_string()), ..report });
+            self.reports.push(RunView {
+                end: at(now),
+                received: at(now),
+                catalog,
+                job: job.map(|job| job.to_string()),
+                ..report
+            });
             self.runs = None;
             if let Some(job) = job {
                 self.end(job, now);

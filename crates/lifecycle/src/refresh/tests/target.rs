@@ -10,7 +10,7 @@ use crate::refresh::{CatalogView, LOST, Order, RunView, TargetView, newest};
 use crate::world::{at, down, order, target};
 
 fn ran(start: i64, end: i64, status: &str) -> RunView {
-    RunView { end: at(end), ..crate::world::run(at(start), status) }
+    RunView { end: at(end), received: at(end), ..crate::world::run(at(start), status) }
 }
 
 fn seen_at(target: &TargetView, now: i64) -> TargetStanding {
