@@ -59,11 +59,11 @@ end-to-end: built
 other-tests: built
 	$(TESTS) -- --skip e2e:: --skip conformance::
 
-# SEED=n runs one schedule and prints its trace; EXHAUSTIVE=kills, faults or pairs runs that set; BUDGET=n runs as many seeds as fit into
+# SEED=n runs one schedule and prints its trace; EXHAUSTIVE=kills, faults, pairs or both runs that set, with FROM and SEEDS a part of it; BUDGET=n runs as many seeds as fit into
 # so many seconds; BROKEN=1 says after how many seeds each deliberately broken rule is seen; BENCH=1 measures (docs/reliability.md).
 FROM ?= 0
 SEEDS ?= 1000
-WHAT = $(if $(EXHAUSTIVE),--exhaustive $(EXHAUSTIVE),$(if $(BUDGET),--for $(BUDGET) $(FROM),$(if $(BROKEN),--broken $(FROM) $(SEEDS),$(if $(BENCH),--bench,--seeds $(FROM) $(SEEDS)))))
+WHAT = $(if $(EXHAUSTIVE),--exhaustive $(EXHAUSTIVE) $(FROM) $(if $(filter command line,$(origin SEEDS)),$(SEEDS)),$(if $(BUDGET),--for $(BUDGET) $(FROM),$(if $(BROKEN),--broken $(FROM) $(SEEDS),$(if $(BENCH),--bench,--seeds $(FROM) $(SEEDS)))))
 .PHONY: simulate
 simulate: ## Run random schedules on simulated time (SEEDS=n FROM=n), or one schedule and print its trace (SEED=n; first time: minutes of compiling)
 	$(CARGO) build --locked --profile simulation -p stagedoor-simulation
@@ -102,15 +102,15 @@ deploy-fleet: ## Deploy the example fleet of compilers in the same way
 	@$(DEPLOY) fleet $(OPTIONS) --settings "$(or $(SETTINGS),fleet.json)"
 
 .PHONY: live
-live: boto3 ## Hold it against real Puppet servers and agents (PUPPET=7 or 8, AGENT=openvox9; root, Debian 12; installs packages)
+live: boto3 ## Test the clients and functions with real Puppet servers and agents (PUPPET=7 or 8, AGENT=openvox9; root, Debian 12; installs packages)
 	PUPPET="$(or $(PUPPET),7)" AGENT="$(AGENT)" tests/live/run
 
 .PHONY: live-both
-live-both: boto3 ## The same against Puppet 7 and 8 at once, each in namespaces of its own
+live-both: boto3 ## The same for Puppet 7 and 8 at once, each in its own namespaces
 	tests/live/together 7 8
 
 .PHONY: boto3
-boto3: ## Hold the lab's AWS side against boto3
+boto3: ## Test the lab's AWS side with boto3
 	$(BUILD) --bin lab
 	LAB_BIN="$(TARGET)/debug/lab" tests/boto3/run
 

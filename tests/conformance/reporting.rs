@@ -65,7 +65,7 @@ pub(crate) async fn facts(
     command(site, REPLACE_FACTS, certname, &body).await;
 }
 
-/// A catalog with nothing in it: its `catalog_uuid`.
+/// Stores an empty catalog; returns its `catalog_uuid`.
 pub(crate) async fn catalog(site: &Site, certname: &Certname, at: Timestamp) -> String {
     let uuid = uuid::Uuid::new_v4().to_string();
     let body = json!({
@@ -90,7 +90,7 @@ pub(crate) async fn report(site: &Site, certname: &Certname, status: &str, at: T
     report_with(site, certname, at, json!({"status": status})).await;
 }
 
-/// The same, with these of its fields.
+/// The same report, with some fields replaced by `fields`.
 pub(crate) async fn report_with(site: &Site, certname: &Certname, at: Timestamp, fields: Value) {
     let mut body = json!({
         "certname": certname.as_str(),

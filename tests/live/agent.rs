@@ -83,7 +83,7 @@ impl Agent {
         claims.into_iter().map(str::to_owned).collect()
     }
 
-    /// From now on, its runs take so long: they apply a resource that waits.
+    /// From now on, its runs take at least this long: they apply a resource that sleeps.
     pub(super) fn runs_for(&self, seconds: u32) {
         self.has_fact("stagedoor_run_seconds", &seconds.to_string());
     }

@@ -23,7 +23,7 @@ async fn runs(job: &Job, certname: &Certname) -> Vec<Report> {
     runs
 }
 
-/// The runs of a node, as soon as there are so many. PuppetDB stores a report some time after it was sent.
+/// The runs of a node, once there are at least `count`. PuppetDB stores a report some time after it was sent.
 async fn runs_until(job: &Job, certname: &Certname, count: usize) -> Vec<Report> {
     let until = Instant::now() + Duration::from_secs(60);
     loop {
@@ -91,7 +91,7 @@ async fn a_node_that_runs_again_while_its_refresh_target_still_runs_needs_no_sec
 }
 
 #[tokio::test]
-async fn a_run_that_hangs_has_its_catalog_stored_and_one_that_failed_says_how() {
+async fn a_run_in_progress_has_its_catalog_stored_and_a_failed_run_shows_whether_it_had_one() {
     let nodes = instances(&["runs"], DOMAIN);
     let certname = nodes[0].certname.clone();
     let job = Job::awaiting(nodes.clone(), &config("budget = \"5s\"", "")).await;

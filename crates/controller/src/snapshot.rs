@@ -293,7 +293,7 @@ pub(crate) fn run_of(runs: &Result<BTreeMap<Certname, Report>, Trouble>, name: &
     of(runs, name, |report| Some(run_view(report)))
 }
 
-/// How long a report may be on its way from the node to the Puppet Server. A greater difference is one of their clocks.
+/// How long a report may be on its way from the node to the Puppet Server. A greater difference means that the two clocks differ.
 const ON_THE_WAY: Duration = Duration::from_secs(30);
 
 /// A run, as its report describes it.

@@ -70,7 +70,7 @@ impl Action {
         }
     }
 
-    /// Whether calls about it find nothing yet: so many, and only soon after it began.
+    /// Whether calls still do not find the action: its first `hidden_calls` calls, and only within [`HIDDEN`] of its start.
     pub(crate) fn is_hidden(&self, now: Timestamp) -> bool {
         self.hidden_calls > 0 && now < self.started + HIDDEN
     }

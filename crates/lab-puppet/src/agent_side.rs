@@ -109,7 +109,7 @@ impl Puppet {
         Ok(node.facts(&Map::new(), &ClientName::read(&identity.certificate)?.extensions))
     }
 
-    /// A run of the agent's own has sent its facts and gets its catalog now.
+    /// A run of the agent's own has sent its facts and gets its catalog now. `started` is when it began by the node's clock.
     ///
     /// # Errors
     /// Its certificate has been revoked.
@@ -123,13 +123,13 @@ impl Puppet {
         Ok(self.site.begin_run(certname, Some(facts), started, self.site.clock.now()))
     }
 
-    /// That run ends now.
+    /// That run ends now, which is this time by the node's clock.
     ///
     /// # Errors
     /// Its certificate has been revoked meanwhile.
-    pub fn agent_ends(&self, certname: &str, run: BegunRun, status: &str) -> anyhow::Result<()> {
+    pub fn agent_ends(&self, certname: &str, run: BegunRun, status: &str, ended: Timestamp) -> anyhow::Result<()> {
         self.accepts(certname)?;
-        self.site.end_run(run, status, None);
+        self.site.end_run(run, status, None, ended);
         Ok(())
     }
 

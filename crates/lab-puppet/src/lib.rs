@@ -248,7 +248,9 @@ impl Puppet {
             // Compiled as soon as the run began; the rest of the run applied it.
             let catalog = Command::Catalog { produced: started, uuid: Some(uuid.clone()) };
             store.at_once(&node.certname, catalog, arrived);
-            store.report_of(&node.certname, status, (started, arrived), uuid, None);
+            let mut report = store.new_report(status, started, arrived, arrived);
+            report.catalog_uuid = Some(uuid);
+            store.store_report(&node.certname, report, arrived);
         }
         if record.deactivated {
             store.at_once(&node.certname, Command::Deactivate { produced: Some(arrived) }, now);
@@ -259,7 +261,7 @@ impl Puppet {
     /// again. `started` is when the run began; `status` is `unchanged`, `changed` or `failed`.
     pub fn report(&self, certname: &str, status: &str, started: Timestamp) {
         let run = self.site.begin_run(certname, None, started, started);
-        self.site.end_run(run, status, None);
+        self.site.end_run(run, status, None, self.site.clock.now());
     }
 
     /// Revokes every certificate of this name; from then on TLS refuses them.

@@ -243,10 +243,10 @@ pub struct PuppetOptions {
     pub enterprise_state: ServiceState,
     /// State of the primary's file sync storage service.
     pub file_sync_state: ServiceState,
-    /// Certname of the primary, where hosts admit a compiler only after they have run Puppet and found its catalog. `None`: every compiler is
+    /// Certname of the primary. If it is set, hosts admit a compiler only after they have run Puppet and found its catalog. `None`: every compiler is
     /// admitted from the start.
     pub primary: Option<String>,
-    /// How long the primary's services are away after a run of Puppet that changed what they read, in milliseconds of real time.
+    /// How long the primary's services are unavailable after a run of Puppet that changed what they read, in milliseconds of real time.
     pub services_restart_ms: u64,
     /// How long a compiler's run waits for its PuppetDB, which waits for its database, before it goes on and fails; in milliseconds of real
     /// time.

@@ -46,7 +46,7 @@ pub(crate) struct Site {
     file_sync: Mutex<FileSync>,
     admissions: Mutex<Admissions>,
     services: Mutex<Services>,
-    /// Counts changes of the orchestrator's state, for callers that wait for one.
+    /// Counts changes of the site's state (orchestrator, admissions, services), for callers that wait for one.
     changes: watch::Sender<u64>,
     tls: Mutex<Arc<ServerConfig>>,
     pub(crate) puppetdb_tls: Arc<ServerConfig>,
@@ -148,12 +148,12 @@ impl Site {
         self.has_changed();
     }
 
-    /// Notifies the waiting callers that the orchestrator's state has changed.
+    /// Notifies the waiting callers that the site's state has changed.
     pub(crate) fn has_changed(&self) {
         self.changes.send_modify(|count| *count += 1);
     }
 
-    /// Changes of the orchestrator's state from now on.
+    /// Changes of the site's state from now on.
     pub(crate) fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
     }

@@ -13,6 +13,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use stagedoor_types::broken::{Rule, is_broken};
 use stagedoor_types::{ActionResult, InstanceId, Location, Lookup, Machine, Place, Service, Trouble, TroubleKind};
 
 use crate::admission::{Nameless, PendingAction};
@@ -83,9 +84,9 @@ pub struct Connection {
 
 /// The certificate of an instance that EC2 does not know any more is only taken for stale after this time without news.
 pub const SILENCE: Duration = Duration::from_secs(2 * 3600);
-/// A certificate is older than the launch only if it is by more than this: clocks differ.
+/// How much clocks may differ that have not been compared. A certificate counts as older than the launch only if the difference is greater.
 const CLOCKS_DIFFER: Duration = Duration::from_secs(60);
-/// How much the clocks of Puppet Servers may differ from PuppetDB's, and ours from what was measured.
+/// How far a Puppet Server's clock may be from PuppetDB's, and how far `puppetdb_ahead` may be from the actual difference.
 const CLOCKS_DRIFT: Duration = Duration::from_secs(10);
 
 /// Rules, top to bottom. `orchestrated` says whether there is an orchestrator, and `sweeps` whether this is a sweep, which alone orders
@@ -186,7 +187,10 @@ impl Rules<'_> {
         let certificate = self.signed(name)?;
         self.pinned(name)?;
         let own = self.own_run(name, certificate)?;
-        let after = self.launching.profile.refresh.after;
+        let after = match self.launching.profile.refresh.after {
+            RefreshAfter::Catalog if is_broken(Rule::CatalogFirst) => RefreshAfter::SuccessfulRun,
+            after => after,
+        };
         let unclassified = self.classified(own.is_some() || self.has_sent_facts(name, certificate)?)?;
         // What cannot run successfully before the targets know it is not asked to.
         let early = match after {
@@ -254,8 +258,9 @@ impl Rules<'_> {
         Ok(run.filter(|run| by_it(run) && of_this_launch(run.began_by_server())))
     }
 
-    /// Whether what Puppet Servers dated so is of this launch. Their clocks are taken to be right where PuppetDB's is, and as wrong as
-    /// PuppetDB's otherwise. The launch is dated by AWS, with whose clock PuppetDB's cannot be compared.
+    /// Whether a time by a Puppet Server's clock belongs to this launch. Puppet Servers are assumed to agree with PuppetDB's clock. AWS dates
+    /// the launch, and its clock cannot be compared with PuppetDB's, so the launch time is read both ways: the later reading counts if the
+    /// certificate predates the launch, otherwise the earlier one.
     fn is_of_this_launch(&self, certificate: &CertificateView) -> impl Fn(Timestamp) -> bool + use<> {
         let issued = self.by_puppetdb(certificate.issued);
         let began = self.action.began.time().unwrap_or(Timestamp::MIN);

@@ -28,6 +28,8 @@ pub enum Rule {
     FixedChange,
     /// A launch waits until the refresh targets have run Puppet since the change.
     Refresh,
+    /// What other nodes must learn of before a launching node can run is its first catalog, not its first successful run.
+    CatalogFirst,
     /// Heartbeats are sent for hooks whose timeout is shorter than the profile's.
     Heartbeats,
 }

@@ -198,8 +198,8 @@ impl Enterprise {
         self.rehearsal.state_of(agent.name()).as_deref() == Some("InService")
     }
 
-    /// Every host runs Puppet by itself, as its daemon does every half hour, and these runs end so. An order of the termination is not
-    /// waited for: within five minutes after one of a launch, none is given.
+    /// Every host runs Puppet by itself, as its daemon does every half hour, and each run ends with `status`. The tests do not wait for
+    /// runs that a termination orders, because none is ordered within five minutes of an order for a launch.
     pub(super) fn hosts_run(&self, status: &str) {
         let puppet = &self.rehearsal.lab.puppet;
         for host in self.topology.hosts() {

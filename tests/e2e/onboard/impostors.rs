@@ -304,9 +304,9 @@ async fn with_external_signing_a_bad_certificate_is_revoked_and_the_launch_aband
     assert!(stage.rehearsal.lab.puppet.is_revoked(serial), "{receipt:#?}");
 }
 
-/// Onboards an instance whose agent has sent its request and stopped, on a CA with `allow-duplicate-certs`. This happens at the CA
-/// after the request was read so many times and before it is signed: it is read for the checks, and once more before the signature.
-/// Returns its answer and what the change returned.
+/// Onboards an instance whose agent has sent its request and stopped, on a CA with `allow-duplicate-certs`. `change` is made at the
+/// CA after the request was read `reads` times and before it is signed. The controller reads it for the checks and once more right before it
+/// signs. Returns its answer and what the change returned.
 async fn onboard_while<T>(
     reads: u32,
     change: impl FnOnce(&Puppet, &str, CsrAttributes) -> T,

@@ -1,10 +1,10 @@
-# What agents of the tests ask for, with facts of their own.
+# The agents of the tests set these facts to make a run slow or to make it fail.
 $seconds = $facts['stagedoor_run_seconds']
 if $seconds {
   exec { "/bin/sleep ${seconds}": timeout => 0 }
 }
 case $facts['stagedoor_run_fails'] {
-  'compiling': { fail('as asked') }
+  'compiling': { fail('requested by the test') }
   'applying': { exec { '/bin/false': } }
   default: {}
 }

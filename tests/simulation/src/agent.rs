@@ -161,7 +161,8 @@ impl Site {
         loop {
             let lock = self.puppet.run_lock(&name);
             let turn = lock.lock().await;
-            let started = self.back.clock.now();
+            let by_its_clock = || self.back.clock.now() + SignedDuration::from_secs(habits.clock_ahead_s);
+            let started = by_its_clock();
             // Puppet refuses an agent whose certificate is revoked. What runs from a root volume that was replaced is gone.
             let accepted = || !self.puppet.is_revoked(serial) && self.watch.volume(&id) == volume;
             let run = accepted().then(|| self.puppet.agent_begins(&name, started, facts.clone()).ok()).flatten();
@@ -174,7 +175,7 @@ impl Site {
             pause(habits.run_s).await;
             let status = if fails || disk.runs < habits.failing_runs { "failed" } else { "changed" };
             disk.runs += 1;
-            if accepted() && run.is_some_and(|run| self.puppet.agent_ends(&name, run, status).is_ok()) {
+            if accepted() && run.is_some_and(|run| self.puppet.agent_ends(&name, run, status, by_its_clock()).is_ok()) {
                 disk.has_reported = true;
                 self.watch.set(&id, |truth| truth.has_reported = true);
                 has_run(status);

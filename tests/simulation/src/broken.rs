@@ -20,18 +20,21 @@ pub enum Broken {
     NoHousekeeping,
     /// A launch is abandoned long before it could succeed.
     ShortTimeout,
+    /// A profile acts although it should only observe.
+    Observing,
     /// A rule inside the controller is broken.
     Inside(Rule),
 }
 
 impl Broken {
     /// All rules that can be broken.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::RequestsUnchecked,
         Self::NoRunAwaited,
         Self::NoSweep,
         Self::NoHousekeeping,
         Self::ShortTimeout,
+        Self::Observing,
         Self::Inside(Rule::NameCheck),
         Self::Inside(Rule::Confirmation),
         Self::Inside(Rule::Proof),
@@ -42,6 +45,7 @@ impl Broken {
         Self::Inside(Rule::PinFirst),
         Self::Inside(Rule::FixedChange),
         Self::Inside(Rule::Refresh),
+        Self::Inside(Rule::CatalogFirst),
         Self::Inside(Rule::Heartbeats),
     ];
 

@@ -57,6 +57,29 @@ pub fn single_faults(occurrences: u32) -> Vec<Schedule> {
     all
 }
 
+/// Every kill point together with every kind of fault on the first occurrence of each call.
+#[derive(Debug)]
+pub struct KillsWithFaults {
+    points: Vec<Schedule>,
+    faults: Vec<Fault>,
+}
+
+impl KillsWithFaults {
+    /// # Errors
+    /// The same as for [`play`].
+    pub fn new() -> anyhow::Result<Self> {
+        Ok(Self { points: kill_points()?, faults: faults(&CALLS, 1) })
+    }
+
+    /// The schedule of this number, if there are so many. Consecutive numbers have different kill points.
+    #[must_use]
+    pub fn get(&self, number: usize) -> Option<Schedule> {
+        let fault = self.faults.get(number / self.points.len())?.clone();
+        let point = &self.points[number % self.points.len()];
+        Some(Schedule { faults: vec![fault], ..point.clone() })
+    }
+}
+
 /// The ordinary schedule with each pair of faults on the first two occurrences of each call.
 #[must_use]
 pub fn pairs_of_faults() -> Vec<Schedule> {

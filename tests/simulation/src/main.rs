@@ -4,7 +4,8 @@
 //! simulate SEED                                  one seed, with its trace
 //! simulate --seeds FROM COUNT                    many seeds
 //! simulate --for SECONDS FROM                    as many seeds as fit into this time
-//! simulate --exhaustive kills|faults|pairs       every kill point, every single fault, or pairs of faults; also FROM COUNT
+//! simulate --exhaustive kills|faults|pairs|both  every kill point, every single fault, pairs of faults, or every kill point with
+//!                                                every kind of fault; also FROM COUNT
 //! simulate --broken FROM COUNT                   for each broken rule, how many of these seeds it takes to detect it
 //! simulate --bench                               how long one launch and one termination take
 //! ```
@@ -36,13 +37,20 @@ fn main() -> anyhow::Result<()> {
             many(&format!("seeds from {from}"), limit, |index| Some(of_seed(from + index)))
         }
         Some("--exhaustive") => {
+            let (from, count) = (number(2)?.unwrap_or(0), number(3)?.unwrap_or(u64::MAX));
+            if arguments.get(1).is_some_and(|set| set == "both") {
+                let all = exhaustive::KillsWithFaults::new()?;
+                return many(&format!("kill points with faults from {from}"), None, |index| {
+                    let schedule = all.get(usize::try_from(from + index).ok()?).filter(|_| index < count)?;
+                    Some((format!("{:?} {:?}", schedule.faults, schedule.kills), schedule))
+                });
+            }
             let (name, all) = match arguments.get(1).map(String::as_str) {
                 Some("kills") => ("kill points", exhaustive::kill_points()?),
                 Some("faults") => ("single faults", exhaustive::single_faults(3)),
                 Some("pairs") => ("pairs of faults", exhaustive::pairs_of_faults()),
-                _ => bail!("--exhaustive must be followed by kills, faults or pairs"),
+                _ => bail!("--exhaustive must be followed by kills, faults, pairs or both"),
             };
-            let (from, count) = (number(2)?.unwrap_or(0), number(3)?.unwrap_or(u64::MAX));
             many(name, None, |index| {
                 let schedule = all.get(usize::try_from(from + index).ok()?).filter(|_| index < count)?;
                 Some((format!("{:?} {:?}", schedule.faults, schedule.kills), schedule.clone()))

@@ -4,6 +4,7 @@ mod instance;
 mod operator;
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
@@ -36,7 +37,7 @@ use crate::chance::Chance;
 use crate::kill::Killed;
 use crate::network::{InMemory, Services};
 use crate::scene::{compilers_need, configuration, node, required, scene, secret};
-use crate::schedule::{Delivery, Postgresql, Release, Schedule};
+use crate::schedule::{Delivery, Life, Postgresql, Release, Schedule};
 use crate::watch::{DATABASE, Invariant, PRIMARY, Truth, Violation, Watch, Watched, is_too_many};
 
 /// Another Region, whose nodes use the same CA.
@@ -129,8 +130,10 @@ async fn whole(schedule: &Schedule, broken: Broken) -> anyhow::Result<Played> {
         world.spawn(Rc::clone(&world).rotate(at));
     }
     if let Some(enterprise) = schedule.site.enterprise.clone() {
-        world.spawn(agent::daemon(world.site.clone(), PRIMARY));
-        if enterprise.compilers == Some(Postgresql::OnItsOwn) {
+        if !enterprise.only_ordered {
+            world.spawn(agent::daemon(world.site.clone(), PRIMARY));
+        }
+        if !enterprise.only_ordered && enterprise.compilers == Some(Postgresql::OnItsOwn) {
             world.spawn(agent::daemon(world.site.clone(), DATABASE));
         }
         world.spawn(Rc::clone(&world).direct_primary(enterprise.primary));
@@ -146,7 +149,11 @@ async fn whole(schedule: &Schedule, broken: Broken) -> anyhow::Result<Played> {
     while world.waits_for_housekeeping() {
         sleep(SWEEPS).await;
     }
-    world.check_the_end();
+    // A profile that only observes leaves every hook to its own timeout.
+    if !schedule.site.observes {
+        world.check_the_end();
+    }
+    world.check_calls();
     Ok(world.played())
 }
 
@@ -192,6 +199,9 @@ impl World {
         }
         aws.set_scene(&scene(&schedule, &secret))?;
         let watch = Watch::new(aws.clone(), puppet.clone());
+        if traits.observes {
+            watch.observes();
+        }
         for number in 0..traits.foreign {
             let name = format!("ip-10-9-0-{number}.ec2.internal");
             let id = format!("i-0f0{number:014x}");
@@ -403,6 +413,25 @@ impl World {
                 }
             } else if truth.fit && state != "InService" && !pooled {
                 self.watch().violate(Invariant::NotInService, format!("{id} is {state}"));
+            }
+        }
+    }
+
+    /// Checks that the number of calls about each name is bounded: four for each second that actions may wait.
+    fn check_calls(&self) {
+        let mut calls: BTreeMap<String, u64> = BTreeMap::new();
+        for entry in self.site.back.journal.entries() {
+            if let Some(subject) = entry.subject.filter(|_| entry.service != "agent") {
+                *calls.entry(subject).or_default() += 1;
+            }
+        }
+        let seconds: u64 = if self.site.required.len() > 1 { 75 * 60 + 600 } else { 30 * 60 + 600 };
+        let instances = self.schedule.lives.iter().map(Life::certname);
+        for (name, count) in calls {
+            // A name that is used again is as many instances.
+            let instances = u64::try_from(instances.clone().filter(|of| *of == name).count()).unwrap_or(u64::MAX);
+            if instances > 0 && count > 4 * seconds * instances {
+                self.watch().violate(Invariant::TooManyCalls, format!("{count} calls about {name}"));
             }
         }
     }

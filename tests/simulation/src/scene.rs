@@ -41,6 +41,7 @@ pub(crate) fn required(site: &SiteTraits) -> &'static [(&'static str, &'static s
 /// The configuration of the functions.
 pub(crate) fn configuration(site: &SiteTraits, broken: Broken) -> String {
     let (top, profile) = broken.configuration(required(site));
+    let observe = if site.observes && broken != Broken::Observing { "mode = \"observe\"\n" } else { "" };
     let host = "https://primary.example.com";
     let services = format!("ca = \"{host}:{CA}\"\npuppetdb = \"{host}:{PUPPETDB}\"\n");
     let (more, refresh) = match &site.enterprise {
@@ -59,12 +60,12 @@ pub(crate) fn configuration(site: &SiteTraits, broken: Broken) -> String {
         }
     };
     format!(
-        "{top}[puppet]\nsecret = \"{SECRET}\"\n{services}{more}\
+        "{observe}{top}[puppet]\nsecret = \"{SECRET}\"\n{services}{more}\
          [profile.compiler]\ncertname = \"{{private_dns}}\"\n{refresh}{profile}"
     )
 }
 
-/// Where compilers run PuppetDB, other hosts must learn of them: where the database is.
+/// Sets up the node groups for compilers with PuppetDB, and the host of their database.
 pub(crate) fn compilers_need(puppet: &Puppet, postgresql: Postgresql) -> anyhow::Result<()> {
     let classes = |names: &[&str], parameters: Value| {
         names.iter().map(|name| (format!("puppet_enterprise::profile::{name}"), parameters.clone())).collect()

@@ -44,6 +44,7 @@ pub struct Outage {
 
 /// Properties of a site that differ from an ordinary site.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "they are independent properties of a site")]
 pub struct SiteTraits {
     /// How far the controller's clock is ahead of all other clocks, in seconds.
     pub controller_ahead_s: i64,
@@ -69,6 +70,8 @@ pub struct SiteTraits {
     pub ec2_lag_s: u64,
     /// The heartbeat timeout of the hooks, in seconds; `None`: one hour.
     pub hooks_end_s: Option<u32>,
+    /// Whether the profile only observes.
+    pub observes: bool,
     /// The services of Puppet Enterprise; `None`: an open source site.
     pub enterprise: Option<Enterprise>,
 }
@@ -80,9 +83,11 @@ pub struct Enterprise {
     pub run_s: u32,
     /// How the Puppet runs of the primary behave, each from the given time on, in seconds.
     pub primary: Vec<(u64, RunScript)>,
-    /// Whether the instances are compilers, which other hosts must learn of before they can run, and where PostgreSQL is.
+    /// Whether the instances are compilers, which can run only after other hosts have learnt of them, and where PostgreSQL runs.
     pub compilers: Option<Postgresql>,
-    /// How long the primary's services restart after a run that changed what they read, in seconds.
+    /// Whether the hosts run Puppet only when they are ordered to: their daemons are stopped.
+    pub only_ordered: bool,
+    /// How long the primary's services are unavailable after a run that changed what they read, in seconds.
     pub restart_s: u64,
     /// How long the run of a compiler waits for its PuppetDB, in seconds.
     pub database_wait_s: u64,
@@ -131,6 +136,9 @@ pub struct Life {
     pub agent: Habits,
 }
 
+/// The number of failing runs of an instance whose runs never succeed.
+pub const NEVER: u32 = 1000;
+
 /// How an instance ends; times in seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
@@ -168,8 +176,10 @@ pub struct Habits {
     pub wait_for_cert_s: u64,
     /// How long a Puppet run takes, in seconds.
     pub run_s: u64,
-    /// How many of the first runs fail.
+    /// How many of the first runs fail. An instance whose runs never succeed is not fit.
     pub failing_runs: u32,
+    /// How far the instance's clock is ahead, in seconds.
+    pub clock_ahead_s: i64,
     /// How long after receiving its certificate the agent sends its request again, in seconds; `None`: never.
     pub repeats_request_s: Option<u64>,
     /// The pause between runs, in seconds.
@@ -242,7 +252,8 @@ impl Schedule {
         });
         without(self.lives.len(), &|schedule, index| schedule.lives[index].pooled_s = None);
         without(self.lives.len(), &|schedule, index| schedule.lives[index].agent.late_report_s = None);
-        let simple: [fn(&mut SiteTraits); 13] = [
+        without(self.lives.len(), &|schedule, index| schedule.lives[index].agent.clock_ahead_s = 0);
+        let simple: [fn(&mut SiteTraits); 14] = [
             |site| site.controller_ahead_s = 0,
             |site| site.ca_ahead_s = 0,
             |site| site.duplicates = false,
@@ -256,6 +267,7 @@ impl Schedule {
             |site| site.ec2_lag_s = 0,
             |site| site.hooks_end_s = None,
             |site| site.enterprise = None,
+            |site| site.observes = false,
         ];
         without(simple.len(), &|schedule, index| simple[index](&mut schedule.site));
         all.retain(|smaller| smaller != self);
@@ -280,6 +292,7 @@ impl Life {
                 wait_for_cert_s: 15,
                 run_s: 40,
                 failing_runs: 0,
+                clock_ahead_s: 0,
                 repeats_request_s: None,
                 interval_s: 1800,
                 late_report_s: None,
@@ -297,6 +310,12 @@ impl Life {
     #[must_use]
     pub fn id(&self) -> String {
         instance_id(self.number)
+    }
+
+    /// Whether nothing on the instance's own side prevents its launch from succeeding.
+    #[must_use]
+    pub fn is_fit(&self) -> bool {
+        self.agent.failing_runs < NEVER
     }
 
     /// Whether the instance is expected to be in service at the end.

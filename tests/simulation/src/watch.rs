@@ -86,6 +86,10 @@ pub enum Invariant {
     NotInService,
     /// No lifecycle action ends because its hook timed out.
     HookTimedOut,
+    /// A profile that only observes writes nothing.
+    ObserverWrote,
+    /// The number of calls about one name is bounded.
+    TooManyCalls,
     /// Every invocation returns within the function's time limit, without a panic.
     InvocationFailed,
 }
@@ -126,6 +130,8 @@ pub(crate) struct Watch {
 
 #[derive(Default)]
 struct Inner {
+    /// Whether the profile only observes.
+    observes: bool,
     instances: BTreeMap<String, Truth>,
     violations: Vec<Violation>,
     /// Names of another Region's instances.
@@ -150,6 +156,11 @@ impl Watch {
     /// Changes the actual state of an instance.
     pub(crate) fn set(&self, id: &str, change: impl FnOnce(&mut Truth)) {
         change(self.lock().instances.entry(id.to_owned()).or_default());
+    }
+
+    /// From now on, the controller may write nothing.
+    pub(crate) fn observes(&self) {
+        self.lock().observes = true;
     }
 
     /// Adds a name that belongs to a live instance of another Region.
@@ -215,6 +226,9 @@ impl Watch {
         let segments = request.segments();
         let path: Vec<&str> = segments.iter().map(String::as_str).collect();
         let names = || body["certnames"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        if self.lock().observes && writes(call, request, &path) {
+            self.violate(Invariant::ObserverWrote, format!("{} {}", call.service, call.call));
+        }
         match (call.service, request.method.as_str(), path.as_slice()) {
             ("ca", "PUT", ["puppet-ca", "v1", "clean"]) => names().for_each(|name| self.removes(name)),
             ("ca", "POST", ["puppet-ca", "v1", "sign"]) => names().for_each(|name| self.signs(name)),
@@ -349,8 +363,8 @@ impl Watch {
         }
     }
 
-    /// Whether other hosts do not know the instance, although there was time for it: the primary has not run Puppet since the instance's first
-    /// successful run, or a compiler is not admitted to what it needs.
+    /// Whether the launch must still wait for other hosts: neither timeout has nearly expired, and the primary has not run Puppet since the
+    /// instance's first successful run or, for compilers, the compiler is not admitted to what it needs.
     fn is_unknown(&self, truth: &Truth) -> bool {
         let options = self.puppet.options();
         let compilers = options.primary.is_some();
@@ -413,6 +427,18 @@ impl Watch {
         });
         let pinned = !others && pinned_before && self.puppet.is_pinned(PINNED_TO, &truth.certname);
         of_it || accepted || active || pinned
+    }
+}
+
+/// Whether a call of the controller changes anything.
+fn writes(call: &Call, request: &Request, path: &[&str]) -> bool {
+    match call.service {
+        "ca" => request.method != http::Method::GET,
+        "puppetdb" => path.starts_with(&["pdb", "cmd"]),
+        "orchestrator" => path.contains(&"command"),
+        "classifier" => ["pin", "unpin", "unpin-from-all"].iter().any(|write| path.last() == Some(write)),
+        "autoscaling" => ["CompleteLifecycleAction", "RecordLifecycleActionHeartbeat"].contains(&call.call.as_str()),
+        _ => false,
     }
 }
 

@@ -1,7 +1,9 @@
 //! The invariants under many schedules, and that the simulation sees when a rule does not hold. `make simulate` plays more.
 
 use stagedoor_lab_core::faults::{Fault, FaultKind};
-use stagedoor_simulation::schedule::{Delivery, End, Enterprise, Forged, Life, Outage, SiteTraits, Stranger};
+use stagedoor_simulation::schedule::{
+    Delivery, End, Enterprise, Forged, Life, Outage, Postgresql, SiteTraits, Stranger,
+};
 use stagedoor_simulation::{Broken, Invariant, Played, Schedule, exhaustive, play, play_with};
 use stagedoor_types::broken::Rule;
 
@@ -77,6 +79,10 @@ fn shows(broken: Broken) -> (Schedule, Invariant) {
             let killed = with_life(&|life| (life.launched_s, life.end) = (None, End::Killed(100)));
             (Schedule { horizon_s: 3700, ..killed }, Invariant::LeftBehind)
         }
+        Broken::Observing => {
+            let site = SiteTraits { observes: true, ..SiteTraits::default() };
+            (Schedule { site, ..ordinary }, Invariant::ObserverWrote)
+        }
         Broken::ShortTimeout => (with_life(&|life| life.agent.boot_s = 100), Invariant::FitAbandoned),
         Broken::Inside(rule) => inside(rule, in_service, staying),
     }
@@ -130,6 +136,19 @@ fn inside(rule: Rule, in_service: Schedule, staying: Schedule) -> (Schedule, Inv
         Rule::Refresh => {
             let site = SiteTraits { enterprise: Some(Enterprise::default()), ..SiteTraits::default() };
             (Schedule { site, ..launched }, Invariant::AdmittedUnknown)
+        }
+        Rule::CatalogFirst => {
+            let enterprise = Enterprise {
+                run_s: 30,
+                compilers: Some(Postgresql::OnItsOwn),
+                database_wait_s: 900,
+                only_ordered: true,
+                ..Enterprise::default()
+            };
+            let mut schedule = Schedule { horizon_s: 5400, ..launched };
+            schedule.site.enterprise = Some(enterprise);
+            schedule.lives.iter_mut().for_each(|life| life.end = End::Stays);
+            (schedule, Invariant::FitAbandoned)
         }
         Rule::Heartbeats => {
             let site = SiteTraits { hooks_end_s: Some(300), ..SiteTraits::default() };

@@ -17,7 +17,7 @@ use crate::call::{AT_ONCE, call, within};
 use crate::context::{PuppetWriter, Run};
 use crate::snapshot::PuppetSnapshot;
 
-/// How long pins are relied on that were observed.
+/// How long an observation of the pins stays valid.
 const PINS_HOLD: Duration = Duration::from_secs(10);
 
 /// Signs the requests of the whole batch, in one call where the CA has it.
@@ -100,7 +100,8 @@ pub(super) async fn sign(
     }
 }
 
-/// The names of which something has changed since they were checked, or for which that cannot be seen, each with the reason not to sign.
+/// The names whose certificate, request or pins have changed since they were checked, or cannot be read now, each with the reason not to
+/// sign.
 ///
 /// * Another invocation may have been faster. On a CA with `allow-duplicate-certs`, signing what is pending now would replace the
 ///   certificate that the instance got meanwhile.
@@ -142,7 +143,7 @@ async fn changed(
     reasons.collect()
 }
 
-/// The names that some node group pinned when they were checked, and does not pin now. Asked only if that is a while ago.
+/// The names that have lost a pin since they were checked. Queries the classifier only if the observation is older than [`PINS_HOLD`].
 async fn unpinned(
     run: Run<'_>,
     writer: &PuppetWriter,

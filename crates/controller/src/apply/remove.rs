@@ -72,8 +72,8 @@ pub(crate) async fn carry_out_node_last(
     Removed { files, cleaned, nodes, pins }
 }
 
-/// The time by PuppetDB's clock. A deactivation that is dated later than it was carried out would outlast the reports that come before then:
-/// those of an instance that was given the name meanwhile.
+/// The time by PuppetDB's clock. If a deactivation were dated in the future, reports that arrive before that time would not
+/// reactivate the node, even the reports of a new instance with the same name.
 fn by_puppetdb(run: Run<'_>, ahead: Option<SignedDuration>) -> Timestamp {
     let now = run.now();
     now.saturating_add(ahead.unwrap_or_default()).unwrap_or(now)

@@ -1,4 +1,4 @@
-//! Has refresh targets run Puppet that have not since the newest deactivation: the order of a termination was lost, or none was given
+//! Orders Puppet runs of refresh targets that have not run since the newest deactivation: the order of a termination was lost, or none was given
 //! because another one was given just before. I/O.
 
 use std::collections::BTreeMap;
@@ -23,7 +23,7 @@ use crate::observe::{orphans::listed, target_views};
 const LOOKED_BACK: Duration = Duration::from_secs(86_400);
 /// How many of the newest deactivations are read.
 const READ: usize = 5_000;
-/// How many of the newest deactivations that may be of a profile are examined for one that is.
+/// For each profile, how many of the newest deactivations whose names fit the profile are examined to find one that belongs to it.
 const EXAMINED: usize = 50;
 
 /// The targets that were ordered to run, with the job.
@@ -106,7 +106,7 @@ async fn newest_deactivations(
             known.is_some_and(|known| {
                 let here = known.account.as_ref().is_none_or(|account| *account == home.account)
                     && known.region.as_ref().is_none_or(|region| *region == home.region);
-                // A profile that requires no extension cannot tell its nodes from others. A run too many does no harm.
+                // A profile that requires no extension does not distinguish its nodes from others. An unnecessary run does no harm.
                 let told = !rules.can_tell() || listed(known).is_some_and(|listed| rules.is_ours(&listed));
                 here && may_be_of(profile, name) && told
             })

@@ -55,7 +55,7 @@ pub(crate) async fn puppet(run: Run<'_>, puppet: &Puppet, wanted: &Wanted) -> Pu
     }
 }
 
-/// How far a time is from the ones between these, in which it was read: below zero, before them.
+/// How far `time` lies outside the interval in which it was read: negative before the interval, positive after it, zero inside.
 pub(super) fn outside(time: Timestamp, from: Timestamp, to: Timestamp) -> SignedDuration {
     time.duration_since(time.clamp(from.min(to), to))
 }

@@ -109,7 +109,7 @@ async fn views(run: Run<'_>, puppet: &Puppet, jobs: Option<&Result<Vec<Job>, Tro
         || connected.as_ref().is_some_and(is_unauthenticated);
     let connected = connected.and_then(Result::ok);
     let catalogs = by_name(catalogs, |catalog| &catalog.certname);
-    // Without the catalogs, it is not known when those of the runs were compiled.
+    // Without the stored catalogs, the times at which the runs' catalogs were compiled are unknown.
     let reports = reports.and_then(|reports| catalogs.as_ref().map(|_| reports).map_err(Clone::clone));
     let catalogs = catalogs.unwrap_or_default();
     let view = |name: Certname| TargetView {

@@ -131,13 +131,24 @@ impl Site {
         BegunRun { certname: certname.to_owned(), started, catalog, learns }
     }
 
-    /// The run has applied its catalog, or what it could of it, and reports: the hash of its report.
-    pub(crate) fn end_run(self: &Arc<Self>, run: BegunRun, status: &str, job: Option<&str>) -> String {
+    /// The run has applied its catalog, or what it could of it, and reports: the hash of its report. `ended` is now by the node's clock.
+    pub(crate) fn end_run(
+        self: &Arc<Self>,
+        run: BegunRun,
+        status: &str,
+        job: Option<&str>,
+        ended: Timestamp,
+    ) -> String {
         let BegunRun { certname, started, catalog, learns } = run;
         if let Some(learns) = learns {
             self.admit(&certname, learns);
         }
-        self.puppetdb().report_of(&certname, status, (started, self.clock.now()), catalog, job)
+        let now = self.clock.now();
+        let mut store = self.puppetdb();
+        let mut report = store.new_report(status, started, ended, now);
+        report.job_id = job.map(str::to_owned);
+        report.catalog_uuid = Some(catalog);
+        store.store_report(&certname, report, now)
     }
 
     /// A host rebuilds its files, as its catalog says.
@@ -170,7 +181,7 @@ impl Site {
         }
     }
 
-    /// The services of the primary refuse connections for half of this time, and then say for the other half that they start.
+    /// The services of the primary refuse connections for half of this time, and answer 503 for the other half.
     fn restart_services(self: &Arc<Self>, pause: Duration) {
         self.file_sync().restart();
         let site = Arc::clone(self);
@@ -183,7 +194,7 @@ impl Site {
         });
     }
 
-    /// What existed before the scene is known to every host.
+    /// A node that had run Puppet before the scene began is known to every host.
     pub(crate) fn has_been_admitted(&self, certname: &str) {
         let classes = self.classes(certname);
         let is_primary = self.options().primary.as_deref() == Some(certname);
@@ -270,7 +281,7 @@ impl Puppet {
         .collect()
     }
 
-    /// Whether the primary admits this compiler to file sync and as a broker; everybody, where no host has to run Puppet for that.
+    /// Whether the primary admits this compiler to file sync and as a broker. Always true if the option `primary` is not set.
     #[must_use]
     pub fn admits(&self, certname: &str) -> bool {
         self.options().primary.is_none() || self.site.admissions().masters.contains(certname)

@@ -65,8 +65,8 @@ impl Puppet {
         self.site.file_sync().newest = Some(commit.to_owned());
     }
 
-    /// A compiler's file sync client checks in: it has this commit, or none yet. `false`: the primary refuses it with 403, because it has
-    /// not learnt of it.
+    /// A compiler's file sync client checks in: it has this commit, or none yet. Returns `false` if the primary
+    /// refuses the check-in: with 403 because it has not learnt of the compiler, or because its services are restarting.
     pub fn check_in(&self, certname: &str, deployed: Option<&str>) -> bool {
         if self.site.services() != Services::Running || !self.admits(certname) {
             return false;

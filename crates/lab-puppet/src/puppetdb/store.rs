@@ -253,20 +253,10 @@ impl Store {
         }
     }
 
-    /// Stores the report of a run with this catalog, which began and ended at these times; returns the report's hash.
-    pub(crate) fn report_of(
-        &mut self,
-        certname: &str,
-        status: &str,
-        (started, ended): (Timestamp, Timestamp),
-        catalog: String,
-        job_id: Option<&str>,
-    ) -> String {
-        let mut report = self.new_report(status, started, ended, ended);
-        report.job_id = job_id.map(str::to_owned);
-        report.catalog_uuid = Some(catalog);
+    /// Stores a report; returns its hash.
+    pub(crate) fn store_report(&mut self, certname: &str, report: Report, now: Timestamp) -> String {
         let hash = report.hash.clone();
-        self.carry_out(certname, Command::Report(report), ended);
+        self.carry_out(certname, Command::Report(report), now);
         hash
     }
 }

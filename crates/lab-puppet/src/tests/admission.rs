@@ -83,7 +83,7 @@ async fn a_host_that_compiled_its_catalog_before_learns_nothing_however_late_it_
     let now = world.puppet.now();
     let begun = world.puppet.site.begin_run(PRIMARY, None, now, now);
     run(&world, COMPILER);
-    world.puppet.site.end_run(begun, "changed", None);
+    world.puppet.site.end_run(begun, "changed", None, now);
     assert_eq!(rights(&world), [].into());
 }
 

@@ -211,7 +211,7 @@ impl Inner {
         let has_puppetdb = puppet.starts_puppetdb(certname).await;
         tokio::time::sleep(Duration::from_millis(self.agent.run_ms)).await;
         let status = if has_puppetdb { status } else { "failed" };
-        puppet.agent_ends(certname, run, status)?;
+        puppet.agent_ends(certname, run, status, self.world.back.clock.now())?;
         self.has_run(status);
         anyhow::ensure!(has_puppetdb, "its PuppetDB could not connect to its database");
         Ok(())

@@ -80,7 +80,7 @@ async fn sync_code(inner: &Inner) {
     let mut fetched = None;
     loop {
         if inner.services.borrow().syncing && puppet.options().enterprise {
-            // Refused with 403 until the primary has learnt of it: then it has no code.
+            // The primary refuses the compiler with 403 until it has learnt of it. Until then, the compiler has no code.
             if puppet.check_in(&inner.agent.certname, fetched.as_deref()) {
                 fetched = puppet.newest_code();
             }

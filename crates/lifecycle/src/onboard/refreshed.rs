@@ -122,8 +122,8 @@ impl Rules<'_> {
         Ok(stored.filter(|stored| !by_another && of_this_launch(stored.produced)))
     }
 
-    /// Whether its facts of this launch are known although it has not reported: they were sent before its catalog was stored. Where the
-    /// first run may only end once the targets have run, nothing may wait for its report.
+    /// Whether PuppetDB has the node's facts of this launch before its first report: facts are sent before the catalog is stored. With
+    /// `refresh_after = "catalog"`, the first run may not end before the targets have run, so nothing may wait for its report.
     pub(super) fn has_sent_facts(&self, name: &NameView, certificate: &CertificateView) -> Result<bool, NotYet> {
         let profile = &self.launching.profile;
         if profile.classified.is_empty() || profile.refresh.is_empty() || profile.refresh.after != RefreshAfter::Catalog

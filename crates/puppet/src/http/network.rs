@@ -91,8 +91,8 @@ pub struct Reply {
 pub enum Failure {
     /// A connection that was good when it was taken from the pool, and closed under the request.
     Cut(String),
-    /// A new connection that the server closed during the TLS handshake: nothing of the request was sent. Puppet Server does so
-    /// while it reads its CRL again, after each revocation.
+    /// A new connection that the server closed during the TLS handshake: no part of the request was sent. Puppet Server does
+    /// this while it reloads its CRL, after each revocation.
     CutInHandshake(String),
     /// No connection, or no answer in time.
     Unreachable(String),

@@ -215,7 +215,7 @@ pub(super) fn judge(error: &reqwest::Error, timeout: Duration) -> Failure {
     }
 }
 
-/// Whether the other side ended a connection that stood.
+/// Whether the peer closed a connection that had been established.
 fn was_closed(error: &reqwest::Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
     let kinds = causes(error).filter_map(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind);

@@ -101,7 +101,8 @@ impl World {
         self.note(&format!("{id} is launched as {name}"));
         let now = self.now();
         // A run that fails is repeated after two minutes.
-        self.watch().set(&id, |truth| (truth.certname, truth.fit, truth.launched) = (name, true, Some(now)));
+        let fit = life.is_fit();
+        self.watch().set(&id, |truth| (truth.certname, truth.fit, truth.launched) = (name, fit, Some(now)));
         self.deliver(Function::Onboard, begun, life.launch_event);
         self.spawn(agent::live(self.site.clone(), life.clone()));
         Ok(())

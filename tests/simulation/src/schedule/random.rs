@@ -4,8 +4,8 @@ use stagedoor_lab_core::faults::{Fault, FaultKind};
 use stagedoor_lab_puppet::RunScript;
 
 use super::{
-    CALLS, Delivery, ENTERPRISE_CALLS, End, Enterprise, Forged, Habits, Life, Outage, Postgresql, Release, Schedule,
-    SiteTraits, Stranger, kinds,
+    CALLS, Delivery, ENTERPRISE_CALLS, End, Enterprise, Forged, Habits, Life, NEVER, Outage, Postgresql, Release,
+    Schedule, SiteTraits, Stranger, kinds,
 };
 use crate::chance::Chance;
 
@@ -37,7 +37,7 @@ impl Schedule {
         let more_s = match &site.enterprise {
             None => 0,
             Some(enterprise) if enterprise.compilers.is_none() => 600,
-            Some(enterprise) if enterprise.run_s <= 300 => 1200,
+            Some(enterprise) if enterprise.run_s <= 300 && lives.iter().all(Life::is_fit) => 1200,
             Some(_) => 4800,
         };
         let horizon_s = lives.iter().map(rests_s).max().unwrap_or_default() + more_s;
@@ -48,7 +48,9 @@ impl Schedule {
 /// The time after which nothing more happens to this instance, in seconds. Housekeeping finds an instance that was terminated without a
 /// hook, or that reports after it was removed, once nothing has been heard of its name for 40 minutes; EC2 shows the instance for an hour.
 fn rests_s(life: &Life) -> u64 {
-    let begins = life.launched_s.unwrap_or_default() + life.pooled_s.unwrap_or_default() + 1500;
+    // A launch that never succeeds is abandoned after half an hour, and then terminates.
+    let succeeds_s = if life.is_fit() { 1500 } else { 3600 };
+    let begins = life.launched_s.unwrap_or_default() + life.pooled_s.unwrap_or_default() + succeeds_s;
     match life.end {
         End::Stays => begins,
         End::Killed(at) => at + 3600,
@@ -86,7 +88,8 @@ fn life(chance: &Chance, number: u32, name: u32, launched_s: Option<u64>, with_p
         boot_s: chance.of(1..=90),
         wait_for_cert_s: *chance.one(&[2, 15, 60, 120]),
         run_s: chance.of(5..=90),
-        failing_runs: u32::from(chance.percent(15)),
+        failing_runs: if chance.percent(3) { NEVER } else { u32::from(chance.percent(15)) },
+        clock_ahead_s: *chance.one(&[0, 0, 0, 0, 0, 0, 20, -20, 150, -150]),
         repeats_request_s: chance.percent(15).then(|| chance.of(1..=120)),
         interval_s: *chance.one(&[300, 1800]),
         late_report_s: chance.percent(5).then(|| chance.of(1..=600)),
@@ -117,6 +120,7 @@ fn site(chance: &Chance) -> SiteTraits {
         queue_ms: *chance.one(&[0, 0, 0, 500, 5_000]),
         ec2_lag_s: *chance.one(&[0, 0, 0, 2, 20]),
         hooks_end_s: chance.percent(20).then_some(300),
+        observes: chance.percent(3),
         enterprise: chance.percent(30).then(|| enterprise(chance)),
     }
 }
@@ -139,6 +143,7 @@ fn enterprise(chance: &Chance) -> Enterprise {
         run_s: narrow(if chance.percent(10) { 780 } else { chance.of(5..=180) }),
         primary: trouble.into_iter().flatten().collect(),
         compilers: *chance.one(&[None, Some(Postgresql::OnPrimary), Some(Postgresql::OnItsOwn)]),
+        only_ordered: chance.percent(20),
         restart_s: *chance.one(&[0, 20, 60]),
         database_wait_s: *chance.one(&[30, 120, 900]),
         token_expires_s: chance.percent(10).then(|| (chance.of(1..=900), chance.of(60..=240))),

@@ -80,7 +80,7 @@ async fn run(site: Arc<Site>, id: u64, name: String, generation: u64) {
         return on_job(&site, id, |job, now| job.end(&name, &End::NotRun(reason, kind), now));
     };
     let status = if script == RunScript::Failed || !has_puppetdb { "failed" } else { connected.status.as_str() };
-    let hash = site.end_run(begun, status, Some(&id.to_string()));
+    let hash = site.end_run(begun, status, Some(&id.to_string()), site.clock.now());
     if let Some(ran) = &connected.ran {
         ran(status);
     }

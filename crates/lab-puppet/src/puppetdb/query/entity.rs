@@ -185,7 +185,7 @@ fn catalogs(certname: &str, record: &Record) -> Vec<Value> {
     row.into_iter().collect()
 }
 
-/// As they were sent. Else two of the times of a run: it got its catalog at once, and applied it until its end.
+/// The metrics as they were sent. If none were sent, two times: the run got its catalog at once and spent the rest of its time applying it.
 fn metrics(report: &crate::puppetdb::store::Report) -> Value {
     let href = format!("/pdb/query/v4/reports/{}/metrics", report.hash);
     if let Some(sent) = &report.metrics {
