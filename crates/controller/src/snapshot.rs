@@ -293,20 +293,11 @@ pub(crate) fn run_of(runs: &Result<BTreeMap<Certname, Report>, Trouble>, name: &
     of(runs, name, |report| Some(run_view(report)))
 }
 
-/// How long a report may be on its way from the node to the Puppet Server. A greater difference means that the two clocks differ.
-const ON_THE_WAY: Duration = Duration::from_secs(30);
-
 /// A run, as its report describes it.
-///
-/// The times of a run are by the node's own clock. If that differs from the clock of the Puppet Server that received the report, the
-/// server's counts, because catalogs are dated by servers.
 pub(crate) fn run_view(report: &Report) -> RunView {
-    let later = report.producer_timestamp.duration_since(report.end_time);
-    let by_server = if later.unsigned_abs() > ON_THE_WAY { later } else { SignedDuration::ZERO };
-    let time = |time: Timestamp| time.saturating_add(by_server).unwrap_or(time);
     RunView {
-        start: time(report.start_time),
-        end: time(report.end_time),
+        start: report.start_time,
+        end: report.end_time,
         received: report.producer_timestamp,
         status: report.status.clone().unwrap_or_else(|| "unknown".to_owned()),
         noop: report.noop == Some(true),
@@ -398,21 +389,5 @@ mod tests {
         assert_eq!(seen("\"5a1c\"", "\"not_used\""), (true, false));
         assert_eq!(seen("null", "\"not_used\""), (false, false));
         assert_eq!(seen("\"5a1c\"", "\"on_failure\""), (true, true));
-    }
-
-    #[test]
-    fn a_run_is_dated_by_the_server_where_the_nodes_clock_is_wrong() {
-        let dated = |received: &str| {
-            let report = format!(
-                r#"{{"certname":"n.example.com","start_time":"2026-03-04T05:06:07Z","end_time":"2026-03-04T05:06:55Z",
-                    "producer_timestamp":"2026-03-04T{received}Z"}}"#
-            );
-            let run = run_view(&serde_json::from_str(&report).unwrap());
-            (run.start.strftime("%H:%M:%S").to_string(), run.end.strftime("%H:%M:%S").to_string())
-        };
-        let texts = |start: &str, end: &str| (start.to_owned(), end.to_owned());
-        assert_eq!(dated("05:07:25"), texts("05:06:07", "05:06:55"), "on its way for 30 seconds");
-        assert_eq!(dated("05:09:25"), texts("05:08:37", "05:09:25"), "150 seconds behind");
-        assert_eq!(dated("05:04:25"), texts("05:03:37", "05:04:25"), "150 seconds ahead");
     }
 }

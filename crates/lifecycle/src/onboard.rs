@@ -86,6 +86,8 @@ pub struct Connection {
 pub const SILENCE: Duration = Duration::from_secs(2 * 3600);
 /// How much clocks may differ that have not been compared. A certificate counts as older than the launch only if the difference is greater.
 const CLOCKS_DIFFER: Duration = Duration::from_secs(60);
+/// How often the pause between two orders of Puppet runs of a launching node doubles at most.
+const MOST_DOUBLINGS: u32 = 4;
 /// How far a Puppet Server's clock may be from PuppetDB's, and how far `puppetdb_ahead` may be from the actual difference.
 const CLOCKS_DRIFT: Duration = Duration::from_secs(10);
 
@@ -131,12 +133,13 @@ enum NotYet {
 }
 
 impl NotYet {
-    /// With one more fact, where something is missing.
-    fn and(self, fact: Option<Fact>) -> Self {
+    /// With the fact that the launch goes on without a refresh target, where something is missing. A launch that only waits has its code, so
+    /// that metric and alarm see it even if the launch is abandoned later: without its targets, it may never run successfully.
+    fn without_targets(self, fact: Option<Fact>) -> Self {
         let Some(fact) = fact else { return self };
         match self {
             Self::Missing(Missing::Trouble(reason)) => Self::Missing(Missing::Trouble(reason.and(fact))),
-            Self::Missing(Missing::NotYet(reason)) => Self::Missing(Missing::NotYet(reason.and(fact))),
+            Self::Missing(Missing::NotYet(reason)) => Self::Missing(Missing::NotYet(reason.led_by(fact))),
             Self::Missing(Missing::Wrong(reason)) => Self::Missing(Missing::Wrong(reason.and(fact))),
             decided @ Self::Decided(_) => decided,
         }
@@ -206,10 +209,10 @@ impl Rules<'_> {
                 RefreshAfter::SuccessfulRun if run.is_some() => self.refreshed(name, certificate, own)?,
                 RefreshAfter::SuccessfulRun | RefreshAfter::Catalog => Refreshed::default(),
             };
-            self.ready(certificate).map_err(|not_yet| not_yet.and(late.missed.clone()))?;
+            self.ready(certificate).map_err(|not_yet| not_yet.without_targets(late.missed.clone()))?;
             Ok((run, late))
         };
-        let (run, late) = rest().map_err(|not_yet| not_yet.and(early.missed.clone()))?;
+        let (run, late) = rest().map_err(|not_yet| not_yet.without_targets(early.missed.clone()))?;
         let Refreshed { learnt, missed } = if after == RefreshAfter::Catalog { early } else { late };
         let has = format!("{} has its certificate {}", name.certname, certificate.serial);
         let ran = match run {
@@ -259,21 +262,19 @@ impl Rules<'_> {
     }
 
     /// Whether a time by a Puppet Server's clock belongs to this launch. Puppet Servers are assumed to agree with PuppetDB's clock. AWS dates
-    /// the launch, and its clock cannot be compared with PuppetDB's, so the launch time is read both ways: the later reading counts if the
-    /// certificate predates the launch, otherwise the earlier one.
+    /// the launch, and its clock cannot be compared with PuppetDB's, so the launch time counts as it is if the certificate predates the
+    /// launch. Otherwise, it also counts by PuppetDB's clock, if that is earlier.
     fn is_of_this_launch(&self, certificate: &CertificateView) -> impl Fn(Timestamp) -> bool + use<> {
         let issued = self.by_puppetdb(certificate.issued);
         let began = self.action.began.time().unwrap_or(Timestamp::MIN);
-        let either = [began, self.by_puppetdb(began)];
-        let [earlier, later] = [either[0].min(either[1]), either[0].max(either[1])];
         let tolerance = if self.seen.puppetdb_ahead.is_some() { CLOCKS_DRIFT } else { CLOCKS_DIFFER };
         let since = if self.has_rested() {
             deadline::before(issued, tolerance)
         } else if deadline::after(certificate.issued, CLOCKS_DIFFER) < began {
             // With a certificate from before the launch, a run that began before the launch says nothing of it.
-            later
+            began
         } else {
-            deadline::before(issued.max(earlier), tolerance)
+            deadline::before(issued.max(began.min(self.by_puppetdb(began))), tolerance)
         };
         move |dated: Timestamp| dated >= since
     }
@@ -368,10 +369,14 @@ impl Rules<'_> {
         let (Ok(Some(())), Ok(orders)) = (connection.connected.known(), connection.orders.known()) else {
             return Ok(());
         };
-        let settled = |ended: Timestamp| self.now >= deadline::after(ended, SETTLING);
         let orders = orders.map_or(&[][..], Vec::as_slice);
-        let busy = orders.iter().any(|order| order.is_open(LOST, self.now) || order.is_settling(self.now));
-        if busy || own.is_some_and(|run| !settled(run.end)) {
+        // Each order that brought nothing doubles the pause before the next one: 1, 2, 4, 8, 16 minutes.
+        let of_this_launch = orders.iter().filter(|order| order.began >= Some(certificate.issued)).count();
+        let doublings = u32::try_from(of_this_launch.saturating_sub(1)).unwrap_or(u32::MAX).min(MOST_DOUBLINGS);
+        let settled = |ended: Timestamp| self.now >= deadline::after(ended, SETTLING * 2_u32.pow(doublings));
+        let busy =
+            orders.iter().any(|order| order.is_open(LOST, self.now) || order.ended.is_some_and(|end| !settled(end)));
+        if busy || own.is_some_and(|run| self.now < deadline::after(run.end, SETTLING)) {
             return Ok(());
         }
         // An order whose answer was lost is found by its key. The next one must have another, so the one before is in it.

@@ -334,6 +334,13 @@ impl Reason {
         self
     }
 
+    /// With another fact before the others, which gives the reason its code.
+    #[must_use]
+    pub fn led_by(mut self, fact: Fact) -> Self {
+        self.more.insert(0, std::mem::replace(&mut self.first, fact));
+        self
+    }
+
     /// With one more fact.
     #[must_use]
     pub fn and(mut self, fact: Fact) -> Self {

@@ -30,9 +30,9 @@ pub(crate) use waves::{Refreshing, Standing};
 /// A finished Puppet run, as its report describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunView {
-    /// When it began, by the node's clock or, where that is wrong, by the clock of the Puppet Server that received its report.
+    /// When it began, by the node's clock.
     pub start: Timestamp,
-    /// When it ended, by the same clock.
+    /// When it ended, by the node's clock.
     pub end: Timestamp,
     /// When a Puppet Server received its report, by that server's clock.
     pub received: Timestamp,
@@ -102,11 +102,6 @@ impl Order {
     /// because the orchestrator's own services were restarted.
     pub(crate) fn is_open(&self, lost: Duration, now: Timestamp) -> bool {
         self.ended.is_none() && self.began.is_none_or(|began| now < deadline::after(began, lost))
-    }
-
-    /// Whether it ended so recently that PuppetDB may not have its report yet.
-    pub(crate) fn is_settling(&self, now: Timestamp) -> bool {
-        self.ended.is_some_and(|ended| now < deadline::after(ended, SETTLING))
     }
 
     /// The number of its job.

@@ -53,7 +53,7 @@ async fn carry_out(run: Run<'_>, writer: &PuppetWriter, all: &[&Removal], ahead:
     Removed { files, cleaned, nodes, pins }
 }
 
-/// The same, but a node is deactivated last, and only where its certificate is gone.
+/// The same, but a node is deactivated last, and only where its certificate and its pins are gone.
 ///
 /// For orphans, no lifecycle action repeats what was interrupted: housekeeping finds an orphan by its active node. On Puppet Enterprise,
 /// the primary forgets a compiler at its first run after the node was deactivated, and the CA lists a serial in the CRL that it gives to
@@ -65,7 +65,11 @@ pub(crate) async fn carry_out_node_last(
     ahead: Option<SignedDuration>,
 ) -> Removed {
     let ((files, cleaned), pins) = tokio::join!(remove_files(run, writer, all), unpin(run, writer, all));
-    let is_gone = |removal: &&&Removal| removal.certificate.is_none() || cleaned.contains(removal.name.certname());
+    let is_gone = |removal: &&&Removal| {
+        let name = removal.name.certname();
+        let unpinned = removal.pins.is_empty() || pins.get(name).is_some_and(|(unpinned, _)| unpinned.is_ok());
+        unpinned && (removal.certificate.is_none() || cleaned.contains(name))
+    };
     let without_certificate: Vec<&Removal> = all.iter().filter(is_gone).copied().collect();
     let now = by_puppetdb(run, ahead);
     let nodes = deactivate(run, writer, &without_certificate, now).await;

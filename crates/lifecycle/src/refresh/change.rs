@@ -14,7 +14,8 @@ use crate::profile::RefreshAfter;
 /// catalog. It is the first one while there is no report of this launch, and while the first report has the same `catalog_uuid`. In these
 /// cases, its `producer_timestamp` counts. Afterwards, the time follows from the first report that has a catalog: its end minus the time
 /// that the run took to apply the catalog, because the catalog was stored before the node received it. If the report does not give that
-/// time, its end counts: the later time, after which no target can have missed the catalog.
+/// time, its end counts: the later time, after which no target can have missed the catalog. A run ended when a Puppet Server received its
+/// report at the latest, by that server's clock, which dates the catalogs of the targets too.
 pub(crate) fn change<'a>(
     after: RefreshAfter,
     own: impl IntoIterator<Item = &'a RunView>,
@@ -22,8 +23,8 @@ pub(crate) fn change<'a>(
 ) -> Option<Timestamp> {
     let own = own.into_iter();
     match after {
-        RefreshAfter::SuccessfulRun if is_broken(Rule::FixedChange) => own.map(|run| run.end).max(),
-        RefreshAfter::SuccessfulRun => own.filter(|run| run.is_good()).map(|run| run.end).min(),
+        RefreshAfter::SuccessfulRun if is_broken(Rule::FixedChange) => own.map(ended).max(),
+        RefreshAfter::SuccessfulRun => own.filter(|run| run.is_good()).map(ended).min(),
         RefreshAfter::Catalog => {
             let first = own.filter(|run| run.has_own_catalog()).min_by_key(|run| run.end);
             match (first, stored) {
@@ -35,9 +36,15 @@ pub(crate) fn change<'a>(
     }
 }
 
+/// The latest time at which a run ended.
+fn ended(run: &RunView) -> Timestamp {
+    run.end.max(run.received)
+}
+
 /// The latest time at which a node received its catalog.
 fn received(run: &RunView) -> Timestamp {
-    run.applying.map_or(run.end, |applying| deadline::before(run.end, applying).clamp(run.start.min(run.end), run.end))
+    let end = ended(run);
+    run.applying.map_or(end, |applying| deadline::before(end, applying).clamp(run.start.min(end), end))
 }
 
 #[cfg(test)]

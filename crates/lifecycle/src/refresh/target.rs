@@ -34,13 +34,14 @@ pub(crate) enum TargetStanding {
 
 /// The earliest time at which the compilation of a run's catalog can have begun. The catalog reflects what PuppetDB had stored before then.
 ///
-/// A catalog is compiled after its run began (`start_time`). If it is still the stored one, by its `catalog_uuid`, its compilation also
-/// began no earlier than `config_retrieval` before its `producer_timestamp`. This metric is how long the run waited for its catalog, which
-/// includes the compilation. Therefore, a run that began before a change and whose catalog was compiled after it also counts.
+/// If it is still the stored one, by its `catalog_uuid`, its compilation began no earlier than `config_retrieval` before its
+/// `producer_timestamp`. This metric is how long the run waited for its catalog, which includes the compilation. Therefore, a run that began
+/// before a change and whose catalog was compiled after it also counts. Otherwise, a catalog is compiled after its run began: by the
+/// node's clock, or, if that is earlier, by the clock of the Puppet Server that received the report.
 pub(super) fn compiled(run: &RunView, stored: Option<&CatalogView>) -> Timestamp {
     let same = stored.filter(|stored| stored.id.is_some() && stored.id == run.catalog);
     let by_catalog = same.zip(run.retrieving).map(|(stored, took)| deadline::before(stored.produced, took));
-    by_catalog.map_or(run.start, |compiled| compiled.max(run.start))
+    by_catalog.unwrap_or_else(|| run.start.min(run.began_by_server()))
 }
 
 /// The run by which a target first learnt of a change, if it has: the run applied a catalog that was compiled since, even if some resource

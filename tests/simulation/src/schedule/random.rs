@@ -49,7 +49,11 @@ impl Schedule {
 /// hook, or that reports after it was removed, once nothing has been heard of its name for 40 minutes; EC2 shows the instance for an hour.
 fn rests_s(life: &Life) -> u64 {
     // A launch that never succeeds is abandoned after half an hour, and then terminates.
-    let succeeds_s = if life.is_fit() { 1500 } else { 3600 };
+    let succeeds_s = match (life.is_fit(), life.agent.late_report_s) {
+        (true, _) => 1500,
+        (false, None) => 3600,
+        (false, Some(_)) => 7800,
+    };
     let begins = life.launched_s.unwrap_or_default() + life.pooled_s.unwrap_or_default() + succeeds_s;
     match life.end {
         End::Stays => begins,

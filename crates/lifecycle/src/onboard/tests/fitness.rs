@@ -184,10 +184,23 @@ fn a_busy_node_is_not_told_again() {
 fn an_order_that_has_settled_without_a_report_is_given_again_under_another_key() {
     let first = ordered(&connected(vec![]));
     let second = ordered(&connected(vec![order("7", at(100), Some(at(140)))]));
-    let third = ordered(&connected(vec![order("7", at(70), Some(at(80))), order("8", at(100), Some(at(140)))]));
+    let third = ordered(&connected(vec![order("7", at(50), Some(at(55))), order("8", at(100), Some(at(140)))]));
     let cut_off = ordered(&connected(vec![order("8", at(100), Some(at(140)))]));
     assert!(first != second && second != third && first != third);
     assert_eq!(third, cut_off, "orders that are not shown any more do not matter");
+}
+
+#[test]
+fn each_order_that_brought_nothing_doubles_the_pause_before_the_next() {
+    // Puppet is disabled on the node, so each of its jobs ends at once.
+    let jobs = |count: i64| (1..=count).map(|job| order(&job.to_string(), at(100), Some(at(100)))).collect();
+    for (given, minutes) in [(1, 1), (2, 2), (3, 4), (4, 8), (5, 16), (6, 16)] {
+        let mut world = connected(jobs(given));
+        world.now = at(100 + minutes * 60 - 1);
+        assert_eq!(waits(world.decide()).codes(), [Code::WaitingForRun], "after {given}");
+        world.now = at(100 + minutes * 60);
+        ordered(&world);
+    }
 }
 
 #[test]

@@ -182,7 +182,7 @@ fn everything_in_ready_stays_required() {
     world.now = at(110 + 1200);
     world.aws.profile.ready.push(Probe::Tcp(8142));
     world.puppet.poll = Some(Poll { said: vec![(Probe::Tcp(8142), Err("connection refused".into()))], code: None });
-    assert_eq!(waits(world.decide()).codes(), [Code::WaitingForReadiness, Code::RefreshTimedOut]);
+    assert_eq!(waits(world.decide()).codes(), [Code::RefreshTimedOut, Code::WaitingForReadiness]);
 }
 
 #[test]
@@ -257,7 +257,7 @@ fn that_it_goes_on_without_the_targets_is_said_while_its_own_run_is_missing() {
     let mut world = hanging();
     world.puppet.targets = Some(ran(None));
     world.now = at(105 + 1200);
-    assert_eq!(waits(world.decide()).codes(), [Code::WaitingForRun, Code::RefreshTimedOut]);
+    assert_eq!(waits(world.decide()).codes(), [Code::RefreshTimedOut, Code::WaitingForRun]);
 }
 
 #[test]
