@@ -44,6 +44,8 @@ pub struct RunView {
     pub cached: bool,
     /// The id of its catalog (`catalog_uuid`); `None` if no catalog could be compiled.
     pub catalog: Option<String>,
+    /// How long it waited before its work began, for its certificate for example: the metric `startup_time`.
+    pub starting: Option<Duration>,
     /// How long it waited for its catalog: the metric `config_retrieval`.
     pub retrieving: Option<Duration>,
     /// How long it took to apply its catalog: the metric `catalog_application`.
@@ -53,10 +55,11 @@ pub struct RunView {
 }
 
 impl RunView {
-    /// When it began by the clock of the Puppet Server that received its report, or a little later: the report was on its way for some time.
+    /// When its work began by the clock of the Puppet Server that received its report, or a little later: the report was on its way for
+    /// some time. Only then does an agent have its certificate: a first run may have begun long before the certificate was issued.
     pub(crate) fn began_by_server(&self) -> Timestamp {
         let took = self.end.duration_since(self.start).unsigned_abs();
-        deadline::before(self.received, took)
+        deadline::before(self.received, took.saturating_sub(self.starting.unwrap_or_default()))
     }
 
     /// Whether it was successful.

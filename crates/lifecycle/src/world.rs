@@ -197,6 +197,7 @@ pub(crate) fn run(start: Timestamp, status: &str) -> RunView {
         noop: false,
         cached: false,
         catalog: Some(format!("catalog of {start}")),
+        starting: None,
         retrieving: None,
         applying: None,
         job: None,

@@ -187,7 +187,7 @@ impl PuppetDb {
     /// The newest report of each of these nodes, no matter what started the run; nodes without any are left out, and
     /// so are deactivated and expired ones. One query for every 500 names.
     pub async fn latest_reports(&self, certnames: &[Certname]) -> Result<Vec<Report>, Error> {
-        let fields = REPORT;
+        let fields: Vec<&str> = REPORT.into_iter().chain(["metrics"]).collect();
         let mut reports = Vec::with_capacity(certnames.len());
         for chunk in certnames.chunks(NAMES_PER_QUERY) {
             let condition = json!(["and", ["=", "latest_report?", true], ast::named(chunk)]);

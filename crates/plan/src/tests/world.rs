@@ -115,6 +115,7 @@ pub(super) fn ran(start: i64) -> RunView {
         noop: false,
         cached: false,
         catalog: Some("its catalog".into()),
+        starting: None,
         retrieving: None,
         applying: None,
         job: None,

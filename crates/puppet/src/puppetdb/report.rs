@@ -15,7 +15,7 @@ use crate::rows::Row;
 pub struct Report {
     /// The node that ran Puppet.
     pub certname: Certname,
-    /// When the run began, by the node's own clock.
+    /// When the run began, by the node's own clock. What the agent then waits for before its work is the metric `startup_time`.
     pub start_time: Timestamp,
     /// When the run ended, by the node's own clock.
     pub end_time: Timestamp,
@@ -50,6 +50,9 @@ impl Row for Report {}
 /// See [report format](https://help.puppet.com/core/current/Content/PuppetCore/format_report.htm).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RunTimes {
+    /// `startup_time`: from `start_time` until the run's work began. An agent that waits for its certificate (`waitforcert`) or for
+    /// another run to end (`waitforlock`) does so in this time. Agents without this metric date a run from the beginning of its work.
+    pub startup_time: Option<Duration>,
     /// `config_retrieval`: from the request for a catalog until it was there, its compilation included.
     pub config_retrieval: Option<Duration>,
     /// `catalog_application`: applying the catalog.
@@ -71,7 +74,11 @@ impl RunTimes {
             let seconds = metrics.iter().find(is_it)?.get("value")?.as_f64()?;
             Duration::try_from_secs_f64(seconds).ok()
         };
-        Self { config_retrieval: time("config_retrieval"), catalog_application: time("catalog_application") }
+        Self {
+            startup_time: time("startup_time"),
+            config_retrieval: time("config_retrieval"),
+            catalog_application: time("catalog_application"),
+        }
     }
 }
 
@@ -100,10 +107,12 @@ mod tests {
     fn the_times_of_a_run_are_found_in_either_form_and_nothing_else_is_an_error() {
         let metrics = json!([
             {"category": "resources", "name": "config_retrieval", "value": 99},
+            {"category": "time", "name": "startup_time", "value": 0.5},
             {"category": "time", "name": "config_retrieval", "value": 7.25},
             {"category": "time", "name": "catalog_application", "value": 60},
         ]);
         let times = RunTimes {
+            startup_time: Some(Duration::from_millis(500)),
             config_retrieval: Some(Duration::from_millis(7250)),
             catalog_application: Some(Duration::from_secs(60)),
         };

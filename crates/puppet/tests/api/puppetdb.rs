@@ -108,6 +108,7 @@ async fn the_newest_reports_of_a_set_are_one_query() {
         "noop",
         "cached_catalog_status",
         "catalog_uuid",
+        "metrics",
     ];
     let names = json!(["in", "certname", ["array", ["", "", "n.example.net", "x"]]]);
     let newest = json!(["=", "latest_report?", true]);

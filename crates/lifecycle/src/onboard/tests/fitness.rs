@@ -84,6 +84,21 @@ fn a_run_of_the_names_former_owner_is_not_its_own() {
     }
 }
 
+/// An agent dates its run from before it waited for its certificate.
+#[test]
+fn a_run_that_began_with_waiting_for_the_certificate_is_its_own_however_long_it_waited() {
+    let mut world = world();
+    let Some(Lookup::Found(mut run)) = world.puppet.run.clone() else { panic!() };
+    let issued = 500;
+    world.certificate().issued = at(issued);
+    (run.end, run.received) = (at(issued + 30), at(issued + 31));
+    world.puppet.run = Some(Lookup::Found(run.clone()));
+    assert_eq!(waits(world.decide()).codes(), [Code::WaitingForRun], "nothing says that it waited");
+    run.starting = Some(at(issued).duration_since(run.start).unsigned_abs());
+    world.puppet.run = Some(Lookup::Found(run));
+    completed(world.decide());
+}
+
 /// It has a certificate from before this launch; it is not said where it comes from.
 #[test]
 fn a_run_that_the_names_former_owner_ended_just_before_is_not_its_own() {
