@@ -184,8 +184,8 @@ impl PuppetDb {
         Ok(names)
     }
 
-    /// The newest report of each of these nodes, no matter what started the run; nodes without any are left out, and
-    /// so are deactivated and expired ones. One query for every 500 names.
+    /// The newest report of each of these nodes, no matter what started the run, with its metrics, which are some kilobytes. Nodes without any
+    /// are left out, and so are deactivated and expired ones. One query for every 500 names.
     pub async fn latest_reports(&self, certnames: &[Certname]) -> Result<Vec<Report>, Error> {
         let fields: Vec<&str> = REPORT.into_iter().chain(["metrics"]).collect();
         let mut reports = Vec::with_capacity(certnames.len());
