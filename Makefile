@@ -59,8 +59,9 @@ end-to-end: built
 other-tests: built
 	$(TESTS) -- --skip e2e:: --skip conformance::
 
-# SEED=n runs one schedule and prints its trace; EXHAUSTIVE=kills, faults, pairs or both runs that set, with FROM and SEEDS a part of it; BUDGET=n runs as many seeds as fit into
-# so many seconds; BROKEN=1 says after how many seeds each deliberately broken rule is seen; BENCH=1 measures (docs/reliability.md).
+# SEED=n runs one schedule and prints its trace; EXHAUSTIVE=kills, faults, pairs or both runs that set, with FROM and SEEDS a part of it;
+# BUDGET=n runs as many seeds as fit into so many seconds; BROKEN=1 says after how many seeds each deliberately broken rule is seen;
+# BENCH=1 measures (docs/reliability.md).
 FROM ?= 0
 SEEDS ?= 1000
 WHAT = $(if $(EXHAUSTIVE),--exhaustive $(EXHAUSTIVE) $(FROM) $(if $(filter command line,$(origin SEEDS)),$(SEEDS)),$(if $(BUDGET),--for $(BUDGET) $(FROM),$(if $(BROKEN),--broken $(FROM) $(SEEDS),$(if $(BENCH),--bench,--seeds $(FROM) $(SEEDS)))))

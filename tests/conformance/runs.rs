@@ -48,7 +48,7 @@ pub(super) async fn the_catalogs_of_a_set_are_those_of_its_active_nodes(site: &S
 /// The one run of a node.
 async fn run_of(site: &Site, certname: &Certname) -> Report {
     let since = server_time(site).await - SignedDuration::from_secs(600);
-    let runs = site.puppetdb().runs_since(&[(certname.clone(), since)], true).await.unwrap();
+    let runs = site.puppetdb().runs_since(&[(certname.clone(), since)]).await.unwrap();
     let [run] = <[Report; 1]>::try_from(runs).expect("one run");
     run
 }
@@ -59,6 +59,7 @@ pub(super) async fn a_report_tells_its_catalog_and_how_long_its_parts_took(site:
     let uuid = catalog(site, &certname, at - SignedDuration::from_secs(8)).await;
     let time = |name: &str, value: f64| json!({"category": "time", "name": name, "value": value});
     let metrics = json!([
+        time("startup_time", 0.75),
         time("config_retrieval", 1.5),
         time("catalog_application", 4.25),
         {"category": "resources", "name": "total", "value": 7},
@@ -66,6 +67,7 @@ pub(super) async fn a_report_tells_its_catalog_and_how_long_its_parts_took(site:
     report_with(site, &certname, at, json!({"status": "failed", "catalog_uuid": uuid, "metrics": metrics})).await;
     let run = run_of(site, &certname).await;
     assert_eq!((run.status.as_deref(), run.catalog_uuid.as_deref()), (Some("failed"), Some(uuid.as_str())));
+    assert_eq!(run.metrics.startup_time, Some(Duration::from_millis(750)));
     assert_eq!(run.metrics.config_retrieval, Some(Duration::from_millis(1500)));
     assert_eq!(run.metrics.catalog_application, Some(Duration::from_millis(4250)));
     assert_eq!((run.producer_timestamp, run.end_time), (at, at - SignedDuration::from_secs(2)));
@@ -97,8 +99,8 @@ pub(super) async fn runs_are_found_by_the_time_at_which_they_were_received(site:
     // Its own times are older than what is searched for: a clock that is behind, or a report that was late.
     let long_ago = before - SignedDuration::from_secs(600);
     report_with(site, &certname, long_ago, json!({})).await;
-    let runs = site.puppetdb().runs_since(&[(certname.clone(), before)], false).await.unwrap();
+    let runs = site.puppetdb().runs_since(&[(certname.clone(), before)]).await.unwrap();
     assert_eq!(runs.iter().map(|run| run.producer_timestamp).collect::<Vec<_>>(), [long_ago]);
     let later = server_time(site).await + SignedDuration::from_secs(600);
-    assert_eq!(site.puppetdb().runs_since(&[(certname, later)], false).await, Ok(vec![]));
+    assert_eq!(site.puppetdb().runs_since(&[(certname, later)]).await, Ok(vec![]));
 }

@@ -18,7 +18,7 @@ use super::onboarding::{DOMAIN, assert_enrolled, compiler, config};
 async fn runs(job: &Job, certname: &Certname) -> Vec<Report> {
     // A name is never used twice, so these are all of its runs.
     let since = job.puppetdb().server_time().await.expect("PuppetDB answers") - SignedDuration::from_mins(30);
-    let mut runs = job.puppetdb().runs_since(&[(certname.clone(), since)], true).await.expect("PuppetDB answers");
+    let mut runs = job.puppetdb().runs_since(&[(certname.clone(), since)]).await.expect("PuppetDB answers");
     runs.sort_by_key(|run| run.start_time);
     runs
 }

@@ -243,8 +243,8 @@ pub struct PuppetOptions {
     pub enterprise_state: ServiceState,
     /// State of the primary's file sync storage service.
     pub file_sync_state: ServiceState,
-    /// Certname of the primary. If it is set, hosts admit a compiler only after they have run Puppet and found its catalog. `None`: every compiler is
-    /// admitted from the start.
+    /// Certname of the primary. If it is set, hosts admit a compiler only after they have run Puppet and found its catalog. `None`: every
+    /// compiler is admitted from the start.
     pub primary: Option<String>,
     /// How long the primary's services are unavailable after a run of Puppet that changed what they read, in milliseconds of real time.
     pub services_restart_ms: u64,

@@ -287,10 +287,15 @@ impl Rules<'_> {
     /// Whether a run under its name is its own, as far as anything but the time says. The facts that came with a run decide whose it was,
     /// where they say.
     fn is_by_it(&self, name: &NameView) -> Result<impl Fn(&RunView) -> bool, NotYet> {
-        let by_another = name.fact_instance.known().map_err(trouble)?.is_some_and(|ran| *ran != self.action.instance);
+        let by_another = self.is_by_another(name)?;
         // The new owner's facts come some seconds before its report: until then, the newest run is still the former owner's.
         let seen_before = self.seen.run_of_another;
         Ok(move |run: &RunView| !by_another && seen_before.is_none_or(|before| run.start > before))
+    }
+
+    /// Whether the facts of the node name another instance.
+    fn is_by_another(&self, name: &NameView) -> Result<bool, NotYet> {
+        Ok(name.fact_instance.known().map_err(trouble)?.is_some_and(|ran| *ran != self.action.instance))
     }
 
     /// Since when its runs of Puppet are of this launch.

@@ -42,7 +42,7 @@ const RUNS_FOR: SignedDuration = SignedDuration::from_hours(50);
 const NODES_PER_FACTS_QUERY: usize = 50;
 
 /// What is read of a report.
-const REPORT: [&str; 9] = [
+const REPORT: [&str; 10] = [
     "certname",
     "start_time",
     "end_time",
@@ -52,6 +52,7 @@ const REPORT: [&str; 9] = [
     "noop",
     "cached_catalog_status",
     "catalog_uuid",
+    "metrics",
 ];
 
 /// PuppetDB, read only.
@@ -187,24 +188,22 @@ impl PuppetDb {
     /// The newest report of each of these nodes, no matter what started the run, with its metrics, which are some kilobytes. Nodes without any
     /// are left out, and so are deactivated and expired ones. One query for every 500 names.
     pub async fn latest_reports(&self, certnames: &[Certname]) -> Result<Vec<Report>, Error> {
-        let fields: Vec<&str> = REPORT.into_iter().chain(["metrics"]).collect();
         let mut reports = Vec::with_capacity(certnames.len());
         for chunk in certnames.chunks(NAMES_PER_QUERY) {
             let condition = json!(["and", ["=", "latest_report?", true], ast::named(chunk)]);
-            let query = json!(["from", "reports", ["extract", fields, condition]]);
+            let query = json!(["from", "reports", ["extract", REPORT, condition]]);
             reports.extend(self.rows::<Report>(&query).await?);
         }
         Ok(reports)
     }
 
     /// The runs of these nodes of which PuppetDB heard in the 50 hours after a time, each node's own, by its own clock
-    /// (`receive_time`), in any order. With `metrics`, which are some kilobytes for each run, a report says how long its parts took. A node may
-    /// be named more than once. Deactivated and expired nodes are left out. One query for every 100 nodes.
-    pub async fn runs_since(&self, wanted: &[(Certname, Timestamp)], metrics: bool) -> Result<Vec<Report>, Error> {
-        let fields: Vec<&str> = REPORT.into_iter().chain(metrics.then_some("metrics")).collect();
+    /// (`receive_time`), in any order, with their metrics, which are some kilobytes for each run. A node may be named more than once.
+    /// Deactivated and expired nodes are left out. One query for every 100 nodes.
+    pub async fn runs_since(&self, wanted: &[(Certname, Timestamp)]) -> Result<Vec<Report>, Error> {
         let mut reports = Vec::new();
         for chunk in wanted.chunks(NODES_PER_RUNS_QUERY) {
-            let query = json!(["from", "reports", ["extract", fields, ast::heard_of(chunk, RUNS_FOR)]]);
+            let query = json!(["from", "reports", ["extract", REPORT, ast::heard_of(chunk, RUNS_FOR)]]);
             reports.extend(self.rows::<Report>(&query).await?);
         }
         Ok(reports)

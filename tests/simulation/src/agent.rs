@@ -133,10 +133,12 @@ impl Site {
         let (id, name, habits) = (life.id(), life.certname(), &life.agent);
         let pause = |seconds: u64| sleep(Duration::from_secs(seconds));
         pause(habits.boot_s).await;
+        let began = self.back.clock.now();
         let identity = match disk.identity.clone() {
             Some(identity) => identity,
             None => self.enrol(life, challenge, disk).await?,
         };
+        let mut waited = self.back.clock.now().duration_since(began);
         let serial = identity.serial()?;
         let facts = Puppet::agent_facts(&name, Some(&id), &identity)?;
         let (watch, volume) = (self.watch.clone(), self.watch.volume(&id));
@@ -166,6 +168,7 @@ impl Site {
             // Puppet refuses an agent whose certificate is revoked. What runs from a root volume that was replaced is gone.
             let accepted = || !self.puppet.is_revoked(serial) && self.watch.volume(&id) == volume;
             let run = accepted().then(|| self.puppet.agent_begins(&name, started, facts.clone()).ok()).flatten();
+            let run = run.map(|run| run.after_waiting(std::mem::take(&mut waited)));
             if run.is_some() {
                 let now = self.watch.now();
                 self.watch.set(&id, |truth| truth.first_catalog = truth.first_catalog.or(Some(now)));

@@ -1,5 +1,5 @@
-//! Orders Puppet runs of refresh targets that have not run since the newest deactivation: the order of a termination was lost, or none was given
-//! because another one was given just before. I/O.
+//! Orders Puppet runs of refresh targets that have not run since the newest deactivation: the order of a termination was lost, or none
+//! was given because another one was given just before. I/O.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -88,10 +88,9 @@ async fn newest_deactivations(
     };
     let newest_of = |profile: &&Profile| {
         let names = deactivated.iter().map(|(name, _)| name).filter(|name| may_be_of(profile, name));
-        names.take(EXAMINED).cloned().collect::<Vec<Certname>>()
+        names.take(EXAMINED).collect::<Vec<_>>()
     };
-    let names = profiles.iter().flat_map(newest_of).collect::<Vec<_>>();
-    let names: Vec<Certname> = unique(names.iter());
+    let names: Vec<Certname> = unique(profiles.iter().flat_map(newest_of));
     if names.is_empty() {
         return Ok(BTreeMap::new());
     }

@@ -28,29 +28,21 @@ pub(crate) type Windows = BTreeSet<(Certname, Timestamp)>;
 
 /// The runs of the launching nodes since their launches, with their stored catalogs where those count.
 pub(super) async fn histories(run: Run<'_>, puppet: &Puppet, queries: &[&Query]) -> Answers {
-    let windows = |after_catalog: bool| -> Windows {
-        let wanted = queries.iter().filter(|query| query.after_catalog == after_catalog);
-        wanted.filter_map(|query| Some((query.certname.clone()?, since(&query.question)?))).collect()
-    };
-    let (by_run, by_catalog) = (windows(false), windows(true));
-    let names: Vec<Certname> = by_catalog.iter().map(|(name, _)| name.clone()).collect();
-    let catalogs = puppet.puppetdb.catalogs(&names);
-    let (of_runs, of_catalogs, catalogs) = tokio::join!(
-        runs(run, puppet, &by_run, false),
-        runs(run, puppet, &by_catalog, true),
-        ask(run, Service::PuppetDb, catalogs),
-    );
-    let unauthenticated =
-        is_unauthenticated(&of_runs) || is_unauthenticated(&of_catalogs) || is_unauthenticated(&catalogs);
+    let windows: Windows =
+        queries.iter().filter_map(|query| Some((query.certname.clone()?, since(&query.question)?))).collect();
+    let after_catalog = queries.iter().filter(|query| query.after_catalog);
+    let names: Vec<Certname> = after_catalog.filter_map(|query| query.certname.clone()).collect();
+    let (reports, catalogs) =
+        tokio::join!(runs(run, puppet, &windows), ask(run, Service::PuppetDb, puppet.puppetdb.catalogs(&names)),);
+    let unauthenticated = is_unauthenticated(&reports) || is_unauthenticated(&catalogs);
     let catalogs = by_name(catalogs, |catalog| &catalog.certname);
     let answer = |query: &&Query| {
         let name = query.certname.as_ref()?;
-        let of = if query.after_catalog { &of_catalogs } else { &of_runs };
         let catalog = match &catalogs {
             Ok(catalogs) => catalogs.get(name).map_or(Lookup::Absent, |catalog| Lookup::Found(catalog_view(catalog))),
             Err(trouble) => Lookup::Unavailable(trouble.clone()),
         };
-        Some((query.key.clone(), Answer::History(History { runs: runs_of(of, name), catalog })))
+        Some((query.key.clone(), Answer::History(History { runs: runs_of(&reports, name), catalog })))
     };
     Answers { all: queries.iter().filter_map(answer).collect(), unauthenticated }
 }
@@ -100,7 +92,7 @@ async fn views(run: Run<'_>, puppet: &Puppet, jobs: Option<&Result<Vec<Job>, Tro
         }
     };
     let (reports, catalogs, connected) = tokio::join!(
-        runs(run, puppet, windows, true),
+        runs(run, puppet, windows),
         ask(run, Service::PuppetDb, puppet.puppetdb.catalogs(&names)),
         connected
     );
@@ -132,9 +124,9 @@ fn since(question: &Question) -> Option<Timestamp> {
 
 type Runs = Result<BTreeMap<Certname, Vec<RunView>>, Trouble>;
 
-async fn runs(run: Run<'_>, puppet: &Puppet, windows: &Windows, metrics: bool) -> Runs {
+async fn runs(run: Run<'_>, puppet: &Puppet, windows: &Windows) -> Runs {
     let windows: Vec<(Certname, Timestamp)> = windows.iter().cloned().collect();
-    let reports: Vec<Report> = ask(run, Service::PuppetDb, puppet.puppetdb.runs_since(&windows, metrics)).await?;
+    let reports: Vec<Report> = ask(run, Service::PuppetDb, puppet.puppetdb.runs_since(&windows)).await?;
     let mut runs: BTreeMap<Certname, Vec<RunView>> = BTreeMap::new();
     for report in reports {
         let (of, view) = (runs.entry(report.certname.clone()).or_default(), run_view(&report));

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
@@ -60,7 +60,10 @@ pub(crate) struct Admissions {
 /// A Puppet run that has its catalog.
 pub struct BegunRun {
     certname: String,
+    /// By the node's clock.
     started: Timestamp,
+    /// How long the agent then waited before the run's work began.
+    waited: SignedDuration,
     catalog: String,
     /// What it applies at its end, on a host that admits compilers.
     learns: Option<Learns>,
@@ -72,6 +75,14 @@ struct Learns {
     is_primary: bool,
     with_puppetdb: BTreeSet<String>,
     masters: BTreeSet<String>,
+}
+
+impl BegunRun {
+    /// The agent had waited so long for its certificate: it dates the run from before that.
+    #[must_use]
+    pub fn after_waiting(self, waited: SignedDuration) -> Self {
+        Self { started: self.started - waited, waited, ..self }
+    }
 }
 
 impl Site {
@@ -128,7 +139,7 @@ impl Site {
         if let Some(record) = store.nodes.get_mut(certname) {
             record.classes = classes;
         }
-        BegunRun { certname: certname.to_owned(), started, catalog, learns }
+        BegunRun { certname: certname.to_owned(), started, waited: SignedDuration::ZERO, catalog, learns }
     }
 
     /// The run has applied its catalog, or what it could of it, and reports: the hash of its report. `ended` is now by the node's clock.
@@ -139,7 +150,7 @@ impl Site {
         job: Option<&str>,
         ended: Timestamp,
     ) -> String {
-        let BegunRun { certname, started, catalog, learns } = run;
+        let BegunRun { certname, started, waited, catalog, learns } = run;
         if let Some(learns) = learns {
             self.admit(&certname, learns);
         }
@@ -148,6 +159,7 @@ impl Site {
         let mut report = store.new_report(status, started, ended, now);
         report.job_id = job.map(str::to_owned);
         report.catalog_uuid = Some(catalog);
+        report.waited = waited;
         store.store_report(&certname, report, now)
     }
 

@@ -14,6 +14,8 @@ pub(crate) struct Report {
     pub(crate) hash: String,
     pub(crate) status: String,
     pub(crate) started: Timestamp,
+    /// How long the agent waited before the run's work began: the metric `startup_time`.
+    pub(crate) waited: SignedDuration,
     pub(crate) ended: Timestamp,
     pub(crate) produced: Timestamp,
     /// When PuppetDB stored it.
@@ -242,6 +244,7 @@ impl Store {
             hash,
             status: status.to_owned(),
             started,
+            waited: SignedDuration::ZERO,
             ended,
             produced,
             received: produced,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use http::Method;
+use jiff::SignedDuration;
 use stagedoor_lab_puppet::Puppet;
 use stagedoor_lab_puppet::agent_side::{AgentIdentity, AgentKey, PxpConnection};
 
@@ -43,6 +44,7 @@ pub(super) async fn live(inner: Arc<Inner>) {
 /// From boot on; does not return.
 async fn booted(inner: &Arc<Inner>) {
     let pause = Duration::from_millis(inner.agent.wait_for_cert_ms);
+    let began = inner.world.back.clock.now();
     let identity = loop {
         match inner.enrol().await {
             Ok(Some(identity)) => break identity,
@@ -56,19 +58,20 @@ async fn booted(inner: &Arc<Inner>) {
         tokio::time::sleep(pause).await;
     };
     inner.note(|state| state.phase = Phase::Certified);
+    let waited = inner.world.back.clock.now().duration_since(began);
     // The first run sets up pxp-agent and the node's services; from then on they start at boot.
     let _pxp;
     if inner.disk().has_run || !inner.agent.first_run {
         _pxp = inner.connect(&identity);
         if inner.agent.first_run {
-            let (services, run) = (services::serve(inner, &identity), inner.run_until_done(pause));
+            let (services, run) = (services::serve(inner, &identity), inner.run_until_done(pause, waited));
             tokio::join!(services, run);
         } else {
             inner.has_reported().await;
             services::serve(inner, &identity).await;
         }
     } else {
-        inner.run_until_done(pause).await;
+        inner.run_until_done(pause, waited).await;
         _pxp = inner.connect(&identity);
         services::serve(inner, &identity).await;
     }
@@ -194,8 +197,8 @@ impl Inner {
         Puppet::agent_facts(&self.agent.certname, instance, identity)
     }
 
-    /// One run of its own: its catalog is stored, then it applies it and reports. A run fails if it cannot start the node's PuppetDB.
-    pub(super) async fn run(&self, status: &str) -> anyhow::Result<()> {
+    /// One run of its own, which began with waiting for its certificate for so long: its catalog is stored, then it applies it and reports. A run fails if it cannot start the node's PuppetDB.
+    pub(super) async fn run(&self, status: &str, waited: SignedDuration) -> anyhow::Result<()> {
         let certname = &self.agent.certname;
         let identity = self.identity()?;
         let lock = self.world.puppet.run_lock(certname);
@@ -206,7 +209,7 @@ impl Inner {
         let (answered, _) = self.connection(Some(&identity)).await?.call(Method::GET, &path, String::new()).await?;
         anyhow::ensure!(answered < 400, "Puppet answered {answered}");
         let puppet = &self.world.puppet;
-        let run = puppet.agent_begins(certname, started, self.facts(&identity)?)?;
+        let run = puppet.agent_begins(certname, started, self.facts(&identity)?)?.after_waiting(waited);
         self.note(|state| state.catalogs += 1);
         let has_puppetdb = puppet.starts_puppetdb(certname).await;
         tokio::time::sleep(Duration::from_millis(self.agent.run_ms)).await;
@@ -217,8 +220,9 @@ impl Inner {
         Ok(())
     }
 
-    async fn run_until_done(&self, pause: Duration) {
-        while let Err(error) = self.run(&self.agent.status).await {
+    async fn run_until_done(&self, pause: Duration, mut waited: SignedDuration) {
+        while let Err(error) = self.run(&self.agent.status, waited).await {
+            waited = SignedDuration::ZERO;
             self.note(|state| state.error = Some(format!("{error:#}")));
             tokio::time::sleep(pause).await;
         }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use jiff::SignedDuration;
 use serde::Serialize;
 use stagedoor_lab_puppet::ServiceState;
 use stagedoor_lab_puppet::agent_side::AgentKey;
@@ -202,7 +203,7 @@ impl RunningAgent {
     /// It is off, has no certificate, or Puppet rejects the one that it has.
     pub async fn run(&self, status: &str) -> anyhow::Result<()> {
         anyhow::ensure!(self.state().phase != Phase::Off, "agent {} is off", self.name());
-        self.inner.run(status).await
+        self.inner.run(status, SignedDuration::ZERO).await
     }
 
     /// Sends its signing request once more, with the key that it has: as an agent does that has not seen its certificate yet.

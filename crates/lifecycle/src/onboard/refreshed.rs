@@ -93,17 +93,13 @@ impl Rules<'_> {
         let after = self.launching.profile.refresh.after;
         // A run that began before the certificate was issued belongs to a predecessor.
         let by_it = self.is_by_it(name)?;
-        let first = runs.iter().filter(|run| of_this_launch(run.began_by_server()) && by_it(run));
+        let its = runs.iter().filter(|run| of_this_launch(run.began_by_server()) && by_it(run));
         let stored = match after {
             RefreshAfter::SuccessfulRun => None,
             RefreshAfter::Catalog => self.stored_catalog(name, certificate)?,
         };
-        // PuppetDB may no longer have the first one.
-        let newest = own.filter(|run| match after {
-            RefreshAfter::SuccessfulRun => run.is_good(),
-            RefreshAfter::Catalog => run.has_own_catalog(),
-        });
-        Ok(refresh::change(after, first, stored).or(newest.map(|run| run.end)))
+        // The newest is among them, unless it was received outside the time that was searched.
+        Ok(refresh::change(after, its.chain(own), stored))
     }
 
     /// The runs and the catalog under its name.
@@ -116,7 +112,7 @@ impl Rules<'_> {
 
     /// Its stored catalog, if that is of this launch. It is compiled after the facts of the same run were sent.
     fn stored_catalog(&self, name: &NameView, certificate: &CertificateView) -> Result<Option<&CatalogView>, NotYet> {
-        let by_another = name.fact_instance.known().map_err(trouble)?.is_some_and(|ran| *ran != self.action.instance);
+        let by_another = self.is_by_another(name)?;
         let of_this_launch = self.is_of_this_launch(certificate);
         let stored = self.history(certificate)?.catalog.known().map_err(trouble)?;
         Ok(stored.filter(|stored| !by_another && of_this_launch(stored.produced)))

@@ -37,7 +37,7 @@ pub struct Report {
     /// The catalog of the run; none if none could be compiled.
     #[serde(default)]
     pub catalog_uuid: Option<String>,
-    /// How long its parts took, where they were asked for.
+    /// How long its parts took.
     #[serde(default)]
     pub metrics: RunTimes,
 }

@@ -185,16 +185,18 @@ fn catalogs(certname: &str, record: &Record) -> Vec<Value> {
     row.into_iter().collect()
 }
 
-/// The metrics as they were sent. If none were sent, two times: the run got its catalog at once and spent the rest of its time applying it.
+/// The metrics as they were sent. If none were sent, three times: the agent waited, got its catalog at once, and applied it for the rest of
+/// the run.
 fn metrics(report: &crate::puppetdb::store::Report) -> Value {
     let href = format!("/pdb/query/v4/reports/{}/metrics", report.hash);
     if let Some(sent) = &report.metrics {
         return json!({"data": sent, "href": href});
     }
-    let applying = report.ended.duration_since(report.started).as_secs_f64();
+    let waited = report.waited.as_secs_f64();
+    let applying = report.ended.duration_since(report.started).as_secs_f64() - waited;
     let time = |name: &str, seconds: f64| json!({"category": "time", "name": name, "value": seconds});
     json!({
-        "data": [time("config_retrieval", 0.0), time("catalog_application", applying)],
+        "data": [time("startup_time", waited), time("config_retrieval", 0.0), time("catalog_application", applying)],
         "href": href,
     })
 }

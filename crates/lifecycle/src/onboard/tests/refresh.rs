@@ -303,6 +303,28 @@ fn what_a_former_owner_did_a_minute_ago_is_no_change_of_this_launch() {
 }
 
 #[test]
+fn a_first_run_that_waited_for_its_certificate_is_the_change_and_a_later_one_moves_nothing() {
+    let mut world = with_target();
+    // Its agent was started 300 seconds before it had its certificate, and reported at second 110.
+    let first = RunView { start: at(-200), starting: Some(Duration::from_secs(300)), ..run(at(100), "changed") };
+    let later = run(at(125), "unchanged");
+    world.puppet.run = Some(Lookup::Found(later.clone()));
+    world.puppet.history.as_mut().unwrap().runs = Lookup::Found(vec![first, later]);
+    world.puppet.targets = Some(ran(None));
+    assert_eq!(ordered(world.decide()), (primary_alone(), at(110)));
+}
+
+#[test]
+fn a_newest_run_that_the_history_does_not_have_is_the_change_by_the_clock_of_the_server() {
+    let mut world = with_target();
+    let own = RunView { received: at(115), ..run(at(100), "changed") };
+    world.puppet.run = Some(Lookup::Found(own));
+    world.puppet.history.as_mut().unwrap().runs = Lookup::Found(vec![]);
+    world.puppet.targets = Some(ran(None));
+    assert_eq!(ordered(world.decide()), (primary_alone(), at(115)));
+}
+
+#[test]
 fn the_first_catalog_counts_although_the_primarys_clock_is_behind() {
     let mut world = hanging();
     world.puppet.targets = Some(ran(None));
