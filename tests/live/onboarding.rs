@@ -40,6 +40,33 @@ pub(super) async fn enrol(job: &mut Job, instance: &Instance) -> (Agent, Value, 
     (agent, event, receipt)
 }
 
+/// A launching instance that has run Puppet and is held, because its refresh target has only run before the launch.
+pub(super) struct Held {
+    pub(super) job: Job,
+    pub(super) instance: Instance,
+    pub(super) agent: Agent,
+    pub(super) event: Value,
+    pub(super) target: Instance,
+    pub(super) primary: Agent,
+}
+
+impl Held {
+    /// An instance and its refresh target with these labels, under these settings.
+    pub(super) async fn launched(labels: [&'static str; 2], settings: &str) -> Self {
+        let both = instances(&labels, DOMAIN);
+        let [instance, target] = [0, 1].map(|nth| both[nth].clone());
+        let refresh = format!("refresh = [\"{}\"]\nawait_refresh = true", target.certname);
+        let mut job = Job::awaiting(both, &config(settings, &refresh)).await;
+        let primary = Agent::enrol(&job.stage, &target).await;
+        job.keep_secret(&primary.challenge);
+        primary.run_well().await;
+        let agent = compiler(&job, &instance);
+        let event = job.launch(&instance);
+        tokio::join!(agent.first_run_well(), job.onboard_until(&event, Code::WaitingForRefresh));
+        Self { job, instance, agent, event, target, primary }
+    }
+}
+
 /// Events as SQS delivers them.
 pub(super) fn batch(events: &[Value]) -> Value {
     let record = |(nth, event): (usize, &Value)| json!({"messageId": format!("m{nth}"), "eventSource": "aws:sqs", "body": event.to_string()});
@@ -204,18 +231,8 @@ async fn a_recycled_name_enrols_after_its_dead_owners_certificate_is_cleaned() {
 
 #[tokio::test]
 async fn it_is_held_until_its_refresh_target_has_run_by_itself() {
-    let both = instances(&["arriving", "target"], DOMAIN);
-    let [arriving, target] = [0, 1].map(|nth| both[nth].clone());
-    let refresh = format!("refresh = [\"{}\"]\nawait_refresh = true", target.certname);
-    let mut job = Job::awaiting(both, &config("budget = \"5s\"", &refresh)).await;
-    let primary = Agent::enrol(&job.stage, &target).await;
-    job.keep_secret(&primary.challenge);
-    // From before the change: proves nothing.
-    primary.run_well().await;
-
-    let agent = compiler(&job, &arriving);
-    let event = job.launch(&arriving);
-    tokio::join!(agent.first_run_well(), job.onboard_until(&event, Code::WaitingForRefresh));
+    let held = Held::launched(["arriving", "target"], "budget = \"5s\"").await;
+    let Held { mut job, instance: arriving, target, primary, event, .. } = held;
     assert_eq!(job.completions(), []);
     assert_eq!(job.state_of(&arriving).as_deref(), Some("Pending:Wait"));
 

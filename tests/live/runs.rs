@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::agent::Agent;
 use super::job::{Job, instances};
-use super::onboarding::{DOMAIN, assert_enrolled, compiler, config};
+use super::onboarding::{DOMAIN, Held, assert_enrolled, config};
 
 /// The runs of a node.
 async fn runs(job: &Job, certname: &Certname) -> Vec<Report> {
@@ -56,16 +56,8 @@ async fn next_catalog(job: &Job, certname: &Certname, last: Option<&StoredCatalo
 
 #[tokio::test]
 async fn a_node_that_runs_again_while_its_refresh_target_still_runs_needs_no_second_run_of_the_target() {
-    let both = instances(&["again", "slow"], DOMAIN);
-    let [arriving, target] = [0, 1].map(|nth| both[nth].clone());
-    let refresh = format!("refresh = [\"{}\"]\nawait_refresh = true", target.certname);
-    let mut job = Job::awaiting(both, &config("budget = \"5s\"", &refresh)).await;
-    let primary = Agent::enrol(&job.stage, &target).await;
-    job.keep_secret(&primary.challenge);
-    primary.run_well().await;
-    let agent = compiler(&job, &arriving);
-    let event = job.launch(&arriving);
-    tokio::join!(agent.first_run_well(), job.onboard_until(&event, Code::WaitingForRefresh));
+    let Held { mut job, instance: arriving, agent, event, target, primary } =
+        Held::launched(["again", "slow"], "budget = \"5s\"").await;
 
     // The target's run has its catalog and takes its time; meanwhile, the node's daemon runs again.
     let last = catalog(&job, &target.certname).await;

@@ -8,13 +8,12 @@ use std::path::PathBuf;
 use futures_util::future::join_all;
 use jiff::SignedDuration;
 use serde_json::{Value, json};
-use stagedoor_lifecycle::reason::Code;
 use stagedoor_puppet::{Certificate, Error};
 use tokio::time::Instant;
 
 use super::agent::Agent;
 use super::job::{Instance, Job, functions, instances};
-use super::onboarding::{BALANCER, DOMAIN, LONG_BUDGET, assert_serves, batch, compiler, config, continued};
+use super::onboarding::{BALANCER, DOMAIN, Held, LONG_BUDGET, assert_serves, batch, compiler, config, continued};
 use super::server_log::{ServerLog, SignedRequest};
 use crate::conformance::apply::{Applicant, PP_ROLE, submit};
 use crate::conformance::site::{Site, fresh};
@@ -68,68 +67,46 @@ impl Files {
     }
 }
 
-/// A launching instance that uses its certificate and is held, because a refresh target does not run Puppet again.
-struct Held {
-    job: Job,
-    instance: Instance,
-    agent: Agent,
-    event: Value,
-    certificate: Certificate,
-}
+/// The sweep does no housekeeping.
+const SETTINGS: &str = "budget = \"5s\"\nhousekeeping.every = \"never\"";
 
-impl Held {
-    async fn launched(label: &'static str) -> Self {
-        let both = instances(&[label, "target"], DOMAIN);
-        let [instance, target] = [0, 1].map(|nth| both[nth].clone());
-        let refresh = format!("refresh = [\"{}\"]\nawait_refresh = true", target.certname);
-        let mut job = Job::awaiting(both, &config("budget = \"5s\"\nhousekeeping.every = \"never\"", &refresh)).await;
-        // It has run before the launch.
-        let primary = Agent::enrol(&job.stage, &target).await;
-        job.keep_secret(&primary.challenge);
-        primary.run_well().await;
-        let agent = compiler(&job, &instance);
-        let event = job.launch(&instance);
-        tokio::join!(agent.first_run_well(), job.onboard_until(&event, Code::WaitingForRefresh));
-        let certificate = job.ca().certificate(&instance.certname).await.unwrap().expect("its certificate");
-        Self { job, instance, agent, event, certificate }
+/// The request that is pending under the name of its certificate costs an instance nothing.
+async fn assert_keeps_its_certificate(held: Held, certificate: Certificate) {
+    let Held { mut job, instance, agent, event, .. } = held;
+    for function in ["sweep", "onboard"] {
+        let answer = job.invoke(function, &event).await;
+        let same = job.ca().certificate(&instance.certname).await.unwrap();
+        assert_eq!(same.as_ref(), Some(&certificate), "{function}: {answer:#}");
+        assert!(!job.ca().crl().await.unwrap().revokes(&certificate), "{function}: {answer:#}");
     }
-
-    /// The request that is pending under the name of its certificate costs it nothing.
-    async fn assert_keeps_its_certificate(self) {
-        let Self { mut job, instance, agent, event, certificate } = self;
-        for function in ["sweep", "onboard"] {
-            let answer = job.invoke(function, &event).await;
-            let same = job.ca().certificate(&instance.certname).await.unwrap();
-            assert_eq!(same.as_ref(), Some(&certificate), "{function}: {answer:#}");
-            assert!(!job.ca().crl().await.unwrap().revokes(&certificate), "{function}: {answer:#}");
-        }
-        agent.run_well().await;
-        job.ca_admin().delete_csr(&instance.certname).await.unwrap();
-        job.assert_no_secret_is_told();
-    }
+    agent.run_well().await;
+    job.ca_admin().delete_csr(&instance.certname).await.unwrap();
+    job.assert_no_secret_is_told();
 }
 
 #[tokio::test]
 async fn an_agent_that_repeats_its_request_keeps_its_certificate() {
     let _turn = turn_to_clean().await;
-    let held = Held::launched("repeating").await;
+    let held = Held::launched(["repeating", "target"], SETTINGS).await;
+    let certificate = held.job.ca().certificate(&held.instance.certname).await.unwrap().expect("its certificate");
     held.agent.ask_again().await;
     let request = held.job.ca().csr(&held.instance.certname).await.unwrap().expect("the CA took the request");
-    assert_eq!(request.key(), held.certificate.key());
-    held.assert_keeps_its_certificate().await;
+    assert_eq!(request.key(), certificate.key());
+    assert_keeps_its_certificate(held, certificate).await;
 }
 
 #[tokio::test]
 async fn a_request_with_another_key_does_not_cost_an_instance_the_certificate_that_it_uses() {
     let site = Site::real().await;
-    let held = Held::launched("using").await;
+    let held = Held::launched(["using", "target"], SETTINGS).await;
+    let certificate = held.job.ca().certificate(&held.instance.certname).await.unwrap().expect("its certificate");
     // A stranger has read the instance's request, which any client may do, and asks for all that it asked for.
     let Instance { id, certname, .. } = &held.instance;
     let stranger = Applicant::named(certname.clone()).instance(id).extension(PP_ROLE, "compiler");
     let stranger = stranger.challenge(&held.job.challenge).alt_name(BALANCER);
     let (status, text) = submit(&site, certname.as_str(), stranger.request()).await;
     assert_eq!(status, 200, "the CA takes the request: {text}");
-    held.assert_keeps_its_certificate().await;
+    assert_keeps_its_certificate(held, certificate).await;
 }
 
 #[tokio::test]
