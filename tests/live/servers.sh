@@ -89,13 +89,16 @@ stop_servers() {
     stop_server PostgreSQL "$POSTGRES_PATTERN" INT
 }
 
-# wait_for NAME SECONDS PATTERN LOG REMEDY COMMAND…: until COMMAND succeeds; gives up early when the process is gone.
+# wait_for NAME SECONDS PATTERN LOG REMEDY COMMAND…: until COMMAND succeeds; gives up early when the process is gone. On a busy machine,
+# a process that was just started takes a moment until it can be found by its command line.
 wait_for() {
-    local name=$1 limit=$2 pattern=$3 log=$4 remedy=$5 began=$SECONDS told=0 waited
+    local name=$1 limit=$2 pattern=$3 log=$4 remedy=$5 began=$SECONDS told=0 waited found='' lived=''
     shift 5
     until "$@" >/dev/null 2>&1; do
         waited=$((SECONDS - began))
-        if [[ -z $(pids "$pattern") ]]; then
+        found=$(pids "$pattern")
+        [[ -z $found ]] || lived=yes
+        if [[ -z $found ]] && { [[ -n $lived ]] || ((waited >= 5)); }; then
             fail "$name ended instead of starting" "$remedy" "$log"
         elif ((waited >= limit)); then
             fail "$name does not answer after $limit s" "$remedy" "$log"
