@@ -132,8 +132,8 @@ audit: tools ## Check the dependencies against the advisory database (fetches it
 
 .PHONY: tools
 tools: ## Install cargo-deny and cargo-machete
-	@for tool in cargo-deny cargo-machete; do \
-	  if [ ! -x "$(TOOLS)/bin/$$tool" ]; then \
+	@for tool in cargo-deny@0.20.2 cargo-machete@0.9.2; do \
+	  if ! grep -qsF "\"$${tool%@*} $${tool#*@} " "$(TOOLS)/.crates.toml"; then \
 	    echo "Installing $$tool (some minutes) …"; \
 	    env -u CARGO_TARGET_DIR $(CARGO) install --locked --debug --root "$(TOOLS)" "$$tool"; \
 	  fi; \
