@@ -112,7 +112,7 @@ impl Puppet {
     /// A run of the agent's own has sent its facts and gets its catalog now. `started` is when it began by the node's clock.
     ///
     /// # Errors
-    /// Its certificate has been revoked.
+    /// Its certificate has been revoked, or the services that it needs are restarting.
     pub fn agent_begins(
         &self,
         certname: &str,
@@ -120,6 +120,7 @@ impl Puppet {
         facts: Map<String, Value>,
     ) -> anyhow::Result<BegunRun> {
         self.accepts(certname)?;
+        anyhow::ensure!(!self.site.keeps_agents_out(), "the primary's services are restarting");
         Ok(self.site.begin_run(certname, Some(facts), started, self.site.clock.now()))
     }
 

@@ -31,6 +31,14 @@ impl Puppet {
         self.site.orchestrator().times_ordered(certname)
     }
 
+    /// How many of the orchestrator's jobs have a run on this node that has not ended, whatever the jobs show.
+    #[must_use]
+    pub fn jobs_under_way(&self, certname: &str) -> usize {
+        let orchestrator = self.site.orchestrator();
+        let nodes = orchestrator.jobs.values().flat_map(|job| &job.nodes);
+        nodes.filter(|node| node.name == certname && !node.has_ended()).count()
+    }
+
     /// The orchestrator's jobs, oldest first, as `GET jobs` shows them.
     #[must_use]
     pub fn jobs(&self) -> Vec<Value> {

@@ -30,6 +30,7 @@ use stagedoor_lab_core::clock::Clock;
 use stagedoor_lab_core::server::TlsSource;
 
 pub use self::ca_api::{CaService, compiler_status};
+use self::enterprise::admission::Classes;
 pub use self::enterprise::{BegunRun, ConsoleService, NodeGroup, OrchestratorService, Right, RunScript};
 pub use self::node::{CertificateState, CsrAttributes, InPuppetdb, Node, PuppetdbRecord};
 pub use self::options::{Autosign, PuppetOptions, QueueDelay, ServerVersion, ServiceState, TokenState};
@@ -246,7 +247,7 @@ impl Puppet {
             let started = arrived - SignedDuration::from_secs(10);
             let uuid = uuid::Uuid::new_v4().to_string();
             // Compiled as soon as the run began; the rest of the run applied it.
-            let catalog = Command::Catalog { produced: started, uuid: Some(uuid.clone()) };
+            let catalog = Command::Catalog { produced: started, uuid: Some(uuid.clone()), classes: Classes::default() };
             store.at_once(&node.certname, catalog, arrived);
             let mut report = store.new_report(status, started, arrived, arrived);
             report.catalog_uuid = Some(uuid);

@@ -248,6 +248,8 @@ pub struct PuppetOptions {
     pub primary: Option<String>,
     /// How long the primary's services are unavailable after a run of Puppet that changed what they read, in milliseconds of real time.
     pub services_restart_ms: u64,
+    /// Whether agents use the primary's services: while these restart, no run can begin, and a report that is sent is lost.
+    pub agents_need_services: bool,
     /// How long a compiler's run waits for its PuppetDB, which waits for its database, before it goes on and fails; in milliseconds of real
     /// time.
     pub puppetdb_start_limit_ms: u64,
@@ -301,6 +303,7 @@ impl Default for PuppetOptions {
             file_sync_state: ServiceState::Running,
             primary: None,
             services_restart_ms: 0,
+            agents_need_services: false,
             puppetdb_start_limit_ms: 60_000,
             environments: vec!["production".to_owned()],
             challenge: None,

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 use crate::authority::Authority;
 use crate::ca::{Ca, Pending, Thrown, policy};
-use crate::enterprise::admission::{Admissions, Services};
+use crate::enterprise::admission::{Admissions, Classes, Services};
 use crate::enterprise::classifier::Groups;
 use crate::enterprise::file_sync::FileSync;
 use crate::enterprise::orchestrator::Orchestrator;
@@ -237,7 +237,11 @@ impl Site {
         let now = self.clock.now();
         let mut store = self.puppetdb();
         for number in 0..count {
-            store.at_once(&crowd_name(number), Command::Catalog { produced: now, uuid: None }, now);
+            store.at_once(
+                &crowd_name(number),
+                Command::Catalog { produced: now, uuid: None, classes: Classes::default() },
+                now,
+            );
         }
         drop(store);
         let mut ca = self.ca();

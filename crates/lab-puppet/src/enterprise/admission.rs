@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::Puppet;
+use crate::options::QueueDelay;
 use crate::puppetdb::store::Command;
 use crate::site::Site;
 
@@ -86,10 +87,9 @@ impl BegunRun {
 }
 
 impl Site {
-    /// The classes that the node groups give a node, by the facts that PuppetDB has of it.
-    fn classes(&self, certname: &str) -> Classes {
+    /// The classes that the node groups give a node with these facts.
+    fn classes(&self, certname: &str, facts: &Map<String, Value>) -> Classes {
         let primary = self.options().primary.unwrap_or_default();
-        let facts = self.puppetdb().nodes.get(certname).map(|record| record.facts.clone()).unwrap_or_default();
         let facts = json!({"trusted": facts.get("trusted").cloned().unwrap_or_else(|| json!({})), "fact": facts});
         let groups = self.node_groups();
         let mut classes = Classes::default();
@@ -108,7 +108,18 @@ impl Site {
         classes
     }
 
-    /// A run has sent its facts, and its catalog is compiled at `compiled` and stored now.
+    /// The facts that PuppetDB has of a node.
+    fn facts_of(&self, certname: &str) -> Map<String, Value> {
+        self.puppetdb().nodes.get(certname).map(|record| record.facts.clone()).unwrap_or_default()
+    }
+
+    /// How long the commands of Puppet runs wait in PuppetDB's queue.
+    fn queue_of_runs(&self) -> QueueDelay {
+        // Reads are counted for the commands of tests: runs do not wait for anybody to read.
+        Some(self.options().puppetdb_queue).filter(|delay| matches!(delay, QueueDelay::Ms(_))).unwrap_or_default()
+    }
+
+    /// A run has sent its facts, and its catalog is compiled at `compiled` and sent to PuppetDB now.
     pub(crate) fn begin_run(
         &self,
         certname: &str,
@@ -116,15 +127,17 @@ impl Site {
         started: Timestamp,
         compiled: Timestamp,
     ) -> BegunRun {
-        let now = self.clock.now();
-        if let Some(facts) = facts {
-            self.puppetdb().at_once(certname, Command::Facts { produced: compiled, facts }, now);
-        }
+        let (now, queue) = (self.clock.now(), self.queue_of_runs());
         let primary = self.options().primary;
-        let classes = primary.as_ref().map(|_| self.classes(certname)).unwrap_or_default();
+        let known = || facts.clone().unwrap_or_else(|| self.facts_of(certname));
+        let classes = primary.as_ref().map(|_| self.classes(certname, &known())).unwrap_or_default();
+        if let Some(facts) = facts {
+            self.puppetdb().submit(certname, Command::Facts { produced: compiled, facts }, queue, now);
+        }
         let is_primary = primary.as_deref() == Some(certname);
         let catalog = uuid::Uuid::new_v4().to_string();
         let mut store = self.puppetdb();
+        store.settle(now);
         let learns = (is_primary || classes.database).then(|| {
             let of = |wanted: fn(&Classes) -> bool| {
                 let active = store.nodes.iter().filter(|(_, record)| record.deactivated.is_none());
@@ -135,10 +148,8 @@ impl Site {
             let (with_puppetdb, masters) = (of(|classes| classes.puppetdb.is_some()), of(|classes| classes.master));
             Learns { host: classes.clone(), is_primary, with_puppetdb, masters }
         });
-        store.at_once(certname, Command::Catalog { produced: compiled, uuid: Some(catalog.clone()) }, now);
-        if let Some(record) = store.nodes.get_mut(certname) {
-            record.classes = classes;
-        }
+        let uuid = Some(catalog.clone());
+        store.submit(certname, Command::Catalog { produced: compiled, uuid, classes }, queue, now);
         BegunRun { certname: certname.to_owned(), started, waited: SignedDuration::ZERO, catalog, learns }
     }
 
@@ -154,13 +165,23 @@ impl Site {
         if let Some(learns) = learns {
             self.admit(&certname, learns);
         }
-        let now = self.clock.now();
+        let (now, queue) = (self.clock.now(), self.queue_of_runs());
+        let is_lost = self.keeps_agents_out();
         let mut store = self.puppetdb();
         let mut report = store.new_report(status, started, ended, now);
         report.job_id = job.map(str::to_owned);
         report.catalog_uuid = Some(catalog);
         report.waited = waited;
-        store.store_report(&certname, report, now)
+        let hash = report.hash.clone();
+        if !is_lost {
+            store.submit(&certname, Command::Report(report), queue, now);
+        }
+        hash
+    }
+
+    /// Whether agents need the primary's services, which are restarting.
+    pub(crate) fn keeps_agents_out(&self) -> bool {
+        self.options().agents_need_services && self.services() != Services::Running
     }
 
     /// A host rebuilds its files, as its catalog says.
@@ -208,7 +229,7 @@ impl Site {
 
     /// A node that had run Puppet before the scene began is known to every host.
     pub(crate) fn has_been_admitted(&self, certname: &str) {
-        let classes = self.classes(certname);
+        let classes = self.classes(certname, &self.facts_of(certname));
         let is_primary = self.options().primary.as_deref() == Some(certname);
         let mut admissions = self.admissions();
         if let Some(host) = &classes.puppetdb {

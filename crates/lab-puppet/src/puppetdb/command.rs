@@ -10,6 +10,7 @@ use stagedoor_lab_core::server::{Reply, Request};
 
 use super::store::Command;
 use super::{error, ok, pretty_reply};
+use crate::enterprise::admission::Classes;
 use crate::options::{PuppetOptions, QueueDelay};
 use crate::site::Site;
 
@@ -200,7 +201,7 @@ fn read(
         }
         "replace catalog" => {
             let uuid = payload["catalog_uuid"].as_str().map(str::to_owned);
-            Command::Catalog { produced: at, uuid }
+            Command::Catalog { produced: at, uuid, classes: Classes::default() }
         }
         "store report" => {
             let started = time("start_time")?.unwrap_or(at - SignedDuration::from_secs(10));

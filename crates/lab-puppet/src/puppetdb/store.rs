@@ -113,6 +113,7 @@ pub(crate) enum Command {
     Catalog {
         produced: Timestamp,
         uuid: Option<String>,
+        classes: Classes,
     },
     Report(Report),
     /// Accepted by PuppetDB, without an effect that this lab shows.
@@ -214,10 +215,11 @@ impl Store {
                 }
                 record.reactivate(produced);
             }
-            Command::Catalog { produced, uuid } => {
+            Command::Catalog { produced, uuid, classes } => {
                 if record.catalog.is_none_or(|known| known.produced <= produced) {
                     record.catalog = Some(Arrival { produced, received: now });
                     record.catalog_uuid = uuid;
+                    record.classes = classes;
                 }
                 record.reactivate(produced);
             }

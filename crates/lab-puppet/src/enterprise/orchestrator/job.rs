@@ -29,6 +29,8 @@ pub(crate) struct NodeRun {
     finished: Option<Timestamp>,
     details: Value,
     result: Value,
+    /// Its run has ended, and the orchestrator does not know.
+    untold: bool,
 }
 
 struct Event {
@@ -61,6 +63,7 @@ impl Job {
             finished: None,
             details: json!({}),
             result: Value::Null,
+            untold: false,
         };
         Self {
             id,
@@ -122,6 +125,11 @@ impl Job {
             node.details = json!({"message": message});
         }
         self.note("node_running", now, json!({"node": name, "detail": {}}), message);
+    }
+
+    /// The run of a node is over, but the job does not show it.
+    pub(crate) fn ends_untold(&mut self, name: &str) {
+        self.nodes.iter_mut().filter(|node| node.name == name).for_each(|node| node.untold = true);
     }
 
     /// A node's part is over; with the last one's, the job is.
@@ -247,6 +255,11 @@ impl Job {
 }
 
 impl NodeRun {
+    /// Whether its run has ended, whether the job shows it or not.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.untold || matches!(self.state, "finished" | "failed" | "errored")
+    }
+
     fn json(&self) -> Value {
         let duration = self.started.zip(self.finished).map(|(from, to)| to.duration_since(from).as_secs_f64());
         json!({

@@ -54,8 +54,8 @@ async fn run(site: Arc<Site>, id: u64, name: String, generation: u64) {
     let _turn = lock.lock().await;
     let started = site.clock.now();
     let script = script_that_ends(&site, &name).await;
-    let runs = matches!(script, RunScript::Ok | RunScript::Failed | RunScript::Restart { .. });
-    let begun = (runs && !site.ca().has_revoked(&name))
+    let runs = matches!(script, RunScript::Ok | RunScript::Failed | RunScript::Untold | RunScript::Restart { .. });
+    let begun = (runs && !site.ca().has_revoked(&name) && !site.keeps_agents_out())
         .then(|| site.begin_run(&name, connected.facts.clone(), started, site.clock.now()));
     let has_puppetdb = begun.is_none() || site.starts_puppetdb(&name).await;
     tokio::time::sleep(Duration::from_millis(site.options().run_ms)).await;
@@ -66,7 +66,7 @@ async fn run(site: Arc<Site>, id: u64, name: String, generation: u64) {
     let still_connected = site.orchestrator().connection(&name).is_some_and(is_same);
     let not_run = match script {
         // The run ends with the node, or with its disk.
-        RunScript::Ok | RunScript::Failed if !still_connected => {
+        RunScript::Ok | RunScript::Failed | RunScript::Untold if !still_connected => {
             Some(("the connection to the PCP broker was lost", "connection_lost"))
         }
         RunScript::Locked => Some(("Puppet agent run is already in progress", "agent_locked")),
@@ -86,6 +86,9 @@ async fn run(site: Arc<Site>, id: u64, name: String, generation: u64) {
     }
     if let RunScript::Restart { down_ms } = script {
         return restart(&site, down_ms, generation);
+    }
+    if script == RunScript::Untold {
+        return on_job(&site, id, |job, _| job.ends_untold(&name));
     }
     on_job(&site, id, |job, now| job.end(&name, &End::Ran { status, hash: &hash }, now));
 }

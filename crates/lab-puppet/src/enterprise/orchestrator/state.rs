@@ -25,6 +25,8 @@ pub enum RunScript {
     Locked,
     /// Puppet is disabled on the node.
     Disabled,
+    /// Well, and reported, but the orchestrator does not learn that it has ended: the job stays `running`.
+    Untold,
     /// Without end, until another script is set: then it ends by that.
     Hang,
     /// Well, and it restarts the orchestrator: connections are refused for a while, and jobs that were not over are

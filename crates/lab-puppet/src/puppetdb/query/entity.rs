@@ -1,8 +1,11 @@
 //! The entities that can be queried, their fields, and their rows. No I/O.
 
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+
 use serde_json::{Map, Value, json};
 
-use crate::puppetdb::store::{Record, Store, millis};
+use crate::puppetdb::store::{Record, Report, Store, millis};
 
 /// A kind of row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,9 +19,44 @@ pub(super) enum Entity {
 }
 
 /// A row, and whether its node is active.
-pub(super) struct Row {
-    pub(super) fields: Map<String, Value>,
+pub(super) struct Row<'s> {
+    source: Source<'s>,
     pub(super) active: bool,
+}
+
+enum Source<'s> {
+    Fields(Map<String, Value>),
+    /// Reports are many and have many fields, so that a field is made only when it is asked for.
+    Report {
+        certname: &'s str,
+        report: &'s Report,
+        is_latest: bool,
+    },
+}
+
+impl Row<'_> {
+    /// One of its fields.
+    pub(super) fn get(&self, field: &str) -> Option<Cow<'_, Value>> {
+        match &self.source {
+            Source::Fields(fields) => fields.get(field).map(Cow::Borrowed),
+            Source::Report { certname, report, is_latest } => {
+                of_report(certname, report, *is_latest, field).map(Cow::Owned)
+            }
+        }
+    }
+
+    /// All of its fields.
+    pub(super) fn into_fields(self) -> Map<String, Value> {
+        match self.source {
+            Source::Fields(fields) => fields,
+            Source::Report { certname, report, is_latest } => {
+                let fields = Entity::Reports.fields().iter();
+                fields
+                    .filter_map(|field| Some(((*field).to_owned(), of_report(certname, report, is_latest, field)?)))
+                    .collect()
+            }
+        }
+    }
 }
 
 impl Entity {
@@ -111,24 +149,31 @@ impl Entity {
         self == Self::Inventory && ["facts", "trusted"].contains(&field)
     }
 
-    pub(super) fn rows(self, store: &Store) -> Vec<Row> {
-        let rows = store.nodes.iter().flat_map(|(certname, record)| {
-            let values = match self {
-                Self::Nodes => vec![record.node(certname)],
-                Self::Inventory => inventory(certname, record),
-                Self::Facts => facts(certname, record),
-                Self::FactContents => fact_contents(certname, record),
+    /// The rows of the nodes that `wanted` names; `None`: of every node.
+    pub(super) fn rows<'s>(self, store: &'s Store, wanted: Option<&BTreeSet<&str>>, active_only: bool) -> Vec<Row<'s>> {
+        let nodes = store.nodes.iter().filter(|(certname, record)| {
+            let is_wanted = wanted.is_none_or(|wanted| wanted.contains(certname.as_str()));
+            is_wanted && (record.deactivated.is_none() || !active_only)
+        });
+        let rows = nodes.flat_map(|(certname, record)| {
+            let sources = match self {
+                Self::Nodes => made(vec![record.node(certname)]),
+                Self::Inventory => made(inventory(certname, record)),
+                Self::Facts => made(facts(certname, record)),
+                Self::FactContents => made(fact_contents(certname, record)),
                 Self::Reports => reports(certname, record),
-                Self::Catalogs => catalogs(certname, record),
+                Self::Catalogs => made(catalogs(certname, record)),
             };
             let active = record.deactivated.is_none();
-            values.into_iter().filter_map(move |value| match value {
-                Value::Object(fields) => Some(Row { fields, active }),
-                _ => None,
-            })
+            sources.into_iter().map(move |source| Row { source, active })
         });
         rows.collect()
     }
+}
+
+fn made<'s>(rows: Vec<Value>) -> Vec<Source<'s>> {
+    let fields = |value| if let Value::Object(fields) = value { Some(Source::Fields(fields)) } else { None };
+    rows.into_iter().filter_map(fields).collect()
 }
 
 /// A node has a row once it has sent facts.
@@ -187,7 +232,7 @@ fn catalogs(certname: &str, record: &Record) -> Vec<Value> {
 
 /// The metrics as they were sent. If none were sent, three times: the agent waited, got its catalog at once, and applied it for the rest of
 /// the run.
-fn metrics(report: &crate::puppetdb::store::Report) -> Value {
+fn metrics(report: &Report) -> Value {
     let href = format!("/pdb/query/v4/reports/{}/metrics", report.hash);
     if let Some(sent) = &report.metrics {
         return json!({"data": sent, "href": href});
@@ -201,26 +246,30 @@ fn metrics(report: &crate::puppetdb::store::Report) -> Value {
     })
 }
 
-fn reports(certname: &str, record: &Record) -> Vec<Value> {
+fn reports<'s>(certname: &'s str, record: &'s Record) -> Vec<Source<'s>> {
     let latest = record.reports.iter().map(|report| report.produced).max();
-    let row = |report: &crate::puppetdb::store::Report| {
-        json!({
-            "certname": certname,
-            "hash": report.hash,
-            "status": report.status,
-            "environment": "production",
-            "job_id": report.job_id,
-            "noop": report.noop,
-            "cached_catalog_status": report.cached,
-            "catalog_uuid": report.catalog_uuid,
-            "metrics": metrics(report),
-            "type": "agent",
-            "start_time": millis(report.started),
-            "end_time": millis(report.ended),
-            "producer_timestamp": millis(report.produced),
-            "receive_time": millis(report.received),
-            "latest_report?": Some(report.produced) == latest,
-        })
-    };
-    record.reports.iter().map(row).collect()
+    let source = |report| Source::Report { certname, report, is_latest: Some(report.produced) == latest };
+    record.reports.iter().map(source).collect()
+}
+
+/// A field of a report.
+fn of_report(certname: &str, report: &Report, is_latest: bool, field: &str) -> Option<Value> {
+    Some(match field {
+        "certname" => certname.into(),
+        "hash" => report.hash.as_str().into(),
+        "status" => report.status.as_str().into(),
+        "environment" => "production".into(),
+        "job_id" => report.job_id.as_deref().into(),
+        "noop" => report.noop.into(),
+        "cached_catalog_status" => report.cached.as_str().into(),
+        "catalog_uuid" => report.catalog_uuid.as_deref().into(),
+        "metrics" => metrics(report),
+        "type" => "agent".into(),
+        "start_time" => millis(report.started).into(),
+        "end_time" => millis(report.ended).into(),
+        "producer_timestamp" => millis(report.produced).into(),
+        "receive_time" => millis(report.received).into(),
+        "latest_report?" => is_latest.into(),
+        _ => return None,
+    })
 }

@@ -1,6 +1,7 @@
 //! Carrying out a parsed query on the store. No I/O.
 
 use std::cmp::Ordering;
+use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 use serde_json::{Map, Value};
@@ -17,13 +18,9 @@ pub(super) fn run(query: &Query, store: &Store) -> (Vec<Value>, usize) {
 
 fn select(query: &Query, store: &Store, active_only: bool) -> (Vec<Value>, usize) {
     let filter = query.filter.as_ref().map(|filter| with_answers(filter, store));
-    let mut rows: Vec<Row> = query
-        .entity
-        .rows(store)
-        .into_iter()
-        .filter(|row| row.active || !active_only)
-        .filter(|row| filter.as_ref().is_none_or(|filter| holds(filter, row, store)))
-        .collect();
+    let named = filter.as_ref().and_then(certnames);
+    let mut rows = query.entity.rows(store, named.as_ref(), active_only);
+    rows.retain(|row| filter.as_ref().is_none_or(|filter| holds(filter, row, store)));
     for (field, descending) in query.paging.order_by.iter().rev() {
         rows.sort_by(|one, other| {
             let order = order(&value(one, field), &value(other, field)).unwrap_or(Ordering::Equal);
@@ -33,7 +30,7 @@ fn select(query: &Query, store: &Store, active_only: bool) -> (Vec<Value>, usize
     let total = rows.len();
     let page = rows.into_iter().skip(query.paging.offset).take(query.paging.limit.unwrap_or(usize::MAX));
     let shown = page.map(|row| match &query.extract {
-        None => Value::Object(row.fields),
+        None => Value::Object(row.into_fields()),
         Some(fields) => {
             let chosen = fields.iter().map(|field| (field.text.clone(), value(&row, field)));
             Value::Object(chosen.collect::<Map<_, _>>())
@@ -59,6 +56,25 @@ fn with_answers(filter: &Expr, store: &Store) -> Expr {
     }
 }
 
+/// The only names for which the condition can hold; `None`: it may hold for any. Spares making the rows of all other nodes.
+fn certnames(filter: &Expr) -> Option<BTreeSet<&str>> {
+    let is_certname = |field: &Field| field.text == "certname";
+    match filter {
+        Expr::Compare(Comparison::Equal, field, Value::String(name)) if is_certname(field) => {
+            Some([name.as_str()].into())
+        }
+        Expr::In(fields, Values::List(names)) if matches!(fields.as_slice(), [field] if is_certname(field)) => {
+            Some(names.iter().filter_map(Value::as_str).collect())
+        }
+        Expr::And(parts) => parts.iter().filter_map(certnames).min_by_key(BTreeSet::len),
+        Expr::Or(parts) => {
+            let each: Option<Vec<_>> = parts.iter().map(certnames).collect();
+            Some(each?.into_iter().flatten().collect())
+        }
+        _ => None,
+    }
+}
+
 fn names_node_state(query: &Query) -> bool {
     fn in_filter(filter: &Expr) -> bool {
         match filter {
@@ -72,7 +88,7 @@ fn names_node_state(query: &Query) -> bool {
     query.filter.as_ref().is_some_and(in_filter)
 }
 
-fn holds(filter: &Expr, row: &Row, store: &Store) -> bool {
+fn holds(filter: &Expr, row: &Row<'_>, store: &Store) -> bool {
     match filter {
         Expr::And(parts) => parts.iter().all(|part| holds(part, row, store)),
         Expr::Or(parts) => parts.iter().any(|part| holds(part, row, store)),
@@ -92,15 +108,13 @@ fn holds(filter: &Expr, row: &Row, store: &Store) -> bool {
         }
         Expr::In(fields, values) => is_in(fields, values, row),
         Expr::Fact(name, wanted) => row
-            .fields
             .get("certname")
-            .and_then(Value::as_str)
-            .and_then(|certname| store.nodes.get(certname)?.facts.get(name))
+            .and_then(|certname| store.nodes.get(certname.as_str()?)?.facts.get(name))
             .is_some_and(|held| held == wanted),
     }
 }
 
-fn is_in(fields: &[Field], values: &Values, row: &Row) -> bool {
+fn is_in(fields: &[Field], values: &Values, row: &Row<'_>) -> bool {
     let held: Vec<Value> = fields.iter().map(|field| value(row, field)).collect();
     match values {
         Values::List(list) => held.iter().all(|held| list.contains(held)),
@@ -140,8 +154,11 @@ fn order(one: &Value, other: &Value) -> Option<Ordering> {
     }
 }
 
-fn value(row: &Row, field: &Field) -> Value {
-    let mut path = field.path.iter();
-    let first = path.next().and_then(|first| row.fields.get(first));
-    first.and_then(|first| path.try_fold(first, |value, key| value.get(key))).cloned().unwrap_or(Value::Null)
+fn value(row: &Row<'_>, field: &Field) -> Value {
+    let Some((first, below)) = field.path.split_first() else { return Value::Null };
+    match row.get(first) {
+        None => Value::Null,
+        Some(value) if below.is_empty() => value.into_owned(),
+        Some(value) => below.iter().try_fold(&*value, |value, key| value.get(key)).cloned().unwrap_or(Value::Null),
+    }
 }
