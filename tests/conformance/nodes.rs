@@ -213,11 +213,15 @@ pub(super) async fn the_newest_reports_of_a_set_are_those_of_its_active_nodes(si
     facts(site, &silent, None, None, newest).await;
     let mut told = site.puppetdb().latest_reports(&[silent, gone, twice.clone(), fresh("nobody")]).await.unwrap();
     assert!(told[0].catalog_uuid.take().is_some(), "{told:?}");
+    // By PuppetDB's own clock, whatever the report says of itself.
+    let receive_time = told[0].receive_time;
+    assert!(receive_time >= newest + SignedDuration::from_secs(29), "{told:?}");
     let expected = Report {
         certname: twice,
         start_time: newest - SignedDuration::from_secs(10),
         end_time: newest - SignedDuration::from_secs(2),
         producer_timestamp: newest,
+        receive_time,
         status: Some("changed".to_owned()),
         job_id: None,
         noop: Some(false),

@@ -12,9 +12,8 @@ use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt};
 use stagedoor_lifecycle::decision::Effect;
-use stagedoor_lifecycle::removal::Removal;
 use stagedoor_puppet::Certificate;
-use stagedoor_types::{ActionKey, Certname, Service, Trouble};
+use stagedoor_types::{Certname, Service, Trouble};
 
 pub(crate) use orders::order_overdue;
 pub(crate) use refuse::{Deletion, delete_request};
@@ -25,6 +24,9 @@ use crate::batch::{Reports, Task};
 use crate::call::{AT_ONCE, call};
 use crate::context::{Puppet, PuppetWriter, Run};
 use crate::snapshot::PuppetSnapshot;
+
+/// How long an observation is good enough for a write. While one of Puppet's services hangs, an observation takes a minute.
+const OBSERVATION_HOLDS: Duration = Duration::from_secs(10);
 
 /// The result of one write: what was done or what went wrong, and how long it took.
 pub(crate) type Done = (Result<String, Trouble>, Duration);
@@ -57,18 +59,14 @@ pub(crate) async fn apply(run: Run<'_>, puppet: &Puppet, snapshot: &PuppetSnapsh
     let Some(permit) = tasks.first().map(|task| task.permit) else { return Applied::default() };
     let writer = &puppet.writer(permit);
     let (mut removals, mut signs, mut requests, mut pins) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    let (mut runs, mut refreshes, mut rejected) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut runs, mut refreshes) = (Vec::new(), Vec::new());
     for Task { key, effect, launching, began, tried_before, .. } in tasks {
-        let removal =
-            |all: Vec<Removal>, key: ActionKey| remove::Task { key, removals: all, launching, began, tried_before };
         match effect {
-            Effect::Remove(all) => removals.push(removal(all, key)),
+            Effect::Remove(removed) => {
+                removals.push(remove::Task { key, removals: removed, launching, began, tried_before });
+            }
             Effect::Sign(signable) => signs.push((key, signable)),
             Effect::Delete(request) => requests.push((key, request)),
-            Effect::Reject(certificate, reason) => {
-                removals.push(removal(vec![certificate], key.clone()));
-                rejected.push((key, reason));
-            }
             Effect::Pin(name, groups) => pins.push((key, name, groups)),
             Effect::Run(name, order) => runs.push((key, name, order)),
             Effect::Refresh(order) => refreshes.push((key, order)),
@@ -76,10 +74,7 @@ pub(crate) async fn apply(run: Run<'_>, puppet: &Puppet, snapshot: &PuppetSnapsh
     }
     let mut applied = Applied::default();
     if !removals.is_empty() {
-        let fully_removed = remove::remove(run, writer, snapshot, removals, &mut applied).await;
-        for (key, reason) in rejected.into_iter().filter(|(key, _)| fully_removed.contains(key)) {
-            applied.reports.of(&key).abandon(reason);
-        }
+        remove::remove(run, writer, snapshot, removals, &mut applied).await;
     }
     refuse::refuse(run, writer, requests, &mut applied.reports).await;
     enrol::sign(run, writer, snapshot, signs, &mut applied).await;

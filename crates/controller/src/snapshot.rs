@@ -284,6 +284,7 @@ fn node_view(node: &NodeStatus) -> NodeView {
         active: node.is_active(),
         deactivated: node.deactivated,
         facts: node.facts_timestamp,
+        catalog: node.catalog_timestamp,
         newest: node.catalog_timestamp.max(node.facts_timestamp).max(node.report_timestamp),
     }
 }
@@ -299,6 +300,7 @@ pub(crate) fn run_view(report: &Report) -> RunView {
         start: report.start_time,
         end: report.end_time,
         received: report.producer_timestamp,
+        stored: report.receive_time,
         status: report.status.clone().unwrap_or_else(|| "unknown".to_owned()),
         noop: report.noop == Some(true),
         cached: report.cached_catalog_status.as_deref().is_some_and(|status| status != "not_used"),
@@ -380,7 +382,7 @@ mod tests {
         let name: Certname = "n.example.com".parse().unwrap();
         let seen = |catalog_uuid: &str, cached: &str| {
             let report = format!(
-                r#"{{"certname":"n.example.com","start_time":"2026-03-04T05:06:07Z","end_time":"2026-03-04T05:06:55Z","producer_timestamp":"2026-03-04T05:06:56Z","status":"failed",
+                r#"{{"certname":"n.example.com","start_time":"2026-03-04T05:06:07Z","end_time":"2026-03-04T05:06:55Z","producer_timestamp": "2026-03-04T05:06:56Z", "receive_time": "2026-03-04T05:06:56Z","status":"failed",
                     "catalog_uuid":{catalog_uuid},"cached_catalog_status":{cached}}}"#
             );
             let runs = by_name(Ok(vec![serde_json::from_str(&report).unwrap()]), |report: &Report| &report.certname);

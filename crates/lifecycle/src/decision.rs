@@ -63,8 +63,6 @@ pub enum Effect {
     Sign(Signable),
     /// Delete a request that must not be signed; the launch waits for another.
     Delete(RefusedRequest),
-    /// Remove the instance's own certificate, which must not have been signed, for this reason; then abandon the launch.
-    Reject(Removal, Fact),
     /// Pin the node to these groups.
     Pin(Certname, Vec<String>),
     /// Have the node run Puppet; the text distinguishes one such order from the next.
@@ -96,8 +94,6 @@ pub enum EffectKey {
     Sign(Certname),
     /// [`Effect::Delete`].
     Delete(Certname),
-    /// [`Effect::Reject`].
-    Reject(Certname),
     /// [`Effect::Pin`].
     Pin(Certname, Vec<String>),
     /// [`Effect::Run`].
@@ -114,7 +110,6 @@ impl Effect {
             Self::Remove(_) => EffectKey::Remove,
             Self::Sign(signable) => EffectKey::Sign(signable.certname().clone()),
             Self::Delete(refused) => EffectKey::Delete(refused.certname.clone()),
-            Self::Reject(removal, _) => EffectKey::Reject(removal.name.certname().clone()),
             Self::Pin(name, groups) => EffectKey::Pin(name.clone(), groups.clone()),
             Self::Run(name, _) => EffectKey::Run(name.clone()),
             Self::Refresh(order) => EffectKey::Refresh(order.targets.clone(), order.due),
@@ -151,7 +146,6 @@ impl Effect {
             }
             Self::Sign(signable) => format!("sign the certificate request of {}", signable.certname()),
             Self::Delete(RefusedRequest { reason, .. }) => format!("delete a certificate request: {}", reason.text),
-            Self::Reject(removal, _) => format!("remove {}, and abandon the launch", removal.describe()),
             Self::Pin(name, groups) => format!("pin {name} to {}", groups.join(", ")),
             Self::Run(name, _) => format!("have {name} run Puppet"),
             Self::Refresh(order) => format!("have {} run Puppet", names(&order.targets)),

@@ -155,8 +155,10 @@ pub struct NodeView {
     pub active: bool,
     /// When it was deactivated, if it was.
     pub deactivated: Option<Timestamp>,
-    /// When its newest facts were collected.
+    /// When PuppetDB stored its newest facts, by PuppetDB's clock.
     pub facts: Option<Timestamp>,
+    /// When PuppetDB stored its newest catalog, by PuppetDB's clock.
+    pub catalog: Option<Timestamp>,
     /// The newest time that any of its facts, catalogs and reports bears. A deactivation that bears an older one
     /// is ignored by PuppetDB, and reported as a success.
     pub newest: Option<Timestamp>,

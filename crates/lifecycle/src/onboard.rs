@@ -48,7 +48,7 @@ pub struct LaunchView {
     pub puppetdb_ahead: Option<SignedDuration>,
     /// The node's newest run of Puppet.
     pub run: Option<Lookup<RunView>>,
-    /// When the newest run began that was seen while the instance had no certificate under the name: a former owner's.
+    /// When a Puppet Server received the newest report that was seen while the instance had no certificate under the name: a former owner's.
     pub run_of_another: Option<Timestamp>,
     /// The node at the orchestrator.
     pub connection: Option<Connection>,
@@ -108,18 +108,10 @@ pub fn decide(
         Ok(story) => Decision::Complete(ActionResult::Continue, story),
         Err(NotYet::Missing(missing)) => not_yet(action, launching, missing, now),
         Err(NotYet::Decided(decision)) => match *decision {
-            // A certificate that is refused is removed at any time; everything else is only worth doing while there is time to finish.
-            Decision::Apply(effect)
-                if launching.is_late(action.began, now) && !matches!(effect, Effect::Reject(..)) =>
-            {
-                not_yet(
-                    action,
-                    launching,
-                    Missing::NotYet(
-                        Fact::new(Code::NoTimeLeft, format!("there is no time left to {}", effect.describe())).into(),
-                    ),
-                    now,
-                )
+            // Nothing is worth doing that there is no time to finish.
+            Decision::Apply(effect) if launching.is_late(action.began, now) => {
+                let late = Fact::new(Code::NoTimeLeft, format!("there is no time left to {}", effect.describe()));
+                not_yet(action, launching, Missing::NotYet(late.into()), now)
             }
             decision => decision,
         },
@@ -290,7 +282,7 @@ impl Rules<'_> {
         let by_another = self.is_by_another(name)?;
         // The new owner's facts come some seconds before its report: until then, the newest run is still the former owner's.
         let seen_before = self.seen.run_of_another;
-        Ok(move |run: &RunView| !by_another && seen_before.is_none_or(|before| run.start > before))
+        Ok(move |run: &RunView| !by_another && seen_before.is_none_or(|before| run.received > before))
     }
 
     /// Whether the facts of the node name another instance.

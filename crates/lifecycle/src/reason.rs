@@ -70,7 +70,7 @@ codes! {
     RequestPending = "request_pending", "Does the agent run, with the CA's address and the certname that the reason names?";
     /// The instance is known to Puppet under another name than its profile expects.
     FoundUnderAnotherName = "found_under_another_name", "Make the agent's certname and the profile's the same. Make images without /etc/puppetlabs/puppet/ssl.";
-    /// EC2 launched the instance long before this action began, so that its user data does not run again.
+    /// EC2 launched the instance long before this action began, so its user data may not run again.
     LaunchedBeforeAction = "launched_before_action", "Replace the instance, or enrol it manually.";
     /// The profile leaves signing to others, and nothing is signed yet.
     SignaturePending = "signature_pending", "Check the signer that the profile relies on.";
@@ -95,7 +95,7 @@ codes! {
 
     /// The certificate request does not pass the profile's checks. It is deleted, and the launch waits for another.
     RequestRefused = "request_refused", "Correct the user data (csr_attributes.yaml) or the profile; else find out who sent it.";
-    /// The certificate holds what the profile forbids: it is revoked, and the launch is abandoned.
+    /// The certificate holds what the profile forbids: the launch is abandoned. The certificate is revoked when the instance terminates.
     CertificateRefused = "certificate_refused", "Correct the signer, or the profile.";
     /// The CA signed another request than the one that was checked. The certificate is revoked, and the launch keeps waiting.
     RequestReplaced = "request_replaced", "Find out who replaced it. Set allow-duplicate-certs to false.";

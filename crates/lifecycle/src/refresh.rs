@@ -36,6 +36,8 @@ pub struct RunView {
     pub end: Timestamp,
     /// When a Puppet Server received its report, by that server's clock.
     pub received: Timestamp,
+    /// When PuppetDB stored its report, by PuppetDB's clock. It had stored the run's catalog before.
+    pub stored: Timestamp,
     /// `changed`, `unchanged` or `failed`.
     pub status: String,
     /// Whether it was a noop run, which changes nothing.

@@ -64,7 +64,7 @@ impl Aws {
             transition,
             origin,
             destination,
-            began: Began::Said(at(0)),
+            began: Began::Confirmed { recorded: Some(at(0)), said: Some(at(0)) },
         };
         let cloud = CloudView {
             group: Lookup::Found(Arc::new(Group {
@@ -184,7 +184,7 @@ pub(crate) fn request(owner: Option<&str>) -> RequestView {
 
 /// A node whose newest news is of this time.
 pub(crate) fn node(active: bool, newest: Timestamp) -> NodeView {
-    NodeView { active, deactivated: None, facts: Some(newest), newest: Some(newest) }
+    NodeView { active, deactivated: None, facts: Some(newest), catalog: None, newest: Some(newest) }
 }
 
 pub(crate) fn run(start: Timestamp, status: &str) -> RunView {
@@ -193,6 +193,7 @@ pub(crate) fn run(start: Timestamp, status: &str) -> RunView {
         start,
         end,
         received: end,
+        stored: end,
         status: status.into(),
         noop: false,
         cached: false,

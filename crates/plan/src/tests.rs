@@ -345,7 +345,10 @@ fn another_name_of_an_instance_is_looked_at() {
 
 #[test]
 fn when_an_action_began_is_asked_for_before_its_timeout_counts() {
-    let mut world = launching(1).each(|item| item.launch.run = Some(Lookup::Absent));
+    let mut world = launching(1).each(|item| {
+        item.launch.run = Some(Lookup::Absent);
+        item.action.began = Began::Said(at(0));
+    });
     world.now = at(1801);
     assert!(world.plan().start_times.contains(&world.key(0)));
     assert_eq!(world.code(0), (Outcome::Failed, Code::StartTimeUnknown));

@@ -42,11 +42,12 @@ const RUNS_FOR: SignedDuration = SignedDuration::from_hours(50);
 const NODES_PER_FACTS_QUERY: usize = 50;
 
 /// What is read of a report.
-const REPORT: [&str; 10] = [
+const REPORT: [&str; 11] = [
     "certname",
     "start_time",
     "end_time",
     "producer_timestamp",
+    "receive_time",
     "status",
     "job_id",
     "noop",

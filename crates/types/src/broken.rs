@@ -32,6 +32,16 @@ pub enum Rule {
     CatalogFirst,
     /// Heartbeats are sent for hooks whose timeout is shorter than the profile's.
     Heartbeats,
+    /// Only sweeps, which run one at a time, order Puppet runs of refresh targets for launches.
+    SweepsOrder,
+    /// An order for a refresh target that still has not learnt of a change is repeated on a schedule.
+    BackOff,
+    /// The refresh targets of a launch run in waves.
+    Waves,
+    /// A launch goes on without refresh targets when the timeout of the refresh has expired.
+    RefreshTimeout,
+    /// Housekeeping gives an order again that a termination gave and that was lost.
+    LostOrders,
 }
 
 #[cfg(feature = "broken-rules")]

@@ -286,7 +286,7 @@ async fn with_external_signing_a_good_certificate_is_accepted() {
 }
 
 #[tokio::test]
-async fn with_external_signing_a_bad_certificate_is_revoked_and_the_launch_abandoned() {
+async fn with_external_signing_a_bad_certificate_ends_the_launch_and_is_revoked_when_the_instance_terminates() {
     let mut stage = Stage::with(
         PuppetOptions { autosign: stagedoor_lab_puppet::Autosign::Switch(true), ..PuppetOptions::default() },
         "sign.mode = \"external\"",
@@ -300,8 +300,12 @@ async fn with_external_signing_a_bad_certificate_is_revoked_and_the_launch_aband
     let receipt = stage.rehearsal.onboard(&event).await;
     assert_eq!(receipt.outcome, Outcome::Abandoned, "{receipt:#?}");
     assert_eq!(receipt.code, Code::CertificateRefused, "{receipt:#?}");
-    assert!(!stage.rehearsal.puppet_has(&stage.name_of(&instance)).0);
-    assert!(stage.rehearsal.lab.puppet.is_revoked(serial), "{receipt:#?}");
+    // Until then it may be in use.
+    assert!(!stage.rehearsal.lab.puppet.is_revoked(serial), "{receipt:#?}");
+    assert_eq!(stage.state_of(&instance).as_deref(), Some("Terminating:Wait"));
+    let purged = stage.swept(&instance).await;
+    assert!(matches!(purged.code, Code::Purged(_)), "{purged:#?}");
+    assert!(stage.rehearsal.lab.puppet.is_revoked(serial));
 }
 
 /// Onboards an instance whose agent has sent its request and stopped, on a CA with `allow-duplicate-certs`. `change` is made at the

@@ -1,7 +1,6 @@
 //! Enrols launching nodes: signs what was approved, pins. Every write may safely be repeated.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt};
 use stagedoor_lifecycle::deadline;
@@ -12,13 +11,10 @@ use stagedoor_puppet::{Error, Group, Outcome as CaOutcome, Signed};
 use stagedoor_types::{ActionKey, Certname, Service, Trouble, TroubleKind};
 
 use super::remove::not_tried;
-use super::{Applied, certificates_now};
+use super::{Applied, OBSERVATION_HOLDS, certificates_now};
 use crate::call::{AT_ONCE, call, within};
 use crate::context::{PuppetWriter, Run};
 use crate::snapshot::PuppetSnapshot;
-
-/// How long an observation of the pins stays valid.
-const PINS_HOLD: Duration = Duration::from_secs(10);
 
 /// Signs the requests of the whole batch, in one call where the CA has it.
 pub(super) async fn sign(
@@ -143,7 +139,7 @@ async fn changed(
     reasons.collect()
 }
 
-/// The names that have lost a pin since they were checked. Queries the classifier only if the observation is older than [`PINS_HOLD`].
+/// The names that have lost a pin since they were checked. Queries the classifier only if the observation is older than [`OBSERVATION_HOLDS`].
 async fn unpinned(
     run: Run<'_>,
     writer: &PuppetWriter,
@@ -160,7 +156,7 @@ async fn unpinned(
         .filter(|(_, pins)| !pins.is_empty())
         .collect();
     let Some(classifier) = &writer.classifier else { return Ok(BTreeSet::new()) };
-    if checked.is_empty() || run.now() < deadline::after(snapshot.at, PINS_HOLD) {
+    if checked.is_empty() || run.now() < deadline::after(snapshot.at, OBSERVATION_HOLDS) {
         return Ok(BTreeSet::new());
     }
     let now = call(run.context, run.budget.work, Service::Classifier, classifier.classifier().groups()).await?;

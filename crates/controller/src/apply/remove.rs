@@ -11,7 +11,7 @@ use stagedoor_lifecycle::removal::Removal;
 use stagedoor_puppet::{Certificate, Deactivated, Error, Outcome as CaOutcome};
 use stagedoor_types::{ActionKey, Certname, Service, Trouble, TroubleKind};
 
-use super::{Applied, Done, certificates_now};
+use super::{Applied, Done, OBSERVATION_HOLDS, certificates_now};
 use crate::call::{call, within};
 use crate::context::{PuppetWriter, Run};
 use crate::snapshot::PuppetSnapshot;
@@ -45,11 +45,18 @@ impl Removed {
     }
 }
 
-/// Removes all of this, certificates, nodes and pins side by side; `ahead` is by how much PuppetDB's clock is ahead of ours.
-async fn carry_out(run: Run<'_>, writer: &PuppetWriter, all: &[&Removal], ahead: Option<SignedDuration>) -> Removed {
+/// Removes all of this, certificates, nodes and pins side by side. `seen` is when it was observed, and `ahead` by how much PuppetDB's clock
+/// is ahead of ours.
+async fn carry_out(
+    run: Run<'_>,
+    writer: &PuppetWriter,
+    all: &[&Removal],
+    seen: Timestamp,
+    ahead: Option<SignedDuration>,
+) -> Removed {
     let now = by_puppetdb(run, ahead);
     let ((files, cleaned), nodes, pins) =
-        tokio::join!(remove_files(run, writer, all), deactivate(run, writer, all, now), unpin(run, writer, all),);
+        tokio::join!(remove_files(run, writer, all, seen), deactivate(run, writer, all, now), unpin(run, writer, all),);
     Removed { files, cleaned, nodes, pins }
 }
 
@@ -62,9 +69,10 @@ pub(crate) async fn carry_out_node_last(
     run: Run<'_>,
     writer: &PuppetWriter,
     all: &[&Removal],
+    seen: Timestamp,
     ahead: Option<SignedDuration>,
 ) -> Removed {
-    let ((files, cleaned), pins) = tokio::join!(remove_files(run, writer, all), unpin(run, writer, all));
+    let ((files, cleaned), pins) = tokio::join!(remove_files(run, writer, all, seen), unpin(run, writer, all));
     let is_gone = |removal: &&&Removal| {
         let name = removal.name.certname();
         let unpinned = removal.pins.is_empty() || pins.get(name).is_some_and(|(unpinned, _)| unpinned.is_ok());
@@ -100,14 +108,14 @@ impl Task {
     }
 }
 
-/// Removes what is left of these instances; says for which of them everything was done.
+/// Removes what is left of these instances.
 pub(super) async fn remove(
     run: Run<'_>,
     writer: &PuppetWriter,
     snapshot: &PuppetSnapshot,
     mut tasks: Vec<Task>,
     applied: &mut Applied,
-) -> BTreeSet<ActionKey> {
+) {
     // Those that were never tried, and those that wait longest, come first.
     tasks.sort_by_key(|task| (task.tried_before, task.began));
     // Another invocation may have been faster. A certificate that an instance got meanwhile must not be cleaned in place of the
@@ -124,13 +132,12 @@ pub(super) async fn remove(
     });
     let all: Vec<&Removal> = tasks.iter().flat_map(|task| &task.removals).collect();
     let removed = if snapshot.enterprise {
-        carry_out_node_last(run, writer, &all, snapshot.puppetdb_ahead).await
+        carry_out_node_last(run, writer, &all, snapshot.at, snapshot.puppetdb_ahead).await
     } else {
-        carry_out(run, writer, &all, snapshot.puppetdb_ahead).await
+        carry_out(run, writer, &all, snapshot.at, snapshot.puppetdb_ahead).await
     };
     let at = run.now();
 
-    let mut fully_removed = BTreeSet::new();
     for task in tasks {
         let report = applied.reports.of(&task.key);
         let mut failure = None;
@@ -165,14 +172,10 @@ pub(super) async fn remove(
             report.may_repeat = true;
             continue;
         }
-        if failure.is_none() {
-            fully_removed.insert(task.key);
-        }
         // Puppet's word is no proof. If the next pass still observes something, this is the reason; else the rules say `Purged`.
         let done = || Fact::new(Code::StillThere, "Puppet said that it was done").into();
         report.removal = Some(failure.unwrap_or_else(done));
     }
-    fully_removed
 }
 
 /// The names under which there is not the certificate any more that is to be removed, or why that cannot be seen now.
@@ -202,6 +205,7 @@ async fn remove_files(
     run: Run<'_>,
     writer: &PuppetWriter,
     all: &[&Removal],
+    seen: Timestamp,
 ) -> (BTreeMap<Certname, Vec<Done>>, BTreeSet<Certname>) {
     let mut done: BTreeMap<Certname, Vec<Done>> = BTreeMap::new();
     let mut clean_names = BTreeSet::new();
@@ -209,9 +213,9 @@ async fn remove_files(
     // One after the other: where the CA takes no lock for it, one of two concurrent revocations may be lost.
     let mut stuck = false;
     for (index, chunk) in certificates.chunks(CLEANED_AT_ONCE).enumerate() {
-        // The writes before have taken their time, in which a name may have come to another instance.
-        let changed =
-            if index == 0 || stuck { BTreeMap::new() } else { replaced(run, writer, chunk.iter().copied()).await };
+        // The reads and the writes before may have taken their time, in which a name may have come to another instance.
+        let holds = index == 0 && run.context.clock.since(seen) < OBSERVATION_HOLDS;
+        let changed = if holds || stuck { BTreeMap::new() } else { replaced(run, writer, chunk.iter().copied()).await };
         let names = chunk.iter().map(|removal| &removal.name);
         let (left, same): (Vec<_>, Vec<_>) = names.partition(|name| changed.contains_key(name.certname()));
         let started = run.now();

@@ -62,7 +62,7 @@ pub(crate) struct WorkItem {
     vacant: BTreeSet<Certname>,
     /// By how much the CA's clock is ahead of ours, as far as known.
     ca_ahead: Option<SignedDuration>,
-    /// When the newest run began that was seen while it had no certificate.
+    /// When a Puppet Server received the newest report that was seen while it had no certificate.
     run_of_another: Option<Timestamp>,
     /// The last request that was refused.
     refused: Option<Refused>,
@@ -280,7 +280,6 @@ impl WorkItem {
             steps,
             status,
             finished,
-            verdict,
             trouble,
             removal,
             refused,
@@ -311,9 +310,6 @@ impl WorkItem {
         }
         if let Some(status) = status {
             self.report(status);
-        }
-        if let Some(verdict) = verdict {
-            self.decide(verdict);
         }
         if let Some(status) = finished {
             self.finish(status);

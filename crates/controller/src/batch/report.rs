@@ -8,8 +8,8 @@ use stagedoor_lifecycle::onboard::Refused;
 use stagedoor_lifecycle::reason::{Fact, Reason};
 use stagedoor_lifecycle::receipt::{Outcome, Step, StepKind};
 use stagedoor_lifecycle::removal::{Applied, Removal};
-use stagedoor_plan::{Status, Verdict};
-use stagedoor_types::{ActionKey, ActionResult, Trouble};
+use stagedoor_plan::Status;
+use stagedoor_types::{ActionKey, Trouble};
 
 /// What the steps did for an action: changes of its work item.
 #[derive(Debug, Default)]
@@ -19,7 +19,6 @@ pub(crate) struct Report {
     pub(crate) status: Option<Status>,
     /// The status with which the action is over for this invocation.
     pub(crate) finished: Option<Status>,
-    pub(crate) verdict: Option<Verdict>,
     /// What went wrong.
     pub(crate) trouble: Option<Trouble>,
     /// The result of a removal.
@@ -49,10 +48,6 @@ impl Report {
 
     pub(crate) fn status(&mut self, outcome: Outcome, reason: impl Into<Reason>) {
         self.status = Some(Status::new(outcome, reason));
-    }
-
-    pub(crate) fn abandon(&mut self, reason: Fact) {
-        self.verdict = Some(Verdict { result: ActionResult::Abandon, reason: reason.into() });
     }
 
     /// Records that a request was refused; the launch waits for another. `left` is the key of one that was not deleted.

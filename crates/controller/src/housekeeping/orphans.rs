@@ -223,7 +223,7 @@ async fn remove(
     before: &Closely,
 ) -> Vec<Dealt> {
     let removals: Vec<&Removal> = orphans.iter().map(|orphan| &orphan.removal).collect();
-    let removed = carry_out_node_last(run, writer, &removals, before.puppetdb_ahead).await;
+    let removed = carry_out_node_last(run, writer, &removals, before.at, before.puppetdb_ahead).await;
     let names: Vec<Certname> = removals.iter().map(|removal| removal.name.certname().clone()).collect();
     let applied = run.now();
     let seen = Box::pin(closely(run, puppet, &names)).await;

@@ -12,6 +12,7 @@ use stagedoor_lifecycle::profile::Profile;
 use stagedoor_lifecycle::reason::Code;
 use stagedoor_lifecycle::refresh::{Overdue, overdue};
 use stagedoor_puppet::JobId;
+use stagedoor_types::broken::{Rule, is_broken};
 use stagedoor_types::{Certname, Group, Location, Mode, Service, Trouble, WritePermit};
 
 use crate::apply::order_overdue;
@@ -45,6 +46,9 @@ pub(super) async fn check(
     let profiles = run.context.config.profiles.values().map(AsRef::as_ref);
     let profiles: Vec<&Profile> = profiles.filter(refreshing).collect();
     let permit = profiles.first().and_then(|profile| profile.mode.write_permit());
+    if is_broken(Rule::LostOrders) {
+        return Ok(None);
+    }
     let (Some(permit), true, Ok(home)) = (permit, puppet.orchestrator.is_some(), Cloud::home(groups)) else {
         return Ok(None);
     };

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt};
 use jiff::{SignedDuration, Timestamp};
@@ -16,6 +17,9 @@ use crate::call::{AT_ONCE, in_turn};
 use crate::context::{Puppet, Run};
 use crate::memory::Certificates;
 use crate::snapshot::{Files, PuppetSnapshot, holds};
+
+/// A list that fails sooner has cost the CA nothing.
+const AT_NO_COST: Duration = Duration::from_secs(5);
 
 /// How many certificates without an active node are read in one housekeeping; the selection rotates with the time.
 const READ: usize = 100;
@@ -100,6 +104,7 @@ async fn certificates(run: Run<'_>, puppet: &Puppet, rules: &Rules<'_>) -> Certi
         Ok(_) => {}
         Err(_) => invalid += 1,
     };
+    let began = run.now();
     let listed = ask(run, Service::Ca, puppet.ca.signed_names(signed)).await;
     if invalid > 0 {
         tracing::warn!(invalid, "left out certificates whose names are no certnames");
@@ -117,15 +122,21 @@ async fn certificates(run: Run<'_>, puppet: &Puppet, rules: &Rules<'_>) -> Certi
         Err(trouble) => Err(trouble),
     };
     let certificates: Certificates = found.map(|()| names.into_iter().collect::<Arc<[Certname]>>());
-    // After a timeout, a broken connection or trouble with PuppetDB, the next housekeeping asks again. An error that the CA answers with,
-    // for instance because of a damaged file, is remembered like a list: a CA with many certificates takes long to answer with one.
-    let passing = |trouble: &Trouble| {
-        trouble.service == Service::PuppetDb || matches!(trouble.kind, TroubleKind::Timeout | TroubleKind::Unreachable)
-    };
+    let took = run.context.clock.since(began);
+    let passing = |trouble: &Trouble| has_cost_nothing(trouble, took);
     if !certificates.as_ref().is_err_and(passing) {
         memory.keep_certificates(run.now(), certificates.clone());
     }
     certificates
+}
+
+/// Whether the next housekeeping may ask for the list again after this failure. Otherwise it is remembered like a list: an error with which
+/// the CA answered, for instance because of a damaged file, and any failure that took long, because the CA makes the whole list even if
+/// nobody waits for it any longer.
+fn has_cost_nothing(trouble: &Trouble, took: Duration) -> bool {
+    let is_of_the_ca = trouble.service != Service::PuppetDb
+        && !matches!(trouble.kind, TroubleKind::Timeout | TroubleKind::Unreachable);
+    took < AT_NO_COST && !is_of_the_ca
 }
 
 /// What a node's certificate said at its newest run, if it named an instance.
@@ -175,4 +186,21 @@ pub(crate) async fn closely_with(
     let certificate = |(name, (certificate, _)): (Certname, Files)| Some((name, certificate.ok().flatten()?));
     let certificates = snapshot.files.into_iter().filter_map(certificate).collect();
     Closely { at, suspects, certificates, puppetdb_ahead }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_failure_that_came_at_once_and_not_from_the_ca_lets_the_list_be_asked_for_again() {
+        let trouble = |kind, service| Trouble { kind, service, text: String::new() };
+        let refused = trouble(TroubleKind::Unreachable, Service::Ca);
+        let of_puppetdb = trouble(TroubleKind::Busy, Service::PuppetDb);
+        for passing in [&refused, &of_puppetdb] {
+            assert!(has_cost_nothing(passing, Duration::from_secs(1)), "{passing:?}");
+            assert!(!has_cost_nothing(passing, Duration::from_secs(60)), "{passing:?}");
+        }
+        assert!(!has_cost_nothing(&trouble(TroubleKind::Busy, Service::Ca), Duration::from_secs(1)));
+    }
 }

@@ -4,14 +4,15 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use stagedoor_types::broken::{Rule, is_broken};
-use stagedoor_types::{Certname, InstanceId, Place};
+use stagedoor_types::{ActionResult, Certname, InstanceId, Place};
 
-use super::{NotYet, Rules, SILENCE, ask, trouble, wrong};
+use super::{NotYet, Rules, SILENCE, ask, news, trouble, wrong};
 use crate::decision::{Decision, Effect, Missing, Question, RefusedRequest};
 use crate::identity::{Whose, whose};
 use crate::observation::{Began, CertificateView, NameView};
 use crate::profile::{Rekey, SignMode};
 use crate::reason::{Code, Fact, Reason};
+use crate::refresh::RunView;
 use crate::removal::Removal;
 use crate::signing::{Expected, Objection, Request};
 use crate::{deadline, signing};
@@ -46,12 +47,16 @@ impl Rules<'_> {
             Ok(None) => return Err(self.request(name)),
             Ok(Some(certificate)) => certificate,
         };
+        // An event may be old: the instance may have been launched again since, on another root volume. But a certificate that was seen to
+        // appear is of the launch that waits now.
+        if !certificate.appeared && !matches!(self.action.began, Began::Confirmed { .. }) {
+            return ask(Question::Began);
+        }
         let purgeable = match whose(name, instance, self.protected) {
             Whose::Ours(purgeable) => purgeable,
             Whose::Unavailable(why) => return Err(trouble(&why)),
             _ => return Err(self.of_another(name, certificate)),
         };
-        let removal = || Removal::of_certificate(purgeable.clone(), certificate);
         if self.is_rekeyed(name, certificate)? {
             if self.launching.profile.rekey == Rekey::Refuse {
                 return Err(wrong(
@@ -63,7 +68,8 @@ impl Rules<'_> {
                     ),
                 ));
             }
-            return Err(Decision::Apply(Effect::Remove(vec![removal()])).into());
+            let removal = Removal::of_certificate(purgeable, certificate);
+            return Err(Decision::Apply(Effect::Remove(vec![removal])).into());
         }
         let expected = self.expected(certname, &certificate.holds)?;
         let objections = signing::objections(&certificate.holds, &expected);
@@ -74,14 +80,15 @@ impl Rules<'_> {
                 Objection::list(&objections)
             );
             let reason = Fact::new(Code::CertificateRefused, reason);
-            // Nothing is revoked because a tag is missing that made one of its names when it was signed.
+            // No launch is abandoned because a tag is missing that made one of its names when it was signed.
             let with_its_names = Expected { alt_names: &certificate.holds.alt_names, ..expected };
             if self.launching.alt_names.is_incomplete()
                 && signing::objections(&certificate.holds, &with_its_names).is_empty()
             {
                 return Err(NotYet::Missing(Missing::NotYet(reason.into())));
             }
-            return Err(Decision::Apply(Effect::Reject(removal(), reason)).into());
+            // The instance may use it, so it is removed when the instance terminates, and not before (ADR 18).
+            return Err(Decision::Complete(ActionResult::Abandon, reason.into()).into());
         }
         Ok(certificate)
     }
@@ -125,7 +132,14 @@ impl Rules<'_> {
             (Began::Unknown, None) if !self.launching.has_pool => return ask(Question::Began),
             (Began::Confirmed { recorded: Some(began), said }, origin) if old(began) && used != Used::Since => {
                 match (origin, said) {
-                    (Some(Place::Ec2 | Place::AutoScalingGroup), Some(said)) => said >= began,
+                    (Some(Place::Ec2 | Place::AutoScalingGroup), Some(said)) if said >= began => true,
+                    (Some(_), Some(said)) if said < began => {
+                        let old = format!(
+                            "the event is of an earlier launch of {}; the next sweep decides",
+                            self.action.instance
+                        );
+                        return Err(news(Code::NotSeenYet, old));
+                    }
                     // Found by the sweep: without a warm pool it cannot come from one.
                     (None, _) => !self.launching.has_pool,
                     _ => false,
@@ -155,14 +169,15 @@ impl Rules<'_> {
             Some(run) => run.known().map_err(trouble)?,
             None => None,
         };
-        // A run that is under way has sent facts, and has no report yet.
-        let newest = name.node.known().map_err(trouble)?.and_then(|node| node.newest);
-        let under_way = newest.filter(|newest| run.is_none_or(|run| *newest > run.end));
         let Some(launched) = self.action.began.time() else { return Ok(Used::Before) };
-        let began = run.map(|run| run.start).max(under_way);
-        let heard = run.map(|run| run.end).max(newest);
+        // A run that is under way has sent facts and has no report yet. PuppetDB dates them when it stores them.
+        let sent = name.node.known().map_err(trouble)?.and_then(|node| node.facts.max(node.catalog));
+        let under_way = sent.filter(|sent| run.is_none_or(|run| *sent > run.received));
+        let heard = run.map(|run| run.received).max(sent);
         let is_late = |heard: Timestamp| deadline::after(heard, super::CLOCKS_DIFFER) >= launched;
-        Ok(if began.is_some_and(|began| began >= launched) {
+        let surely_since = |sent: Timestamp| sent >= deadline::after(launched, super::CLOCKS_DIFFER);
+        let began = run.map(RunView::began_by_server);
+        Ok(if began.is_some_and(|began| began >= launched) || under_way.is_some_and(surely_since) {
             Used::Since
         } else if heard.is_some_and(is_late) && self.now < deadline::after(launched, BOOTED) {
             Used::Perhaps

@@ -57,8 +57,8 @@ impl Rules<'_> {
         Fact::new(Code::FoundUnderAnotherName, text)
     }
 
-    /// User data runs at the first boot alone. So an instance that was attached to the group, or returned from Standby, waits at the hook
-    /// and asks for no certificate. One that comes from the warm pool was started for this action.
+    /// User data runs only at the first boot of a root volume. So an instance that was launched long before this action may not request a
+    /// certificate. One that comes from the warm pool was started for this action.
     fn launched_before_action(&self) -> Option<Fact> {
         let (launched, began) = (self.launching.launched?, self.action.began.time()?);
         let may_have_rested = match self.action.origin {
@@ -69,8 +69,8 @@ impl Rules<'_> {
             return None;
         }
         let text = format!(
-            "EC2 launched {} at {launched}, long before this action began: it was attached, or returned from Standby, and user data that \
-             asks for a certificate does not run again",
+            "EC2 launched {} at {launched}, long before this action began; user data, which requests a certificate, runs only at the first \
+             boot of a root volume",
             self.action.instance
         );
         Some(Fact::new(Code::LaunchedBeforeAction, text))

@@ -53,6 +53,8 @@ impl Rules<'_> {
             return ask(Question::Targets(refresh::searched_from(change)));
         };
         let until = self.until()?.map(|until| self.by_puppetdb(until));
+        let together = is_broken(Rule::Waves).then(|| refresh.in_one_wave());
+        let refresh = together.as_ref().unwrap_or(refresh);
         let standing = Refreshing { refresh, targets, change, until, now }.standing();
         self.follow(standing)
     }
@@ -67,7 +69,8 @@ impl Rules<'_> {
         }
         let late = self.launching.is_late(self.action.began, self.now);
         // Sweeps run one at a time, so that instances that launch together cost the targets one run.
-        if let Some(order) = order.as_ref().filter(|_| self.orchestrated && self.sweeps && !late) {
+        let orders = self.sweeps || is_broken(Rule::SweepsOrder);
+        if let Some(order) = order.as_ref().filter(|_| self.orchestrated && orders && !late) {
             return Err(Decision::Apply(Effect::Refresh(order.clone())).into());
         }
         let by_the_sweep = if order.is_some() && !self.sweeps { "; the sweep orders it" } else { "" };
@@ -96,10 +99,14 @@ impl Rules<'_> {
         let its = runs.iter().filter(|run| of_this_launch(run.began_by_server()) && by_it(run));
         let stored = match after {
             RefreshAfter::SuccessfulRun => None,
-            RefreshAfter::Catalog => self.stored_catalog(name, certificate)?,
+            RefreshAfter::Catalog => self.stored_catalog(name, certificate)?.cloned(),
         };
+        // It was compiled before PuppetDB stored it, which takes a while if there is a queue.
+        let since = name.node.known().map_err(trouble)?.and_then(|node| node.catalog);
+        let stored = stored
+            .map(|stored| CatalogView { produced: stored.produced.max(since.unwrap_or(stored.produced)), ..stored });
         // The newest is among them, unless it was received outside the time that was searched.
-        Ok(refresh::change(after, its.chain(own), stored))
+        Ok(refresh::change(after, its.chain(own), stored.as_ref()))
     }
 
     /// The runs and the catalog under its name.

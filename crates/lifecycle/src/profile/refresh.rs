@@ -41,6 +41,12 @@ impl Refresh {
         self.waves.iter().flatten()
     }
 
+    /// The same targets, all in one wave.
+    #[must_use]
+    pub fn in_one_wave(&self) -> Self {
+        Self { waves: vec![self.targets().cloned().collect()], ..self.clone() }
+    }
+
     /// Whether there is no refresh target.
     #[must_use]
     pub fn is_empty(&self) -> bool {

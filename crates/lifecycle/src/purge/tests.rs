@@ -9,7 +9,7 @@ use crate::observation::{Began, NodeView};
 use crate::world::{self, Aws, NAME, OTHER, OURS, PRIMARY, at, down, request, unavailable};
 
 fn node(active: bool) -> NodeView {
-    NodeView { active, deactivated: None, facts: Some(at(-100)), newest: None }
+    NodeView { active, deactivated: None, facts: Some(at(-100)), catalog: None, newest: None }
 }
 
 fn certificate(owner: Option<&str>) -> crate::observation::CertificateView {

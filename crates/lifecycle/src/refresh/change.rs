@@ -14,8 +14,8 @@ use crate::profile::RefreshAfter;
 /// catalog. It is the first one while there is no report of this launch, and while the first report has the same `catalog_uuid`. In these
 /// cases, its `producer_timestamp` counts. Afterwards, the time follows from the first report that has a catalog: its end minus the time
 /// that the run took to apply the catalog, because the catalog was stored before the node received it. If the report does not give that
-/// time, its end counts: the later time, after which no target can have missed the catalog. A run ended when a Puppet Server received its
-/// report at the latest, by that server's clock, which dates the catalogs of the targets too.
+/// time, its end counts: the later time, after which no target can have missed the catalog. A run ended when PuppetDB stored its report at
+/// the latest: what waits in PuppetDB's queue is in no target's catalog. `produced` of `stored` must be no earlier than when it was stored.
 pub(crate) fn change<'a>(
     after: RefreshAfter,
     own: impl IntoIterator<Item = &'a RunView>,
@@ -36,9 +36,9 @@ pub(crate) fn change<'a>(
     }
 }
 
-/// The latest time at which a run ended.
+/// The latest time at which a run ended and PuppetDB knew of it.
 fn ended(run: &RunView) -> Timestamp {
-    run.end.max(run.received)
+    run.end.max(run.received).max(run.stored)
 }
 
 /// The latest time at which a node received its catalog.

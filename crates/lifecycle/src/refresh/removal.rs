@@ -69,12 +69,8 @@ pub(crate) fn at_next_run(refresh: &Refresh) -> Fact {
 
 /// All waves together: for a node that is gone, the order of the waves does not matter.
 fn awaited(refresh: &Refresh, targets: &[TargetView], change: Timestamp, now: Timestamp) -> AfterRemoval {
-    let together = Refresh {
-        waves: vec![refresh.targets().cloned().collect()],
-        // The timeout of the termination itself limits how long it waits.
-        on_timeout: OnRefreshTimeout::Wait,
-        ..refresh.clone()
-    };
+    // The timeout of the termination itself limits how long it waits.
+    let together = Refresh { on_timeout: OnRefreshTimeout::Wait, ..refresh.in_one_wave() };
     let Standing { learnt, awaited, troubles, order, .. } =
         Refreshing { refresh: &together, targets, change, until: None, now }.standing();
     if awaited.is_empty() {

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use stagedoor_types::broken::{Rule, is_broken};
 
 use crate::deadline;
 
@@ -50,6 +51,9 @@ pub(super) struct Given {
 /// may also be that none could be given, for instance because the orchestrator was unavailable for a quarter of an hour. So after the
 /// fourth time, another follows every eight minutes; the timeout of the refresh ends this.
 pub(super) fn due(start: Timestamp, given: Given, every: Duration, now: Timestamp) -> Due {
+    if is_broken(Rule::BackOff) && now >= start {
+        return Due::Now(now);
+    }
     let times: Vec<Timestamp> = (0..ORDERS).map(|n| deadline::after(start, UNIT * (2_u32.pow(n) - 1))).collect();
     let Some(next) = times.get(given.count) else { return Due::Never };
     let next = given.free.map_or(*next, |free| free.max(*next));

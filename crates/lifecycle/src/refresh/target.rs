@@ -98,7 +98,7 @@ impl TargetOrders<'_> {
         let forgotten = self
             .runs
             .iter()
-            .filter(|run| run.start >= self.change && !run.noop)
+            .filter(|run| run.began_by_server() >= self.change && !run.noop)
             .filter(|run| run.job.as_ref().is_some_and(|job| self.all.iter().all(|order| order.job != *job)));
         let count = given.count() + forgotten.count();
         let freed = self.all.iter().filter(|order| since(order.ended)).filter_map(|order| {

@@ -87,7 +87,13 @@ pub(super) fn says(number: u32) -> Request {
 
 pub(super) fn view(number: u32) -> NameView {
     let issued = at(60);
-    let node = NodeView { active: true, deactivated: None, facts: Some(at(110)), newest: Some(at(110)) };
+    let node = NodeView {
+        active: true,
+        deactivated: None,
+        facts: Some(at(110)),
+        catalog: Some(at(110)),
+        newest: Some(at(110)),
+    };
     NameView {
         certname: name(number),
         certificate: Lookup::Found(CertificateView {
@@ -111,6 +117,7 @@ pub(super) fn ran(start: i64) -> RunView {
         start: at(start),
         end: at(start + 10),
         received: at(start + 10),
+        stored: at(start + 10),
         status: "changed".into(),
         noop: false,
         cached: false,
@@ -132,7 +139,11 @@ impl Item {
             transition,
             origin: launching.then_some(Place::Ec2),
             destination: Some(if launching { Place::AutoScalingGroup } else { Place::Ec2 }),
-            began: Began::Said(at(0)),
+            began: if launching {
+                Began::Confirmed { recorded: Some(at(0)), said: Some(at(0)) }
+            } else {
+                Began::Said(at(0))
+            },
         };
         let profile = profile();
         let pending = PendingAction {
@@ -192,7 +203,7 @@ impl Item {
     pub(super) fn gone(&mut self) {
         let view = self.termination_view();
         view.certificate = Lookup::Absent;
-        let node = NodeView { active: false, deactivated: Some(at(150)), facts: None, newest: None };
+        let node = NodeView { active: false, deactivated: Some(at(150)), facts: None, catalog: None, newest: None };
         view.node = Lookup::Found(node);
         view.fact_instance = Lookup::Absent;
     }

@@ -21,6 +21,8 @@ pub struct Report {
     pub end_time: Timestamp,
     /// When a Puppet Server received the report, by that server's clock.
     pub producer_timestamp: Timestamp,
+    /// When PuppetDB stored the report, by PuppetDB's clock.
+    pub receive_time: Timestamp,
     /// `changed`, `unchanged` or `failed`. Old agents may omit it.
     #[serde(default)]
     pub status: Option<String>,

@@ -87,11 +87,12 @@ async fn a_set_of_nodes_is_one_query_that_shows_inactive_ones_too() {
 }
 
 /// What is read of a report.
-const OF_A_REPORT: [&str; 10] = [
+const OF_A_REPORT: [&str; 11] = [
     "certname",
     "start_time",
     "end_time",
     "producer_timestamp",
+    "receive_time",
     "status",
     "job_id",
     "noop",
@@ -102,8 +103,8 @@ const OF_A_REPORT: [&str; 10] = [
 
 #[tokio::test]
 async fn the_newest_reports_of_a_set_are_one_query() {
-    let rows = r#"[{"certname":"n.example.net","start_time":"2026-03-04T05:06:07.890Z","end_time":"2026-03-04T05:06:55Z","producer_timestamp":"2026-03-04T05:06:56Z","status":"changed","job_id":"81","noop":false,"cached_catalog_status":"on_failure","catalog_uuid":"5a1c1b5e-0b9c-4c0e-9d3f-0f2c6d0e7a11"},
-                   {"certname":"x","start_time":"2026-03-04T05:06:07.890Z","end_time":"2026-03-04T05:06:55Z","producer_timestamp":"2026-03-04T05:06:56Z","status":null,"job_id":null,"noop":null,"catalog_uuid":null}]"#;
+    let rows = r#"[{"certname":"n.example.net","start_time":"2026-03-04T05:06:07.890Z","end_time":"2026-03-04T05:06:55Z","producer_timestamp":"2026-03-04T05:06:56Z","receive_time":"2026-03-04T05:06:57Z","status":"changed","job_id":"81","noop":false,"cached_catalog_status":"on_failure","catalog_uuid":"5a1c1b5e-0b9c-4c0e-9d3f-0f2c6d0e7a11"},
+                   {"certname":"x","start_time":"2026-03-04T05:06:07.890Z","end_time":"2026-03-04T05:06:55Z","producer_timestamp":"2026-03-04T05:06:56Z","receive_time":"2026-03-04T05:06:57Z","status":null,"job_id":null,"noop":null,"catalog_uuid":null}]"#;
     let stage = Stage::new([pdb_says(200, rows)]).await;
     let reports = stage.puppetdb().latest_reports(&[name(), "x".parse().unwrap()]).await.unwrap();
     assert_eq!(reports[0].start_time.to_string(), "2026-03-04T05:06:07.89Z");
@@ -119,7 +120,7 @@ async fn the_newest_reports_of_a_set_are_one_query() {
 
 #[tokio::test]
 async fn the_runs_of_a_set_since_a_time_of_each_are_one_query() {
-    let rows = r#"[{"certname":"n.example.net","start_time":"2026-03-04T05:06:07.890Z","end_time":"2026-03-04T05:06:55Z","producer_timestamp":"2026-03-04T05:06:56Z","status":"failed","job_id":"81","noop":false,"cached_catalog_status":"not_used","catalog_uuid":"5a1c1b5e",
+    let rows = r#"[{"certname":"n.example.net","start_time":"2026-03-04T05:06:07.890Z","end_time":"2026-03-04T05:06:55Z","producer_timestamp":"2026-03-04T05:06:56Z","receive_time":"2026-03-04T05:06:57Z","status":"failed","job_id":"81","noop":false,"cached_catalog_status":"not_used","catalog_uuid":"5a1c1b5e",
                     "metrics":{"href":"/pdb/query/v4/reports/abc/metrics","data":[{"category":"time","name":"catalog_application","value":40.5}]}},
                    {"certname":"Not A Certname","start_time":7}]"#;
     let stage = Stage::new([pdb_says(200, rows), pdb_says(200, "[]")]).await;

@@ -109,7 +109,7 @@ impl WorkItem {
             Lookup::Unavailable(_) => false,
         };
         if let Some(Lookup::Found(run)) = run.as_ref().filter(|_| view.as_ref().is_some_and(without)) {
-            self.run_of_another = self.run_of_another.max(Some(run.start));
+            self.run_of_another = self.run_of_another.max(Some(run.received));
         }
         // Where it is under another name is looked for once in an invocation.
         let (node_groups, elsewhere) = (snapshot.node_groups(), self.launch.elsewhere.take());

@@ -159,22 +159,22 @@ fn with_external_signing_the_controller_only_waits() {
 // The certificate.
 
 #[test]
-fn a_certificate_with_forbidden_content_is_rejected_no_matter_who_signed_it() {
+fn a_certificate_with_forbidden_content_ends_the_launch_no_matter_who_signed_it_and_is_not_revoked_before() {
     for mode in [SignMode::Verify, SignMode::External] {
         let mut world = world();
         world.aws.profile.sign = mode;
         completed(world.decide());
         world.certificate().holds.extensions.insert("pp_auth_role".into(), "pe_compiler".into());
-        rejected_certificate(world.decide());
+        refused_certificate(world.decide());
     }
 }
 
 #[test]
-fn an_own_certificate_that_lacks_what_is_required_is_rejected() {
+fn an_own_certificate_that_lacks_what_is_required_ends_the_launch() {
     let mut world = world();
     world.aws.profile.rules.require.insert("pp_role".into(), "compiler".into());
     insta::assert_snapshot!(
-        rejected_certificate(world.decide()),
+        refused_certificate(world.decide()),
         @r#"the certificate 01A1 of ip-10-0-3-7.ec2.internal is refused: it has no pp_role; "compiler" is required"#
     );
     let mut anonymous = self::world();
@@ -182,7 +182,7 @@ fn an_own_certificate_that_lacks_what_is_required_is_rejected() {
     anonymous.certificate().holds.extensions.clear();
     // The facts say that it is its own.
     insta::assert_snapshot!(
-        rejected_certificate(anonymous.decide()),
+        refused_certificate(anonymous.decide()),
         @"the certificate 01A1 of ip-10-0-3-7.ec2.internal is refused: it has no pp_instance_id"
     );
 }

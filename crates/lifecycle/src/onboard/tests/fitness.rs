@@ -114,7 +114,7 @@ fn a_run_that_the_names_former_owner_ended_just_before_is_not_its_own() {
 fn a_run_that_was_seen_before_the_instance_had_its_certificate_is_not_its_own_whatever_facts_say_now() {
     let mut world = world();
     let Some(Lookup::Found(run)) = world.puppet.run.clone() else { panic!() };
-    world.puppet.run_of_another = Some(run.start);
+    world.puppet.run_of_another = Some(run.received);
     assert_eq!(waits(world.decide()).codes(), [Code::WaitingForRun]);
     world.puppet.run_of_another = Some(at(-1000));
     completed(world.decide());

@@ -284,9 +284,8 @@ proptest! {
                 let Lookup::Found(pending) = &seen.request else { panic!("{refused:?}") };
                 prop_assert!(!world.would_sign(&pending.asks) && refused.key_print == pending.asks.key_print);
             }
-            Decision::Apply(Effect::Reject(removal, _)) => {
-                prop_assert!(removal.node.is_none() && removal.pins.is_empty() && !removal.request);
-                let Lookup::Found(its) = &seen.certificate else { panic!("{removal:?}") };
+            Decision::Complete(ActionResult::Abandon, reason) if reason.code() == Code::CertificateRefused => {
+                let Lookup::Found(its) = &seen.certificate else { panic!("{reason}") };
                 prop_assert!(its.instance.as_ref().is_none_or(|owner| owner.as_str() == OURS));
                 prop_assert!(world.objects_to(&its.holds));
             }
@@ -337,10 +336,7 @@ proptest! {
         world.now = at(2001);
         if matches!(world.aws.action.began, Began::Confirmed { .. }) && world.aws.action.began.time().is_some() {
             let decision = world.decide();
-            let answer = matches!(
-                decision,
-                Decision::Complete(..) | Decision::Apply(Effect::Reject(..)) | Decision::Ask(_)
-            );
+            let answer = matches!(decision, Decision::Complete(..) | Decision::Ask(_));
             prop_assert!(answer, "{decision:?}");
             prop_assert!(decision != Decision::Ask(Question::Began));
         }

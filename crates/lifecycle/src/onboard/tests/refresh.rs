@@ -4,6 +4,7 @@ use crate::profile::Probe;
 use stagedoor_types::Certname;
 
 use super::*;
+use crate::observation::NodeView;
 use crate::profile::OnRefreshTimeout;
 use crate::refresh::CatalogView;
 
@@ -238,6 +239,14 @@ fn what_cannot_run_before_the_targets_know_it_is_not_deadlocked() {
     assert_eq!(waits(world.decide()).codes(), [Code::RunNotSuccessful], "the targets need no second run");
     world.puppet.run = Some(Lookup::Found(run(at(120), "changed")));
     assert_eq!(completed(world.decide()).codes(), [Code::Enrolled, Code::Enrolled, Code::Refreshed]);
+}
+
+#[test]
+fn a_catalog_that_waited_in_puppetdbs_queue_is_the_change_only_once_it_is_stored() {
+    let mut world = hanging();
+    world.view().node = Lookup::Found(NodeView { catalog: Some(at(130)), ..node(true, at(130)) });
+    world.puppet.targets = Some(ran(Some(run(at(106), "changed"))));
+    assert_eq!(ordered(world.decide()), (primary_alone(), at(130)));
 }
 
 #[test]
