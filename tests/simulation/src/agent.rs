@@ -11,7 +11,9 @@ use stagedoor_lab_puppet::agent_side::{AgentIdentity, AgentKey};
 use stagedoor_lab_puppet::{CsrAttributes, Puppet};
 use tokio::time::sleep;
 
+use crate::aws::REGION;
 use crate::network::Services;
+use crate::scene::metadata;
 use crate::schedule::{Life, Stranger, certname, instance_id};
 use crate::watch::{Truth, Watch};
 
@@ -140,7 +142,8 @@ impl Site {
         };
         let mut waited = self.back.clock.now().duration_since(began);
         let serial = identity.serial()?;
-        let facts = Puppet::agent_facts(&name, Some(&id), &identity)?;
+        let mut facts = Puppet::agent_facts(&name, Some(&id), &identity)?;
+        facts.insert("ec2_metadata".to_owned(), metadata(&id, REGION));
         let (watch, volume) = (self.watch.clone(), self.watch.volume(&id));
         let has_run = {
             let id = id.clone();

@@ -28,7 +28,7 @@ pub enum Broken {
 
 impl Broken {
     /// All rules that can be broken.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 23] = [
         Self::RequestsUnchecked,
         Self::NoRunAwaited,
         Self::NoSweep,
@@ -47,6 +47,11 @@ impl Broken {
         Self::Inside(Rule::Refresh),
         Self::Inside(Rule::CatalogFirst),
         Self::Inside(Rule::Heartbeats),
+        Self::Inside(Rule::SweepsOrder),
+        Self::Inside(Rule::BackOff),
+        Self::Inside(Rule::Waves),
+        Self::Inside(Rule::RefreshTimeout),
+        Self::Inside(Rule::LostOrders),
     ];
 
     /// The rule inside the controller that is broken, if one is.

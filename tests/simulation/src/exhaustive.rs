@@ -20,6 +20,7 @@ pub fn ordinary() -> Schedule {
         forged: Vec::new(),
         site: SiteTraits::default(),
         horizon_s: 1200,
+        quiet_from_s: None,
     }
 }
 

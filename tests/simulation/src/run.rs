@@ -1,7 +1,9 @@
 //! Runs a schedule: the real controller, the lab, agents and strangers in one thread, on simulated time.
 
+mod end;
 mod instance;
 mod operator;
+mod queue;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -25,20 +27,21 @@ use stagedoor_lab_core::clock::Clock;
 use stagedoor_lab_core::faults::Faults;
 use stagedoor_lab_core::journal::Journal;
 use stagedoor_lab_core::server::Backstage;
-use stagedoor_lab_puppet::{Puppet, PuppetOptions, QueueDelay, ServerVersion, TokenState};
+use stagedoor_lab_puppet::Puppet;
 use stagedoor_types::broken::break_rule;
 use tokio::task::LocalSet;
 use tokio::time::{sleep, timeout};
 
+use self::queue::Queue;
 use crate::agent::{self, CHALLENGE, Site};
 use crate::aws::{InMemoryAws, REGION};
 use crate::broken::Broken;
 use crate::chance::Chance;
 use crate::kill::Killed;
 use crate::network::{InMemory, Services};
-use crate::scene::{compilers_need, configuration, node, required, scene, secret};
-use crate::schedule::{Delivery, Life, Postgresql, Release, Schedule};
-use crate::watch::{DATABASE, Invariant, PRIMARY, Truth, Violation, Watch, Watched, is_too_many};
+use crate::scene::{TOKEN, compilers_need, configuration, node, puppet_options, required, scene, secret};
+use crate::schedule::{Delivery, Postgresql, Schedule};
+use crate::watch::{DATABASE, Invariant, PRIMARY, Violation, Watch, Watched};
 
 /// Another Region, whose nodes use the same CA.
 pub(crate) const ELSEWHERE: &str = "us-east-1";
@@ -46,8 +49,6 @@ pub(crate) const ELSEWHERE: &str = "us-east-1";
 const FUNCTION_TIMEOUT: Duration = Duration::from_secs(150);
 /// The interval of sweeps.
 const SWEEPS: Duration = Duration::from_secs(60);
-/// The RBAC token of the secret.
-const TOKEN: &str = "the token of the first secret";
 /// When every simulation begins, in seconds since the epoch. A fixed time, so that housekeeping is always due at the same points.
 const BEGIN: i64 = 1_800_000_000;
 
@@ -66,6 +67,8 @@ pub struct Played {
     pub steps: Vec<u32>,
     /// The number of faults that affected a call.
     pub faults_hit: usize,
+    /// How many Puppet runs of each refresh target were ordered.
+    pub ordered: BTreeMap<&'static str, usize>,
 }
 
 /// Runs a schedule from beginning to end.
@@ -105,6 +108,10 @@ struct World {
     trace: RefCell<String>,
     invocations: Cell<u32>,
     steps: RefCell<Vec<u32>>,
+    /// The queues of `onboard` and `purge`.
+    queues: [Queue; 2],
+    /// The number of events that were sent to them.
+    sent: Cell<u32>,
     /// The first error of the simulation itself.
     failed: RefCell<Option<anyhow::Error>>,
 }
@@ -122,6 +129,10 @@ async fn whole(schedule: &Schedule, broken: Broken) -> anyhow::Result<Played> {
     }
     for forged in schedule.forged.iter().copied() {
         world.spawn(Rc::clone(&world).forge(forged));
+    }
+    if schedule.site.batched {
+        world.poll(Function::Onboard);
+        world.poll(Function::Purge);
     }
     if broken != Broken::NoSweep {
         world.spawn(Rc::clone(&world).sweep());
@@ -141,12 +152,18 @@ async fn whole(schedule: &Schedule, broken: Broken) -> anyhow::Result<Played> {
             world.spawn(Rc::clone(&world).expire_token(at, later));
         }
     }
-    sleep(Duration::from_secs(schedule.horizon_s)).await;
+    world.until(schedule.quiet_from_s.unwrap_or(schedule.horizon_s)).await;
+    while world.elapsed_s() < schedule.horizon_s && !world.is_quiet() {
+        sleep(SWEEPS).await;
+    }
     if let Some(error) = world.failed.take() {
         return Err(error);
     }
     // Housekeeping needs up to 50 minutes for a certificate that was signed after the termination began.
     while world.waits_for_housekeeping() {
+        sleep(SWEEPS).await;
+    }
+    while world.is_removal_unknown() == Some(false) {
         sleep(SWEEPS).await;
     }
     // A profile that only observes leaves every hook to its own timeout.
@@ -164,29 +181,7 @@ impl World {
         let back = Backstage { clock: clock.clone(), journal: Journal::new(), faults: Faults::default() };
         let aws = Aws::new(REGION, clock.clone());
         let traits = schedule.site.clone();
-        let base = match &traits.enterprise {
-            None => PuppetOptions::default(),
-            Some(enterprise) => PuppetOptions {
-                run_ms: u64::from(enterprise.run_s) * 1000,
-                primary: enterprise.compilers.map(|_| PRIMARY.to_owned()),
-                services_restart_ms: enterprise.restart_s * 1000,
-                puppetdb_start_limit_ms: enterprise.database_wait_s * 1000,
-                allow_authorization_extensions: true,
-                rbac_tokens: Some([(TOKEN.to_owned(), TokenState::for_controller())].into()),
-                ..PuppetOptions::enterprise()
-            },
-        };
-        let mut options = PuppetOptions {
-            challenge: Some(CHALLENGE.to_owned().into()),
-            controller: "controller.example.com".to_owned(),
-            allow_duplicate_certs: traits.duplicates,
-            ca_clock_ahead_s: traits.ca_ahead_s,
-            puppetdb_queue: if traits.queue_ms == 0 { QueueDelay::None } else { QueueDelay::Ms(traits.queue_ms) },
-            ..base
-        };
-        if traits.servers == Release::Puppet7 {
-            options.server_version = ServerVersion::new(7, 9, 5);
-        }
+        let options = puppet_options(&traits);
         let puppet = Puppet::new(options, clock)?;
         let compilers = traits.enterprise.as_ref().and_then(|enterprise| enterprise.compilers);
         if let Some(postgresql) = compilers {
@@ -201,6 +196,9 @@ impl World {
         let watch = Watch::new(aws.clone(), puppet.clone());
         if traits.observes {
             watch.observes();
+        }
+        if compilers == Some(Postgresql::OnItsOwn) {
+            watch.has_own_database();
         }
         for number in 0..traits.foreign {
             let name = format!("ip-10-9-0-{number}.ec2.internal");
@@ -255,6 +253,8 @@ impl World {
             trace: RefCell::default(),
             invocations: Cell::new(0),
             steps: RefCell::default(),
+            queues: Default::default(),
+            sent: Cell::new(0),
             failed: RefCell::default(),
         })
     }
@@ -295,7 +295,12 @@ impl World {
                 let (world, event, ms) = (Rc::clone(self), event.eventbridge.clone(), *ms);
                 self.spawn(async move {
                     sleep(Duration::from_millis(ms)).await;
-                    world.invoke(function, &event).await;
+                    if world.schedule.site.batched {
+                        let number = world.sent.replace(world.sent.get() + 1);
+                        world.queue(function).send(format!("message-{number}"), &event);
+                    } else {
+                        world.invoke(function, &event).await;
+                    }
                     Ok(())
                 });
             }
@@ -319,7 +324,13 @@ impl World {
         }
     }
 
-    async fn invoke(&self, function: Function, event: &Value) {
+    fn queue(&self, function: Function) -> &Queue {
+        let [onboard, purge] = &self.queues;
+        if function == Function::Onboard { onboard } else { purge }
+    }
+
+    /// Invokes a function: its answer, unless it was killed or failed.
+    async fn invoke(&self, function: Function, event: &Value) -> Option<Value> {
         let number = self.invocations.replace(self.invocations.get() + 1);
         self.steps.borrow_mut().push(0);
         let warm = {
@@ -340,26 +351,40 @@ impl World {
             self.note(&format!("#{number} {how}"));
             self.watch().violate(Invariant::InvocationFailed, format!("#{number} {} {how}", function.name()));
         };
-        match answer {
+        let payload = match answer {
             Ok(Ok(Some(answer))) => {
                 for receipt in answer.payload["results"].as_array().into_iter().flatten() {
                     let (outcome, code) = (&receipt["outcome"], &receipt["code"]);
                     self.note(&format!("#{number} {} {outcome} {code}", receipt["instance_id"]));
-                    if code == "refresh_timed_out" && self.schedule.is_calm() {
-                        self.watch().violate(Invariant::RefreshStarved, format!("{receipt}"));
-                    }
                 }
                 for result in answer.payload["housekeeping"]["orphans"]["results"].as_array().into_iter().flatten() {
                     self.note(&format!("#{number} {} {} {}", result["certname"], result["outcome"], result["code"]));
                 }
+                // The answer to a queue has no receipts.
+                let timed_out = |line: &Value| line["RefreshTimedOut"].as_i64().is_some_and(|count| count > 0);
+                if self.schedule.is_calm() && answer.metrics.iter().any(timed_out) {
+                    let what = format!("#{number}: {}", answer.payload);
+                    self.watch().violate(Invariant::RefreshStarved, what);
+                }
                 self.note(&format!("#{number} ends"));
                 self.warm.borrow_mut().push((function, context.clone()));
+                Some(answer.payload)
             }
-            Ok(Ok(None)) => self.note(&format!("#{number} is killed")),
-            Ok(Err(_)) => fails("exceeds its time limit"),
-            Err(_) => fails("panics"),
-        }
+            Ok(Ok(None)) => {
+                self.note(&format!("#{number} is killed"));
+                None
+            }
+            Ok(Err(_)) => {
+                fails("exceeds its time limit");
+                None
+            }
+            Err(_) => {
+                fails("panics");
+                None
+            }
+        };
         drop(invocation);
+        payload
     }
 
     /// Creates a new execution environment.
@@ -369,71 +394,6 @@ impl World {
         let clock = ControllerClock::from(move || clock.now().saturating_add(ahead).unwrap_or_default());
         let context = Context::new(self.config.clone(), &self.sdk, Arc::new(self.in_memory_aws.clone()), clock);
         Rc::new(context.over(Arc::new(self.network.clone())))
-    }
-
-    /// Whether something of a terminated instance is left that housekeeping still has time to remove.
-    fn waits_for_housekeeping(&self) -> bool {
-        self.watch().instances().iter().any(|(id, truth)| {
-            let gone = self.aws.lifecycle_state(id).is_some_and(|state| state == "Terminated");
-            gone && self.watch().is_left(id, truth) && self.watch().is_signed_late(truth)
-        })
-    }
-
-    /// Checks the invariants that must hold at the end of a schedule.
-    fn check_the_end(&self) {
-        let instances = self.watch().instances();
-        let left = |id: &str, truth: &Truth| {
-            let gone = self.aws.lifecycle_state(id).is_some_and(|state| state == "Terminated");
-            gone && self.watch().is_left(id, truth)
-        };
-        // More than housekeeping may remove at once: an alarm reports this.
-        let orphans = instances.iter().filter(|(id, truth)| truth.waits_since.is_none() && left(id, truth)).count();
-        let breaker_is_open = is_too_many(orphans, instances.len());
-        for (id, hook) in self.aws.timed_out() {
-            self.watch().violate(Invariant::HookTimedOut, format!("{id} has waited for the timeout of {hook}"));
-        }
-        for (id, truth) in instances {
-            let state = self.aws.lifecycle_state(&id).unwrap_or_default();
-            let pooled = state.starts_with("Warmed:");
-            if state.ends_with(":Wait") {
-                self.watch().violate(Invariant::Stranded, format!("{id} is still {state}"));
-            } else if state == "Terminated" {
-                // Without an active node, only the CA's list shows a certificate. The list fails while a file is damaged, which an alarm
-                // reports.
-                let site = &self.schedule.site;
-                let no_list = site.damaged && site.foreign > 0 && truth.waits_since.is_none();
-                let is_listed = !no_list || self.puppet.is_active(&truth.certname) == Some(true);
-                let is_held = breaker_is_open && truth.waits_since.is_none();
-                if is_listed && !is_held && left(&id, &truth) && !self.watch().is_signed_late(&truth) {
-                    self.watch().violate(Invariant::LeftBehind, format!("{id} is gone, and not {}", truth.certname));
-                }
-                let stays = self.schedule.lives.iter().any(|life| life.id() == id && life.stays());
-                if truth.fit && stays {
-                    self.watch().violate(Invariant::NotInService, format!("{id} is {state}, and was to stay"));
-                }
-            } else if truth.fit && state != "InService" && !pooled {
-                self.watch().violate(Invariant::NotInService, format!("{id} is {state}"));
-            }
-        }
-    }
-
-    /// Checks that the number of calls about each name is bounded: four for each second that actions may wait.
-    fn check_calls(&self) {
-        let mut calls: BTreeMap<String, u64> = BTreeMap::new();
-        for entry in self.site.back.journal.entries() {
-            if let Some(subject) = entry.subject.filter(|_| entry.service != "agent") {
-                *calls.entry(subject).or_default() += 1;
-            }
-        }
-        let seconds: u64 = if self.site.required.len() > 1 { 75 * 60 + 600 } else { 30 * 60 + 600 };
-        let instances = self.schedule.lives.iter().map(Life::certname);
-        for (name, count) in calls {
-            // A name that is used again is as many instances.
-            let instances = u64::try_from(instances.clone().filter(|of| *of == name).count()).unwrap_or(u64::MAX);
-            if instances > 0 && count > 4 * seconds * instances {
-                self.watch().violate(Invariant::TooManyCalls, format!("{count} calls about {name}"));
-            }
-        }
     }
 
     fn played(&self) -> Played {
@@ -454,6 +414,7 @@ impl World {
             invocations: self.invocations.get(),
             steps: self.steps.borrow().clone(),
             faults_hit: self.site.back.faults.hits(),
+            ordered: self.ordered(),
         }
     }
 }

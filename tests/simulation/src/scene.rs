@@ -6,23 +6,33 @@ use stagedoor_lab_aws::ACCOUNT;
 use stagedoor_lab_aws::scene::{
     ActionResult, AwsScene, Group, Hook, Instance, PoolState, Settings, Throttle, Transition,
 };
-use stagedoor_lab_puppet::{Credentials, InPuppetdb, Node, NodeGroup, Puppet, PuppetdbRecord};
+use stagedoor_lab_puppet::{
+    Credentials, InPuppetdb, Node, NodeGroup, Puppet, PuppetOptions, PuppetdbRecord, QueueDelay, ServerVersion,
+    TokenState,
+};
 
+use crate::agent::CHALLENGE;
 use crate::aws::REGION;
 use crate::broken::Broken;
 use crate::network::{CA, CONSOLE, ORCHESTRATOR, PUPPETDB};
-use crate::schedule::{Life, Postgresql, Schedule, SiteTraits, address};
+use crate::schedule::{Life, Postgresql, Release, Schedule, SiteTraits, address};
 use crate::watch::{DATABASE, LAUNCH_HOOK, PINNED_TO, PRIMARY, TERMINATE_HOOK};
 
 /// The Auto Scaling group.
 pub(crate) const GROUP: &str = "compilers";
+/// The RBAC token of the secret.
+pub(crate) const TOKEN: &str = "the token of the first secret";
 /// The name of the secret.
 pub(crate) const SECRET: &str = "stagedoor/puppet";
 
+/// The fact `ec2_metadata` of an instance in this Region.
+pub(crate) fn metadata(id: &str, region: &str) -> Value {
+    json!({"instance-id": id, "account-id": ACCOUNT, "placement": {"region": region}})
+}
+
 /// A node that has been in service for some time, with the facts of an instance in this Region.
 pub(crate) fn node(name: &str, id: &str, region: &str, age_s: u32, required: &[(&str, &str)]) -> Node {
-    let metadata = json!({"instance-id": id, "account-id": ACCOUNT, "placement": {"region": region}});
-    let facts = [("ec2_metadata".to_owned(), metadata)].into_iter().collect();
+    let facts = [("ec2_metadata".to_owned(), metadata(id, region))].into_iter().collect();
     Node {
         certname: name.to_owned(),
         instance_id: Some(id.to_owned()),
@@ -90,6 +100,35 @@ pub(crate) fn compilers_need(puppet: &Puppet, postgresql: Postgresql) -> anyhow:
         classes: classes(&["master", "puppetdb"], json!({"database_host": host})),
         ..NodeGroup::default()
     })
+}
+
+/// The servers of a site.
+pub(crate) fn puppet_options(traits: &SiteTraits) -> PuppetOptions {
+    let base = match &traits.enterprise {
+        None => PuppetOptions::default(),
+        Some(enterprise) => PuppetOptions {
+            run_ms: u64::from(enterprise.run_s) * 1000,
+            primary: enterprise.compilers.map(|_| PRIMARY.to_owned()),
+            services_restart_ms: enterprise.restart_s * 1000,
+            agents_need_services: enterprise.needs_primary,
+            puppetdb_start_limit_ms: enterprise.database_wait_s * 1000,
+            allow_authorization_extensions: true,
+            rbac_tokens: Some([(TOKEN.to_owned(), TokenState::for_controller())].into()),
+            ..PuppetOptions::enterprise()
+        },
+    };
+    let mut options = PuppetOptions {
+        challenge: Some(CHALLENGE.to_owned().into()),
+        controller: "controller.example.com".to_owned(),
+        allow_duplicate_certs: traits.duplicates,
+        ca_clock_ahead_s: traits.ca_ahead_s,
+        puppetdb_queue: if traits.queue_ms == 0 { QueueDelay::None } else { QueueDelay::Ms(traits.queue_ms) },
+        ..base
+    };
+    if traits.servers == Release::Puppet7 {
+        options.server_version = ServerVersion::new(7, 9, 5);
+    }
+    options
 }
 
 /// The secret that the functions read.

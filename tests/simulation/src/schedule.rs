@@ -27,6 +27,8 @@ pub struct Schedule {
     pub site: SiteTraits,
     /// How long the simulation runs, in seconds.
     pub horizon_s: u64,
+    /// From when on the simulation may end before that, as soon as everything has been dealt with, in seconds; `None`: never.
+    pub quiet_from_s: Option<u64>,
 }
 
 /// A time in which every call of a service fails in the same way.
@@ -70,6 +72,8 @@ pub struct SiteTraits {
     pub ec2_lag_s: u64,
     /// The heartbeat timeout of the hooks, in seconds; `None`: one hour.
     pub hooks_end_s: Option<u32>,
+    /// Whether events reach the functions in batches, over queues as in `infra/`. Otherwise each event is one invocation.
+    pub batched: bool,
     /// Whether the profile only observes.
     pub observes: bool,
     /// The services of Puppet Enterprise; `None`: an open source site.
@@ -89,6 +93,8 @@ pub struct Enterprise {
     pub only_ordered: bool,
     /// How long the primary's services are unavailable after a run that changed what they read, in seconds.
     pub restart_s: u64,
+    /// Whether agents use the primary's services, so that reports that are sent while these restart are lost.
+    pub needs_primary: bool,
     /// How long the run of a compiler waits for its PuppetDB, in seconds.
     pub database_wait_s: u64,
     /// When the RBAC token expires, and how long after that the secret gets a new one, in seconds.
@@ -253,7 +259,7 @@ impl Schedule {
         without(self.lives.len(), &|schedule, index| schedule.lives[index].pooled_s = None);
         without(self.lives.len(), &|schedule, index| schedule.lives[index].agent.late_report_s = None);
         without(self.lives.len(), &|schedule, index| schedule.lives[index].agent.clock_ahead_s = 0);
-        let simple: [fn(&mut SiteTraits); 14] = [
+        let simple: [fn(&mut SiteTraits); 15] = [
             |site| site.controller_ahead_s = 0,
             |site| site.ca_ahead_s = 0,
             |site| site.duplicates = false,
@@ -268,6 +274,7 @@ impl Schedule {
             |site| site.hooks_end_s = None,
             |site| site.enterprise = None,
             |site| site.observes = false,
+            |site| site.batched = false,
         ];
         without(simple.len(), &|schedule, index| simple[index](&mut schedule.site));
         all.retain(|smaller| smaller != self);
@@ -316,6 +323,18 @@ impl Life {
     #[must_use]
     pub fn is_fit(&self) -> bool {
         self.agent.failing_runs < NEVER
+    }
+
+    /// How many changes refresh targets must learn of: launches and removals.
+    #[must_use]
+    pub fn changes(&self) -> usize {
+        let launches = usize::from(self.launched_s.is_some()) + usize::from(self.pooled_s.is_some());
+        let ends = match self.end {
+            End::Stays if self.is_fit() => 0,
+            End::Stays | End::Returned(_) | End::Terminated(_) | End::Killed(_) | End::Reclaimed(_) => 1,
+            End::Replaced(_) => 2,
+        };
+        launches + ends + usize::from(self.agent.late_report_s.is_some())
     }
 
     /// Whether the instance is expected to be in service at the end.

@@ -74,6 +74,14 @@ pub enum Invariant {
     AdmittedUnknown,
     /// The timeout of a refresh does not expire while nothing is wrong with the refresh targets.
     RefreshStarved,
+    /// No refresh target has more than two orders under way: one by which it learns of a change, and one that waits for it to end.
+    OrdersPileUp,
+    /// Where PostgreSQL has a host of its own, the primary is ordered to run for launches only after that host has learnt of one of them.
+    WaveTooEarly,
+    /// The number of orders for a refresh target is bounded by the number of launches and removals.
+    TooManyOrders,
+    /// At the end, the primary has run Puppet since the last node was deactivated.
+    RemovalUnknown,
     /// No termination is completed before the removal is proven.
     CompletedUnproven,
     /// The launch of a fit instance is never abandoned.
@@ -132,6 +140,8 @@ pub(crate) struct Watch {
 struct Inner {
     /// Whether the profile only observes.
     observes: bool,
+    /// Whether the compilers' PostgreSQL has a host of its own.
+    own_database: bool,
     instances: BTreeMap<String, Truth>,
     violations: Vec<Violation>,
     /// Names of another Region's instances.
@@ -142,6 +152,8 @@ struct Inner {
     pinned: BTreeMap<String, Timestamp>,
     /// The names of instances without a lifecycle action that were removed recently, and when.
     orphans: BTreeMap<String, Timestamp>,
+    /// When a node was last deactivated.
+    deactivated: Option<Timestamp>,
 }
 
 impl Watch {
@@ -161,6 +173,11 @@ impl Watch {
     /// From now on, the controller may write nothing.
     pub(crate) fn observes(&self) {
         self.lock().observes = true;
+    }
+
+    /// The compilers' PostgreSQL has a host of its own, which must run Puppet before the primary.
+    pub(crate) fn has_own_database(&self) {
+        self.lock().own_database = true;
     }
 
     /// Adds a name that belongs to a live instance of another Region.
@@ -251,6 +268,10 @@ impl Watch {
                 let nodes = body["nodes"].as_array().into_iter().flatten().filter_map(Value::as_str);
                 nodes.for_each(|name| self.unpins(name));
             }
+            ("orchestrator", "POST", ["orchestrator", "v1", "command", "deploy"]) => {
+                let nodes = body["scope"]["nodes"].as_array().into_iter().flatten().filter_map(Value::as_str);
+                nodes.for_each(|name| self.orders(name));
+            }
             ("autoscaling", ..) if call.call == "CompleteLifecycleAction" => self.completes(&call.request),
             _ => {}
         }
@@ -311,6 +332,8 @@ impl Watch {
             return;
         }
         let certname = name.unwrap_or_default();
+        let now = self.now();
+        self.lock().deactivated = Some(now);
         if self.lock().foreign.contains(certname) {
             self.violate(Invariant::NodeInUse, format!("{certname} of another Region is deactivated"));
         }
@@ -319,6 +342,40 @@ impl Watch {
                 self.violate(Invariant::NodeInUse, format!("{certname} is deactivated, which is {id}, live"));
             }
         }
+    }
+
+    fn orders(&self, certname: &str) {
+        if ![PRIMARY, DATABASE].contains(&certname) {
+            return;
+        }
+        let under_way = self.puppet.jobs_under_way(certname);
+        if under_way >= 2 {
+            let what = format!("{certname} is ordered to run while {under_way} orders are under way");
+            self.violate(Invariant::OrdersPileUp, what);
+        }
+        // For a removal, the order of the hosts does not matter.
+        let in_waves = {
+            let inner = self.lock();
+            inner.own_database && inner.deactivated.is_none()
+        };
+        if in_waves && certname == PRIMARY && !self.database_has_learnt() {
+            self.violate(Invariant::WaveTooEarly, format!("{PRIMARY} is ordered to run before {DATABASE} has run"));
+        }
+    }
+
+    /// Whether the PostgreSQL host has run Puppet since some compiler's first catalog, or the launch goes on without it.
+    fn database_has_learnt(&self) -> bool {
+        let gives_up = TIMEOUTS_OF_COMPILERS[1] / 2;
+        self.instances()
+            .values()
+            .filter_map(|truth| truth.first_catalog)
+            .any(|change| self.puppet.has_run_since(DATABASE, change) || self.now().duration_since(change) >= gives_up)
+    }
+
+    /// When the last node was deactivated, if the primary has not run Puppet since.
+    pub(crate) fn unknown_removal(&self) -> Option<Timestamp> {
+        let at = self.lock().deactivated.filter(|_| self.puppet.options().enterprise)?;
+        (!self.puppet.has_run_since(PRIMARY, at)).then_some(at)
     }
 
     fn unpins(&self, certname: &str) {

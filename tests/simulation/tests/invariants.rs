@@ -1,6 +1,7 @@
 //! The invariants under many schedules, and that the simulation sees when a rule does not hold. `make simulate` plays more.
 
 use stagedoor_lab_core::faults::{Fault, FaultKind};
+use stagedoor_lab_puppet::RunScript;
 use stagedoor_simulation::schedule::{
     Delivery, End, Enterprise, Forged, Life, Outage, Postgresql, SiteTraits, Stranger,
 };
@@ -119,7 +120,10 @@ fn inside(rule: Rule, in_service: Schedule, staying: Schedule) -> (Schedule, Inv
         Rule::SameKey => {
             let site = SiteTraits { duplicates: true, ..SiteTraits::default() };
             let mut schedule = Schedule { site, ..launched };
-            schedule.lives.iter_mut().for_each(|life| life.agent.repeats_request_s = Some(5));
+            // It leaves the warm pool with a certificate that is older than its launch into the group.
+            for life in &mut schedule.lives {
+                (life.agent.repeats_request_s, life.pooled_s, life.end) = (Some(5), Some(300), End::Stays);
+            }
             (schedule, Invariant::CertificateInUse)
         }
         Rule::PinFirst => {
@@ -156,10 +160,50 @@ fn inside(rule: Rule, in_service: Schedule, staying: Schedule) -> (Schedule, Inv
             schedule.lives.iter_mut().for_each(|life| (life.agent.boot_s, life.end) = (400, End::Stays));
             (schedule, Invariant::HookTimedOut)
         }
+        Rule::SweepsOrder | Rule::BackOff | Rule::Waves | Rule::RefreshTimeout | Rule::LostOrders => of_targets(rule),
         Rule::Unavailable => {
             let call = "GET /puppet-ca/v1/certificate/{certname}".to_owned();
             let fault = Fault { service: "ca".to_owned(), call, nth: None, subject: None, kind: FaultKind::Reset };
             (Schedule { faults: vec![fault], ..in_service }, Invariant::CompletedUnproven)
+        }
+    }
+}
+
+/// The same for a rule about refresh targets.
+fn of_targets(rule: Rule) -> (Schedule, Invariant) {
+    let schedule = |enterprise: Enterprise, lives: Vec<Life>| {
+        let site = SiteTraits { enterprise: Some(enterprise), ..SiteTraits::default() };
+        Schedule { lives, site, horizon_s: 2400, ..exhaustive::ordinary() }
+    };
+    let staying = Life { end: End::Stays, ..Life::ordinary(1) };
+    let slow = Enterprise { run_s: 60, ..Enterprise::default() };
+    let disabled = Enterprise { run_s: 5, primary: vec![(0, RunScript::Disabled)], ..slow.clone() };
+    match rule {
+        Rule::SweepsOrder => {
+            // Their first runs end within a few seconds, so that their invocations see at the same moment that an order is needed.
+            let life = |number: u32| {
+                let mut life = Life { end: End::Stays, ..Life::ordinary(number) };
+                (life.agent.boot_s, life.agent.wait_for_cert_s) = (5, 5);
+                life.agent.run_s = 10 + u64::from(number % 5);
+                life
+            };
+            (schedule(slow, (1..=12).map(life).collect()), Invariant::OrdersPileUp)
+        }
+        Rule::BackOff => (schedule(disabled, vec![staying]), Invariant::TooManyOrders),
+        Rule::Waves => {
+            let compilers = Some(Postgresql::OnItsOwn);
+            (schedule(Enterprise { compilers, database_wait_s: 30, ..slow }, vec![staying]), Invariant::WaveTooEarly)
+        }
+        // Its own daemon is stopped, so that only an order could make the primary run.
+        Rule::RefreshTimeout => {
+            (schedule(Enterprise { only_ordered: true, ..disabled }, vec![staying]), Invariant::FitAbandoned)
+        }
+        _ => {
+            let terminates = Life { launched_s: None, end: End::Terminated(60), ..staying };
+            let mut lost = schedule(Enterprise { only_ordered: true, ..slow }, vec![terminates]);
+            let (service, kind) = ("orchestrator".to_owned(), FaultKind::Reset);
+            lost.outages = vec![Outage { service, kind, from_s: 50, lasts_s: 60 }];
+            (lost, Invariant::RemovalUnknown)
         }
     }
 }

@@ -81,8 +81,12 @@ impl World {
 
     /// Waits until this time, in seconds after the beginning.
     pub(super) async fn until(&self, at_s: u64) {
-        let now_s = u64::try_from(self.now().as_second() - BEGIN).unwrap_or_default();
-        sleep(Duration::from_secs(at_s.saturating_sub(now_s))).await;
+        sleep(Duration::from_secs(at_s.saturating_sub(self.elapsed_s()))).await;
+    }
+
+    /// The time since the beginning, in seconds.
+    pub(super) fn elapsed_s(&self) -> u64 {
+        u64::try_from(self.now().as_second() - BEGIN).unwrap_or_default()
     }
 
     fn launch(self: &Rc<Self>, life: &Life) -> anyhow::Result<()> {

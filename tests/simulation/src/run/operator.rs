@@ -11,9 +11,9 @@ use stagedoor_lab_core::faults::Fault;
 use stagedoor_lab_puppet::{RunScript, TokenState};
 use tokio::time::sleep;
 
-use super::{TOKEN, World};
+use super::World;
 use crate::agent::{CHALLENGE, ROTATED};
-use crate::scene::SECRET;
+use crate::scene::{SECRET, TOKEN};
 use crate::schedule::Outage;
 use crate::watch::PRIMARY;
 

@@ -29,7 +29,7 @@ impl Schedule {
         }
         let site = site(&chance);
         let faults = (0..chance.of(0..=5)).map(|_| fault(&chance, &site)).collect();
-        let outages = (0..chance.of(0..=4) / 3).map(|_| outage(&chance, &site)).collect();
+        let outages: Vec<Outage> = (0..chance.of(0..=4) / 3).map(|_| outage(&chance, &site)).collect();
         let kills = (0..chance.of(0..=4)).map(|_| (narrow(chance.of(0..=12)), narrow(chance.of(1..=160)))).collect();
         let strangers = (0..chance.of(0..=2)).map(|_| stranger(&chance, &lives)).collect();
         let forged = (0..chance.of(0..=1)).map(|_| forged(&chance, &lives)).collect();
@@ -41,8 +41,28 @@ impl Schedule {
             Some(_) => 4800,
         };
         let horizon_s = lives.iter().map(rests_s).max().unwrap_or_default() + more_s;
-        Self { seed, lives, faults, outages, kills, strangers, forged, site, horizon_s }
+        // Most schedules end when nothing more happens. What takes long to show needs the rest of the time.
+        let ends_early = lives.iter().all(|life| life.agent.late_report_s.is_none()) && chance.percent(80);
+        let available_s = outages.iter().map(|outage| outage.from_s + outage.lasts_s).max().unwrap_or_default();
+        let quiet_s = lives.iter().map(happens_s).max().unwrap_or_default().max(available_s);
+        let quiet_from_s = ends_early.then_some(quiet_s + 300);
+        Self { seed, lives, faults, outages, kills, strangers, forged, site, horizon_s, quiet_from_s }
     }
+}
+
+/// The time of the last thing that the schedule makes happen to this instance, in seconds.
+fn happens_s(life: &Life) -> u64 {
+    let delivered = |delivery: Delivery| match delivery {
+        Delivery::Lost => 0,
+        Delivery::After(ms) | Delivery::Twice(_, ms) => ms / 1000,
+    };
+    let begins = life.launched_s.unwrap_or_default() + life.pooled_s.unwrap_or_default();
+    let ends = match life.end {
+        End::Stays => begins,
+        End::Terminated(at) | End::Killed(at) | End::Replaced(at) | End::Returned(at) => at,
+        End::Reclaimed(at) => at + 120,
+    };
+    (begins + delivered(life.launch_event)).max(ends.max(begins) + delivered(life.terminate_event))
 }
 
 /// The time after which nothing more happens to this instance, in seconds. Housekeeping finds an instance that was terminated without a
@@ -62,6 +82,9 @@ fn rests_s(life: &Life) -> u64 {
         End::Terminated(at) | End::Reclaimed(at) | End::Replaced(at) | End::Returned(at) => begins.max(at + 1500),
     }
 }
+
+/// What is heard later than ten minutes after a termination is taken for another instance's.
+const MOST_LATE_S: u64 = 570;
 
 /// The number of instances, mostly one to five.
 fn small(chance: &Chance) -> u32 {
@@ -96,7 +119,7 @@ fn life(chance: &Chance, number: u32, name: u32, launched_s: Option<u64>, with_p
         clock_ahead_s: *chance.one(&[0, 0, 0, 0, 0, 0, 20, -20, 150, -150]),
         repeats_request_s: chance.percent(15).then(|| chance.of(1..=120)),
         interval_s: *chance.one(&[300, 1800]),
-        late_report_s: chance.percent(5).then(|| chance.of(1..=600)),
+        late_report_s: chance.percent(5).then(|| chance.of(1..=MOST_LATE_S)),
     };
     Life {
         number,
@@ -124,6 +147,7 @@ fn site(chance: &Chance) -> SiteTraits {
         queue_ms: *chance.one(&[0, 0, 0, 500, 5_000]),
         ec2_lag_s: *chance.one(&[0, 0, 0, 2, 20]),
         hooks_end_s: chance.percent(20).then_some(300),
+        batched: chance.percent(50),
         observes: chance.percent(3),
         enterprise: chance.percent(30).then(|| enterprise(chance)),
     }
@@ -136,6 +160,7 @@ fn enterprise(chance: &Chance) -> Enterprise {
         RunScript::Disconnected,
         RunScript::Locked,
         RunScript::Disabled,
+        RunScript::Untold,
         RunScript::Restart { down_ms: 45_000 },
     ];
     // Every failure of the primary ends, so that launches can succeed.
@@ -149,6 +174,7 @@ fn enterprise(chance: &Chance) -> Enterprise {
         compilers: *chance.one(&[None, Some(Postgresql::OnPrimary), Some(Postgresql::OnItsOwn)]),
         only_ordered: chance.percent(20),
         restart_s: *chance.one(&[0, 20, 60]),
+        needs_primary: chance.percent(50),
         database_wait_s: *chance.one(&[30, 120, 900]),
         token_expires_s: chance.percent(10).then(|| (chance.of(1..=900), chance.of(60..=240))),
     }

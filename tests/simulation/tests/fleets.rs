@@ -1,0 +1,93 @@
+//! Instances that launch or terminate together: each refresh target is ordered to run at most twice for all of them, and everybody gets there.
+
+use stagedoor_lab_puppet::RunScript;
+use stagedoor_simulation::schedule::{End, Enterprise, Life, Postgresql, SiteTraits};
+use stagedoor_simulation::{Schedule, exhaustive, play};
+
+/// How many instances take part: fewer in development builds, as many as named with `STAGEDOOR_SIMULATE=all`.
+fn of(many: u32) -> u32 {
+    if std::env::var("STAGEDOOR_SIMULATE").is_ok_and(|value| value == "all") { many } else { many / 5 }
+}
+
+/// A site on which only the controller makes the refresh targets run.
+fn site(enterprise: Enterprise) -> SiteTraits {
+    SiteTraits { enterprise: Some(Enterprise { only_ordered: true, ..enterprise }), ..SiteTraits::default() }
+}
+
+/// Instances that are launched within a minute, and whose daemons run Puppet again a few seconds after each run.
+fn launched_together(count: u32) -> Vec<Life> {
+    let life = |number: u32| {
+        let mut life = Life { end: End::Stays, ..Life::ordinary(number) };
+        life.launched_s = Some(10 + u64::from(number) * 60 / u64::from(count));
+        life.agent.interval_s = 5;
+        life
+    };
+    (0..count).map(life).collect()
+}
+
+/// Instances in service that are terminated within a minute.
+fn terminated_together(count: u32) -> Vec<Life> {
+    let life = |number: u32| Life {
+        launched_s: None,
+        end: End::Terminated(10 + u64::from(number) * 60 / u64::from(count)),
+        ..Life::ordinary(number)
+    };
+    (0..count).map(life).collect()
+}
+
+/// Plays this, with one invocation for each event and with queues: no invariant is violated, no launch goes on without a target, and each
+/// target is ordered at least once and at most twice.
+fn costs_two_runs_at_most(lives: &[Life], site: &SiteTraits, horizon_s: u64) {
+    for batched in [true, false] {
+        let site = SiteTraits { batched, ..site.clone() };
+        let schedule = Schedule { lives: lives.to_vec(), site, horizon_s, ..exhaustive::ordinary() };
+        let played = play(&schedule).expect("a schedule that can be played");
+        assert!(played.violations.is_empty(), "{:#?}", played.violations);
+        assert!(!played.trace.contains("\"refresh_timed_out\""), "a launch went on without a target");
+        let ordered: Vec<_> = played.ordered.iter().filter(|(_, count)| **count > 0).collect();
+        assert!(
+            !ordered.is_empty() && ordered.iter().all(|(_, count)| **count <= 2),
+            "batched: {batched}: {ordered:?}"
+        );
+    }
+}
+
+#[test]
+fn fifty_launched_together_cost_the_primary_two_runs_at_the_most() {
+    let site = site(Enterprise { run_s: 90, ..Enterprise::default() });
+    costs_two_runs_at_most(&launched_together(of(50)), &site, 1500);
+}
+
+#[test]
+fn fifty_compilers_launched_together_cost_each_wave_two_runs_at_the_most() {
+    let compilers = Some(Postgresql::OnItsOwn);
+    let site = site(Enterprise { run_s: 90, compilers, restart_s: 20, database_wait_s: 120, ..Enterprise::default() });
+    costs_two_runs_at_most(&launched_together(of(50)), &site, 3000);
+}
+
+#[test]
+fn fifty_launched_together_cost_a_primary_that_takes_thirteen_minutes_two_runs_at_the_most() {
+    let compilers = Some(Postgresql::OnPrimary);
+    let site = site(Enterprise { run_s: 780, compilers, restart_s: 20, database_wait_s: 900, ..Enterprise::default() });
+    costs_two_runs_at_most(&launched_together(of(50)), &site, 4200);
+}
+
+#[test]
+fn an_orchestrator_that_restarts_in_the_middle_costs_no_further_run() {
+    let primary = vec![(0, RunScript::Restart { down_ms: 45_000 })];
+    let site = site(Enterprise { run_s: 90, primary, ..Enterprise::default() });
+    costs_two_runs_at_most(&launched_together(of(50)), &site, 1800);
+}
+
+#[test]
+fn jobs_that_stay_running_after_their_runs_have_ended_cost_no_further_run() {
+    let primary = vec![(0, RunScript::Untold)];
+    let site = site(Enterprise { run_s: 90, primary, ..Enterprise::default() });
+    costs_two_runs_at_most(&launched_together(of(50)), &site, 1800);
+}
+
+#[test]
+fn a_thousand_terminated_together_cost_the_primary_two_runs_at_the_most() {
+    let site = site(Enterprise { run_s: 60, ..Enterprise::default() });
+    costs_two_runs_at_most(&terminated_together(of(1000)), &site, 1500);
+}
