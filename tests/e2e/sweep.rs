@@ -4,4 +4,5 @@ mod fleet;
 mod health;
 mod housekeeping;
 mod logged;
+mod refresh;
 mod waiting;

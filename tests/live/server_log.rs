@@ -34,13 +34,23 @@ impl ServerLog {
 
     /// From now on, once it shows so many lists: the server writes the line of a request after its answer.
     pub(super) async fn after(mut self, lists: usize) -> Self {
+        self.until_there_are(lists).await;
+        self.begin = std::fs::read(&self.path).expect("the server's log").len();
+        self
+    }
+
+    /// The requests for lists of certificates, as soon as there is one.
+    pub(super) async fn lists_once_there_is_one(&self) -> Vec<String> {
+        self.until_there_are(1).await;
+        self.lists()
+    }
+
+    async fn until_there_are(&self, lists: usize) {
         let until = Instant::now() + Duration::from_secs(180);
         while self.lists().len() < lists {
             assert!(Instant::now() < until, "the log does not show the test's own list after 180 s");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        self.begin = std::fs::read(&self.path).expect("the server's log").len();
-        self
     }
 
     pub(super) fn has(&self, text: &str) -> bool {

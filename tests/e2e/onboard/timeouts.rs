@@ -110,6 +110,24 @@ async fn a_primary_that_restarts_its_services_during_its_run_is_waited_for() {
 }
 
 #[tokio::test]
+async fn with_a_primary_that_cannot_run_a_fit_instance_is_let_in_after_the_timeout_and_a_metric_and_a_message_say_so() {
+    let profile = format!("refresh = [\"{PRIMARY}\"]\ntimeout.refresh = \"4s\"");
+    let mut stage = Stage::enterprise(&profile).await;
+    stage.rehearsal.lab.puppet.connect(PRIMARY);
+    stage.rehearsal.lab.puppet.script(PRIMARY, RunScript::Disabled);
+    let (instance, _, receipt) = stage.enrol_by_sweep().await;
+    assert_eq!(receipt.code, Code::RefreshTimedOut, "{receipt:#?}");
+    assert!(receipt.reason.contains(PRIMARY), "{receipt:#?}");
+    assert_eq!(stage.state_of(&instance).as_deref(), Some("InService"));
+    assert_eq!(stage.rehearsal.lab.puppet.times_ordered(PRIMARY), 1, "it was tried");
+    let told = (instance, "continued".to_owned(), "refresh_timed_out".to_owned());
+    assert!(stage.rehearsal.published_outcomes().contains(&told), "{:#?}", stage.rehearsal.published());
+    // The alarm `refresh-timed-out` is on this metric (`tests/infra`).
+    let metrics = stage.rehearsal.metrics("sweep").await;
+    assert_eq!((&metrics["RefreshTimedOut"], &metrics["Enrolled"]), (&json!(1), &json!(1)), "{metrics}");
+}
+
+#[tokio::test]
 async fn an_order_whose_answer_was_lost_is_not_given_twice() {
     let mut stage = Stage::enterprise(&format!("refresh = [\"{PRIMARY}\"]")).await;
     stage.rehearsal.lab.puppet.connect(PRIMARY);

@@ -2,6 +2,8 @@
 
 use stagedoor_lab_aws::Terminate;
 use stagedoor_lab_core::faults::FaultKind;
+use stagedoor_lab_puppet::RunScript;
+use stagedoor_lifecycle::reason::Code;
 use stagedoor_lifecycle::receipt::{Outcome, StepKind};
 
 use crate::e2e::onboard::stage::{PRIMARY, Stage};
@@ -75,6 +77,28 @@ async fn while_the_classifier_does_not_answer_the_hook_waits() {
     let answer = stage.rehearsal.purge(&begun.events[0].eventbridge).await;
     assert_eq!(only(&answer).outcome, Outcome::Failed, "{answer:#}");
     assert_eq!(stage.state_of(&instance).as_deref(), Some("Terminating:Wait"));
+}
+
+#[tokio::test]
+async fn a_termination_waits_for_the_run_of_the_primary_if_the_profile_says_so() {
+    let (mut stage, instance) = enrolled().await;
+    stage.refresh_the_primary();
+    stage.rehearsal.configure(|config| format!("{config}await_refresh.terminate = true\n"));
+    stage.budget("2s");
+    stage.rehearsal.lab.puppet.script(PRIMARY, RunScript::Hang);
+    let before = stage.rehearsal.lab.puppet.times_ordered(PRIMARY);
+    let begun = stage.rehearsal.lab.aws.terminate(&instance, &Terminate::default()).unwrap();
+    for _ in 0..2 {
+        let receipt = only(&stage.rehearsal.purge(&begun.events[0].eventbridge).await);
+        assert_eq!((receipt.outcome, receipt.code), (Outcome::Waiting, Code::WaitingForRefresh), "{receipt:#?}");
+    }
+    assert_eq!(stage.rehearsal.puppet_has(&stage.name_of(&instance)), (false, false), "the rest does not wait");
+    assert_eq!(stage.state_of(&instance).as_deref(), Some("Terminating:Wait"));
+    stage.rehearsal.lab.puppet.script(PRIMARY, RunScript::Ok);
+    stage.rehearsal.lab.puppet.jobs_over().await;
+    let receipt = only(&stage.rehearsal.purge(&begun.events[0].eventbridge).await);
+    assert_eq!(receipt.outcome, Outcome::Continued, "{receipt:#?}");
+    assert_eq!(stage.rehearsal.lab.puppet.times_ordered(PRIMARY) - before, 1);
 }
 
 #[tokio::test]

@@ -396,6 +396,13 @@ async fn those_who_wait_are_dealt_with_first() {
     assert!(first("CompleteLifecycleAction") < first("GET /puppet-ca/v1/certificate_statuses"), "{calls:#?}");
     assert_eq!(stage.puppet_has(&name(0)), (false, false));
     assert_eq!(still_there(&stage, 1..3), 2);
+    // However many wait in later sweeps, the one list that housekeeping needs is remembered.
+    for leaving in 1..3 {
+        stage.lab.aws.terminate(&id(leaving), &Terminate::default()).expect("it can be terminated");
+        let answer = stage.invoke("sweep", &json!({})).await;
+        assert_eq!(only(&answer).outcome, Outcome::Continued, "{answer:#}");
+    }
+    assert_eq!(stage.lists_of_certificates(), 1);
 }
 
 #[tokio::test]
