@@ -24,6 +24,9 @@ pub(super) async fn a_catalog_is_told_as_soon_as_it_is_stored_and_only_the_newes
     // There is no report yet: the run may still be in progress.
     assert_eq!(stored(site, std::slice::from_ref(&certname)).await, std::slice::from_ref(&expected));
     assert_eq!(site.puppetdb().latest_reports(std::slice::from_ref(&certname)).await, Ok(vec![]));
+    // The node shows when it was stored, by PuppetDB's own clock.
+    let node = site.puppetdb().node(&certname).await.unwrap().expect("the node");
+    assert!(node.catalog_timestamp > Some(produced + SignedDuration::from_secs(30)), "{node:?}");
     // One that was made earlier and arrives later changes nothing.
     catalog(site, &certname, produced - SignedDuration::from_secs(30)).await;
     assert_eq!(stored(site, std::slice::from_ref(&certname)).await, [expected]);

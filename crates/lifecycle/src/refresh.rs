@@ -89,6 +89,8 @@ pub struct CatalogView {
     pub id: Option<String>,
     /// When the Puppet Server that compiled it sent it to PuppetDB, by that server's clock (`producer_timestamp`).
     pub produced: Timestamp,
+    /// When PuppetDB stored it, by PuppetDB's clock, if that was asked. Until then it waited in PuppetDB's queue.
+    pub stored: Option<Timestamp>,
 }
 
 /// An order to run Puppet on one node, as the orchestrator remembers it.

@@ -32,15 +32,23 @@ pub(super) async fn histories(run: Run<'_>, puppet: &Puppet, queries: &[&Query])
         queries.iter().filter_map(|query| Some((query.certname.clone()?, since(&query.question)?))).collect();
     let after_catalog = queries.iter().filter(|query| query.after_catalog);
     let names: Vec<Certname> = after_catalog.filter_map(|query| query.certname.clone()).collect();
-    let (reports, catalogs) =
-        tokio::join!(runs(run, puppet, &windows), ask(run, Service::PuppetDb, puppet.puppetdb.catalogs(&names)),);
-    let unauthenticated = is_unauthenticated(&reports) || is_unauthenticated(&catalogs);
+    let (reports, catalogs, nodes) = tokio::join!(
+        runs(run, puppet, &windows),
+        ask(run, Service::PuppetDb, puppet.puppetdb.catalogs(&names)),
+        ask(run, Service::PuppetDb, puppet.puppetdb.nodes(&names)),
+    );
+    let unauthenticated = is_unauthenticated(&reports) || is_unauthenticated(&catalogs) || is_unauthenticated(&nodes);
     let catalogs = by_name(catalogs, |catalog| &catalog.certname);
+    let nodes = by_name(nodes, |node| &node.certname);
     let answer = |query: &&Query| {
         let name = query.certname.as_ref()?;
-        let catalog = match &catalogs {
-            Ok(catalogs) => catalogs.get(name).map_or(Lookup::Absent, |catalog| Lookup::Found(catalog_view(catalog))),
-            Err(trouble) => Lookup::Unavailable(trouble.clone()),
+        let catalog = match (&catalogs, &nodes) {
+            // Only nodes show when their catalogs were stored.
+            (Ok(catalogs), Ok(nodes)) => catalogs.get(name).map_or(Lookup::Absent, |catalog| {
+                let stored = nodes.get(name).and_then(|node| node.catalog_timestamp);
+                Lookup::Found(CatalogView { stored, ..catalog_view(catalog) })
+            }),
+            (Err(trouble), _) | (_, Err(trouble)) => Lookup::Unavailable(trouble.clone()),
         };
         Some((query.key.clone(), Answer::History(History { runs: runs_of(&reports, name), catalog })))
     };
@@ -146,7 +154,7 @@ fn runs_of(runs: &Runs, name: &Certname) -> Lookup<Vec<RunView>> {
 }
 
 fn catalog_view(catalog: &StoredCatalog) -> CatalogView {
-    CatalogView { id: catalog.catalog_uuid.clone(), produced: catalog.producer_timestamp }
+    CatalogView { id: catalog.catalog_uuid.clone(), produced: catalog.producer_timestamp, stored: None }
 }
 
 /// The orders for a node, newest first; those that change nothing are none.

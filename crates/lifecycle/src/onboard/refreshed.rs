@@ -99,14 +99,10 @@ impl Rules<'_> {
         let its = runs.iter().filter(|run| of_this_launch(run.began_by_server()) && by_it(run));
         let stored = match after {
             RefreshAfter::SuccessfulRun => None,
-            RefreshAfter::Catalog => self.stored_catalog(name, certificate)?.cloned(),
+            RefreshAfter::Catalog => self.stored_catalog(name, certificate)?,
         };
-        // It was compiled before PuppetDB stored it, which takes a while if there is a queue.
-        let since = name.node.known().map_err(trouble)?.and_then(|node| node.catalog);
-        let stored = stored
-            .map(|stored| CatalogView { produced: stored.produced.max(since.unwrap_or(stored.produced)), ..stored });
         // The newest is among them, unless it was received outside the time that was searched.
-        Ok(refresh::change(after, its.chain(own), stored.as_ref()))
+        Ok(refresh::change(after, its.chain(own), stored))
     }
 
     /// The runs and the catalog under its name.

@@ -12,10 +12,10 @@ use crate::profile::RefreshAfter;
 ///
 /// The first successful run is the one that ended first. For [`RefreshAfter::Catalog`], PuppetDB's `catalogs` shows only the newest
 /// catalog. It is the first one while there is no report of this launch, and while the first report has the same `catalog_uuid`. In these
-/// cases, its `producer_timestamp` counts. Afterwards, the time follows from the first report that has a catalog: its end minus the time
+/// cases, the time counts at which PuppetDB stored it. Afterwards, the time follows from the first report that has a catalog: its end minus the time
 /// that the run took to apply the catalog, because the catalog was stored before the node received it. If the report does not give that
 /// time, its end counts: the later time, after which no target can have missed the catalog. A run ended when PuppetDB stored its report at
-/// the latest: what waits in PuppetDB's queue is in no target's catalog. `produced` of `stored` must be no earlier than when it was stored.
+/// the latest: what waits in PuppetDB's queue is in no target's catalog.
 pub(crate) fn change<'a>(
     after: RefreshAfter,
     own: impl IntoIterator<Item = &'a RunView>,
@@ -28,12 +28,17 @@ pub(crate) fn change<'a>(
         RefreshAfter::Catalog => {
             let first = own.filter(|run| run.has_own_catalog()).min_by_key(|run| run.end);
             match (first, stored) {
-                (None, stored) => stored.map(|stored| stored.produced),
-                (Some(first), Some(stored)) if first.catalog == stored.id => Some(stored.produced),
+                (None, stored) => stored.map(known),
+                (Some(first), Some(stored)) if first.catalog == stored.id => Some(known(stored)),
                 (Some(first), _) => Some(received(first)),
             }
         }
     }
+}
+
+/// When PuppetDB knew of a catalog.
+fn known(catalog: &CatalogView) -> Timestamp {
+    catalog.stored.map_or(catalog.produced, |stored| stored.max(catalog.produced))
 }
 
 /// The latest time at which a run ended and PuppetDB knew of it.
@@ -60,7 +65,7 @@ mod tests {
     }
 
     fn stored(id: &str, produced: i64) -> CatalogView {
-        CatalogView { id: Some(id.into()), produced: at(produced) }
+        CatalogView { id: Some(id.into()), produced: at(produced), stored: None }
     }
 
     #[test]

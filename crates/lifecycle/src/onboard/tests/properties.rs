@@ -94,7 +94,7 @@ fn an_arrival() -> impl Strategy<Value = LaunchView> {
     let runs = || reachable(prop::collection::vec(a_run(), 0..3));
     let a_target = (runs(), orders())
         .prop_map(|(runs, orders)| vec![TargetView { runs, orders: Some(orders), ..target(None, None) }]);
-    let catalog = || time().prop_map(|produced| CatalogView { id: Some("its catalog".into()), produced });
+    let catalog = || time().prop_map(|produced| CatalogView { id: Some("its catalog".into()), produced, stored: None });
     let history = (runs(), reachable(catalog())).prop_map(|(runs, catalog)| History { runs, catalog });
     let groups = || prop::collection::btree_set(Just("Canaries".to_owned()), 0..2);
     let mismatch = prop_oneof![

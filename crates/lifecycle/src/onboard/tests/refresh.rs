@@ -4,7 +4,6 @@ use crate::profile::Probe;
 use stagedoor_types::Certname;
 
 use super::*;
-use crate::observation::NodeView;
 use crate::profile::OnRefreshTimeout;
 use crate::refresh::CatalogView;
 
@@ -218,7 +217,7 @@ fn hanging() -> World {
     let mut world = with_target();
     world.aws.profile.refresh.after = RefreshAfter::Catalog;
     world.puppet.run = Some(Lookup::Absent);
-    let catalog = CatalogView { id: Some("first".into()), produced: at(105) };
+    let catalog = CatalogView { id: Some("first".into()), produced: at(105), stored: None };
     world.puppet.history = Some(History { runs: Lookup::Found(vec![]), catalog: Lookup::Found(catalog) });
     world.puppet.connection = Some(Connection { connected: Lookup::Absent, orders: Lookup::Found(vec![]) });
     world
@@ -244,7 +243,8 @@ fn what_cannot_run_before_the_targets_know_it_is_not_deadlocked() {
 #[test]
 fn a_catalog_that_waited_in_puppetdbs_queue_is_the_change_only_once_it_is_stored() {
     let mut world = hanging();
-    world.view().node = Lookup::Found(NodeView { catalog: Some(at(130)), ..node(true, at(130)) });
+    let Some(History { catalog: Lookup::Found(catalog), .. }) = &mut world.puppet.history else { panic!() };
+    catalog.stored = Some(at(130));
     world.puppet.targets = Some(ran(Some(run(at(106), "changed"))));
     assert_eq!(ordered(world.decide()), (primary_alone(), at(130)));
 }
@@ -254,7 +254,7 @@ fn before_its_first_catalog_its_own_run_is_what_is_missing() {
     let mut world = hanging();
     world.puppet.history.as_mut().unwrap().catalog = Lookup::Absent;
     assert_eq!(waits(world.decide()).codes(), [Code::WaitingForRun]);
-    let predecessors = CatalogView { id: None, produced: at(ISSUED - 61) };
+    let predecessors = CatalogView { id: None, produced: at(ISSUED - 61), stored: None };
     world.puppet.history.as_mut().unwrap().catalog = Lookup::Found(predecessors);
     assert_eq!(waits(world.decide()).codes(), [Code::WaitingForRun]);
     world.puppet.history.as_mut().unwrap().catalog = unavailable(Service::PuppetDb);
@@ -299,11 +299,11 @@ fn what_a_former_owner_did_a_minute_ago_is_no_change_of_this_launch() {
     world.puppet.targets = Some(ran(Some(run(at(70), "changed"))));
     // Its catalog and its report are dated a little before the certificate.
     let mut former = run(at(ISSUED - 20), "changed");
-    let catalog = CatalogView { id: former.catalog.clone(), produced: at(ISSUED - 19) };
+    let catalog = CatalogView { id: former.catalog.clone(), produced: at(ISSUED - 19), stored: None };
     former.retrieving = None;
     world.puppet.history = Some(History { runs: Lookup::Found(vec![former]), catalog: Lookup::Found(catalog) });
     assert_eq!(waits(world.decide()).codes(), [Code::WaitingForRun]);
-    let own = CatalogView { id: Some("first".into()), produced: at(105) };
+    let own = CatalogView { id: Some("first".into()), produced: at(105), stored: None };
     world.puppet.history.as_mut().unwrap().catalog = Lookup::Found(own.clone());
     assert_eq!(ordered(world.decide()), (primary_alone(), at(105)));
     // As long as the facts are the former owner's, so is the catalog.
@@ -339,7 +339,7 @@ fn the_first_catalog_counts_although_the_primarys_clock_is_behind() {
     world.puppet.targets = Some(ran(None));
     // 150 seconds behind: the catalog seems to be from before the launch.
     world.puppet.puppetdb_ahead = Some(SignedDuration::from_secs(-150));
-    let catalog = CatalogView { id: Some("first".into()), produced: at(105 - 150) };
+    let catalog = CatalogView { id: Some("first".into()), produced: at(105 - 150), stored: None };
     world.puppet.history.as_mut().unwrap().catalog = Lookup::Found(catalog);
     assert_eq!(ordered(world.decide()), (primary_alone(), at(105 - 150)));
 }

@@ -64,7 +64,7 @@ fn what_was_learnt_is_not_unlearnt_by_a_later_run_that_fails() {
 #[test]
 fn a_run_that_began_before_the_change_proves_nothing_unless_its_catalog_was_compiled_after_it() {
     let run = RunView { retrieving: Some(Duration::from_secs(8)), ..ran(-30, 60, "changed") };
-    let stored = |id: Option<String>, produced| Some(CatalogView { id, produced: at(produced) });
+    let stored = |id: Option<String>, produced| Some(CatalogView { id, produced: at(produced), stored: None });
     let seen = |catalog| learnt(&seen_at(&TargetView { catalog, ..with(vec![run.clone()], vec![]) }, 100)).is_some();
     assert!(!seen(None));
     assert!(seen(stored(run.catalog.clone(), 8)), "its compilation began at 0 or later");
