@@ -7,7 +7,7 @@ mod refuse;
 mod remove;
 mod unpin;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt};
@@ -73,10 +73,13 @@ pub(crate) async fn apply(run: Run<'_>, puppet: &Puppet, snapshot: &PuppetSnapsh
         }
     }
     let mut applied = Applied::default();
+    let mut unpinned = BTreeSet::new();
     if !removals.is_empty() {
-        remove::remove(run, writer, snapshot, removals, &mut applied).await;
+        unpinned = remove::remove(run, writer, snapshot, removals, &mut applied).await;
     }
     refuse::refuse(run, writer, requests, &mut applied.reports).await;
+    // A name that has just been unpinned for its former owner must be pinned again first.
+    signs.retain(|(_, signable)| !unpinned.contains(signable.certname()));
     enrol::sign(run, writer, snapshot, signs, &mut applied).await;
     enrol::pin(run, writer, snapshot, pins, &mut applied).await;
     // A run that was ordered takes its time; observing at once would show nothing new.

@@ -67,8 +67,9 @@ impl Work {
         let Self { batch, heartbeats, renewed } = self;
         let opening = call(run.context, run.budget.work, Service::SecretsManager, run.context.puppet.open(run.now()));
         // Boxed, as below, so that futures this large are not copied around.
-        let (opened, aws) =
-            Box::pin(async { tokio::join!(opening, observe::aws(run, batch.to_look_at(run.now()))) }).await;
+        // EC2 may take half a minute to answer: those that are known to wait are kept alive meanwhile.
+        let observing = Box::pin(async { tokio::join!(opening, observe::aws(run, batch.to_look_at(run.now()))) });
+        let (opened, aws) = heartbeats.beside(run, observing).await;
         batch.admit(&aws, run.context);
         heartbeats.watch(batch.waiting(), run.now());
         let opened = opened.as_deref().map_err(Clone::clone);

@@ -1,6 +1,7 @@
 //! Plans, looks up what the plan asks for, and plans again. Reads only, through the lookups.
 
-use stagedoor_plan::{Plan, Site, plan};
+use stagedoor_lifecycle::decision::Site;
+use stagedoor_plan::{Plan, plan};
 use stagedoor_types::Trouble;
 
 use crate::batch::Batch;

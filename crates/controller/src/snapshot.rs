@@ -306,6 +306,7 @@ pub(crate) fn run_view(report: &Report) -> RunView {
         cached: report.cached_catalog_status.as_deref().is_some_and(|status| status != "not_used"),
         catalog: report.catalog_uuid.clone(),
         starting: report.metrics.startup_time,
+        preparing: report.metrics.preparation,
         retrieving: report.metrics.config_retrieval,
         applying: report.metrics.catalog_application,
         job: report.job_id.clone(),

@@ -5,6 +5,7 @@ use stagedoor_types::{ActionResult, Certname, InstanceId};
 
 use crate::admission::PendingAction;
 use crate::observation::{Began, LifecycleAction};
+use crate::profile::Protected;
 use crate::reason::{Code, Fact, Reason};
 use crate::removal::Removal;
 use crate::signing::Signable;
@@ -26,6 +27,19 @@ pub enum Decision {
     Refuse(Reason),
     /// A service is unavailable; try again.
     Fail(Reason),
+}
+
+/// What all actions of a batch share.
+#[derive(Debug, Clone, Copy)]
+pub struct Site<'a> {
+    /// Names that are never purged.
+    pub protected: &'a Protected,
+    /// Whether there is an orchestrator.
+    pub orchestrated: bool,
+    /// Whether this is a sweep, which alone orders runs of refresh targets that an action waits for: one runs at a time.
+    pub sweeps: bool,
+    /// The time.
+    pub now: Timestamp,
 }
 
 /// What has to be found out. Its order lets a batch share one lookup among all actions that ask the same.

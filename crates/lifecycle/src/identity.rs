@@ -132,9 +132,10 @@ fn whose_request(view: &NameView, instance: &InstanceId, ours: Whose, pinned: Wh
     match view.request.known() {
         Err(trouble) => Whose::Unavailable(trouble.clone()),
         Ok(Some(request)) if request.instance.as_ref() == Some(instance) => ours,
-        // The request of another instance, or of an unknown one: a successor may be waiting for its certificate.
-        Ok(Some(_)) => Whose::Nobody,
-        Ok(None) => match view.pins.known() {
+        // The request of another instance: a successor may be waiting for its certificate, and the pins may be its own.
+        Ok(Some(request)) if request.instance.is_some() => Whose::Nobody,
+        // A request that names no instance is a stranger's: it is left alone, and says nothing of the pins.
+        Ok(_) => match view.pins.known() {
             Err(trouble) => Whose::Unavailable(trouble.clone()),
             Ok(Some(pins)) if !pins.is_empty() => pinned,
             Ok(_) => Whose::Nobody,

@@ -18,7 +18,7 @@ use stagedoor_types::{ActionResult, InstanceId, Location, Lookup, Machine, Place
 
 use crate::admission::{Nameless, PendingAction};
 use crate::deadline;
-use crate::decision::{Decision, Effect, Missing, Question, not_yet};
+use crate::decision::{Decision, Effect, Missing, Question, Site, not_yet};
 use crate::observation::{Began, CertificateView, LifecycleAction, NameView};
 use crate::profile::{AwaitedRun, Protected, RefreshAfter};
 use crate::reason::{Code, Fact, Reason};
@@ -91,18 +91,10 @@ const MOST_DOUBLINGS: u32 = 4;
 /// How far a Puppet Server's clock may be from PuppetDB's, and how far `puppetdb_ahead` may be from the actual difference.
 const CLOCKS_DRIFT: Duration = Duration::from_secs(10);
 
-/// Rules, top to bottom. `orchestrated` says whether there is an orchestrator, and `sweeps` whether this is a sweep, which alone orders
-/// runs of refresh targets: one runs at a time.
+/// Rules, top to bottom.
 #[must_use]
-pub fn decide(
-    action: &LifecycleAction,
-    launching: &PendingAction,
-    seen: &LaunchView,
-    protected: &Protected,
-    orchestrated: bool,
-    sweeps: bool,
-    now: Timestamp,
-) -> Decision {
+pub fn decide(action: &LifecycleAction, launching: &PendingAction, seen: &LaunchView, site: Site<'_>) -> Decision {
+    let Site { protected, orchestrated, sweeps, now } = site;
     let rules = Rules { action, launching, seen, protected, orchestrated, sweeps, now };
     match rules.all() {
         Ok(story) => Decision::Complete(ActionResult::Continue, story),
@@ -373,7 +365,7 @@ impl Rules<'_> {
         let settled = |ended: Timestamp| self.now >= deadline::after(ended, SETTLING * 2_u32.pow(doublings));
         let busy =
             orders.iter().any(|order| order.is_open(LOST, self.now) || order.ended.is_some_and(|end| !settled(end)));
-        if busy || own.is_some_and(|run| self.now < deadline::after(run.end, SETTLING)) {
+        if busy || own.is_some_and(|run| self.now < deadline::after(run.received, SETTLING)) {
             return Ok(());
         }
         // An order whose answer was lost is found by its key. The next one must have another, so the one before is in it.

@@ -5,15 +5,13 @@
 
 mod kept;
 
-use jiff::Timestamp;
 use stagedoor_types::broken::{Rule, is_broken};
 use stagedoor_types::{ActionResult, Certname, InstanceId, Lookup, Observed, Trouble};
 
 use crate::admission::{Nameless, PendingAction};
-use crate::decision::{Decision, Effect, Missing, Question, not_yet};
+use crate::decision::{Decision, Effect, Missing, Question, Site, not_yet};
 use crate::identity::{Purgeable, Whose, whose};
 use crate::observation::{LifecycleAction, NameView};
-use crate::profile::Protected;
 use crate::reason::{Code, Fact, Reason};
 use crate::refresh::{AfterRemoval, TargetView, after_removal};
 use crate::removal::{Removal, Removals};
@@ -32,17 +30,16 @@ pub struct TerminationView {
 /// Rules about Puppet, top to bottom: is something left that is ours to remove, of an instance that terminates; is everything
 /// known; have the refresh targets learnt of it?
 ///
-/// `removals` is what this invocation has removed so far; `orchestrated` says whether there is an orchestrator.
+/// `removals` is what this invocation has removed so far.
 #[must_use]
 pub fn decide(
     action: &LifecycleAction,
     terminating: &PendingAction,
     observed: &Observed<TerminationView>,
-    protected: &Protected,
     removals: &Removals,
-    orchestrated: bool,
-    now: Timestamp,
+    site: Site<'_>,
 ) -> Decision {
+    let Site { protected, now, .. } = site;
     let instance = &action.instance;
     let Observed { value: seen, at } = observed;
     let late = terminating.is_late(action.began, now);
@@ -119,7 +116,7 @@ pub fn decide(
     let missing = match (trouble, unknown.or(nameless)) {
         (None, None) => {
             story.extend(kept::allowlist_lines(&terminating.profile, seen, removals));
-            return refreshed(action, terminating, seen, story, orchestrated, now);
+            return refreshed(action, terminating, seen, story, site);
         }
         (Some(trouble), _) => Missing::Trouble(trouble.introduced("it is not proven purged: ")),
         (None, Some(question)) => Missing::NotYet(question.into()),
@@ -133,9 +130,9 @@ fn refreshed(
     terminating: &PendingAction,
     seen: &TerminationView,
     mut story: Vec<Fact>,
-    orchestrated: bool,
-    now: Timestamp,
+    site: Site<'_>,
 ) -> Decision {
+    let Site { orchestrated, sweeps, now, .. } = site;
     let purged = |mut facts: Vec<Fact>| {
         // What was removed comes before what was left alone.
         facts.sort_by_key(|fact| !matches!(fact.code, Code::Purged(_)));
@@ -158,7 +155,10 @@ fn refreshed(
             Decision::CompleteAndOrder(ActionResult::Continue, purged(story), order)
         }
         AfterRemoval::Ask(question) => Decision::Ask(question),
-        AfterRemoval::Wait(Some(order), _) if orchestrated && !late => Decision::Apply(Effect::Refresh(order)),
+        // Sweeps run one at a time, so that instances that terminate together cost the targets one run.
+        AfterRemoval::Wait(Some(order), _) if orchestrated && sweeps && !late => {
+            Decision::Apply(Effect::Refresh(order))
+        }
         AfterRemoval::Wait(_, awaited) => not_yet(action, terminating, Missing::NotYet(awaited), now),
     }
 }

@@ -48,6 +48,8 @@ pub struct RunView {
     pub catalog: Option<String>,
     /// How long it waited before its work began, for its certificate for example: the metric `startup_time`.
     pub starting: Option<Duration>,
+    /// How long it then took until it asked for its catalog: the metrics `plugin_sync` and `fact_generation`.
+    pub preparing: Option<Duration>,
     /// How long it waited for its catalog: the metric `config_retrieval`.
     pub retrieving: Option<Duration>,
     /// How long it took to apply its catalog: the metric `catalog_application`.
@@ -76,9 +78,10 @@ impl RunView {
         self.catalog.is_some() && !self.cached
     }
 
-    /// Whether it applied a catalog that was compiled for it, even if some resource failed.
+    /// Whether it applied a catalog that was compiled for it, even if some resource failed. A catalog that cannot be applied at all, because
+    /// of a dependency cycle for example, has no `catalog_application`.
     pub(crate) fn has_applied(&self) -> bool {
-        self.is_good() || self.has_own_catalog() && !self.noop
+        self.is_good() || self.has_own_catalog() && !self.noop && self.applying.is_some()
     }
 }
 
@@ -151,7 +154,7 @@ pub(crate) const SETTLING: Duration = Duration::from_secs(60);
 
 /// How long an order for a node may be in progress before it counts as lost. An agent waits up to ten minutes for another run to end
 /// before it begins; see [`pxp-agent`](https://github.com/puppetlabs/pxp-agent). The run of a refresh target may take longer, so its order
-/// counts as lost only after `timeout.refresh` if that is longer.
+/// counts as lost only after half of `timeout.refresh` if that is longer.
 pub(crate) const LOST: Duration = Duration::from_secs(20 * 60);
 
 /// How much earlier than a change the search for runs in PuppetDB begins: clocks differ, and a run that was in progress at the change may

@@ -199,6 +199,7 @@ pub(crate) fn run(start: Timestamp, status: &str) -> RunView {
         cached: false,
         catalog: Some(format!("catalog of {start}")),
         starting: None,
+        preparing: None,
         retrieving: None,
         applying: None,
         job: None,

@@ -9,10 +9,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 use stagedoor_lifecycle::admission::PendingAction;
 use stagedoor_lifecycle::deadline;
-use stagedoor_lifecycle::decision::{Decision, Effect, EffectKey, Missing, Question, not_seen_yet, not_yet};
+use stagedoor_lifecycle::decision::{Decision, Effect, EffectKey, Missing, Question, Site, not_seen_yet, not_yet};
 use stagedoor_lifecycle::observation::{Began, LifecycleAction};
 use stagedoor_lifecycle::onboard::{self, LaunchView};
-use stagedoor_lifecycle::profile::Protected;
 use stagedoor_lifecycle::purge::{self, TerminationView};
 use stagedoor_lifecycle::reason::{Code, Fact, Reason};
 use stagedoor_lifecycle::receipt::Outcome;
@@ -21,19 +20,6 @@ use stagedoor_types::{ActionKey, ActionResult, Certname, Fresh, Lookup, Observed
 
 /// How long an order for refresh targets waits for other changes that the same run could serve.
 pub(crate) const GATHERING: Duration = Duration::from_secs(30);
-
-/// What all actions of a batch share.
-#[derive(Debug, Clone, Copy)]
-pub struct Site<'a> {
-    /// Names that are never purged.
-    pub protected: &'a Protected,
-    /// Whether there is an orchestrator.
-    pub orchestrated: bool,
-    /// Whether this is a sweep, which alone orders runs of refresh targets for launches: one runs at a time.
-    pub sweeps: bool,
-    /// The time.
-    pub now: Timestamp,
-}
 
 /// What Puppet says about the instance of an action.
 #[derive(Debug, Clone, Copy)]
@@ -158,10 +144,9 @@ pub fn plan<'a>(site: Site<'_>, situations: impl IntoIterator<Item = Situation<'
 
 fn decide(site: Site<'_>, situation: &Situation<'_>) -> Decision {
     let Situation { action, pending, tried, .. } = situation;
-    let Site { protected, orchestrated, sweeps, now } = site;
     match situation.seen {
-        Seen::Launch(seen) => onboard::decide(action, pending, seen, protected, orchestrated, sweeps, now),
-        Seen::Termination(seen) => purge::decide(action, pending, seen, protected, &tried.removals, orchestrated, now),
+        Seen::Launch(seen) => onboard::decide(action, pending, seen, site),
+        Seen::Termination(seen) => purge::decide(action, pending, seen, &tried.removals, site),
     }
 }
 

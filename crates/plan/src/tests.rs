@@ -2,7 +2,7 @@
 
 use stagedoor_lifecycle::decision::RefreshOrder;
 use stagedoor_lifecycle::onboard::Connection;
-use stagedoor_lifecycle::profile::Probe;
+use stagedoor_lifecycle::profile::{Probe, Protected};
 use stagedoor_types::{Mode, Service, Transition};
 
 use super::*;

@@ -26,6 +26,10 @@ pub enum Rule {
     PinFirst,
     /// Later Puppet runs of a launching node do not move the change that refresh targets must learn of.
     FixedChange,
+    /// Nor does a later catalog of it.
+    FixedCatalog,
+    /// A run of a refresh target counts if its catalog was compiled since the change, not if the run ended since.
+    Compilation,
     /// A launch waits until the refresh targets have run Puppet since the change.
     Refresh,
     /// What other nodes must learn of before a launching node can run is its first catalog, not its first successful run.

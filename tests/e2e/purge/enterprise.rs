@@ -88,8 +88,11 @@ async fn a_termination_waits_for_the_run_of_the_primary_if_the_profile_says_so()
     stage.rehearsal.lab.puppet.script(PRIMARY, RunScript::Hang);
     let before = stage.rehearsal.lab.puppet.times_ordered(PRIMARY);
     let begun = stage.rehearsal.lab.aws.terminate(&instance, &Terminate::default()).unwrap();
+    let receipt = only(&stage.rehearsal.purge(&begun.events[0].eventbridge).await);
+    assert_eq!((receipt.outcome, receipt.code), (Outcome::Waiting, Code::WaitingForRefresh), "{receipt:#?}");
+    assert_eq!(stage.rehearsal.lab.puppet.times_ordered(PRIMARY), before, "the sweep alone orders what is waited for");
     for _ in 0..2 {
-        let receipt = only(&stage.rehearsal.purge(&begun.events[0].eventbridge).await);
+        let receipt = stage.swept(&instance).await;
         assert_eq!((receipt.outcome, receipt.code), (Outcome::Waiting, Code::WaitingForRefresh), "{receipt:#?}");
     }
     assert_eq!(stage.rehearsal.puppet_has(&stage.name_of(&instance)), (false, false), "the rest does not wait");

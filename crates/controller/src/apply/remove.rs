@@ -108,14 +108,14 @@ impl Task {
     }
 }
 
-/// Removes what is left of these instances.
+/// Removes what is left of these instances; returns the names that were unpinned for it.
 pub(super) async fn remove(
     run: Run<'_>,
     writer: &PuppetWriter,
     snapshot: &PuppetSnapshot,
     mut tasks: Vec<Task>,
     applied: &mut Applied,
-) {
+) -> BTreeSet<Certname> {
     // Those that were never tried, and those that wait longest, come first.
     tasks.sort_by_key(|task| (task.tried_before, task.began));
     // Another invocation may have been faster. A certificate that an instance got meanwhile must not be cleaned in place of the
@@ -131,7 +131,9 @@ pub(super) async fn remove(
         false
     });
     let all: Vec<&Removal> = tasks.iter().flat_map(|task| &task.removals).collect();
-    let removed = if snapshot.enterprise {
+    // A compiler may be one of Puppet Enterprise although neither orchestrator nor classifier is configured.
+    let node_last = snapshot.enterprise || all.iter().any(|removal| removal.compiler);
+    let removed = if node_last {
         carry_out_node_last(run, writer, &all, snapshot.at, snapshot.puppetdb_ahead).await
     } else {
         carry_out(run, writer, &all, snapshot.at, snapshot.puppetdb_ahead).await
@@ -176,6 +178,7 @@ pub(super) async fn remove(
         let done = || Fact::new(Code::StillThere, "Puppet said that it was done").into();
         report.removal = Some(failure.unwrap_or_else(done));
     }
+    removed.pins.into_keys().collect()
 }
 
 /// The names under which there is not the certificate any more that is to be removed, or why that cannot be seen now.

@@ -112,7 +112,7 @@ impl Rules<'_> {
         own: Option<&RunView>,
         waiting: Reason,
     ) -> NotYet {
-        let its_turn = own.is_some_and(|run| self.now >= deadline::after(run.end, ANOTHER_RUN));
+        let its_turn = own.is_some_and(|run| self.now >= deadline::after(run.received, ANOTHER_RUN));
         if self.orchestrated
             && its_turn
             && let Err(order) = self.order_a_run(name, own, certificate)

@@ -70,7 +70,9 @@ fn home() -> Location {
 impl World {
     fn decide(&self) -> Decision {
         let launching = self.aws.admitted();
-        decide(&self.aws.action, &launching, &self.puppet, &self.protected, self.orchestrated, self.sweeps, self.now)
+        let Self { protected, orchestrated, sweeps, now, .. } = self;
+        let site = Site { protected, orchestrated: *orchestrated, sweeps: *sweeps, now: *now };
+        decide(&self.aws.action, &launching, &self.puppet, site)
     }
 
     fn view(&mut self) -> &mut NameView {

@@ -2,10 +2,12 @@ mod kept;
 mod properties;
 mod targets;
 
+use jiff::Timestamp;
 use stagedoor_types::Service;
 
 use super::*;
 use crate::observation::{Began, NodeView};
+use crate::profile::Protected;
 use crate::world::{self, Aws, NAME, OTHER, OURS, PRIMARY, at, down, request, unavailable};
 
 fn node(active: bool) -> NodeView {
@@ -25,6 +27,7 @@ struct World {
     /// The code of the last attempt to remove it.
     tried: Option<Code>,
     orchestrated: bool,
+    sweeps: bool,
     now: Timestamp,
 }
 
@@ -43,6 +46,7 @@ fn world() -> World {
         protected: Protected::new([PRIMARY]).unwrap(),
         tried: None,
         orchestrated: false,
+        sweeps: true,
         now: at(5),
     }
 }
@@ -53,8 +57,12 @@ impl World {
         let last = self.tried.map(|code| Fact::new(code, "the last attempt failed").into());
         let removals = Removals { last, ..Removals::default() };
         let seen = Observed { value: self.puppet.clone(), at: self.now };
-        let (action, protected) = (&self.aws.action, &self.protected);
-        decide(action, &terminating, &seen, protected, &removals, self.orchestrated, self.now)
+        decide(&self.aws.action, &terminating, &seen, &removals, self.site())
+    }
+
+    fn site(&self) -> Site<'_> {
+        let Self { protected, orchestrated, sweeps, now, .. } = self;
+        Site { protected, orchestrated: *orchestrated, sweeps: *sweeps, now: *now }
     }
 
     fn view(&mut self) -> &mut NameView {
@@ -287,15 +295,27 @@ fn pins_stay_where_a_successor_has_the_name_or_waits_for_it() {
         world
     };
     completed(pinned(world().owned_by(Some(OTHER), None)).decide());
-    for owner in [Some(OTHER), None] {
-        let mut waits = pinned(world().purged());
-        waits.view().request = Lookup::Found(request(owner));
-        completed(waits.decide());
-    }
+    let mut waits = pinned(world().purged());
+    waits.view().request = Lookup::Found(request(Some(OTHER)));
+    completed(waits.decide());
     let mut registered = pinned(world().purged());
     registered.view().node = Lookup::Found(node(true));
     registered.view().fact_instance = Lookup::Found(OTHER.parse().unwrap());
     completed(registered.decide());
+}
+
+#[test]
+fn a_strangers_request_says_nothing_of_the_pins() {
+    let mut world = world().purged();
+    world.view().request = Lookup::Found(request(None));
+    world.view().pins = unavailable(Service::Classifier);
+    assert!(matches!(world.decide(), Decision::Fail(_)));
+    world.view().pins = Lookup::Found(vec!["Canaries".into()]);
+    let removals = removals(world.decide());
+    assert_eq!(removals[0].pins, ["Canaries"]);
+    assert!(!removals[0].request, "it is left alone");
+    world.view().pins = Lookup::Found(Vec::new());
+    completed(world.decide());
 }
 
 #[test]

@@ -25,8 +25,9 @@ pub(crate) fn change<'a>(
     match after {
         RefreshAfter::SuccessfulRun if is_broken(Rule::FixedChange) => own.map(ended).max(),
         RefreshAfter::SuccessfulRun => own.filter(|run| run.is_good()).map(ended).min(),
+        RefreshAfter::Catalog if is_broken(Rule::FixedCatalog) => stored.map(known),
         RefreshAfter::Catalog => {
-            let first = own.filter(|run| run.has_own_catalog()).min_by_key(|run| run.end);
+            let first = own.filter(|run| run.has_own_catalog()).min_by_key(|run| run.received);
             match (first, stored) {
                 (None, stored) => stored.map(known),
                 (Some(first), Some(stored)) if first.catalog == stored.id => Some(known(stored)),
@@ -41,15 +42,15 @@ fn known(catalog: &CatalogView) -> Timestamp {
     catalog.stored.map_or(catalog.produced, |stored| stored.max(catalog.produced))
 }
 
-/// The latest time at which a run ended and PuppetDB knew of it.
+/// When PuppetDB knew that a run had ended. The node's own clock does not count.
 fn ended(run: &RunView) -> Timestamp {
-    run.end.max(run.received).max(run.stored)
+    run.received.max(run.stored)
 }
 
 /// The latest time at which a node received its catalog.
 fn received(run: &RunView) -> Timestamp {
     let end = ended(run);
-    run.applying.map_or(end, |applying| deadline::before(end, applying).clamp(run.start.min(end), end))
+    run.applying.map_or(end, |applying| deadline::before(end, applying).clamp(run.began_by_server().min(end), end))
 }
 
 #[cfg(test)]
@@ -101,6 +102,21 @@ mod tests {
             assert_eq!(change(after, runs, Some(&stored("b", 203))), Some(at(104)));
         }
         assert_eq!(change(after, [&first], None), Some(at(104)), "the catalog could not be read");
+    }
+
+    #[test]
+    fn the_clock_of_the_node_does_not_date_the_change() {
+        let ahead = |run: RunView| RunView { start: at(3000), end: at(3010), ..run };
+        let first = ahead(with_catalog(100, "changed", "a"));
+        assert_eq!(change(RefreshAfter::SuccessfulRun, [&first], None), Some(at(110)));
+        let applied = RunView { applying: Some(Duration::from_secs(6)), ..first };
+        assert_eq!(change(RefreshAfter::Catalog, [&applied], None), Some(at(104)));
+    }
+
+    #[test]
+    fn a_run_that_waited_in_puppetdbs_queue_is_the_change_only_once_it_is_stored() {
+        let queued = RunView { stored: at(200), ..with_catalog(100, "changed", "a") };
+        assert_eq!(change(RefreshAfter::SuccessfulRun, [&queued], None), Some(at(200)));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use stagedoor_types::broken::{Rule, is_broken};
 use stagedoor_types::{Certname, Lookup, Trouble};
 
 use super::schedule::{Due, Given, PENDING_FROM, SWEEPS, due};
@@ -14,7 +15,7 @@ use crate::deadline;
 pub(crate) enum TargetStanding {
     /// It has learnt of the change.
     Learnt {
-        /// The end of the first run by which it learnt of the change.
+        /// When a Puppet Server received the report of the first run by which it learnt of the change.
         end: Timestamp,
         /// How that is known.
         how: String,
@@ -34,21 +35,27 @@ pub(crate) enum TargetStanding {
 
 /// The earliest time at which the compilation of a run's catalog can have begun. The catalog reflects what PuppetDB had stored before then.
 ///
-/// If it is still the stored one, by its `catalog_uuid`, its compilation began no earlier than `config_retrieval` before its
-/// `producer_timestamp`. This metric is how long the run waited for its catalog, which includes the compilation. Therefore, a run that began
-/// before a change and whose catalog was compiled after it also counts. Otherwise, a catalog is compiled after its run began: by the
-/// node's clock, or, if that is earlier, by the clock of the Puppet Server that received the report.
+/// An agent asks for its catalog after its plug-ins are synchronized and its facts are collected, which the report says how long took; from
+/// the beginning of the run by the node's clock or, if that is earlier, by the clock of the Puppet Server that received the report. If the
+/// catalog is still the stored one, by its `catalog_uuid`, its compilation also began no earlier than `config_retrieval` before its
+/// `producer_timestamp`: this metric is how long the run waited for its catalog, which includes the compilation. Therefore, a run that began
+/// before a change and whose catalog was compiled after it also counts, and still does so once another catalog is stored.
 pub(super) fn compiled(run: &RunView, stored: Option<&CatalogView>) -> Timestamp {
+    if is_broken(Rule::Compilation) {
+        return run.received;
+    }
+    let began = deadline::after(run.start, run.starting.unwrap_or_default()).min(run.began_by_server());
+    let asked = deadline::after(began, run.preparing.unwrap_or_default());
     let same = stored.filter(|stored| stored.id.is_some() && stored.id == run.catalog);
     let by_catalog = same.zip(run.retrieving).map(|(stored, took)| deadline::before(stored.produced, took));
-    by_catalog.unwrap_or_else(|| run.start.min(run.began_by_server()))
+    by_catalog.map_or(asked, |by_catalog| by_catalog.max(asked))
 }
 
 /// The run by which a target first learnt of a change, if it has: the run applied a catalog that was compiled since, even if some resource
 /// failed. A failed compilation, a cached catalog and a noop run do not count.
 pub(super) fn first_to_learn(runs: &[RunView], stored: Option<&CatalogView>, change: Timestamp) -> Option<RunView> {
     let learnt = runs.iter().filter(|run| run.has_applied() && compiled(run, stored) >= change);
-    learnt.min_by_key(|run| run.end).cloned()
+    learnt.min_by_key(|run| run.received).cloned()
 }
 
 /// The orders for a target, with regard to a change.
@@ -114,7 +121,7 @@ impl TargetOrders<'_> {
 /// How orders for a target are given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Policy {
-    /// How long the target may take. An order does not count as lost before that.
+    /// How long the target may take. An order does not count as lost before half of that, so that there is time for another one.
     pub(super) timeout: Duration,
     /// The interval at which it is checked whether an order is due.
     pub(super) every: Duration,
@@ -139,10 +146,10 @@ pub(super) fn standing(target: &TargetView, change: Timestamp, policy: Policy, n
     };
     if let Some(run) = first_to_learn(runs, catalog.as_ref(), change) {
         let how = format!("{certname} ran Puppet at {}", run.start);
-        return TargetStanding::Learnt { end: run.end, how };
+        return TargetStanding::Learnt { end: run.received, how };
     }
     // The reason why the newest run since the change does not count.
-    let ran = runs.iter().filter(|run| run.start >= change).max_by_key(|run| run.end);
+    let ran = runs.iter().filter(|run| run.began_by_server() >= change).max_by_key(|run| run.received);
     let what = match ran {
         None => format!("a Puppet run of {certname} since {change}"),
         Some(run) => format!("another Puppet run of {certname}: the one at {} {}", run.start, flaw(run)),
@@ -152,7 +159,7 @@ pub(super) fn standing(target: &TargetView, change: Timestamp, policy: Policy, n
         Some(Err(trouble)) => return TargetStanding::Unknown(trouble.clone()),
         Some(Ok(orders)) => orders.map_or(&[][..], Vec::as_slice),
     };
-    let orders = TargetOrders { all: orders, runs, change, lost: policy.timeout.max(LOST), now };
+    let orders = TargetOrders { all: orders, runs, change, lost: (policy.timeout / 2).max(LOST), now };
     if let Some(underway) = orders.underway(certname) {
         return TargetStanding::Underway(underway);
     }

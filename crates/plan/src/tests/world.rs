@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use stagedoor_lifecycle::decision::Site;
 use stagedoor_lifecycle::observation::{CertificateView, NameView, NodeView, RequestView};
-use stagedoor_lifecycle::profile::{Probe, Profile, Refresh, Rekey, SignMode};
+use stagedoor_lifecycle::profile::{Probe, Profile, Protected, Refresh, Rekey, SignMode};
 use stagedoor_lifecycle::refresh::RunView;
 use stagedoor_lifecycle::signing::{AltNames, Challenge, Key, Request, Signature, SigningRules};
 use stagedoor_types::{InstanceId, Mode, Place, Service, Transition, TroubleKind};
@@ -123,6 +124,7 @@ pub(super) fn ran(start: i64) -> RunView {
         cached: false,
         catalog: Some("its catalog".into()),
         starting: None,
+        preparing: None,
         retrieving: None,
         applying: None,
         job: None,

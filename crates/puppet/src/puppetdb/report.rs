@@ -55,6 +55,8 @@ pub struct RunTimes {
     /// `startup_time`: from `start_time` until the run's work began. An agent that waits for its certificate (`waitforcert`) or for
     /// another run to end (`waitforlock`) does so in this time. Agents without this metric date a run from the beginning of its work.
     pub startup_time: Option<Duration>,
+    /// `plugin_sync` and `fact_generation`: what the run did before it asked for its catalog.
+    pub preparation: Option<Duration>,
     /// `config_retrieval`: from the request for a catalog until it was there, its compilation included.
     pub config_retrieval: Option<Duration>,
     /// `catalog_application`: applying the catalog.
@@ -78,6 +80,10 @@ impl RunTimes {
         };
         Self {
             startup_time: time("startup_time"),
+            preparation: match (time("plugin_sync"), time("fact_generation")) {
+                (None, None) => None,
+                (plugins, facts) => plugins.unwrap_or_default().checked_add(facts.unwrap_or_default()),
+            },
             config_retrieval: time("config_retrieval"),
             catalog_application: time("catalog_application"),
         }
@@ -110,11 +116,14 @@ mod tests {
         let metrics = json!([
             {"category": "resources", "name": "config_retrieval", "value": 99},
             {"category": "time", "name": "startup_time", "value": 0.5},
+            {"category": "time", "name": "plugin_sync", "value": 1.5},
+            {"category": "time", "name": "fact_generation", "value": 2},
             {"category": "time", "name": "config_retrieval", "value": 7.25},
             {"category": "time", "name": "catalog_application", "value": 60},
         ]);
         let times = RunTimes {
             startup_time: Some(Duration::from_millis(500)),
+            preparation: Some(Duration::from_millis(3500)),
             config_retrieval: Some(Duration::from_millis(7250)),
             catalog_application: Some(Duration::from_secs(60)),
         };

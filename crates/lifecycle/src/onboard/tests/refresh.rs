@@ -111,7 +111,8 @@ fn a_target_whose_services_do_not_answer_is_waited_for() {
 fn a_target_that_has_learnt_of_it_lets_it_serve_also_if_a_resource_failed_there() {
     let mut world = with_target();
     for status in ["unchanged", "failed"] {
-        world.puppet.targets = Some(ran(Some(run(at(110), status))));
+        let run = RunView { applying: Some(std::time::Duration::from_secs(5)), ..run(at(110), status) };
+        world.puppet.targets = Some(ran(Some(run)));
         assert_eq!(completed(world.decide()).codes(), [Code::Enrolled, Code::Enrolled, Code::Refreshed]);
     }
 }

@@ -71,7 +71,7 @@ fn a_certificate_of_a_compiler_is_enough_whatever_the_profile_says() {
     let decide = |removals: &Removals| {
         let seen = Observed { value: purged.puppet.clone(), at: purged.now };
         let terminating = purged.aws.admitted();
-        completed(decide(&purged.aws.action, &terminating, &seen, &purged.protected, removals, false, purged.now))
+        completed(decide(&purged.aws.action, &terminating, &seen, removals, purged.site()))
     };
     let codes = decide(&removals).codes();
     assert!(matches!(codes[..], [Code::Purged(_), Code::AllowlistLinesKept]), "{codes:?}");

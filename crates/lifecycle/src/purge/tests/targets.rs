@@ -1,7 +1,10 @@
 //! The refresh targets, which must learn that an instance is gone.
 
+use std::time::Duration;
+
 use super::*;
 use crate::decision::RefreshOrder;
+use crate::refresh::RunView;
 use crate::world::{order, primary, run, target};
 
 /// Purged at second 0, with a refresh target and an orchestrator; the time is second 100.
@@ -87,7 +90,8 @@ fn a_target_of_which_too_little_is_known_or_that_no_order_reaches_holds_nothing(
 fn a_target_that_ran_puppet_since_needs_no_order() {
     let mut world = purged_with_target();
     for status in ["unchanged", "failed"] {
-        world.puppet.targets = Some(vec![target(Some(run(at(1), status)), Some(vec![]))]);
+        let run = RunView { applying: Some(Duration::from_secs(5)), ..run(at(1), status) };
+        world.puppet.targets = Some(vec![target(Some(run), Some(vec![]))]);
         assert_eq!(completed(world.decide()).codes(), [Code::NotInPuppet, Code::Refreshed]);
     }
 }
@@ -107,6 +111,9 @@ fn the_profile_may_wait_for_the_targets() {
     world.puppet.targets = Some(vec![target(Some(run(at(-1), "changed")), Some(vec![]))]);
     let Decision::Apply(Effect::Refresh(order)) = world.decide() else { panic!("{:?}", world.decide()) };
     assert!(order.awaited);
+    world.sweeps = false;
+    assert_eq!(waits(world.decide()).codes(), [Code::WaitingForRefresh], "the sweep orders it");
+    world.sweeps = true;
     world.puppet.targets = Some(vec![target(None, Some(vec![self::order("81", at(25), None)]))]);
     assert_eq!(waits(world.decide()).codes(), [Code::WaitingForRefresh]);
     world.puppet.targets = Some(vec![TargetView { orders: Some(down()), ..target(None, None) }]);

@@ -37,7 +37,8 @@ fn a_run_that_began_after_the_change_proves_it_no_matter_who_ordered_it() {
 
 #[test]
 fn it_has_learnt_of_it_also_if_some_resource_failed() {
-    assert!(learnt(&seen_at(&with(vec![ran(0, 20, "failed")], vec![]), 100)).is_some());
+    let applied = RunView { applying: Some(Duration::from_secs(10)), ..ran(0, 20, "failed") };
+    assert!(learnt(&seen_at(&with(vec![applied], vec![]), 100)).is_some());
 }
 
 #[test]
@@ -47,6 +48,8 @@ fn a_failed_compilation_a_cached_catalog_and_a_noop_run_teach_nothing() {
         RunView { noop: true, ..run.clone() },
         RunView { cached: true, ..run.clone() },
         RunView { catalog: None, ..ran(1, 2, "failed") },
+        // Its catalog has a dependency cycle.
+        RunView { applying: None, ..ran(1, 2, "failed") },
     ] {
         assert_eq!(learnt(&seen_at(&with(vec![nothing], vec![]), 100)), None);
     }
@@ -70,6 +73,14 @@ fn a_run_that_began_before_the_change_proves_nothing_unless_its_catalog_was_comp
     assert!(seen(stored(run.catalog.clone(), 8)), "its compilation began at 0 or later");
     assert!(!seen(stored(run.catalog.clone(), 7)), "it may have begun before");
     assert!(!seen(stored(Some("another".into()), 50)));
+    // Once another catalog is stored, it counts by what the report says of the time before its own.
+    let prepared = RunView { preparing: Some(Duration::from_secs(30)), ..run.clone() };
+    let seen_of = |run: &RunView| {
+        let catalog = stored(Some("another".into()), 50);
+        learnt(&seen_at(&TargetView { catalog, ..with(vec![run.clone()], vec![]) }, 100)).is_some()
+    };
+    assert!(seen_of(&prepared));
+    assert!(!seen_of(&RunView { preparing: Some(Duration::from_secs(29)), ..run.clone() }));
     let unknown = RunView { retrieving: None, ..run.clone() };
     let target = TargetView { catalog: stored(run.catalog.clone(), 50), ..with(vec![unknown], vec![]) };
     assert_eq!(learnt(&seen_at(&target, 100)), None, "nothing says how long the compilation took");
@@ -87,7 +98,7 @@ fn an_order_by_which_it_will_learn_is_waited_for_as_long_as_the_refresh_may_take
     let lost = i64::try_from(LOST.as_secs()).unwrap();
     let target = with(vec![], vec![order("1", at(10), None)]);
     assert!(matches!(seen_at(&target, 10 + lost - 1), TargetStanding::Underway(_)));
-    let patient = Policy::of_sweeps(LOST * 2);
+    let patient = Policy::of_sweeps(LOST * 2 + Duration::from_secs(2));
     assert!(matches!(standing(&target, at(0), patient, at(10 + lost)), TargetStanding::Underway(_)));
     assert!(matches!(seen_at(&target, 10 + lost), TargetStanding::Needed { .. }), "it never ends");
 }
