@@ -70,6 +70,10 @@ simulate: ## Run random schedules on simulated time (SEEDS=n FROM=n), or one sch
 	$(CARGO) build --locked --profile simulation -p stagedoor-simulation
 	"$(TARGET)/simulation/simulate" $(or $(SEED),$(WHAT))
 
+.PHONY: simulate-fleets
+simulate-fleets: ## Run 50 launches and 1,000 terminations at once on simulated time
+	STAGEDOOR_SIMULATE=all $(CARGO) test --locked --profile simulation -p stagedoor-simulation --test fleets
+
 .PHONY: built
 built:
 	$(BUILD) --all-targets

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http::Method;
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use stagedoor_lab_core::server::{Backstage, Request, carry_out};
 use stagedoor_lab_puppet::agent_side::{AgentIdentity, AgentKey};
 use stagedoor_lab_puppet::{CsrAttributes, Puppet};
@@ -48,6 +48,8 @@ struct Disk {
     identity: Option<AgentIdentity>,
     runs: u32,
     has_reported: bool,
+    /// When its last run began.
+    last_run: Option<Timestamp>,
 }
 
 /// Runs an agent for as long as its instance exists. It is off while the instance is stopped, and starts again without its previous key
@@ -170,6 +172,7 @@ impl Site {
             let started = by_its_clock();
             // Puppet refuses an agent whose certificate is revoked. What runs from a root volume that was replaced is gone.
             let accepted = || !self.puppet.is_revoked(serial) && self.watch.volume(&id) == volume;
+            disk.last_run = accepted().then(|| self.back.clock.now()).or(disk.last_run);
             let run = accepted().then(|| self.puppet.agent_begins(&name, started, facts.clone()).ok()).flatten();
             let run = run.map(|run| run.after_waiting(std::mem::take(&mut waited)));
             if run.is_some() {
@@ -224,11 +227,12 @@ impl Site {
         Ok(identity)
     }
 
-    /// Delivers the last report of an instance that is gone, if the schedule says so: a queue delayed the report, or the instance's clock
-    /// was ahead. PuppetDB then shows the node as active again.
+    /// Delivers the last report of an instance that is gone once more, if the schedule says so, as if it had been on its way all the time.
+    /// PuppetDB then shows the node as active again. Its run began while Puppet accepted the instance's certificate.
     async fn report_late(&self, life: &Life, disk: &Disk) {
-        let Some(later) = life.agent.late_report_s.filter(|_| disk.has_reported) else { return };
-        let began = self.back.clock.now() - SignedDuration::from_secs(30);
+        let Some((later, began)) = life.agent.late_report_s.zip(disk.last_run.filter(|_| disk.has_reported)) else {
+            return;
+        };
         sleep(Duration::from_secs(later)).await;
         self.puppet.report(&life.certname(), "changed", began);
     }

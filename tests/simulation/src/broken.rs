@@ -28,7 +28,7 @@ pub enum Broken {
 
 impl Broken {
     /// All rules that can be broken.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 25] = [
         Self::RequestsUnchecked,
         Self::NoRunAwaited,
         Self::NoSweep,
@@ -52,6 +52,8 @@ impl Broken {
         Self::Inside(Rule::Waves),
         Self::Inside(Rule::RefreshTimeout),
         Self::Inside(Rule::LostOrders),
+        Self::Inside(Rule::FixedCatalog),
+        Self::Inside(Rule::Compilation),
     ];
 
     /// The rule inside the controller that is broken, if one is.

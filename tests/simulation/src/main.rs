@@ -124,6 +124,7 @@ fn many(
         sum.faults,
         began.elapsed().as_secs_f64()
     );
+    ensure!(sum.schedules > 0, "there was no time for a schedule");
     ensure!(sum.violated == 0, "{} of {} schedules violate an invariant", sum.violated, sum.schedules);
     Ok(())
 }

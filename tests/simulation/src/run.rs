@@ -112,6 +112,8 @@ struct World {
     queues: [Queue; 2],
     /// The number of events that were sent to them.
     sent: Cell<u32>,
+    /// The number of messages that will be delivered again.
+    hidden: Cell<u32>,
     /// The first error of the simulation itself.
     failed: RefCell<Option<anyhow::Error>>,
 }
@@ -156,15 +158,15 @@ async fn whole(schedule: &Schedule, broken: Broken) -> anyhow::Result<Played> {
     while world.elapsed_s() < schedule.horizon_s && !world.is_quiet() {
         sleep(SWEEPS).await;
     }
-    if let Some(error) = world.failed.take() {
-        return Err(error);
-    }
     // Housekeeping needs up to 50 minutes for a certificate that was signed after the termination began.
     while world.waits_for_housekeeping() {
         sleep(SWEEPS).await;
     }
     while world.is_removal_unknown() == Some(false) {
         sleep(SWEEPS).await;
+    }
+    if let Some(error) = world.failed.take() {
+        return Err(error);
     }
     // A profile that only observes leaves every hook to its own timeout.
     if !schedule.site.observes {
@@ -255,6 +257,7 @@ impl World {
             steps: RefCell::default(),
             queues: Default::default(),
             sent: Cell::new(0),
+            hidden: Cell::new(0),
             failed: RefCell::default(),
         })
     }

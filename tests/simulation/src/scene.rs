@@ -58,6 +58,7 @@ pub(crate) fn configuration(site: &SiteTraits, broken: Broken) -> String {
         None => (String::new(), String::new()),
         Some(enterprise) => {
             let after_catalog = "refresh_after = \"catalog\"\ntimeout = { launch = \"75m\", refresh = \"45m\" }\n";
+            let awaits = if enterprise.awaits_removal { "await_refresh.terminate = true\n" } else { "" };
             let refresh = match enterprise.compilers {
                 None => "refresh = [\"puppet\"]\n".to_owned(),
                 Some(Postgresql::OnPrimary) => format!("refresh = [\"puppet\"]\n{after_catalog}"),
@@ -65,7 +66,7 @@ pub(crate) fn configuration(site: &SiteTraits, broken: Broken) -> String {
             };
             (
                 format!("orchestrator = \"{host}:{ORCHESTRATOR}\"\nclassifier = \"{host}:{CONSOLE}\"\n"),
-                format!("pin = [\"{PINNED_TO}\"]\n{refresh}"),
+                format!("pin = [\"{PINNED_TO}\"]\n{refresh}{awaits}"),
             )
         }
     };

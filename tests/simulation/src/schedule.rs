@@ -93,6 +93,8 @@ pub struct Enterprise {
     pub only_ordered: bool,
     /// How long the primary's services are unavailable after a run that changed what they read, in seconds.
     pub restart_s: u64,
+    /// Whether terminations wait until the refresh targets have learnt of them.
+    pub awaits_removal: bool,
     /// Whether agents use the primary's services, so that reports that are sent while these restart are lost.
     pub needs_primary: bool,
     /// How long the run of a compiler waits for its PuppetDB, in seconds.
@@ -363,10 +365,11 @@ pub(crate) fn address(number: u32) -> String {
 }
 
 /// The calls that faults can affect.
-pub const CALLS: [(&str, &str); 16] = [
+pub const CALLS: [(&str, &str); 20] = [
     ("autoscaling", "DescribeAutoScalingGroups"),
     ("autoscaling", "DescribeLifecycleHooks"),
     ("autoscaling", "DescribeScalingActivities"),
+    ("autoscaling", "DescribeWarmPool"),
     ("autoscaling", "CompleteLifecycleAction"),
     ("autoscaling", "RecordLifecycleActionHeartbeat"),
     ("ec2", "DescribeInstances"),
@@ -374,6 +377,9 @@ pub const CALLS: [(&str, &str); 16] = [
     ("ca", "GET /puppet-ca/v1/certificate/{certname}"),
     ("ca", "GET /puppet-ca/v1/certificate_request/{certname}"),
     ("ca", "GET /puppet-ca/v1/certificate_revocation_list/ca"),
+    ("ca", "GET /puppet-ca/v1/certificate_status/{certname}"),
+    ("ca", "GET /puppet-ca/v1/certificate_statuses*"),
+    ("ca", "GET /puppet-ca/v1/expirations"),
     ("ca", "PUT /puppet-ca/v1/certificate_status/{certname}"),
     ("ca", "PUT /puppet-ca/v1/clean"),
     ("ca", "DELETE /puppet-ca/v1/certificate_request/{certname}"),

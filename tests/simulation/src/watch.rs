@@ -455,10 +455,14 @@ impl Watch {
     /// Whether the certificate was signed after the termination began, by an invocation that had observed AWS before. Housekeeping removes
     /// the certificate once nothing has been heard of its name for 40 minutes.
     pub(crate) fn is_signed_late(&self, truth: &Truth) -> bool {
-        let Some((key, since)) = truth.key.zip(truth.waits_since) else { return false };
+        self.was_signed_late(truth).is_some_and(|signed| self.now().duration_since(signed) < HOUSEKEEPING)
+    }
+
+    /// When that was.
+    pub(crate) fn was_signed_late(&self, truth: &Truth) -> Option<Timestamp> {
+        let (key, since) = truth.key.zip(truth.waits_since)?;
         let signed = self.lock().signed.get(&(truth.certname.clone(), key)).copied();
-        let late = signed.filter(|signed| *signed >= since && signed.duration_since(since) < OBSERVED);
-        late.is_some_and(|signed| self.now().duration_since(signed) < HOUSEKEEPING)
+        signed.filter(|signed| *signed >= since && signed.duration_since(since) < OBSERVED)
     }
 
     /// Whether anything of an instance is left in Puppet.

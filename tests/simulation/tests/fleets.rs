@@ -4,9 +4,9 @@ use stagedoor_lab_puppet::RunScript;
 use stagedoor_simulation::schedule::{End, Enterprise, Life, Postgresql, SiteTraits};
 use stagedoor_simulation::{Schedule, exhaustive, play};
 
-/// How many instances take part: fewer in development builds, as many as named with `STAGEDOOR_SIMULATE=all`.
+/// How many instances take part: a tenth in development builds, as many as named with `STAGEDOOR_SIMULATE=all`.
 fn of(many: u32) -> u32 {
-    if std::env::var("STAGEDOOR_SIMULATE").is_ok_and(|value| value == "all") { many } else { many / 5 }
+    if std::env::var("STAGEDOOR_SIMULATE").is_ok_and(|value| value == "all") { many } else { many / 10 }
 }
 
 /// A site on which only the controller makes the refresh targets run.
@@ -35,21 +35,22 @@ fn terminated_together(count: u32) -> Vec<Life> {
     (0..count).map(life).collect()
 }
 
-/// Plays this, with one invocation for each event and with queues: no invariant is violated, no launch goes on without a target, and each
-/// target is ordered at least once and at most twice.
+/// Plays this with queues, as in `infra/`, and with one invocation for each event.
 fn costs_two_runs_at_most(lives: &[Life], site: &SiteTraits, horizon_s: u64) {
     for batched in [true, false] {
-        let site = SiteTraits { batched, ..site.clone() };
-        let schedule = Schedule { lives: lives.to_vec(), site, horizon_s, ..exhaustive::ordinary() };
-        let played = play(&schedule).expect("a schedule that can be played");
-        assert!(played.violations.is_empty(), "{:#?}", played.violations);
-        assert!(!played.trace.contains("\"refresh_timed_out\""), "a launch went on without a target");
-        let ordered: Vec<_> = played.ordered.iter().filter(|(_, count)| **count > 0).collect();
-        assert!(
-            !ordered.is_empty() && ordered.iter().all(|(_, count)| **count <= 2),
-            "batched: {batched}: {ordered:?}"
-        );
+        each_target_runs_twice_at_most(lives, &SiteTraits { batched, ..site.clone() }, horizon_s);
     }
+}
+
+/// No invariant is violated, no launch goes on without a target, and each target is ordered at least once and at most twice.
+fn each_target_runs_twice_at_most(lives: &[Life], site: &SiteTraits, horizon_s: u64) {
+    let schedule = Schedule { lives: lives.to_vec(), site: site.clone(), horizon_s, ..exhaustive::ordinary() };
+    let played = play(&schedule).expect("a schedule that can be played");
+    assert!(played.violations.is_empty(), "{:#?}", played.violations);
+    assert!(!played.trace.contains("\"refresh_timed_out\""), "a launch went on without a target");
+    let ordered: Vec<_> = played.ordered.iter().filter(|(_, count)| **count > 0).collect();
+    let twice_at_most = ordered.iter().all(|(_, count)| **count <= 2);
+    assert!(!ordered.is_empty() && twice_at_most, "batched: {}: {ordered:?}", site.batched);
 }
 
 #[test]
@@ -90,4 +91,23 @@ fn jobs_that_stay_running_after_their_runs_have_ended_cost_no_further_run() {
 fn a_thousand_terminated_together_cost_the_primary_two_runs_at_the_most() {
     let site = site(Enterprise { run_s: 60, ..Enterprise::default() });
     costs_two_runs_at_most(&terminated_together(of(1000)), &site, 1500);
+}
+
+#[test]
+fn a_thousand_terminated_together_cost_a_primary_that_takes_thirteen_minutes_two_runs_at_the_most() {
+    let site = site(Enterprise { run_s: 780, ..Enterprise::default() });
+    each_target_runs_twice_at_most(&terminated_together(of(1000)), &SiteTraits { batched: true, ..site }, 1500);
+}
+
+#[test]
+fn a_thousand_terminated_together_cost_two_runs_at_the_most_although_the_orchestrator_restarts_in_the_middle() {
+    let primary = vec![(0, RunScript::Restart { down_ms: 45_000 })];
+    let site = site(Enterprise { run_s: 60, primary, ..Enterprise::default() });
+    each_target_runs_twice_at_most(&terminated_together(of(1000)), &SiteTraits { batched: true, ..site }, 1500);
+}
+
+#[test]
+fn a_hundred_that_terminate_and_wait_for_the_primary_cost_it_two_runs_at_the_most() {
+    let site = site(Enterprise { run_s: 120, awaits_removal: true, ..Enterprise::default() });
+    costs_two_runs_at_most(&terminated_together(of(100)), &site, 1500);
 }

@@ -160,7 +160,13 @@ fn inside(rule: Rule, in_service: Schedule, staying: Schedule) -> (Schedule, Inv
             schedule.lives.iter_mut().for_each(|life| (life.agent.boot_s, life.end) = (400, End::Stays));
             (schedule, Invariant::HookTimedOut)
         }
-        Rule::SweepsOrder | Rule::BackOff | Rule::Waves | Rule::RefreshTimeout | Rule::LostOrders => of_targets(rule),
+        Rule::SweepsOrder
+        | Rule::BackOff
+        | Rule::Waves
+        | Rule::RefreshTimeout
+        | Rule::LostOrders
+        | Rule::FixedCatalog
+        | Rule::Compilation => of_targets(rule),
         Rule::Unavailable => {
             let call = "GET /puppet-ca/v1/certificate/{certname}".to_owned();
             let fault = Fault { service: "ca".to_owned(), call, nth: None, subject: None, kind: FaultKind::Reset };
@@ -197,6 +203,21 @@ fn of_targets(rule: Rule) -> (Schedule, Invariant) {
         // Its own daemon is stopped, so that only an order could make the primary run.
         Rule::RefreshTimeout => {
             (schedule(Enterprise { only_ordered: true, ..disabled }, vec![staying]), Invariant::FitAbandoned)
+        }
+        // Its runs follow each other more quickly than a target runs, each with a catalog of its own.
+        Rule::FixedCatalog => {
+            let compilers = Some(Postgresql::OnItsOwn);
+            let enterprise = Enterprise { run_s: 170, compilers, database_wait_s: 1, only_ordered: true, ..slow };
+            let mut runs_on = staying;
+            (runs_on.agent.run_s, runs_on.agent.interval_s) = (5, 60);
+            (Schedule { horizon_s: 5400, ..schedule(enterprise, vec![runs_on]) }, Invariant::RefreshStarved)
+        }
+        // The primary runs for the first one when the catalog of the second one is stored, so that nobody admits the second one.
+        Rule::Compilation => {
+            let compilers = Some(Postgresql::OnPrimary);
+            let second = Life { launched_s: Some(120), number: 2, name: 2, ..staying.clone() };
+            let enterprise = Enterprise { run_s: 240, compilers, database_wait_s: 30, only_ordered: true, ..slow };
+            (Schedule { horizon_s: 5400, ..schedule(enterprise, vec![staying, second]) }, Invariant::FitAbandoned)
         }
         _ => {
             let terminates = Life { launched_s: None, end: End::Terminated(60), ..staying };

@@ -34,7 +34,8 @@ impl World {
         let is_under_way = |id: &String| {
             self.aws.lifecycle_state(id).is_some_and(|state| state.contains(':') && !state.starts_with("Warmed:"))
         };
-        !self.watch().instances().keys().any(is_under_way)
+        self.hidden.get() == 0
+            && !self.watch().instances().keys().any(is_under_way)
             && self.is_removal_unknown().is_none()
             && !self.waits_for_housekeeping()
             && self.lacks_at_the_end().is_empty()
@@ -80,7 +81,8 @@ impl World {
                 // Without an active node, only the CA's list shows a certificate. The list fails while a file is damaged, which an alarm
                 // reports.
                 let site = &self.schedule.site;
-                let no_list = site.damaged && site.foreign > 0 && truth.waits_since.is_none();
+                let only_listed = truth.waits_since.is_none() || self.watch().was_signed_late(&truth).is_some();
+                let no_list = site.damaged && site.foreign > 0 && only_listed;
                 let is_listed = !no_list || self.puppet.is_active(&truth.certname) == Some(true);
                 let is_held = breaker_is_open && truth.waits_since.is_none();
                 if is_listed && !is_held && left(&id, &truth) && !self.watch().is_signed_late(&truth) {

@@ -95,8 +95,10 @@ impl World {
                 continue;
             }
             let world = Rc::clone(self);
+            self.hidden.set(self.hidden.get() + 1);
             self.spawn(async move {
                 sleep(HIDDEN).await;
+                world.hidden.set(world.hidden.get() - 1);
                 world.queue(function).put(message);
                 Ok(())
             });

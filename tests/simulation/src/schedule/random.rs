@@ -30,9 +30,10 @@ impl Schedule {
         let site = site(&chance);
         let faults = (0..chance.of(0..=5)).map(|_| fault(&chance, &site)).collect();
         let outages: Vec<Outage> = (0..chance.of(0..=4) / 3).map(|_| outage(&chance, &site)).collect();
-        let kills = (0..chance.of(0..=4)).map(|_| (narrow(chance.of(0..=12)), narrow(chance.of(1..=160)))).collect();
-        let strangers = (0..chance.of(0..=2)).map(|_| stranger(&chance, &lives)).collect();
-        let forged = (0..chance.of(0..=1)).map(|_| forged(&chance, &lives)).collect();
+        let kills =
+            (0..chance.of(0..=4)).map(|_| (narrow(early_or_late(&chance, 12)), narrow(chance.of(1..=160)))).collect();
+        let strangers: Vec<Stranger> = (0..chance.of(0..=2)).map(|_| stranger(&chance, &lives)).collect();
+        let forged: Vec<Forged> = (0..chance.of(0..=1)).map(|_| forged(&chance, &lives)).collect();
         // Puppet runs that the orchestrator orders may take a long time. A launch may then wait until its timeout expires.
         let more_s = match &site.enterprise {
             None => 0,
@@ -44,7 +45,15 @@ impl Schedule {
         // Most schedules end when nothing more happens. What takes long to show needs the rest of the time.
         let ends_early = lives.iter().all(|life| life.agent.late_report_s.is_none()) && chance.percent(80);
         let available_s = outages.iter().map(|outage| outage.from_s + outage.lasts_s).max().unwrap_or_default();
-        let quiet_s = lives.iter().map(happens_s).max().unwrap_or_default().max(available_s);
+        let enterprise = site.enterprise.iter();
+        let of_site = enterprise.flat_map(|enterprise| {
+            let token = enterprise.token_expires_s.map(|(at, later)| at + later);
+            enterprise.primary.iter().map(|(at, _)| *at).chain(token)
+        });
+        let of_others = forged.iter().map(|forged| forged.at_s).chain(strangers.iter().map(|stranger| stranger.at_s));
+        let quiet_s =
+            lives.iter().map(happens_s).chain(of_site).chain(of_others).chain(site.rotated_s).chain([available_s]);
+        let quiet_s = quiet_s.max().unwrap_or_default();
         let quiet_from_s = ends_early.then_some(quiet_s + 300);
         Self { seed, lives, faults, outages, kills, strangers, forged, site, horizon_s, quiet_from_s }
     }
@@ -93,6 +102,12 @@ fn small(chance: &Chance) -> u32 {
         1..=20 => chance.of(6..=40),
         _ => chance.of(1..=5),
     })
+}
+
+/// Mostly one of the first invocations or calls, and sometimes one of many more.
+fn early_or_late(chance: &Chance, early: u64) -> u64 {
+    let last = if chance.percent(70) { early } else { 80 };
+    chance.of(0..=last)
 }
 
 fn narrow(number: u64) -> u32 {
@@ -174,6 +189,7 @@ fn enterprise(chance: &Chance) -> Enterprise {
         compilers: *chance.one(&[None, Some(Postgresql::OnPrimary), Some(Postgresql::OnItsOwn)]),
         only_ordered: chance.percent(20),
         restart_s: *chance.one(&[0, 20, 60]),
+        awaits_removal: chance.percent(15),
         needs_primary: chance.percent(50),
         database_wait_s: *chance.one(&[30, 120, 900]),
         token_expires_s: chance.percent(10).then(|| (chance.of(1..=900), chance.of(60..=240))),
@@ -193,7 +209,7 @@ fn fault(chance: &Chance, site: &SiteTraits) -> Fault {
     let of_enterprise = site.enterprise.is_some() && chance.percent(30);
     let (service, call) = if of_enterprise { chance.one(&ENTERPRISE_CALLS) } else { chance.one(&CALLS) };
     let kind = chance.one(&kinds()).clone();
-    let nth = Some(narrow(chance.of(1..=6)));
+    let nth = Some(1 + narrow(early_or_late(chance, 5)));
     Fault { service: (*service).to_owned(), call: (*call).to_owned(), nth, subject: None, kind }
 }
 
