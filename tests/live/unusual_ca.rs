@@ -202,7 +202,8 @@ async fn ten_requests_of_other_machines_are_signed_on_a_ca_with_thirty_thousand_
 }
 
 /// Asserts that the controller has requested no list of all certificates since the log began. The server logs a request only after its
-/// answer, which takes up to a minute. So the test requests a list too: one that was requested before ends before it, and is logged as well.
+/// answer, which takes up to a minute. So the test requests a list too: any list that was requested earlier ends earlier, and is then
+/// logged as well.
 async fn assert_no_list(job: &Job, log: &ServerLog) {
     let _ = job.ca().statuses(None).await;
     let lists = log.lists_once_there_is_one().await;

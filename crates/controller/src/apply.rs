@@ -25,7 +25,7 @@ use crate::call::{AT_ONCE, call};
 use crate::context::{Puppet, PuppetWriter, Run};
 use crate::snapshot::PuppetSnapshot;
 
-/// How long an observation is good enough for a write. While one of Puppet's services hangs, an observation takes a minute.
+/// How old an observation may be when a write relies on it. While one of Puppet's services hangs, an observation takes a minute.
 const OBSERVATION_HOLDS: Duration = Duration::from_secs(10);
 
 /// The result of one write: what was done or what went wrong, and how long it took.

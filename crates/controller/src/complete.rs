@@ -23,6 +23,10 @@ const AT_ONCE: usize = 8;
 /// How long after its beginning an action is visible for certain: the propagation takes seconds.
 const SURELY_VISIBLE: Duration = Duration::from_secs(120);
 
+/// How long a verdict holds that follows from a state alone. While calls are throttled, the instance may have gone on: one that returns to the
+/// warm pool may terminate by now, and must be purged first.
+const STATE_HOLDS: Duration = Duration::from_secs(10);
+
 /// Completes all these actions, and begins with none after `limit`. Those that Auto Scaling does not know yet stay open.
 pub(crate) async fn complete(run: Run<'_>, decided: Vec<Decided>, limit: Timestamp) -> Reports {
     let decided = decided.iter().take_while(|_| run.now() < limit);
@@ -58,6 +62,11 @@ pub(crate) async fn complete(run: Run<'_>, decided: Vec<Decided>, limit: Timesta
 async fn one(run: Run<'_>, decided: &Decided) -> Option<Report> {
     let Decided { action, verdict: Verdict { result, reason }, waits, permit, .. } = decided;
     let mut report = Report::default();
+    if decided.seen.is_some_and(|seen| run.context.clock.since(seen) > STATE_HOLDS) {
+        let old = "its state was observed too long ago; the next sweep observes it again";
+        report.status(Outcome::Failed, Fact::new(Code::NotSeenYet, old));
+        return Some(report);
+    }
     if !waits {
         let before = Fact::new(Code::CompletedBefore, "Auto Scaling had ended the action before");
         report.finished = Some(Status::new(outcome(*result), reason.clone().and(before)));

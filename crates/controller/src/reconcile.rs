@@ -67,7 +67,7 @@ impl Work {
         let Self { batch, heartbeats, renewed } = self;
         let opening = call(run.context, run.budget.work, Service::SecretsManager, run.context.puppet.open(run.now()));
         // Boxed, as below, so that futures this large are not copied around.
-        // EC2 may take half a minute to answer: those that are known to wait are kept alive meanwhile.
+        // EC2 may take half a minute to answer. Meanwhile, heartbeats are sent for the actions that are known to wait.
         let observing = Box::pin(async { tokio::join!(opening, observe::aws(run, batch.to_look_at(run.now()))) });
         let (opened, aws) = heartbeats.beside(run, observing).await;
         batch.admit(&aws, run.context);

@@ -36,7 +36,7 @@ pub struct Site<'a> {
     pub protected: &'a Protected,
     /// Whether there is an orchestrator.
     pub orchestrated: bool,
-    /// Whether this is a sweep, which alone orders runs of refresh targets that an action waits for: one runs at a time.
+    /// Whether this is a sweep. Only sweeps order the runs of refresh targets that an action waits for, because sweeps run one at a time.
     pub sweeps: bool,
     /// The time.
     pub now: Timestamp,

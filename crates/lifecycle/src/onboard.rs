@@ -48,7 +48,8 @@ pub struct LaunchView {
     pub puppetdb_ahead: Option<SignedDuration>,
     /// The node's newest run of Puppet.
     pub run: Option<Lookup<RunView>>,
-    /// When a Puppet Server received the newest report that was seen while the instance had no certificate under the name: a former owner's.
+    /// When a Puppet Server received the newest report that was seen while the instance had no certificate under the name: a former
+    /// owner's.
     pub run_of_another: Option<Timestamp>,
     /// The node at the orchestrator.
     pub connection: Option<Connection>,
@@ -100,7 +101,7 @@ pub fn decide(action: &LifecycleAction, launching: &PendingAction, seen: &Launch
         Ok(story) => Decision::Complete(ActionResult::Continue, story),
         Err(NotYet::Missing(missing)) => not_yet(action, launching, missing, now),
         Err(NotYet::Decided(decision)) => match *decision {
-            // Nothing is worth doing that there is no time to finish.
+            // Nothing is started that there is no time left to finish.
             Decision::Apply(effect) if launching.is_late(action.began, now) => {
                 let late = Fact::new(Code::NoTimeLeft, format!("there is no time left to {}", effect.describe()));
                 not_yet(action, launching, Missing::NotYet(late.into()), now)
@@ -117,8 +118,8 @@ enum NotYet {
 }
 
 impl NotYet {
-    /// With the fact that the launch goes on without a refresh target, where something is missing. A launch that only waits has its code, so
-    /// that metric and alarm see it even if the launch is abandoned later: without its targets, it may never run successfully.
+    /// With the fact that the launch goes on without a refresh target, where something is missing. A launch that only waits has its code,
+    /// so that metric and alarm see it even if the launch is abandoned later: without its targets, it may never run successfully.
     fn without_targets(self, fact: Option<Fact>) -> Self {
         let Some(fact) = fact else { return self };
         match self {
@@ -245,9 +246,9 @@ impl Rules<'_> {
         Ok(run.filter(|run| by_it(run) && of_this_launch(run.began_by_server())))
     }
 
-    /// Whether a time by a Puppet Server's clock belongs to this launch. Puppet Servers are assumed to agree with PuppetDB's clock. AWS dates
-    /// the launch, and its clock cannot be compared with PuppetDB's, so the launch time counts as it is if the certificate predates the
-    /// launch. Otherwise, it also counts by PuppetDB's clock, if that is earlier.
+    /// Whether a time by a Puppet Server's clock belongs to this launch. Puppet Servers are assumed to agree with PuppetDB's clock. AWS
+    /// dates the launch, and its clock cannot be compared with PuppetDB's, so the launch time counts as it is if the certificate predates
+    /// the launch. Otherwise, it also counts by PuppetDB's clock, if that is earlier.
     fn is_of_this_launch(&self, certificate: &CertificateView) -> impl Fn(Timestamp) -> bool + use<> {
         let issued = self.by_puppetdb(certificate.issued);
         let began = self.action.began.time().unwrap_or(Timestamp::MIN);

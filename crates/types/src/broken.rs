@@ -26,7 +26,7 @@ pub enum Rule {
     PinFirst,
     /// Later Puppet runs of a launching node do not move the change that refresh targets must learn of.
     FixedChange,
-    /// Nor does a later catalog of it.
+    /// A later catalog of a launching node does not move the change either.
     FixedCatalog,
     /// A run of a refresh target counts if its catalog was compiled since the change, not if the run ended since.
     Compilation,
@@ -36,7 +36,7 @@ pub enum Rule {
     CatalogFirst,
     /// Heartbeats are sent for hooks whose timeout is shorter than the profile's.
     Heartbeats,
-    /// Only sweeps, which run one at a time, order Puppet runs of refresh targets for launches.
+    /// Only sweeps, which run one at a time, order the Puppet runs of refresh targets that an action waits for.
     SweepsOrder,
     /// An order for a refresh target that still has not learnt of a change is repeated on a schedule.
     BackOff,
@@ -44,7 +44,7 @@ pub enum Rule {
     Waves,
     /// A launch goes on without refresh targets when the timeout of the refresh has expired.
     RefreshTimeout,
-    /// Housekeeping gives an order again that a termination gave and that was lost.
+    /// If an order that a termination gave was lost, housekeeping gives it again.
     LostOrders,
 }
 

@@ -1,4 +1,4 @@
-//! Housekeeping and refresh targets: an order of a termination that was lost is given again.
+//! Housekeeping and refresh targets: if an order that a termination gave was lost, it is given again.
 
 use serde_json::json;
 use stagedoor_lab_puppet::{CertificateState, InPuppetdb, Node, PuppetdbRecord, RunScript};

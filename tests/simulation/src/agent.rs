@@ -227,7 +227,7 @@ impl Site {
         Ok(identity)
     }
 
-    /// Delivers the last report of an instance that is gone once more, if the schedule says so, as if it had been on its way all the time.
+    /// If the schedule says so, delivers the last report of a terminated instance once more, as if it had been on its way all the time.
     /// PuppetDB then shows the node as active again. Its run began while Puppet accepted the instance's certificate.
     async fn report_late(&self, life: &Life, disk: &Disk) {
         let Some((later, began)) = life.agent.late_report_s.zip(disk.last_run.filter(|_| disk.has_reported)) else {

@@ -406,7 +406,10 @@ impl World {
         lines.extend(entries.iter().map(|entry| {
             let subject = entry.subject.as_deref().unwrap_or("-");
             let status = entry.status.map_or("-".to_owned(), |status| status.to_string());
-            format!("{:>9} {} {} {subject}: {status}", entry.started_us / 1000, entry.service, entry.call)
+            let parameter =
+                |name: &str| entry.request[name].as_str().map_or(String::new(), |value| format!(" {value}"));
+            let what = parameter("LifecycleHookName") + &parameter("LifecycleActionResult");
+            format!("{:>9} {} {} {subject}{what}: {status}", entry.started_us / 1000, entry.service, entry.call)
         }));
         // Sorted by time; lines of the same millisecond keep their order.
         lines.sort_by_key(|line| line.trim_start().split(' ').next().and_then(|ms| ms.parse::<u64>().ok()));

@@ -27,7 +27,7 @@ pub struct Schedule {
     pub site: SiteTraits,
     /// How long the simulation runs, in seconds.
     pub horizon_s: u64,
-    /// From when on the simulation may end before that, as soon as everything has been dealt with, in seconds; `None`: never.
+    /// The time from which the simulation may end early, as soon as everything has been dealt with, in seconds; `None`: never.
     pub quiet_from_s: Option<u64>,
 }
 

@@ -74,7 +74,7 @@ pub enum Invariant {
     AdmittedUnknown,
     /// The timeout of a refresh does not expire while nothing is wrong with the refresh targets.
     RefreshStarved,
-    /// No refresh target has more than two orders under way: one by which it learns of a change, and one that waits for it to end.
+    /// No refresh target has more than two orders in progress: one by which it learns of a change, and one that waits for it to end.
     OrdersPileUp,
     /// Where PostgreSQL has a host of its own, the primary is ordered to run for launches only after that host has learnt of one of them.
     WaveTooEarly,
@@ -350,7 +350,7 @@ impl Watch {
         }
         let under_way = self.puppet.jobs_under_way(certname);
         if under_way >= 2 {
-            let what = format!("{certname} is ordered to run while {under_way} orders are under way");
+            let what = format!("{certname} is ordered to run while {under_way} orders are in progress");
             self.violate(Invariant::OrdersPileUp, what);
         }
         // For a removal, the order of the hosts does not matter.

@@ -1,10 +1,11 @@
-//! Instances that launch or terminate together: each refresh target is ordered to run at most twice for all of them, and everybody gets there.
+//! Instances that launch or terminate together: each refresh target is ordered to run at most twice for all of them, and every
+//! launch and termination is completed.
 
 use stagedoor_lab_puppet::RunScript;
 use stagedoor_simulation::schedule::{End, Enterprise, Life, Postgresql, SiteTraits};
 use stagedoor_simulation::{Schedule, exhaustive, play};
 
-/// How many instances take part: a tenth in development builds, as many as named with `STAGEDOOR_SIMULATE=all`.
+/// How many instances take part: the given number with `STAGEDOOR_SIMULATE=all`, otherwise a tenth of it.
 fn of(many: u32) -> u32 {
     if std::env::var("STAGEDOOR_SIMULATE").is_ok_and(|value| value == "all") { many } else { many / 10 }
 }

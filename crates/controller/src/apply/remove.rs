@@ -131,7 +131,7 @@ pub(super) async fn remove(
         false
     });
     let all: Vec<&Removal> = tasks.iter().flat_map(|task| &task.removals).collect();
-    // A compiler may be one of Puppet Enterprise although neither orchestrator nor classifier is configured.
+    // A compiler may belong to Puppet Enterprise even if neither an orchestrator nor a classifier is configured.
     let node_last = snapshot.enterprise || all.iter().any(|removal| removal.compiler);
     let removed = if node_last {
         carry_out_node_last(run, writer, &all, snapshot.at, snapshot.puppetdb_ahead).await
@@ -216,7 +216,7 @@ async fn remove_files(
     // One after the other: where the CA takes no lock for it, one of two concurrent revocations may be lost.
     let mut stuck = false;
     for (index, chunk) in certificates.chunks(CLEANED_AT_ONCE).enumerate() {
-        // The reads and the writes before may have taken their time, in which a name may have come to another instance.
+        // The previous reads and writes may have taken some time, and another instance may have taken a name in the meantime.
         let holds = index == 0 && run.context.clock.since(seen) < OBSERVATION_HOLDS;
         let changed = if holds || stuck { BTreeMap::new() } else { replaced(run, writer, chunk.iter().copied()).await };
         let names = chunk.iter().map(|removal| &removal.name);

@@ -369,11 +369,11 @@ impl WorkItem {
                 self.step(StepKind::Proven, Duration::ZERO, fact.text.clone());
             }
         }
-        self.set_decided(verdict, waits, other_hooks);
+        self.set_decided(verdict, waits, other_hooks, None);
     }
 
     /// It has to be completed; see [`Decided`].
-    fn set_decided(&mut self, verdict: Verdict, waits: bool, other_hooks: bool) {
+    fn set_decided(&mut self, verdict: Verdict, waits: bool, other_hooks: bool, seen: Option<Timestamp>) {
         if !self.is_open() {
             return;
         }
@@ -382,7 +382,7 @@ impl WorkItem {
             Fact::new(Code::CompletionPending, format!("it is to be completed with {result}, which was not done yet"));
         self.progress.plan(Status::new(Outcome::Failed, Reason::new(open, verdict.reason.facts().cloned().collect())));
         let (action, permit) = (self.action.clone(), self.permit());
-        self.state = State::Decided(Decided { action, verdict, waits, other_hooks, permit });
+        self.state = State::Decided(Decided { action, verdict, waits, other_hooks, seen, permit });
     }
 
     pub(super) fn begin_pass(&mut self) {

@@ -133,6 +133,8 @@ pub(crate) struct Decided {
     pub(crate) waits: bool,
     /// Whether another tool's hook may hold it as well.
     pub(crate) other_hooks: bool,
+    /// When AWS showed the state from which alone the verdict follows; `None` if Puppet has shown more.
+    pub(crate) seen: Option<Timestamp>,
     /// The permit of its profile's mode; none in observe mode.
     pub(crate) permit: Option<WritePermit>,
 }

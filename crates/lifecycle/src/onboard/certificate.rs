@@ -80,7 +80,7 @@ impl Rules<'_> {
                 Objection::list(&objections)
             );
             let reason = Fact::new(Code::CertificateRefused, reason);
-            // No launch is abandoned because a tag is missing that made one of its names when it was signed.
+            // No launch is abandoned because a tag is now missing from which one of the certificate's names was made when it was signed.
             let with_its_names = Expected { alt_names: &certificate.holds.alt_names, ..expected };
             if self.launching.alt_names.is_incomplete()
                 && signing::objections(&certificate.holds, &with_its_names).is_empty()
@@ -135,7 +135,7 @@ impl Rules<'_> {
                     (Some(Place::Ec2 | Place::AutoScalingGroup), Some(said)) if said >= began => true,
                     (Some(_), Some(said)) if said < began => {
                         let old = format!(
-                            "the event is of an earlier launch of {}; the next sweep decides",
+                            "the event belongs to an earlier launch of {}; the next sweep decides",
                             self.action.instance
                         );
                         return Err(news(Code::NotSeenYet, old));

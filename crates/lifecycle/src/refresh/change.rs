@@ -12,10 +12,10 @@ use crate::profile::RefreshAfter;
 ///
 /// The first successful run is the one that ended first. For [`RefreshAfter::Catalog`], PuppetDB's `catalogs` shows only the newest
 /// catalog. It is the first one while there is no report of this launch, and while the first report has the same `catalog_uuid`. In these
-/// cases, the time counts at which PuppetDB stored it. Afterwards, the time follows from the first report that has a catalog: its end minus the time
-/// that the run took to apply the catalog, because the catalog was stored before the node received it. If the report does not give that
-/// time, its end counts: the later time, after which no target can have missed the catalog. A run ended when PuppetDB stored its report at
-/// the latest: what waits in PuppetDB's queue is in no target's catalog.
+/// cases, the time at which PuppetDB stored it counts. Afterwards, the time follows from the first report that has a catalog: its end minus
+/// the time that the run took to apply the catalog, because the catalog was stored before the node received it. If the report does not give
+/// that time, its end counts: the later time, after which no target can have missed the catalog. A run ended at the latest when PuppetDB
+/// stored its report: what waits in PuppetDB's queue is in no target's catalog.
 pub(crate) fn change<'a>(
     after: RefreshAfter,
     own: impl IntoIterator<Item = &'a RunView>,

@@ -15,7 +15,7 @@ use crate::deadline;
 pub(crate) enum TargetStanding {
     /// It has learnt of the change.
     Learnt {
-        /// When a Puppet Server received the report of the first run by which it learnt of the change.
+        /// When PuppetDB stored the report of the first run by which it learnt of the change.
         end: Timestamp,
         /// How that is known.
         how: String,
@@ -35,11 +35,11 @@ pub(crate) enum TargetStanding {
 
 /// The earliest time at which the compilation of a run's catalog can have begun. The catalog reflects what PuppetDB had stored before then.
 ///
-/// An agent asks for its catalog after its plug-ins are synchronized and its facts are collected, which the report says how long took; from
-/// the beginning of the run by the node's clock or, if that is earlier, by the clock of the Puppet Server that received the report. If the
-/// catalog is still the stored one, by its `catalog_uuid`, its compilation also began no earlier than `config_retrieval` before its
-/// `producer_timestamp`: this metric is how long the run waited for its catalog, which includes the compilation. Therefore, a run that began
-/// before a change and whose catalog was compiled after it also counts, and still does so once another catalog is stored.
+/// An agent asks for its catalog after it has synchronized its plug-ins and collected its facts. The report says how long that took. It is
+/// counted from the beginning of the run by the node's clock or, if that is earlier, by the clock of the Puppet Server that received the
+/// report. If the catalog is still the stored one, by its `catalog_uuid`, its compilation also began no earlier than `config_retrieval`
+/// before its `producer_timestamp`: this metric is how long the run waited for its catalog, which includes the compilation. Therefore, a
+/// run that began before a change and whose catalog was compiled after it also counts, and still does so once another catalog is stored.
 pub(super) fn compiled(run: &RunView, stored: Option<&CatalogView>) -> Timestamp {
     if is_broken(Rule::Compilation) {
         return run.received;
@@ -146,7 +146,7 @@ pub(super) fn standing(target: &TargetView, change: Timestamp, policy: Policy, n
     };
     if let Some(run) = first_to_learn(runs, catalog.as_ref(), change) {
         let how = format!("{certname} ran Puppet at {}", run.start);
-        return TargetStanding::Learnt { end: run.received, how };
+        return TargetStanding::Learnt { end: run.received.max(run.stored), how };
     }
     // The reason why the newest run since the change does not count.
     let ran = runs.iter().filter(|run| run.began_by_server() >= change).max_by_key(|run| run.received);

@@ -8,10 +8,10 @@ use super::World;
 use crate::schedule::Life;
 use crate::watch::{DATABASE, Invariant, PRIMARY, Truth, is_too_many};
 
-/// How long after a removal the refresh targets must have learnt of it, even if the order of the termination was lost.
+/// The time within which the refresh targets must have learnt of a removal, even if the order of the termination was lost.
 const MADE_GOOD: SignedDuration = SignedDuration::from_mins(40);
-/// The greatest number of orders for a refresh target for each launch or removal: four that the orchestrator shows, or, for those that it has
-/// forgotten, as many as the schedule of orders has until the timeout of the refresh.
+/// The greatest number of orders for a refresh target for each launch or removal: four that the orchestrator shows, or, for those that it
+/// has forgotten, as many as the schedule of orders has until the timeout of the refresh.
 const ORDERS_PER_CHANGE: usize = 8;
 
 impl World {
@@ -86,11 +86,15 @@ impl World {
                 let is_listed = !no_list || self.puppet.is_active(&truth.certname) == Some(true);
                 let is_held = breaker_is_open && truth.waits_since.is_none();
                 if is_listed && !is_held && left(&id, &truth) && !self.watch().is_signed_late(&truth) {
-                    lacks.push((Invariant::LeftBehind, format!("{id} is gone, and not {}", truth.certname)));
+                    lacks.push((
+                        Invariant::LeftBehind,
+                        format!("{id} is gone, but something of {} is left", truth.certname),
+                    ));
                 }
                 let stays = self.schedule.lives.iter().any(|life| life.id() == id && life.stays());
                 if truth.fit && stays {
-                    lacks.push((Invariant::NotInService, format!("{id} is {state}, and was to stay")));
+                    lacks
+                        .push((Invariant::NotInService, format!("{id} is {state}, but should have stayed in service")));
                 }
             } else if truth.fit && state != "InService" && !pooled {
                 lacks.push((Invariant::NotInService, format!("{id} is {state}")));

@@ -1,5 +1,5 @@
-//! The queues between EventBridge and the functions, as `infra/` sets them up: events wait for a short time and arrive in batches, and what
-//! failed comes again.
+//! The queues between EventBridge and the functions, as `infra/` sets them up: events wait for a short time and arrive in batches, and
+//! messages that failed are delivered again.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -13,8 +13,8 @@ use tokio::time::sleep;
 
 use super::World;
 
-/// The settings in `infra/`: how long messages are gathered, how many are in one batch, how many batches are worked on at a time, how long a
-/// message of a batch is hidden, and how often it is received.
+/// The settings in `infra/`: how long messages are gathered, how many are in one batch, how many batches are worked on at a time, how long
+/// a message of a batch is hidden, and how often it is received.
 const WINDOW: Duration = Duration::from_secs(2);
 const BATCH: usize = 1000;
 const CONCURRENCY: usize = 2;

@@ -92,7 +92,7 @@ fn rests_s(life: &Life) -> u64 {
     }
 }
 
-/// What is heard later than ten minutes after a termination is taken for another instance's.
+/// A report that arrives more than ten minutes after a termination is attributed to another instance.
 const MOST_LATE_S: u64 = 570;
 
 /// The number of instances, mostly one to five.

@@ -44,7 +44,8 @@ impl WorkItem {
             Admission::Pass(reason) => {
                 self.step(StepKind::Observed, took, format!("Auto Scaling: {shown}"));
                 // Whether it still waits, and at which hooks, is not known.
-                self.set_decided(Verdict { result: ActionResult::Continue, reason: reason.into() }, true, true);
+                let verdict = Verdict { result: ActionResult::Continue, reason: reason.into() };
+                self.set_decided(verdict, true, true, Some(at));
             }
             Admission::Ignore(reason) => self.finish(Status::new(Outcome::Ignored, reason)),
             Admission::Refuse(reason) => self.finish(Status::new(Outcome::Refused, reason)),

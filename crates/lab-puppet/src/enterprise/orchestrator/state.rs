@@ -25,7 +25,7 @@ pub enum RunScript {
     Locked,
     /// Puppet is disabled on the node.
     Disabled,
-    /// Well, and reported, but the orchestrator does not learn that it has ended: the job stays `running`.
+    /// The run succeeds and is reported, but the orchestrator does not learn that it has ended: the job stays `running`.
     Untold,
     /// Without end, until another script is set: then it ends by that.
     Hang,

@@ -26,7 +26,7 @@ pub(super) struct Row<'s> {
 
 enum Source<'s> {
     Fields(Map<String, Value>),
-    /// Reports are many and have many fields, so that a field is made only when it is asked for.
+    /// There are many reports with many fields, so a field is created only when it is requested.
     Report {
         certname: &'s str,
         report: &'s Report,
