@@ -17,7 +17,7 @@ use stagedoor_types::{Certname, Service, Trouble};
 
 pub(crate) use orders::order_overdue;
 pub(crate) use refuse::{Deletion, delete_request};
-pub(crate) use remove::{Removed, carry_out_node_last};
+pub(crate) use remove::{Removed, carry_out};
 pub(crate) use unpin::unpin_abandoned;
 
 use crate::batch::{Reports, Task};

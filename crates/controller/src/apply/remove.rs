@@ -45,42 +45,34 @@ impl Removed {
     }
 }
 
-/// Removes all of this, certificates, nodes and pins side by side. `seen` is when it was observed, and `ahead` by how much PuppetDB's clock
-/// is ahead of ours.
-async fn carry_out(
-    run: Run<'_>,
-    writer: &PuppetWriter,
-    all: &[&Removal],
-    seen: Timestamp,
-    ahead: Option<SignedDuration>,
-) -> Removed {
-    let now = by_puppetdb(run, ahead);
-    let ((files, cleaned), nodes, pins) =
-        tokio::join!(remove_files(run, writer, all, seen), deactivate(run, writer, all, now), unpin(run, writer, all),);
-    Removed { files, cleaned, nodes, pins }
-}
-
-/// The same, but a node is deactivated last, and only where its certificate and its pins are gone.
+/// Removes all of this. `seen` is when it was observed, and `ahead` by how much PuppetDB's clock is ahead of ours.
 ///
-/// For orphans, no lifecycle action repeats what was interrupted: housekeeping finds an orphan by its active node. On Puppet Enterprise,
-/// the primary forgets a compiler at its first run after the node was deactivated, and the CA lists a serial in the CRL that it gives to
-/// agents only while the primary's inventory still has the name.
-pub(crate) async fn carry_out_node_last(
+/// Certificates, nodes and pins are removed side by side. With `node_last`, a node is deactivated last, and only where its
+/// certificate and its pins are gone: for orphans, no lifecycle action repeats what was interrupted, and housekeeping finds an orphan
+/// by its active node. On Puppet Enterprise, the primary forgets a compiler at its first run after the node was deactivated, and the CA
+/// lists a serial in the CRL that it gives to agents only while the primary's inventory still has the name.
+pub(crate) async fn carry_out(
     run: Run<'_>,
     writer: &PuppetWriter,
     all: &[&Removal],
     seen: Timestamp,
     ahead: Option<SignedDuration>,
+    node_last: bool,
 ) -> Removed {
-    let ((files, cleaned), pins) = tokio::join!(remove_files(run, writer, all, seen), unpin(run, writer, all));
+    let certificates_and_pins = async { tokio::join!(remove_files(run, writer, all, seen), unpin(run, writer, all)) };
+    if !node_last {
+        let nodes = deactivate(run, writer, all, by_puppetdb(run, ahead));
+        let (((files, cleaned), pins), nodes) = tokio::join!(certificates_and_pins, nodes);
+        return Removed { files, cleaned, nodes, pins };
+    }
+    let ((files, cleaned), pins) = certificates_and_pins.await;
     let is_gone = |removal: &&&Removal| {
         let name = removal.name.certname();
         let unpinned = removal.pins.is_empty() || pins.get(name).is_some_and(|(unpinned, _)| unpinned.is_ok());
         unpinned && (removal.certificate.is_none() || cleaned.contains(name))
     };
     let without_certificate: Vec<&Removal> = all.iter().filter(is_gone).copied().collect();
-    let now = by_puppetdb(run, ahead);
-    let nodes = deactivate(run, writer, &without_certificate, now).await;
+    let nodes = deactivate(run, writer, &without_certificate, by_puppetdb(run, ahead)).await;
     Removed { files, cleaned, nodes, pins }
 }
 
@@ -133,11 +125,7 @@ pub(super) async fn remove(
     let all: Vec<&Removal> = tasks.iter().flat_map(|task| &task.removals).collect();
     // A compiler may belong to Puppet Enterprise even if neither an orchestrator nor a classifier is configured.
     let node_last = snapshot.enterprise || all.iter().any(|removal| removal.compiler);
-    let removed = if node_last {
-        carry_out_node_last(run, writer, &all, snapshot.at, snapshot.puppetdb_ahead).await
-    } else {
-        carry_out(run, writer, &all, snapshot.at, snapshot.puppetdb_ahead).await
-    };
+    let removed = carry_out(run, writer, &all, snapshot.at, snapshot.puppetdb_ahead, node_last).await;
     let at = run.now();
 
     for task in tasks {

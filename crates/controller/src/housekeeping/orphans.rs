@@ -12,7 +12,7 @@ use stagedoor_types::broken::{Rule, is_broken};
 use stagedoor_types::{Certname, Group, InstanceId, Machine, Mode, Service, Trouble};
 
 use super::{Outcome, observe_mode, report_mode};
-use crate::apply::{Removed, carry_out_node_last};
+use crate::apply::{Removed, carry_out};
 use crate::call::{call, in_turn};
 use crate::config::OrphanMode;
 use crate::context::{Context, Puppet, PuppetWriter, Run};
@@ -223,7 +223,7 @@ async fn remove(
     before: &Closely,
 ) -> Vec<Dealt> {
     let removals: Vec<&Removal> = orphans.iter().map(|orphan| &orphan.removal).collect();
-    let removed = carry_out_node_last(run, writer, &removals, before.at, before.puppetdb_ahead).await;
+    let removed = carry_out(run, writer, &removals, before.at, before.puppetdb_ahead, true).await;
     let names: Vec<Certname> = removals.iter().map(|removal| removal.name.certname().clone()).collect();
     let applied = run.now();
     let seen = Box::pin(closely(run, puppet, &names)).await;
