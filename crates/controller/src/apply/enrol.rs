@@ -139,7 +139,8 @@ async fn changed(
     reasons.collect()
 }
 
-/// The names that have lost a pin since they were checked. Queries the classifier only if the observation is older than [`OBSERVATION_HOLDS`].
+/// The names that have lost a pin since they were checked. Queries the classifier only if the observation is older than
+/// [`OBSERVATION_HOLDS`].
 async fn unpinned(
     run: Run<'_>,
     writer: &PuppetWriter,
