@@ -99,8 +99,11 @@ impl TargetOrders<'_> {
     }
 
     /// The orders since the change, for the schedule. A run whose job the orchestrator does not show counts as an order too.
+    ///
+    /// The orchestrator shows times in whole seconds. An order of the same second as the change counts, although it shows an earlier time.
     fn given(&self, at_least: usize) -> Given {
-        let since = |time: Option<Timestamp>| time.is_some_and(|time| time >= self.change);
+        let second = Timestamp::from_second(self.change.as_second()).unwrap_or(self.change);
+        let since = |time: Option<Timestamp>| time.is_some_and(|time| time >= second);
         let given = self.all.iter().filter(|order| since(order.began));
         let forgotten = self
             .runs

@@ -157,6 +157,15 @@ fn a_run_of_a_job_that_the_orchestrator_forgot_was_ordered_as_well() {
 }
 
 #[test]
+fn an_order_that_fails_in_the_second_of_the_change_is_not_repeated_at_once() {
+    let change = at(0) + jiff::SignedDuration::from_millis(700);
+    // The orchestrator shows whole seconds. The target's agent is disabled.
+    let target = with(vec![], vec![order("1", at(0), Some(at(0)))]);
+    let standing = standing(&target, change, Policy::of_sweeps(Duration::from_secs(600)), at(2));
+    assert!(matches!(standing, TargetStanding::Underway(_)), "{standing:?}");
+}
+
+#[test]
 fn the_newest_order_is_the_last_one_given_even_if_they_began_together() {
     let orders = ["9", "10", "8"].map(|job| order(job, at(-50), Some(at(-40))));
     assert_eq!(newest(&orders).map(|order| order.job.as_str()), Some("10"));
