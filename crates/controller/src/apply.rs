@@ -78,9 +78,7 @@ pub(crate) async fn apply(run: Run<'_>, puppet: &Puppet, snapshot: &PuppetSnapsh
         unpinned = remove::remove(run, writer, snapshot, removals, &mut applied).await;
     }
     refuse::refuse(run, writer, requests, &mut applied.reports).await;
-    // A name that has just been unpinned for its former owner must be pinned again first.
-    signs.retain(|(_, signable)| !unpinned.contains(signable.certname()));
-    enrol::sign(run, writer, snapshot, signs, &mut applied).await;
+    enrol::sign(run, writer, snapshot, signs, &unpinned, &mut applied).await;
     enrol::pin(run, writer, snapshot, pins, &mut applied).await;
     // A run that was ordered takes its time; observing at once would show nothing new.
     orders::run(run, writer, runs, &mut applied.reports).await;

@@ -16,15 +16,17 @@ use crate::call::{AT_ONCE, call, within};
 use crate::context::{PuppetWriter, Run};
 use crate::snapshot::PuppetSnapshot;
 
-/// Signs the requests of the whole batch, in one call where the CA has it.
+/// Signs the requests of the whole batch, in one call where the CA has it. `just_unpinned` are the names that this batch has unpinned for
+/// their former owners: they are pinned again first.
 pub(super) async fn sign(
     run: Run<'_>,
     writer: &PuppetWriter,
     snapshot: &PuppetSnapshot,
     mut signs: Vec<(ActionKey, Signable)>,
+    just_unpinned: &BTreeSet<Certname>,
     applied: &mut Applied,
 ) {
-    let changed = changed(run, writer, snapshot, &signs).await;
+    let changed = changed(run, writer, snapshot, &signs, just_unpinned).await;
     signs.retain(|(key, signable)| {
         let Some(reason) = changed.get(signable.certname()) else { return true };
         let report = applied.reports.of(key);
@@ -108,6 +110,7 @@ async fn changed(
     writer: &PuppetWriter,
     snapshot: &PuppetSnapshot,
     signs: &[(ActionKey, Signable)],
+    just_unpinned: &BTreeSet<Certname>,
 ) -> BTreeMap<Certname, Fact> {
     let again = |what: String| Some(Fact::new(Code::NotSeenYet, format!("{what}; it is observed again")));
     let unpinned = unpinned(run, writer, snapshot, signs).await;
@@ -130,6 +133,7 @@ async fn changed(
     let reads: Vec<(&Certname, Option<Fact>)> = reads.buffer_unordered(AT_ONCE).collect().await;
     let reasons = reads.into_iter().filter_map(|(name, reason)| {
         let reason = reason.or_else(|| match &unpinned {
+            _ if just_unpinned.contains(name) => again(format!("{name} has just been unpinned")),
             Ok(names) if names.contains(name) => again(format!("{name} has just been unpinned")),
             Ok(_) => None,
             Err(trouble) => Some(Fact::from(trouble.clone())),
