@@ -23,8 +23,8 @@ const AT_ONCE: usize = 8;
 /// How long after its beginning an action is visible for certain: the propagation takes seconds.
 const SURELY_VISIBLE: Duration = Duration::from_secs(120);
 
-/// How long a verdict holds that follows from a state alone. While calls are throttled, the instance may have gone on: one that returns to the
-/// warm pool may terminate by now, and must be purged first.
+/// How long a verdict holds that follows from a state alone. The SDK repeats a throttled call for longer, and meanwhile the instance may have
+/// gone on: one that returns to the warm pool may terminate by now, and must be purged first.
 const STATE_HOLDS: Duration = Duration::from_secs(10);
 
 /// Completes all these actions, and begins with none after `limit`. Those that Auto Scaling does not know yet stay open.
@@ -62,7 +62,8 @@ pub(crate) async fn complete(run: Run<'_>, decided: Vec<Decided>, limit: Timesta
 async fn one(run: Run<'_>, decided: &Decided) -> Option<Report> {
     let Decided { action, verdict: Verdict { result, reason }, waits, permit, .. } = decided;
     let mut report = Report::default();
-    if decided.seen.is_some_and(|seen| run.context.clock.since(seen) > STATE_HOLDS) {
+    let holds_until = decided.seen.map(|seen| deadline::after(seen, STATE_HOLDS));
+    if holds_until.is_some_and(|until| run.now() > until) {
         let old = "its state was observed too long ago; the next sweep observes it again";
         report.status(Outcome::Failed, Fact::new(Code::NotSeenYet, old));
         return Some(report);
@@ -82,7 +83,8 @@ async fn one(run: Run<'_>, decided: &Decided) -> Option<Report> {
     let started = run.now();
     let key = action.key();
     let completing = HookWriter::new(&run.context.autoscaling, permit).complete(&key, *result);
-    let answer = call(run.context, run.budget.calls, Service::AutoScaling, completing).await;
+    let limit = holds_until.map_or(run.budget.calls, |until| until.min(run.budget.calls));
+    let answer = call(run.context, limit, Service::AutoScaling, completing).await;
     let took = run.context.clock.since(started);
     match answer {
         Ok(Answer::Accepted) => {
