@@ -42,13 +42,13 @@ pub(super) async fn check(
     groups: &[Group],
     every: Duration,
 ) -> Result<Option<Ordered>, Trouble> {
+    if is_broken(Rule::LostOrders) {
+        return Ok(None);
+    }
     let refreshing = |profile: &&Profile| profile.mode == Mode::Act && !profile.refresh.is_empty();
     let profiles = run.context.config.profiles.values().map(AsRef::as_ref);
     let profiles: Vec<&Profile> = profiles.filter(refreshing).collect();
     let permit = profiles.first().and_then(|profile| profile.mode.write_permit());
-    if is_broken(Rule::LostOrders) {
-        return Ok(None);
-    }
     let (Some(permit), true, Ok(home)) = (permit, puppet.orchestrator.is_some(), Cloud::home(groups)) else {
         return Ok(None);
     };
