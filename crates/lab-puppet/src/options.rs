@@ -228,6 +228,8 @@ pub struct PuppetOptions {
     pub ca_write_ms: u64,
     /// By how many seconds the clock of the CA's host is ahead of all others; below zero, behind them.
     pub ca_clock_ahead_s: i32,
+    /// By how many seconds PuppetDB's clock is ahead of all others; below zero, behind them.
+    pub puppetdb_clock_ahead_s: i32,
     /// State of the status service beside the CA.
     pub server_state: ServiceState,
     /// State of the status service beside PuppetDB.
@@ -294,6 +296,7 @@ impl Default for PuppetOptions {
             rbac_tokens: None,
             ca_write_ms: 0,
             ca_clock_ahead_s: 0,
+            puppetdb_clock_ahead_s: 0,
             server_state: ServiceState::Running,
             puppetdb_state: ServiceState::Running,
             enterprise: false,
@@ -312,6 +315,11 @@ impl Default for PuppetOptions {
     }
 }
 
+/// This time on a clock that is so many seconds ahead.
+fn ahead(at: Timestamp, seconds: i32) -> Timestamp {
+    at.saturating_add(SignedDuration::from_secs(seconds.into())).unwrap_or(at)
+}
+
 impl PuppetOptions {
     /// A Puppet Enterprise site: all its services, and agents that are given the CRL of infrastructure nodes.
     #[must_use]
@@ -321,7 +329,12 @@ impl PuppetOptions {
 
     /// This time as the clock of the CA's host shows it.
     pub(crate) fn on_ca_clock(&self, at: Timestamp) -> Timestamp {
-        at.saturating_add(SignedDuration::from_secs(self.ca_clock_ahead_s.into())).unwrap_or(at)
+        ahead(at, self.ca_clock_ahead_s)
+    }
+
+    /// This time as PuppetDB's clock shows it.
+    pub(crate) fn on_puppetdb_clock(&self, at: Timestamp) -> Timestamp {
+        ahead(at, self.puppetdb_clock_ahead_s)
     }
 
     /// Gives a Puppet Enterprise site that names no tokens one that may do everything a controller needs.

@@ -67,7 +67,7 @@ impl Service for PuppetdbService {
         {
             return refusal;
         }
-        self.site.puppetdb().settle(self.site.clock.now());
+        self.site.puppetdb().settle(options.on_puppetdb_clock(self.site.clock.now()));
         route(&self.site, request, &options).await
     }
 }
@@ -82,7 +82,7 @@ async fn route(site: &Site, request: &Request, options: &PuppetOptions) -> Reply
             ok(&json!({"version": options.puppetdb_version.to_string()}))
         }
         (&Method::GET, ["pdb", "meta", "v1", "server-time"]) => {
-            ok(&json!({"server_time": store::millis(site.clock.now())}))
+            ok(&json!({"server_time": store::millis(options.on_puppetdb_clock(site.clock.now()))}))
         }
         (&Method::GET, ["pdb", "query", "v4", "nodes", certname]) => {
             let mut store = site.puppetdb();

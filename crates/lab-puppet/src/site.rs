@@ -213,6 +213,11 @@ impl Site {
         options.on_ca_clock(self.clock.now())
     }
 
+    /// PuppetDB's clock.
+    pub(crate) fn puppetdb_time(&self) -> Timestamp {
+        self.options().on_puppetdb_clock(self.clock.now())
+    }
+
     /// Issues a certificate without asking any policy.
     pub(crate) fn issue(&self, certname: &str, wish: &Wish) -> anyhow::Result<()> {
         let request = pending(wish, key_pair()?)?;

@@ -127,7 +127,7 @@ impl Site {
         started: Timestamp,
         compiled: Timestamp,
     ) -> BegunRun {
-        let (now, queue) = (self.clock.now(), self.queue_of_runs());
+        let (now, queue) = (self.puppetdb_time(), self.queue_of_runs());
         let primary = self.options().primary;
         let known = || facts.clone().unwrap_or_else(|| self.facts_of(certname));
         let classes = primary.as_ref().map(|_| self.classes(certname, &known())).unwrap_or_default();
@@ -166,6 +166,7 @@ impl Site {
             self.admit(&certname, learns);
         }
         let (now, queue) = (self.clock.now(), self.queue_of_runs());
+        let stored = self.puppetdb_time();
         let is_lost = self.keeps_agents_out();
         let mut store = self.puppetdb();
         let mut report = store.new_report(status, started, ended, now);
@@ -174,7 +175,7 @@ impl Site {
         report.waited = waited;
         let hash = report.hash.clone();
         if !is_lost {
-            store.submit(&certname, Command::Report(report), queue, now);
+            store.submit(&certname, Command::Report(report), queue, stored);
         }
         hash
     }

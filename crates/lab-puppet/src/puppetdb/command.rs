@@ -49,7 +49,7 @@ pub(super) async fn answer(site: &Site, request: &Request, options: &PuppetOptio
         .query("secondsToWaitForCompletion")
         .and_then(|seconds| seconds.parse().ok())
         .map_or(Duration::ZERO, |seconds: f64| Duration::try_from_secs_f64(seconds).unwrap_or_default());
-    let now = site.clock.now();
+    let now = options.on_puppetdb_clock(site.clock.now());
     let read = submission.payload.clone().and_then(|payload| read(command, certname, &payload, site, now));
     let (certname, command) = match read {
         Ok(read) => read,
@@ -65,7 +65,7 @@ pub(super) async fn answer(site: &Site, request: &Request, options: &PuppetOptio
         tokio::time::sleep(Duration::from_millis(ms).min(wait)).await;
     }
     let mut store = site.puppetdb();
-    store.settle(site.clock.now());
+    store.settle(options.on_puppetdb_clock(site.clock.now()));
     let timed_out = store.is_queued(&uuid);
     let status = if timed_out { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
     pretty_reply(status, &json!({"uuid": uuid, "processed": !timed_out, "timed_out": timed_out}))
