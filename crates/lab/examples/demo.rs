@@ -21,6 +21,8 @@ const SECOND_NAME: &str = "ip-10-0-3-8.ec2.internal";
 const PRIMARY: &str = "puppet";
 const CHALLENGE: &str = "what the user data of the fleet knows";
 
+/// How long an invocation waits for what has to happen elsewhere. Shorter than the default: the launch of the impostor waits for as long.
+const BUDGET: &str = "budget = \"20s\"\n";
 /// What the fleet's profile asks for.
 const PROFILE: &str = r#"
 sign.require = { pp_role = "compiler" }
@@ -270,7 +272,8 @@ fn only_receipt(answer: &Value) -> anyhow::Result<Value> {
 async fn start(lab: &Lab) -> anyhow::Result<CargoLambda> {
     let built = std::env::current_exe()?.ancestors().nth(2).context("target/PROFILE/examples")?.to_owned();
     let mut environment = lab.environment();
-    environment.entry("STAGEDOOR_CONFIG".to_owned()).or_default().push_str(PROFILE);
+    let configuration = environment.entry("STAGEDOOR_CONFIG".to_owned()).or_default();
+    *configuration = format!("{BUDGET}{configuration}{PROFILE}");
     CargoLambda::start("cargo-lambda".into(), built, environment).await.context("`make demo` installs what it needs")
 }
 
