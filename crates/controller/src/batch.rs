@@ -16,6 +16,7 @@ use stagedoor_lifecycle::profile::Protected;
 use stagedoor_lifecycle::reason::Fact;
 use stagedoor_lifecycle::receipt::{Outcome, Receipt};
 use stagedoor_plan::{PermittedEffect, Plan, Situation, Status};
+use stagedoor_types::broken::{Rule, is_broken};
 use stagedoor_types::{ActionKey, Certname, Trouble};
 
 pub(crate) use item::WorkItem;
@@ -231,8 +232,8 @@ impl Batch {
 
     /// How long to pause before the next pass. Effects tried before the pause may be tried again after it.
     pub(crate) fn pause(&mut self) -> Duration {
-        let pause = self.pause;
-        self.pause = (pause * 2).min(LONGEST_PAUSE);
+        let pause = if is_broken(Rule::Pauses) { Duration::ZERO } else { self.pause };
+        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
         for item in self.items.values_mut() {
             item.tried.effect = None;
             item.tried.trouble = None;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use stagedoor_lifecycle::deadline;
+use stagedoor_types::broken::{Rule, is_broken};
 
 /// Until when an invocation goes on.
 #[derive(Debug, Clone, Copy)]
@@ -28,6 +29,8 @@ const PASS_RESERVE: Duration = Duration::from_secs(15);
 impl Budget {
     /// The configured budget, as far as the platform's own deadline allows it.
     pub(crate) fn new(now: Timestamp, budget: Duration, platform_deadline: Option<Timestamp>) -> Self {
+        let (budget, platform_deadline) =
+            if is_broken(Rule::Budget) { (budget * 10, None) } else { (budget, platform_deadline) };
         let passes = deadline::invocation_ends(now, budget, platform_deadline, PASS_RESERVE);
         // A CA write may wait for a minute on a lock. Without a platform that ends the invocation, it may take its time.
         let longest = budget + Duration::from_secs(90);

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 pub use probe::{InvalidProbe, Probe};
 pub use refresh::{OnRefreshTimeout, Refresh, RefreshAfter};
+use stagedoor_types::broken::{Rule, is_broken};
 use stagedoor_types::{ActionResult, Certname, HookName, Mode, ProfileName};
 pub use template::{AltNameTemplate, CertnameTemplate, InvalidTemplate};
 
@@ -148,6 +149,9 @@ impl Protected {
     /// The pattern that protects this name, if one does.
     #[must_use]
     pub fn protects(&self, name: &Certname) -> Option<&str> {
+        if is_broken(Rule::Protected) {
+            return None;
+        }
         self.0.iter().map(String::as_str).find(|pattern| match pattern.strip_prefix("*.") {
             Some(domain) => {
                 name.as_str().strip_suffix(domain).is_some_and(|host| host.len() > 1 && host.ends_with('.'))

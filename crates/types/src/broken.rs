@@ -16,6 +16,12 @@ pub enum Rule {
     Proof,
     /// "Unavailable" is never read as "absent".
     Unavailable,
+    /// Protected names are never touched.
+    Protected,
+    /// Between two passes in which nothing changes, an invocation pauses.
+    Pauses,
+    /// An invocation ends before the platform ends it.
+    Budget,
     /// If there are too many orphans at once, none is removed.
     Breaker,
     /// An orphan must have been in this account and Region.

@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use http::Method;
 use jiff::{SignedDuration, Timestamp};
-use stagedoor_lab_core::server::{Backstage, Request, carry_out};
+use serde_json::Value;
+use stagedoor_lab_core::server::{Backstage, Call, Request, carry_out};
 use stagedoor_lab_puppet::agent_side::{AgentIdentity, AgentKey};
 use stagedoor_lab_puppet::{CsrAttributes, Puppet};
 use tokio::time::sleep;
 
-use crate::aws::REGION;
+use crate::aws::REGIONS;
+use crate::chance::Chance;
 use crate::network::Services;
 use crate::scene::metadata;
 use crate::schedule::{Life, Stranger, certname, instance_id};
@@ -23,6 +25,9 @@ pub(crate) const CHALLENGE: &str = "the challenge that instances are given";
 /// The challenge that replaces [`CHALLENGE`].
 pub(crate) const ROTATED: &str = "the challenge of the next year";
 
+/// Puppet Server as the journal names it where it calls PuppetDB for an agent.
+pub(crate) const PUPPET_SERVER: &str = "puppet-server";
+
 /// The interval at which the root volume and the power of an agent's instance are checked.
 const POWER_CHECK: Duration = Duration::from_secs(5);
 
@@ -33,6 +38,7 @@ pub(crate) struct Site {
     pub(crate) services: Arc<Services>,
     pub(crate) back: Backstage,
     pub(crate) watch: Watch,
+    pub(crate) chance: Chance,
     /// Whether new instances receive the new challenge.
     pub(crate) rotated: Arc<AtomicBool>,
     /// Whether the site is Puppet Enterprise, whose agents connect to the orchestrator.
@@ -60,6 +66,7 @@ pub(crate) async fn live(site: Site, life: Life) -> anyhow::Result<()> {
     let challenge = if site.rotated.load(Ordering::Relaxed) { ROTATED } else { CHALLENGE };
     let (mut disk, mut last) = (Disk::default(), None);
     let mut reported_late = false;
+    let mut reboots = life.agent.reboots_s;
     while let Some(volume) = site.watch.volume(&id) {
         if !site.watch.is_on(&id) {
             if site.watch.is_gone(&id) && !std::mem::replace(&mut reported_late, true) {
@@ -87,10 +94,18 @@ pub(crate) async fn live(site: Site, life: Life) -> anyhow::Result<()> {
                 sleep(POWER_CHECK).await;
             }
         };
+        // What is on the disk is kept, the run that is under way is not.
+        let rebooted = async {
+            match reboots {
+                Some(seconds) => sleep(Duration::from_secs(seconds)).await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             biased;
             ended = site.booted(&life, challenge, &mut disk) => ended?,
             () = off_or_replaced => {}
+            () = rebooted => reboots = None,
         }
     }
     Ok(())
@@ -145,7 +160,7 @@ impl Site {
         let mut waited = self.back.clock.now().duration_since(began);
         let serial = identity.serial()?;
         let mut facts = Puppet::agent_facts(&name, Some(&id), &identity)?;
-        facts.insert("ec2_metadata".to_owned(), metadata(&id, REGION));
+        facts.insert("ec2_metadata".to_owned(), metadata(&id, REGIONS[life.region()]));
         let (watch, volume) = (self.watch.clone(), self.watch.volume(&id));
         let has_run = {
             let id = id.clone();
@@ -172,19 +187,25 @@ impl Site {
             let started = by_its_clock();
             // Puppet refuses an agent whose certificate is revoked. What runs from a root volume that was replaced is gone.
             let accepted = || !self.puppet.is_revoked(serial) && self.watch.volume(&id) == volume;
+            let compiles = self.reaches_puppet_server().await && self.stores_in_puppetdb().await;
             disk.last_run = accepted().then(|| self.back.clock.now()).or(disk.last_run);
-            let run = accepted().then(|| self.puppet.agent_begins(&name, started, facts.clone()).ok()).flatten();
+            let begins = || self.puppet.agent_begins(&name, started, facts.clone()).ok();
+            let run = (compiles && accepted()).then(begins).flatten();
             let run = run.map(|run| run.after_waiting(std::mem::take(&mut waited)));
             if run.is_some() {
                 let now = self.watch.now();
                 self.watch.set(&id, |truth| truth.first_catalog = truth.first_catalog.or(Some(now)));
             }
             // A compiler's run starts its PuppetDB, which waits for its database.
-            let fails = run.is_some() && !self.puppet.starts_puppetdb(&name).await;
+            let mut again = !compiles;
+            let fails = again || run.is_some() && !self.puppet.starts_puppetdb(&name).await;
             pause(habits.run_s).await;
             let status = if fails || disk.runs < habits.failing_runs { "failed" } else { "changed" };
-            disk.runs += 1;
-            if accepted() && run.is_some_and(|run| self.puppet.agent_ends(&name, run, status, by_its_clock()).is_ok()) {
+            disk.runs += u32::from(compiles);
+            // A report that does not arrive is lost: the next run follows soon, as after a failed one.
+            again |= !(self.reaches_puppet_server().await && self.stores_in_puppetdb().await);
+            let ends = |run| self.puppet.agent_ends(&name, run, status, by_its_clock()).is_ok();
+            if !again && accepted() && run.is_some_and(ends) {
                 disk.has_reported = true;
                 self.watch.set(&id, |truth| truth.has_reported = true);
                 has_run(status);
@@ -194,7 +215,7 @@ impl Site {
             if connection.is_none() || status == "failed" {
                 connection = connect(disk.runs);
             }
-            pause(if status == "failed" { 120 } else { habits.interval_s }).await;
+            pause(if again || status == "failed" { 120 } else { habits.interval_s }).await;
         }
     }
 
@@ -237,6 +258,25 @@ impl Site {
         self.puppet.report(&life.certname(), "changed", began);
     }
 
+    /// Whether Puppet Server answers an agent that asks for its catalog or sends its report.
+    async fn reaches_puppet_server(&self) -> bool {
+        self.answers("agent", "PUT /puppet/v3/*").await
+    }
+
+    /// Whether PuppetDB takes what Puppet Server sends it for an agent.
+    async fn stores_in_puppetdb(&self) -> bool {
+        self.answers(PUPPET_SERVER, "POST /pdb/cmd/v1").await
+    }
+
+    /// Whether this call succeeds, of which nothing but its faults is simulated.
+    async fn answers(&self, service: &'static str, call: &str) -> bool {
+        self.chance.delay().await;
+        let call = Call { service, call: call.to_owned(), subject: None, caller: None, request: Value::Null };
+        let hit = self.back.faults.strike(&call);
+        sleep(Duration::from_millis(hit.delay_ms)).await;
+        hit.failure.is_none()
+    }
+
     async fn call(&self, method: Method, path: String, body: String) -> Option<(u16, Vec<u8>)> {
         let mut headers = http::HeaderMap::new();
         headers.insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("text/plain"));
@@ -245,7 +285,9 @@ impl Site {
             http::HeaderValue::from_static("Puppet/8.10.0 Ruby/3.2.5-p208 (x86_64-linux)"),
         );
         let request = Request { method, path, query: Vec::new(), headers, body: body.into(), peer: None };
+        self.chance.delay().await;
         let reply = carry_out(request, Arc::clone(&self.services.ca), self.back.clone()).await?;
+        self.chance.delay().await;
         Some((reply.status().as_u16(), reply.body().to_vec()))
     }
 

@@ -28,12 +28,13 @@ use crate::chance::Chance;
 use crate::network::served;
 use crate::watch::Watched;
 
-/// The Region of a simulation.
-pub(crate) const REGION: &str = "eu-west-1";
+/// The Regions that may have a controller. Most simulations use only the first.
+pub(crate) const REGIONS: [&str; 2] = ["eu-west-1", "ap-southeast-2"];
 
 /// The HTTP client and the EC2 client of the controller.
 #[derive(Clone)]
 pub(crate) struct InMemoryAws {
+    pub(crate) region: &'static str,
     pub(crate) aws: Arc<Watched<Aws>>,
     pub(crate) back: Backstage,
     pub(crate) chance: Chance,
@@ -61,7 +62,7 @@ impl InMemoryAws {
     /// The SDK's configuration, as in production except for the network, the clock and the credentials.
     pub(crate) async fn config(&self) -> SdkConfig {
         stagedoor_aws::connect::defaults()
-            .region(Region::new(REGION))
+            .region(Region::new(self.region))
             .credentials_provider(Credentials::new("AKIASIMULATION", "not-a-secret", None, None, "simulation"))
             .http_client(self.clone())
             .time_source(LabTime(self.back.clock.clone()))

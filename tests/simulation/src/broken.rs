@@ -28,7 +28,7 @@ pub enum Broken {
 
 impl Broken {
     /// All rules that can be broken.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 28] = [
         Self::RequestsUnchecked,
         Self::NoRunAwaited,
         Self::NoSweep,
@@ -39,6 +39,9 @@ impl Broken {
         Self::Inside(Rule::Confirmation),
         Self::Inside(Rule::Proof),
         Self::Inside(Rule::Unavailable),
+        Self::Inside(Rule::Protected),
+        Self::Inside(Rule::Pauses),
+        Self::Inside(Rule::Budget),
         Self::Inside(Rule::Breaker),
         Self::Inside(Rule::Home),
         Self::Inside(Rule::SameKey),

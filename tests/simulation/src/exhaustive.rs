@@ -4,7 +4,9 @@
 use stagedoor_lab_core::faults::Fault;
 
 use crate::run::{Played, play};
-use crate::schedule::{CALLS, Delivery, ENTERPRISE_CALLS, End, Enterprise, Life, Schedule, SiteTraits, kinds};
+use crate::schedule::{
+    AGENTS_CALLS, CALLS, Delivery, ENTERPRISE_CALLS, End, Enterprise, Life, Schedule, SiteTraits, failures,
+};
 
 /// One ordinary instance without any faults.
 #[must_use]
@@ -24,13 +26,18 @@ pub fn ordinary() -> Schedule {
     }
 }
 
+/// The same, which ends as soon as nothing more happens.
+fn brief() -> Schedule {
+    Schedule { quiet_from_s: Some(300), ..ordinary() }
+}
+
 /// The ordinary schedule once for each kill point: every invocation is killed after each of its steps, up to the invocation that completes
 /// the termination.
 ///
 /// # Errors
 /// The same as for [`play`].
 pub fn kill_points() -> anyhow::Result<Vec<Schedule>> {
-    let schedule = ordinary();
+    let schedule = brief();
     let Played { steps, .. } = play(&schedule)?;
     let points = (0..).zip(&steps).flat_map(|(invocation, steps)| (0..*steps).map(move |step| (invocation, step)));
     Ok(points.map(|point| Schedule { kills: vec![point], ..schedule.clone() }).collect())
@@ -46,9 +53,9 @@ pub fn single_faults(occurrences: u32) -> Vec<Schedule> {
     for delivery in [Delivery::After(500), Delivery::Lost] {
         let of_enterprise = faults(&ENTERPRISE_CALLS, occurrences).into_iter().map(|fault| (fault, &enterprise));
         let open_source = SiteTraits::default();
-        let faults = faults(&CALLS, occurrences).into_iter().map(|fault| (fault, &open_source));
-        for (fault, site) in faults.chain(of_enterprise) {
-            let mut schedule = Schedule { faults: vec![fault], site: site.clone(), ..ordinary() };
+        let anywhere = faults(&CALLS, occurrences).into_iter().chain(faults(&AGENTS_CALLS, occurrences));
+        for (faults, site) in anywhere.map(|fault| (fault, &open_source)).chain(of_enterprise) {
+            let mut schedule = Schedule { faults, site: site.clone(), ..brief() };
             for life in &mut schedule.lives {
                 (life.launch_event, life.terminate_event) = (delivery, delivery);
             }
@@ -62,7 +69,7 @@ pub fn single_faults(occurrences: u32) -> Vec<Schedule> {
 #[derive(Debug)]
 pub struct KillsWithFaults {
     points: Vec<Schedule>,
-    faults: Vec<Fault>,
+    faults: Vec<Vec<Fault>>,
 }
 
 impl KillsWithFaults {
@@ -75,9 +82,9 @@ impl KillsWithFaults {
     /// The schedule of this number, if there are so many. Consecutive numbers have different kill points.
     #[must_use]
     pub fn get(&self, number: usize) -> Option<Schedule> {
-        let fault = self.faults.get(number / self.points.len())?.clone();
+        let faults = self.faults.get(number / self.points.len())?.clone();
         let point = &self.points[number % self.points.len()];
-        Some(Schedule { faults: vec![fault], ..point.clone() })
+        Some(Schedule { faults, ..point.clone() })
     }
 }
 
@@ -87,17 +94,22 @@ pub fn pairs_of_faults() -> Vec<Schedule> {
     let all = faults(&CALLS, 2);
     let pairs =
         all.iter().enumerate().flat_map(|(index, first)| all[index + 1..].iter().map(move |second| (first, second)));
-    pairs.map(|(first, second)| Schedule { faults: vec![first.clone(), second.clone()], ..ordinary() }).collect()
+    pairs.map(|(first, second)| Schedule { faults: [first.clone(), second.clone()].concat(), ..brief() }).collect()
 }
 
-fn faults(calls: &[(&str, &str)], occurrences: u32) -> Vec<Fault> {
-    let calls = calls.iter().flat_map(|call| kinds().into_iter().map(move |kind| (call, kind)));
-    let fault = |((service, call), kind): (&(&str, &str), _), nth| Fault {
+/// Each failure of each call on each of its first occurrences. A failure may take more than one fault.
+fn faults(calls: &[(&str, &str)], occurrences: u32) -> Vec<Vec<Fault>> {
+    let fault = |(service, call): &(&str, &str), nth, kind| Fault {
         service: (*service).to_owned(),
         call: (*call).to_owned(),
         nth: Some(nth),
         subject: None,
         kind,
     };
-    calls.flat_map(|(call, kind)| (1..=occurrences).map(move |nth| fault((call, kind.clone()), nth))).collect()
+    let calls = calls.iter().flat_map(|call| failures().into_iter().map(move |kinds| (call, kinds)));
+    calls
+        .flat_map(|(call, kinds)| {
+            (1..=occurrences).map(move |nth| kinds.iter().map(|kind| fault(call, nth, kind.clone())).collect())
+        })
+        .collect()
 }

@@ -2,8 +2,10 @@
 
 mod end;
 mod instance;
+mod invoke;
 mod operator;
 mod queue;
+mod region;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -12,43 +14,38 @@ use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use futures_util::FutureExt as _;
 use jiff::{SignedDuration, Timestamp};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
-use serde_json::{Value, json};
+use serde_json::Value;
+use stagedoor_controller::Function;
 use stagedoor_controller::config::Config;
-use stagedoor_controller::{Clock as ControllerClock, Context, Function, handle};
-use stagedoor_lab_aws::{Aws, Begun};
+use stagedoor_lab_aws::Aws;
 use stagedoor_lab_core::clock::Clock;
 use stagedoor_lab_core::faults::Faults;
 use stagedoor_lab_core::journal::Journal;
 use stagedoor_lab_core::server::Backstage;
-use stagedoor_lab_puppet::Puppet;
+use stagedoor_lab_puppet::{NodeGroup, Puppet};
 use stagedoor_types::broken::break_rule;
 use tokio::task::LocalSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
-use self::queue::Queue;
+use self::invoke::SWEEPS;
+use self::region::Region;
 use crate::agent::{self, CHALLENGE, Site};
-use crate::aws::{InMemoryAws, REGION};
+use crate::aws::{InMemoryAws, REGIONS};
 use crate::broken::Broken;
 use crate::chance::Chance;
-use crate::kill::Killed;
 use crate::network::{InMemory, Services};
 use crate::scene::{TOKEN, compilers_need, configuration, node, puppet_options, required, scene, secret};
-use crate::schedule::{Delivery, Postgresql, Schedule};
-use crate::watch::{DATABASE, Invariant, PRIMARY, Violation, Watch, Watched};
+use crate::schedule::{Life, Postgresql, Schedule};
+use crate::watch::{DATABASE, PINNED_TO, PRIMARY, Violation, Watch, Watched};
 
-/// Another Region, whose nodes use the same CA.
-pub(crate) const ELSEWHERE: &str = "us-east-1";
-/// The time limit of the functions, as in `infra/`.
-const FUNCTION_TIMEOUT: Duration = Duration::from_secs(150);
-/// The interval of sweeps.
-const SWEEPS: Duration = Duration::from_secs(60);
+/// A Region without a controller, whose nodes use the same CA.
+const UNCONTROLLED: &str = "us-east-1";
 /// When every simulation begins, in seconds since the epoch. A fixed time, so that housekeeping is always due at the same points.
 const BEGIN: i64 = 1_800_000_000;
 
@@ -96,21 +93,16 @@ pub fn play_with(schedule: &Schedule, broken: Broken) -> anyhow::Result<Played> 
 /// Shared state of all tasks of a simulation.
 struct World {
     schedule: Schedule,
-    aws: Aws,
+    /// The Regions that have a controller.
+    regions: Vec<Region>,
     puppet: Puppet,
     site: Site,
     network: InMemory,
-    sdk: stagedoor_aws::SdkConfig,
-    in_memory_aws: InMemoryAws,
     config: Config,
-    /// Idle execution environments and the function of each.
-    warm: RefCell<Vec<(Function, Rc<Context>)>>,
     trace: RefCell<String>,
     invocations: Cell<u32>,
     steps: RefCell<Vec<u32>>,
-    /// The queues of `onboard` and `purge`.
-    queues: [Queue; 2],
-    /// The number of events that were sent to them.
+    /// The number of events that were sent to queues.
     sent: Cell<u32>,
     /// The number of messages that will be delivered again.
     hidden: Cell<u32>,
@@ -132,12 +124,14 @@ async fn whole(schedule: &Schedule, broken: Broken) -> anyhow::Result<Played> {
     for forged in schedule.forged.iter().copied() {
         world.spawn(Rc::clone(&world).forge(forged));
     }
-    if schedule.site.batched {
-        world.poll(Function::Onboard);
-        world.poll(Function::Purge);
-    }
-    if broken != Broken::NoSweep {
-        world.spawn(Rc::clone(&world).sweep());
+    for region in 0..world.regions.len() {
+        if schedule.site.batched {
+            world.poll(region, Function::Onboard);
+            world.poll(region, Function::Purge);
+        }
+        if broken != Broken::NoSweep {
+            world.spawn(Rc::clone(&world).sweep(region));
+        }
     }
     if let Some(at) = schedule.site.rotated_s {
         world.spawn(Rc::clone(&world).rotate(at));
@@ -181,10 +175,9 @@ impl World {
         stagedoor_puppet::install_crypto_provider();
         let clock = Clock::with_tokio(Timestamp::from_second(BEGIN)?);
         let back = Backstage { clock: clock.clone(), journal: Journal::new(), faults: Faults::default() };
-        let aws = Aws::new(REGION, clock.clone());
         let traits = schedule.site.clone();
         let options = puppet_options(&traits);
-        let puppet = Puppet::new(options, clock)?;
+        let puppet = Puppet::new(options, clock.clone())?;
         let compilers = traits.enterprise.as_ref().and_then(|enterprise| enterprise.compilers);
         if let Some(postgresql) = compilers {
             compilers_need(&puppet, postgresql)?;
@@ -194,18 +187,28 @@ impl World {
         if broken == Broken::RequestsUnchecked {
             secret["challenge"] = Value::Null;
         }
-        aws.set_scene(&scene(&schedule, &secret))?;
-        let watch = Watch::new(aws.clone(), puppet.clone());
+        let controlled = if schedule.lives.iter().any(|life| life.elsewhere) { 2 } else { 1 };
+        let all_aws: Vec<Aws> = REGIONS.iter().take(controlled).map(|name| Aws::new(name, clock.clone())).collect();
+        for (region, aws) in all_aws.iter().enumerate() {
+            aws.set_scene(&scene(&schedule, region, &secret))?;
+        }
+        let watch = Watch::new(all_aws.clone(), puppet.clone());
         if traits.observes {
             watch.observes();
         }
         if compilers == Some(Postgresql::OnItsOwn) {
             watch.has_own_database();
         }
+        if traits.enterprise.is_some() {
+            let in_service = schedule.lives.iter().filter(|life| life.launched_s.is_none());
+            let pinned: Vec<String> = in_service.map(Life::certname).collect();
+            watch.pinned(&pinned);
+            puppet.put_node_group(&NodeGroup { name: PINNED_TO.to_owned(), pinned, ..NodeGroup::default() })?;
+        }
         for number in 0..traits.foreign {
             let name = format!("ip-10-9-0-{number}.ec2.internal");
             let id = format!("i-0f0{number:014x}");
-            puppet.place_node(&node(&name, &id, ELSEWHERE, 4 * 3600, required(&traits)))?;
+            puppet.place_node(&node(&name, &id, UNCONTROLLED, 4 * 3600, required(&traits)))?;
             watch.foreign(&name);
             if traits.damaged {
                 puppet.empty_certificate_file(&name);
@@ -220,19 +223,23 @@ impl World {
         let chance = Chance::new(schedule.seed ^ 0x5eed);
         let identity =
             CertificateDer::from_pem_slice(credentials.cert_pem.as_bytes()).context("the controller's certificate")?;
+        let agents_chance = Chance::new(schedule.seed ^ 0xa9e7);
         let network = InMemory {
             services: Arc::clone(&services),
             back: back.clone(),
             identity: Some(identity.into_owned()),
             chance: chance.clone(),
         };
-        let watched_aws = Arc::new(Watched { inner: Arc::new(aws.clone()), watch: watch.clone() });
-        let lag = SignedDuration::from_secs(i64::try_from(traits.ec2_lag_s)?);
-        let in_memory_aws = InMemoryAws { aws: watched_aws, back: back.clone(), chance, lag };
         for fault in &schedule.faults {
             back.faults.add(fault.clone());
         }
-        let sdk = in_memory_aws.config().await;
+        let lag = SignedDuration::from_secs(i64::try_from(traits.ec2_lag_s)?);
+        let mut regions = Vec::new();
+        for (name, aws) in REGIONS.into_iter().zip(all_aws) {
+            let watched = Arc::new(Watched { inner: Arc::new(aws.clone()), watch: watch.clone() });
+            let instances = InMemoryAws { region: name, aws: watched, back: back.clone(), chance: chance.clone(), lag };
+            regions.push(Region::new(aws, instances).await);
+        }
         let config = Config::parse(&configuration(&traits, broken))?;
         Ok(Self {
             site: Site {
@@ -240,22 +247,19 @@ impl World {
                 services,
                 back,
                 watch,
+                chance: agents_chance,
                 rotated: Arc::new(AtomicBool::new(false)),
                 enterprise: traits.enterprise.is_some(),
                 required: required(&traits),
             },
             schedule,
-            aws,
+            regions,
             puppet,
             network,
-            sdk,
-            in_memory_aws,
             config,
-            warm: RefCell::default(),
             trace: RefCell::default(),
             invocations: Cell::new(0),
             steps: RefCell::default(),
-            queues: Default::default(),
             sent: Cell::new(0),
             hidden: Cell::new(0),
             failed: RefCell::default(),
@@ -284,119 +288,6 @@ impl World {
                 world.failed.borrow_mut().get_or_insert(error);
             }
         });
-    }
-
-    /// Delivers the events of an action to a function, or drops them.
-    fn deliver(self: &Rc<Self>, function: Function, begun: Begun, delivery: Delivery) {
-        let delays = match delivery {
-            Delivery::Lost => Vec::new(),
-            Delivery::After(ms) => vec![ms],
-            Delivery::Twice(first, second) => vec![first, second],
-        };
-        for event in begun.events {
-            for ms in &delays {
-                let (world, event, ms) = (Rc::clone(self), event.eventbridge.clone(), *ms);
-                self.spawn(async move {
-                    sleep(Duration::from_millis(ms)).await;
-                    if world.schedule.site.batched {
-                        let number = world.sent.replace(world.sent.get() + 1);
-                        world.queue(function).send(format!("message-{number}"), &event);
-                    } else {
-                        world.invoke(function, &event).await;
-                    }
-                    Ok(())
-                });
-            }
-        }
-    }
-
-    /// Runs a sweep every minute, one at a time.
-    async fn sweep(self: Rc<Self>) -> anyhow::Result<()> {
-        let running = Rc::new(Cell::new(false));
-        loop {
-            sleep(SWEEPS).await;
-            if running.replace(true) {
-                continue;
-            }
-            let (world, running) = (Rc::clone(&self), Rc::clone(&running));
-            self.spawn(async move {
-                world.invoke(Function::Sweep, &json!({})).await;
-                running.set(false);
-                Ok(())
-            });
-        }
-    }
-
-    fn queue(&self, function: Function) -> &Queue {
-        let [onboard, purge] = &self.queues;
-        if function == Function::Onboard { onboard } else { purge }
-    }
-
-    /// Invokes a function: its answer, unless it was killed or failed.
-    async fn invoke(&self, function: Function, event: &Value) -> Option<Value> {
-        let number = self.invocations.replace(self.invocations.get() + 1);
-        self.steps.borrow_mut().push(0);
-        let warm = {
-            let mut warm = self.warm.borrow_mut();
-            let place = warm.iter().position(|(of, _)| *of == function);
-            place.map(|place| warm.swap_remove(place).1)
-        };
-        let context = warm.unwrap_or_else(|| self.cold());
-        let deadline = context.clock.now() + FUNCTION_TIMEOUT;
-        let kill = self.schedule.kills.iter().find(|(of, _)| *of == number).map(|(_, steps)| *steps);
-        self.note(&format!("#{number} {} begins", function.name()));
-        let mut invocation = Killed::after(handle(&context, function, event, Some(deadline)), kill);
-        let answer = AssertUnwindSafe(timeout(FUNCTION_TIMEOUT, &mut invocation)).catch_unwind().await;
-        if let Some(steps) = self.steps.borrow_mut().get_mut(usize::try_from(number).unwrap_or(usize::MAX)) {
-            *steps = invocation.polls;
-        }
-        let fails = |how: &str| {
-            self.note(&format!("#{number} {how}"));
-            self.watch().violate(Invariant::InvocationFailed, format!("#{number} {} {how}", function.name()));
-        };
-        let payload = match answer {
-            Ok(Ok(Some(answer))) => {
-                for receipt in answer.payload["results"].as_array().into_iter().flatten() {
-                    let (outcome, code) = (&receipt["outcome"], &receipt["code"]);
-                    self.note(&format!("#{number} {} {outcome} {code}", receipt["instance_id"]));
-                }
-                for result in answer.payload["housekeeping"]["orphans"]["results"].as_array().into_iter().flatten() {
-                    self.note(&format!("#{number} {} {} {}", result["certname"], result["outcome"], result["code"]));
-                }
-                // The answer to a queue has no receipts.
-                let timed_out = |line: &Value| line["RefreshTimedOut"].as_i64().is_some_and(|count| count > 0);
-                if self.schedule.is_calm() && answer.metrics.iter().any(timed_out) {
-                    let what = format!("#{number}: {}", answer.payload);
-                    self.watch().violate(Invariant::RefreshStarved, what);
-                }
-                self.note(&format!("#{number} ends"));
-                self.warm.borrow_mut().push((function, context.clone()));
-                Some(answer.payload)
-            }
-            Ok(Ok(None)) => {
-                self.note(&format!("#{number} is killed"));
-                None
-            }
-            Ok(Err(_)) => {
-                fails("exceeds its time limit");
-                None
-            }
-            Err(_) => {
-                fails("panics");
-                None
-            }
-        };
-        drop(invocation);
-        payload
-    }
-
-    /// Creates a new execution environment.
-    fn cold(&self) -> Rc<Context> {
-        let clock = self.site.back.clock.clone();
-        let ahead = SignedDuration::from_secs(self.schedule.site.controller_ahead_s);
-        let clock = ControllerClock::from(move || clock.now().saturating_add(ahead).unwrap_or_default());
-        let context = Context::new(self.config.clone(), &self.sdk, Arc::new(self.in_memory_aws.clone()), clock);
-        Rc::new(context.over(Arc::new(self.network.clone())))
     }
 
     fn played(&self) -> Played {

@@ -12,11 +12,10 @@ use stagedoor_lab_puppet::{
 };
 
 use crate::agent::CHALLENGE;
-use crate::aws::REGION;
 use crate::broken::Broken;
 use crate::network::{CA, CONSOLE, ORCHESTRATOR, PUPPETDB};
 use crate::schedule::{Life, Postgresql, Release, Schedule, SiteTraits, address};
-use crate::watch::{DATABASE, LAUNCH_HOOK, PINNED_TO, PRIMARY, TERMINATE_HOOK};
+use crate::watch::{CONTROLLER, DATABASE, LAUNCH_HOOK, PINNED_TO, PRIMARY, TERMINATE_HOOK};
 
 /// The Auto Scaling group.
 pub(crate) const GROUP: &str = "compilers";
@@ -120,9 +119,10 @@ pub(crate) fn puppet_options(traits: &SiteTraits) -> PuppetOptions {
     };
     let mut options = PuppetOptions {
         challenge: Some(CHALLENGE.to_owned().into()),
-        controller: "controller.example.com".to_owned(),
+        controller: CONTROLLER.to_owned(),
         allow_duplicate_certs: traits.duplicates,
         ca_clock_ahead_s: traits.ca_ahead_s,
+        puppetdb_clock_ahead_s: traits.puppetdb_ahead_s,
         puppetdb_queue: if traits.queue_ms == 0 { QueueDelay::None } else { QueueDelay::Ms(traits.queue_ms) },
         ..base
     };
@@ -143,8 +143,8 @@ pub(crate) fn secret(puppet: &Puppet, credentials: &Credentials, challenge: &str
     })
 }
 
-/// The group with its hooks, the instances in service and the secret.
-pub(crate) fn scene(schedule: &Schedule, secret: &Value) -> AwsScene {
+/// What a Region has: the group with its hooks, the instances in service and the secret.
+pub(crate) fn scene(schedule: &Schedule, region: usize, secret: &Value) -> AwsScene {
     let hook = |name: &str, transition, default_result| Hook {
         name: name.to_owned(),
         transition,
@@ -153,7 +153,7 @@ pub(crate) fn scene(schedule: &Schedule, secret: &Value) -> AwsScene {
         metadata: None,
         notification_target: None,
     };
-    let in_service = schedule.lives.iter().filter(|life| life.launched_s.is_none());
+    let in_service = schedule.lives.iter().filter(|life| life.region() == region && life.launched_s.is_none());
     let instances = in_service.map(|life| Instance {
         id: life.id(),
         private_ip: Some(address(life.name)),
@@ -184,7 +184,7 @@ pub(crate) fn scene(schedule: &Schedule, secret: &Value) -> AwsScene {
 
 /// An event that says that an instance terminates, as EventBridge delivers it
 /// (<https://docs.aws.amazon.com/autoscaling/ec2/userguide/ec2-auto-scaling-event-reference.html>).
-pub(crate) fn terminate_event(instance: &str, now: Timestamp) -> Value {
+pub(crate) fn terminate_event(region: &str, instance: &str, now: Timestamp) -> Value {
     json!({
         "version": "0",
         "id": "12345678-1234-1234-1234-123456789012",
@@ -192,7 +192,7 @@ pub(crate) fn terminate_event(instance: &str, now: Timestamp) -> Value {
         "source": "aws.autoscaling",
         "account": ACCOUNT,
         "time": now,
-        "region": REGION,
+        "region": region,
         "resources": [],
         "detail": {
             "LifecycleActionToken": "87654321-4321-4321-4321-210987654321",

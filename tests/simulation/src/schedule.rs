@@ -6,6 +6,8 @@ mod random;
 use stagedoor_lab_core::faults::{Fault, FaultKind};
 use stagedoor_lab_puppet::RunScript;
 
+use crate::watch::CONTROLLER;
+
 /// The complete description of one simulation: the same schedule produces the same trace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Schedule {
@@ -52,6 +54,8 @@ pub struct SiteTraits {
     pub controller_ahead_s: i64,
     /// How far the CA's clock is ahead, in seconds.
     pub ca_ahead_s: i32,
+    /// How far PuppetDB's clock is ahead, in seconds. Puppet Server's clock must not differ from it by more than ten.
+    pub puppetdb_ahead_s: i32,
     /// Whether the CA accepts requests for names that already have a certificate.
     pub duplicates: bool,
     /// The release of the servers.
@@ -129,6 +133,8 @@ pub struct Life {
     pub number: u32,
     /// The number from which the name is derived. A later instance may have the same name.
     pub name: u32,
+    /// Whether the instance is in a second Region, which has a controller of its own.
+    pub elsewhere: bool,
     /// When the instance is launched, in seconds; `None`: it is in service from the beginning.
     pub launched_s: Option<u64>,
     /// How long after its launch into the warm pool the instance is needed in the group, in seconds; `None`: it is launched into the
@@ -192,6 +198,8 @@ pub struct Habits {
     pub repeats_request_s: Option<u64>,
     /// The pause between runs, in seconds.
     pub interval_s: u64,
+    /// After how long the instance boots once more, in seconds; `None`: never.
+    pub reboots_s: Option<u64>,
     /// How long after the end of the instance a late report of it arrives, in seconds; `None`: none does.
     pub late_report_s: Option<u64>,
 }
@@ -258,12 +266,15 @@ impl Schedule {
         without(self.forged.len(), &|schedule, index| {
             schedule.forged.remove(index);
         });
+        without(self.lives.len(), &|schedule, index| schedule.lives[index].elsewhere = false);
         without(self.lives.len(), &|schedule, index| schedule.lives[index].pooled_s = None);
         without(self.lives.len(), &|schedule, index| schedule.lives[index].agent.late_report_s = None);
+        without(self.lives.len(), &|schedule, index| schedule.lives[index].agent.reboots_s = None);
         without(self.lives.len(), &|schedule, index| schedule.lives[index].agent.clock_ahead_s = 0);
-        let simple: [fn(&mut SiteTraits); 15] = [
+        let simple: [fn(&mut SiteTraits); 16] = [
             |site| site.controller_ahead_s = 0,
             |site| site.ca_ahead_s = 0,
+            |site| site.puppetdb_ahead_s = 0,
             |site| site.duplicates = false,
             |site| site.servers = Release::default(),
             |site| site.foreign = 0,
@@ -291,6 +302,7 @@ impl Life {
         Self {
             number,
             name: number,
+            elsewhere: false,
             launched_s: Some(10),
             pooled_s: None,
             end: End::Terminated(1200),
@@ -304,6 +316,7 @@ impl Life {
                 clock_ahead_s: 0,
                 repeats_request_s: None,
                 interval_s: 1800,
+                reboots_s: None,
                 late_report_s: None,
             },
         }
@@ -319,6 +332,12 @@ impl Life {
     #[must_use]
     pub fn id(&self) -> String {
         instance_id(self.number)
+    }
+
+    /// The number of the instance's Region.
+    #[must_use]
+    pub fn region(&self) -> usize {
+        usize::from(self.elsewhere)
     }
 
     /// Whether nothing on the instance's own side prevents its launch from succeeding.
@@ -356,7 +375,13 @@ pub(crate) fn instance_id(number: u32) -> String {
     format!("i-{number:017x}")
 }
 
+/// The number of the name of the controller's own certificate.
+pub const CONTROLLERS_NAME: u32 = 60_000;
+
 pub(crate) fn certname(number: u32) -> String {
+    if number == CONTROLLERS_NAME {
+        return CONTROLLER.to_owned();
+    }
     format!("ip-10-0-{}-{}.ec2.internal", number / 250, number % 250 + 1)
 }
 
@@ -388,6 +413,13 @@ pub const CALLS: [(&str, &str); 20] = [
     ("puppetdb", "*"),
 ];
 
+/// The calls of agents that faults can affect.
+pub const AGENTS_CALLS: [(&str, &str); 3] = [
+    ("agent", "PUT /puppet-ca/v1/certificate_request/{certname}"),
+    ("agent", "GET /puppet-ca/v1/certificate/{certname}"),
+    ("agent", "PUT /puppet/v3/*"),
+];
+
 /// The calls of Puppet Enterprise's services that faults can affect.
 pub const ENTERPRISE_CALLS: [(&str, &str); 5] = [
     ("orchestrator", "POST /orchestrator/v1/command/deploy"),
@@ -397,17 +429,20 @@ pub const ENTERPRISE_CALLS: [(&str, &str); 5] = [
     ("classifier", "*"),
 ];
 
-/// The kinds of faults.
+/// The ways in which a call can fail; each is what happens to the same call.
 #[must_use]
-pub fn kinds() -> Vec<FaultKind> {
+pub fn failures() -> Vec<Vec<FaultKind>> {
     let status = |status, body: &str| FaultKind::Status { status, body: body.to_owned(), content_type: None };
+    let lock_timeout = status(500, "Internal Server Error: {:kind :lock-acquisition-timeout}");
     vec![
-        FaultKind::Reset,
-        FaultKind::Cut,
-        FaultKind::Delay { ms: 1_000 },
-        FaultKind::Delay { ms: 75_000 },
-        status(500, "Internal Server Error: {:kind :lock-acquisition-timeout}"),
-        status(503, "Service Unavailable"),
-        status(429, "Too Many Requests"),
+        vec![FaultKind::Reset],
+        vec![FaultKind::Cut],
+        vec![FaultKind::Delay { ms: 1_000 }],
+        vec![FaultKind::Delay { ms: 75_000 }],
+        vec![lock_timeout.clone()],
+        // As the CA answers, which waits a minute for its lock.
+        vec![FaultKind::Delay { ms: 60_000 }, lock_timeout],
+        vec![status(503, "Service Unavailable")],
+        vec![status(429, "Too Many Requests")],
     ]
 }

@@ -5,9 +5,14 @@ use stagedoor_lab_puppet::RunScript;
 use stagedoor_simulation::schedule::{End, Enterprise, Life, Postgresql, SiteTraits};
 use stagedoor_simulation::{Schedule, exhaustive, play};
 
+/// Whether everything is played, rather than a part that development builds can play in a minute.
+fn all() -> bool {
+    std::env::var("STAGEDOOR_SIMULATE").is_ok_and(|value| value == "all")
+}
+
 /// How many instances take part: the given number with `STAGEDOOR_SIMULATE=all`, otherwise a tenth of it.
 fn of(many: u32) -> u32 {
-    if std::env::var("STAGEDOOR_SIMULATE").is_ok_and(|value| value == "all") { many } else { many / 10 }
+    if all() { many } else { many / 10 }
 }
 
 /// A site on which only the controller makes the refresh targets run.
@@ -36,9 +41,9 @@ fn terminated_together(count: u32) -> Vec<Life> {
     (0..count).map(life).collect()
 }
 
-/// Plays this with queues, as in `infra/`, and with one invocation for each event.
+/// Plays this with queues, as in `infra/`, and with one invocation for each event. Without `STAGEDOOR_SIMULATE=all`, only with queues.
 fn costs_two_runs_at_most(lives: &[Life], site: &SiteTraits, horizon_s: u64) {
-    for batched in [true, false] {
+    for batched in [true, false].into_iter().filter(|batched| *batched || all()) {
         each_target_runs_twice_at_most(lives, &SiteTraits { batched, ..site.clone() }, horizon_s);
     }
 }

@@ -1,16 +1,23 @@
 //! The invariants under many schedules, and that the simulation sees when a rule does not hold. `make simulate` plays more.
 
+use std::collections::BTreeSet;
+
 use stagedoor_lab_core::faults::{Fault, FaultKind};
 use stagedoor_lab_puppet::RunScript;
 use stagedoor_simulation::schedule::{
-    Delivery, End, Enterprise, Forged, Life, Outage, Postgresql, SiteTraits, Stranger,
+    CONTROLLERS_NAME, Delivery, End, Enterprise, Forged, Life, Outage, Postgresql, SiteTraits, Stranger,
 };
 use stagedoor_simulation::{Broken, Invariant, Played, Schedule, exhaustive, play, play_with};
 use stagedoor_types::broken::Rule;
 
-/// How many are played of each kind: few in development builds, all with `STAGEDOOR_SIMULATE=all`.
+/// Whether everything is played, rather than a part that development builds can play in a minute.
+fn all() -> bool {
+    std::env::var("STAGEDOOR_SIMULATE").is_ok_and(|value| value == "all")
+}
+
+/// How many are played of each kind: one in so many, or all.
 fn one_in(few: usize) -> usize {
-    if std::env::var("STAGEDOOR_SIMULATE").is_ok_and(|value| value == "all") { 1 } else { few }
+    if all() { 1 } else { few }
 }
 
 fn assert_all_hold(schedules: impl IntoIterator<Item = Schedule>) {
@@ -55,8 +62,8 @@ fn the_invariants_hold_under_every_single_fault() {
     assert_all_hold(exhaustive::single_faults(3).into_iter().step_by(one_in(80)));
 }
 
-/// A schedule that shows what a broken rule does, and the invariant that it violates.
-fn shows(broken: Broken) -> (Schedule, Invariant) {
+/// Schedules that show what a broken rule does, each with an invariant that it violates.
+fn shows(broken: Broken) -> Vec<(Schedule, Invariant)> {
     let ordinary = exhaustive::ordinary();
     let with_life = |change: &dyn Fn(&mut Life)| {
         let mut schedule = ordinary.clone();
@@ -66,26 +73,35 @@ fn shows(broken: Broken) -> (Schedule, Invariant) {
     let in_service = with_life(&|life| life.launched_s = None);
     let staying = with_life(&|life| (life.launched_s, life.end) = (None, End::Stays));
     match broken {
-        Broken::Nothing => (ordinary, Invariant::InvocationFailed),
+        Broken::Nothing => Vec::new(),
         Broken::RequestsUnchecked => {
             let stranger = Stranger { at_s: 15, name: 1, claims: Some(1) };
-            (Schedule { strangers: vec![stranger], ..ordinary }, Invariant::StrangerSigned)
+            vec![(Schedule { strangers: vec![stranger], ..ordinary }, Invariant::StrangerSigned)]
         }
-        Broken::NoRunAwaited => (ordinary, Invariant::AdmittedUnfit),
+        Broken::NoRunAwaited => vec![(ordinary, Invariant::AdmittedUnfit)],
         Broken::NoSweep => {
             let lost = |life: &mut Life| (life.launch_event, life.terminate_event) = (Delivery::Lost, Delivery::Lost);
-            (with_life(&lost), Invariant::Stranded)
+            vec![(with_life(&lost), Invariant::Stranded)]
         }
         Broken::NoHousekeeping => {
             let killed = with_life(&|life| (life.launched_s, life.end) = (None, End::Killed(100)));
-            (Schedule { horizon_s: 3700, ..killed }, Invariant::LeftBehind)
+            vec![(Schedule { horizon_s: 3700, ..killed }, Invariant::LeftBehind)]
         }
         Broken::Observing => {
             let site = SiteTraits { observes: true, ..SiteTraits::default() };
-            (Schedule { site, ..ordinary }, Invariant::ObserverWrote)
+            vec![(Schedule { site, ..ordinary }, Invariant::ObserverWrote)]
         }
-        Broken::ShortTimeout => (with_life(&|life| life.agent.boot_s = 100), Invariant::FitAbandoned),
-        Broken::Inside(rule) => inside(rule, in_service, staying),
+        Broken::ShortTimeout => {
+            let slow = with_life(&|life| (life.agent.boot_s, life.end) = (100, End::Stays));
+            vec![(slow.clone(), Invariant::FitAbandoned), (slow, Invariant::NotInService)]
+        }
+        Broken::Inside(Rule::NameCheck) => {
+            let (schedule, invariant) = inside(Rule::NameCheck, in_service, staying);
+            let site = SiteTraits { enterprise: Some(Enterprise::default()), ..SiteTraits::default() };
+            let pinned = Schedule { site, ..schedule.clone() };
+            vec![(schedule.clone(), invariant), (schedule, Invariant::NodeInUse), (pinned, Invariant::PinInUse)]
+        }
+        Broken::Inside(rule) => vec![inside(rule, in_service, staying)],
     }
 }
 
@@ -98,6 +114,16 @@ fn inside(rule: Rule, in_service: Schedule, staying: Schedule) -> (Schedule, Inv
             let mut schedule = staying;
             schedule.lives.push(Life { name: 1, end: End::Terminated(240), ..Life::ordinary(2) });
             (schedule, Invariant::CertificateInUse)
+        }
+        Rule::Protected => {
+            let mut schedule = in_service;
+            schedule.lives.iter_mut().for_each(|life| life.name = CONTROLLERS_NAME);
+            (schedule, Invariant::Protected)
+        }
+        Rule::Pauses | Rule::Budget => {
+            let mut schedule = Schedule { horizon_s: 1000, ..launched };
+            schedule.lives.iter_mut().for_each(|life| (life.agent.boot_s, life.end) = (600, End::Stays));
+            (schedule, if rule == Rule::Pauses { Invariant::TooManyCalls } else { Invariant::InvocationFailed })
         }
         Rule::Confirmation => {
             let forged = vec![Forged { at_s: 100, number: 1 }];
@@ -229,16 +255,30 @@ fn of_targets(rule: Rule) -> (Schedule, Invariant) {
     }
 }
 
+/// How long the schedules may be that are played without `STAGEDOOR_SIMULATE=all`, in seconds.
+const SHORT_S: u64 = 2200;
+
 #[test]
-fn every_broken_rule_is_seen() {
+fn every_broken_rule_is_seen_and_every_invariant_can_be_violated() {
+    let mut invariants = BTreeSet::new();
     for broken in Broken::ALL {
-        let (schedule, invariant) = shows(broken);
-        let violated = play_with(&schedule, broken).expect("it can be played").violations;
-        assert!(violated.iter().any(|violation| violation.invariant == invariant), "{broken:?}: {violated:#?}");
-        // The rule is the cause, not the schedule.
-        let violated = play(&schedule).expect("it can be played").violations;
-        assert!(violated.iter().all(|violation| violation.invariant != invariant), "{broken:?}: {violated:#?}");
+        let shown = shows(broken);
+        assert!(!shown.is_empty(), "{broken:?}");
+        for (schedule, invariant) in shown {
+            invariants.insert(invariant);
+            if !all() && schedule.horizon_s > SHORT_S {
+                continue;
+            }
+            let violated = play_with(&schedule, broken).expect("it can be played").violations;
+            assert!(violated.iter().any(|violation| violation.invariant == invariant), "{broken:?}: {violated:#?}");
+            // The rule is the cause, not the schedule.
+            if all() {
+                let violated = play(&schedule).expect("it can be played").violations;
+                assert!(violated.iter().all(|violation| violation.invariant != invariant), "{broken:?}: {violated:#?}");
+            }
+        }
     }
+    assert_eq!(invariants, Invariant::ALL.into());
 }
 
 #[test]

@@ -18,7 +18,7 @@ impl World {
     /// Whether something of a terminated instance is left that housekeeping still has time to remove.
     pub(super) fn waits_for_housekeeping(&self) -> bool {
         self.watch().instances().iter().any(|(id, truth)| {
-            let gone = self.aws.lifecycle_state(id).is_some_and(|state| state == "Terminated");
+            let gone = self.watch().lifecycle_state(id).is_some_and(|state| state == "Terminated");
             gone && self.watch().is_left(id, truth) && self.watch().is_signed_late(truth)
         })
     }
@@ -32,7 +32,7 @@ impl World {
     /// Whether everything that has happened so far has been dealt with, so that the schedule may end.
     pub(super) fn is_quiet(&self) -> bool {
         let is_under_way = |id: &String| {
-            self.aws.lifecycle_state(id).is_some_and(|state| state.contains(':') && !state.starts_with("Warmed:"))
+            self.watch().lifecycle_state(id).is_some_and(|state| state.contains(':') && !state.starts_with("Warmed:"))
         };
         self.hidden.get() == 0
             && !self.watch().instances().keys().any(is_under_way)
@@ -63,17 +63,22 @@ impl World {
         }
         let instances = self.watch().instances();
         let left = |id: &str, truth: &Truth| {
-            let gone = self.aws.lifecycle_state(id).is_some_and(|state| state == "Terminated");
+            let gone = self.watch().lifecycle_state(id).is_some_and(|state| state == "Terminated");
             gone && self.watch().is_left(id, truth)
         };
         // More than housekeeping may remove at once: an alarm reports this.
-        let orphans = instances.iter().filter(|(id, truth)| truth.waits_since.is_none() && left(id, truth)).count();
-        let breaker_is_open = is_too_many(orphans, instances.len());
-        for (id, hook) in self.aws.timed_out() {
+        let breaker_is_open = |region: usize| {
+            let mut fleet = instances.iter().filter(|(_, truth)| truth.region == region);
+            let size = fleet.clone().count();
+            let orphans = fleet.by_ref().filter(|(id, truth)| truth.waits_since.is_none() && left(id, truth)).count();
+            is_too_many(orphans, size)
+        };
+        let breaker_is_open: Vec<bool> = (0..self.regions.len()).map(breaker_is_open).collect();
+        for (id, hook) in self.regions.iter().flat_map(|region| region.aws.timed_out()) {
             lacks.push((Invariant::HookTimedOut, format!("{id} has waited for the timeout of {hook}")));
         }
         for (id, truth) in instances {
-            let state = self.aws.lifecycle_state(&id).unwrap_or_default();
+            let state = self.watch().lifecycle_state(&id).unwrap_or_default();
             let pooled = state.starts_with("Warmed:");
             if state.ends_with(":Wait") {
                 lacks.push((Invariant::Stranded, format!("{id} is still {state}")));
@@ -84,7 +89,7 @@ impl World {
                 let only_listed = truth.waits_since.is_none() || self.watch().was_signed_late(&truth).is_some();
                 let no_list = site.damaged && site.foreign > 0 && only_listed;
                 let is_listed = !no_list || self.puppet.is_active(&truth.certname) == Some(true);
-                let is_held = breaker_is_open && truth.waits_since.is_none();
+                let is_held = breaker_is_open[truth.region] && truth.waits_since.is_none();
                 if is_listed && !is_held && left(&id, &truth) && !self.watch().is_signed_late(&truth) {
                     lacks.push((
                         Invariant::LeftBehind,

@@ -12,7 +12,8 @@ use stagedoor_lab_puppet::{RunScript, TokenState};
 use tokio::time::sleep;
 
 use super::World;
-use crate::agent::{CHALLENGE, ROTATED};
+use super::region::Region;
+use crate::agent::{CHALLENGE, PUPPET_SERVER, ROTATED};
 use crate::scene::{SECRET, TOKEN};
 use crate::schedule::Outage;
 use crate::watch::PRIMARY;
@@ -48,21 +49,37 @@ impl World {
     /// Makes a service unavailable for some time.
     pub(super) async fn fail(self: Rc<Self>, outage: Outage) -> anyhow::Result<()> {
         let Outage { service, kind, from_s, lasts_s } = outage;
-        let fault = Fault { service, call: "*".to_owned(), nth: None, subject: None, kind };
+        // The controller is not the only one that cannot reach it.
+        let of_agents = match service.as_str() {
+            "ca" => Some("agent"),
+            "puppetdb" => Some(PUPPET_SERVER),
+            _ => None,
+        };
+        let fault = |service: &str| {
+            let (service, call) = (service.to_owned(), "*".to_owned());
+            Fault { service, call, nth: None, subject: None, kind: kind.clone() }
+        };
+        let faults: Vec<Fault> = [Some(service.as_str()), of_agents].into_iter().flatten().map(fault).collect();
         self.until(from_s).await;
-        self.note(&format!("{} is unavailable", fault.service));
-        self.site.back.faults.add(fault.clone());
+        self.note(&format!("{service} is unavailable"));
+        for fault in &faults {
+            self.site.back.faults.add(fault.clone());
+        }
         sleep(Duration::from_secs(lasts_s)).await;
-        self.note(&format!("{} is available again", fault.service));
-        self.site.back.faults.remove(&fault);
+        self.note(&format!("{service} is available again"));
+        for fault in &faults {
+            self.site.back.faults.remove(fault);
+        }
         Ok(())
     }
 
-    fn edit_secret(&self, edit: impl FnOnce(&mut Value)) -> anyhow::Result<()> {
-        let Some(secret) = self.aws.secret(SECRET) else { bail!("the secret is gone") };
-        let mut secret = serde_json::from_str(secret.expose_secret())?;
-        edit(&mut secret);
-        self.aws.put_secret(SECRET, secret.to_string().into());
+    fn edit_secret(&self, edit: impl Fn(&mut Value)) -> anyhow::Result<()> {
+        for Region { aws, .. } in &self.regions {
+            let Some(secret) = aws.secret(SECRET) else { bail!("the secret is gone") };
+            let mut secret = serde_json::from_str(secret.expose_secret())?;
+            edit(&mut secret);
+            aws.put_secret(SECRET, secret.to_string().into());
+        }
         Ok(())
     }
 

@@ -64,24 +64,24 @@ impl Queue {
 }
 
 impl World {
-    /// Invokes a function with the batches of its queue.
-    pub(super) fn poll(self: &Rc<Self>, function: Function) {
+    /// Invokes a function in a Region with the batches of its queue.
+    pub(super) fn poll(self: &Rc<Self>, region: usize, function: Function) {
         for _ in 0..CONCURRENCY {
             let world = Rc::clone(self);
             self.spawn(async move {
                 loop {
-                    let batch = world.queue(function).batch().await;
-                    world.work_on(function, batch).await;
+                    let batch = world.regions[region].queue(function).batch().await;
+                    world.work_on(region, function, batch).await;
                 }
             });
         }
     }
 
-    async fn work_on(self: &Rc<Self>, function: Function, batch: Vec<Message>) {
+    async fn work_on(self: &Rc<Self>, region: usize, function: Function, batch: Vec<Message>) {
         let record =
             |message: &Message| json!({"messageId": message.id, "eventSource": "aws:sqs", "body": message.body});
         let records: Vec<Value> = batch.iter().map(record).collect();
-        let answer = self.invoke(function, &json!({ "Records": records })).await;
+        let answer = self.invoke(region, function, &json!({ "Records": records })).await;
         let again = |answer: &Value| -> BTreeSet<String> {
             let failures = answer["batchItemFailures"].as_array().into_iter().flatten();
             failures.filter_map(|failure| failure["itemIdentifier"].as_str().map(str::to_owned)).collect()
@@ -99,7 +99,7 @@ impl World {
             self.spawn(async move {
                 sleep(HIDDEN).await;
                 world.hidden.set(world.hidden.get() - 1);
-                world.queue(function).put(message);
+                world.regions[region].queue(function).put(message);
                 Ok(())
             });
         }

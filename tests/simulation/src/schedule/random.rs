@@ -4,8 +4,8 @@ use stagedoor_lab_core::faults::{Fault, FaultKind};
 use stagedoor_lab_puppet::RunScript;
 
 use super::{
-    CALLS, Delivery, ENTERPRISE_CALLS, End, Enterprise, Forged, Habits, Life, NEVER, Outage, Postgresql, Release,
-    Schedule, SiteTraits, Stranger, kinds,
+    AGENTS_CALLS, CALLS, Delivery, ENTERPRISE_CALLS, End, Enterprise, Forged, Habits, Life, NEVER, Outage, Postgresql,
+    Release, Schedule, SiteTraits, Stranger, failures,
 };
 use crate::chance::Chance;
 
@@ -16,19 +16,21 @@ impl Schedule {
         let chance = Chance::new(seed);
         let mut lives = Vec::new();
         let with_pool = chance.percent(15);
+        let regions = chance.percent(10);
         for number in 0..small(&chance) {
             let launched_s = chance.percent(70).then(|| chance.of(0..=300));
-            lives.push(life(&chance, number, number, launched_s, with_pool));
+            let elsewhere = regions && chance.percent(40);
+            lives.push(Life { elsewhere, ..life(&chance, number, number, launched_s, with_pool) });
             // Another instance may reuse the name, possibly within seconds.
             if let End::Terminated(at) | End::Killed(at) = lives.last().map_or(End::Stays, |life| life.end)
                 && chance.percent(30)
             {
                 let again = at + chance.of(1..=900);
-                lives.push(life(&chance, number + 1000, number, Some(again), false));
+                lives.push(Life { elsewhere, ..life(&chance, number + 1000, number, Some(again), false) });
             }
         }
         let site = site(&chance);
-        let faults = (0..chance.of(0..=5)).map(|_| fault(&chance, &site)).collect();
+        let faults = (0..chance.of(0..=5)).flat_map(|_| fault(&chance, &site)).collect();
         let outages: Vec<Outage> = (0..chance.of(0..=4) / 3).map(|_| outage(&chance, &site)).collect();
         let kills =
             (0..chance.of(0..=4)).map(|_| (narrow(early_or_late(&chance, 12)), narrow(chance.of(1..=160)))).collect();
@@ -134,11 +136,13 @@ fn life(chance: &Chance, number: u32, name: u32, launched_s: Option<u64>, with_p
         clock_ahead_s: *chance.one(&[0, 0, 0, 0, 0, 0, 20, -20, 150, -150]),
         repeats_request_s: chance.percent(15).then(|| chance.of(1..=120)),
         interval_s: *chance.one(&[300, 1800]),
+        reboots_s: chance.percent(15).then(|| chance.of(1..=600)),
         late_report_s: chance.percent(5).then(|| chance.of(1..=MOST_LATE_S)),
     };
     Life {
         number,
         name,
+        elsewhere: false,
         launched_s,
         pooled_s,
         end,
@@ -152,6 +156,7 @@ fn site(chance: &Chance) -> SiteTraits {
     SiteTraits {
         controller_ahead_s: *chance.one(&[0, 0, 0, 0, 40, -40]),
         ca_ahead_s: *chance.one(&[0, 0, 0, 0, 150, -150]),
+        puppetdb_ahead_s: *chance.one(&[0, 0, 0, 0, 5, -5]),
         duplicates: chance.percent(20),
         servers: *chance.one(&[Release::Puppet8, Release::Puppet8, Release::Puppet7]),
         foreign: *chance.one(&[0, 0, 0, 1, 3]),
@@ -205,12 +210,17 @@ fn delivery(chance: &Chance) -> Delivery {
     }
 }
 
-fn fault(chance: &Chance, site: &SiteTraits) -> Fault {
+fn fault(chance: &Chance, site: &SiteTraits) -> Vec<Fault> {
     let of_enterprise = site.enterprise.is_some() && chance.percent(30);
-    let (service, call) = if of_enterprise { chance.one(&ENTERPRISE_CALLS) } else { chance.one(&CALLS) };
-    let kind = chance.one(&kinds()).clone();
+    let (service, call) = match chance.of(0..=9) {
+        _ if of_enterprise => chance.one(&ENTERPRISE_CALLS),
+        0 => chance.one(&AGENTS_CALLS),
+        _ => chance.one(&CALLS),
+    };
+    let kinds = chance.one(&failures()).clone();
     let nth = Some(1 + narrow(early_or_late(chance, 5)));
-    Fault { service: (*service).to_owned(), call: (*call).to_owned(), nth, subject: None, kind }
+    let fault = |kind| Fault { service: (*service).to_owned(), call: (*call).to_owned(), nth, subject: None, kind };
+    kinds.into_iter().map(fault).collect()
 }
 
 /// Short enough for launches to succeed before their timeout, and, of Auto Scaling, for hooks to get their heartbeats.
