@@ -59,7 +59,10 @@ impl ServerLog {
 
     /// The requests for lists of certificates.
     pub(super) fn lists(&self) -> Vec<String> {
-        let is_list = |line: &&str| line.contains("certificate_statuses") && !line.contains("state=requested");
+        // Where the list fails, its error and the stack trace name it, too.
+        let is_list = |line: &&str| {
+            line.starts_with("access ") && line.contains("certificate_statuses") && !line.contains("state=requested")
+        };
         self.text().lines().filter(is_list).map(str::to_owned).collect()
     }
 
