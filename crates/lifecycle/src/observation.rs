@@ -55,20 +55,23 @@ pub enum Began {
     Confirmed {
         /// When the newest activity with the instance began, if there is one.
         recorded: Option<Timestamp>,
+        /// When EC2 launched the instance or last started it, if the instance launches. The newest activity may not be visible yet. But an
+        /// operator may also have stopped and started the instance, so this time alone costs it nothing.
+        launched: Option<Timestamp>,
         /// What an event said, if one did; never later than when the activities were read.
         said: Option<Timestamp>,
     },
 }
 
 impl Began {
-    /// With what Auto Scaling's activities say now.
+    /// With what Auto Scaling's activities and EC2 say now.
     #[must_use]
-    pub fn confirm(self, recorded: Option<Timestamp>, now: Timestamp) -> Self {
+    pub fn confirm(self, recorded: Option<Timestamp>, launched: Option<Timestamp>, now: Timestamp) -> Self {
         let said = match self {
             Self::Said(said) | Self::Confirmed { said: Some(said), .. } => Some(said.min(now)),
             Self::Unknown | Self::Confirmed { said: None, .. } => None,
         };
-        Self::Confirmed { recorded, said }
+        Self::Confirmed { recorded, launched, said }
     }
 
     /// The time, from either source. The activity begins before the hook is reached, so a later time from the event is
@@ -78,7 +81,7 @@ impl Began {
         match self {
             Self::Unknown => None,
             Self::Said(said) => Some(said),
-            Self::Confirmed { recorded, said } => said.max(recorded),
+            Self::Confirmed { recorded, launched, said } => said.max(recorded).max(launched),
         }
     }
 }

@@ -293,7 +293,9 @@ impl Rules<'_> {
     fn has_rested(&self) -> bool {
         // An event says where this launch comes from only if it is of this launch, and of a group that has such a place.
         let of_this_launch = match self.action.began {
-            Began::Confirmed { recorded: Some(recorded), said: Some(said) } => said >= recorded,
+            Began::Confirmed { recorded, launched, said: Some(said) } => {
+                recorded.max(launched).is_some_and(|began| said >= began)
+            }
             Began::Confirmed { .. } | Began::Unknown => false,
             Began::Said(_) => true,
         };

@@ -64,7 +64,7 @@ impl Aws {
             transition,
             origin,
             destination,
-            began: Began::Confirmed { recorded: Some(at(0)), said: Some(at(0)) },
+            began: Began::Confirmed { recorded: Some(at(0)), launched: None, said: Some(at(0)) },
         };
         let cloud = CloudView {
             group: Lookup::Found(Arc::new(Group {

@@ -115,7 +115,8 @@ impl Rules<'_> {
     /// A certificate that was seen to appear is of this launch, whatever the CA's clock says; and where that could not be compared
     /// with ours, one that is only a little too old may be.
     ///
-    /// Only Auto Scaling says when the launch began; and what an event says about the origin only counts for the launch that
+    /// Only Auto Scaling says when the launch began. EC2's time shows that the newest record may not be visible yet, but also changes when
+    /// an operator stops and starts the instance. What an event says about the origin only counts for the launch that
     /// it announced. Otherwise a replayed event could cost an instance its certificate.
     fn is_rekeyed(&self, name: &NameView, certificate: &CertificateView) -> Result<bool, NotYet> {
         let old = |began: Timestamp| {
@@ -124,13 +125,14 @@ impl Rules<'_> {
         if is_broken(Rule::SameKey) && name.request.known().is_ok_and(|request| request.is_some()) {
             return Ok(true);
         }
-        let used = self.used(name)?;
+        let used = self.used(name, self.action.began.time())?;
         let lost = match (self.action.began, self.action.origin) {
             (Began::Said(began), Some(Place::Ec2 | Place::AutoScalingGroup)) if old(began) && used != Used::Since => {
                 return ask(Question::Began);
             }
             (Began::Unknown, None) if !self.launching.has_pool => return ask(Question::Began),
-            (Began::Confirmed { recorded: Some(began), said }, origin) if old(began) && used != Used::Since => {
+            (Began::Confirmed { recorded, launched, said }, origin) if used != Used::Since => {
+                let Some(began) = recorded.max(launched).filter(|began| old(*began)) else { return Ok(false) };
                 match (origin, said) {
                     (Some(Place::Ec2 | Place::AutoScalingGroup), Some(said)) if said >= began => true,
                     (Some(_), Some(said)) if said < began => {
@@ -158,18 +160,27 @@ impl Rules<'_> {
             );
             return Err(NotYet::Missing(Missing::NotYet(Fact::new(Code::WaitingForRun, waits).into())));
         }
+        let Began::Confirmed { recorded, said, .. } = self.action.began else { return Ok(false) };
+        if !recorded.is_some_and(old) || self.used(name, said.max(recorded))? == Used::Since {
+            let waits = format!(
+                "EC2 started {} after Auto Scaling's record of this launch, or the newest record is not visible yet; waiting for a \
+                 Puppet run that shows that it still has the key of its certificate {}",
+                self.action.instance, certificate.serial
+            );
+            return Err(NotYet::Missing(Missing::NotYet(Fact::new(Code::WaitingForRun, waits).into())));
+        }
         let request = name.request.known().map_err(trouble)?;
         Ok(request.is_none_or(|request| request.asks.key_print != certificate.holds.key_print))
     }
 
-    /// Whether the instance has run Puppet since the launch began, and so has the key of its certificate. A run that began before it
+    /// Whether the instance has run Puppet since the launch began at this time, and so has the key of its certificate. A run that began before it
     /// shows nothing, although it ended since: the root volume may be replaced in between.
-    fn used(&self, name: &NameView) -> Result<Used, NotYet> {
+    fn used(&self, name: &NameView, launched: Option<Timestamp>) -> Result<Used, NotYet> {
         let run = match &self.seen.run {
             Some(run) => run.known().map_err(trouble)?,
             None => None,
         };
-        let Some(launched) = self.action.began.time() else { return Ok(Used::Before) };
+        let Some(launched) = launched else { return Ok(Used::Before) };
         // A run that is under way has sent facts and has no report yet. PuppetDB dates them when it stores them.
         let sent = name.node.known().map_err(trouble)?.and_then(|node| node.facts.max(node.catalog));
         let under_way = sent.filter(|sent| run.is_none_or(|run| *sent > run.received));

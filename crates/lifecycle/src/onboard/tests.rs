@@ -127,7 +127,7 @@ impl World {
     }
 
     fn confirmed(mut self) -> Self {
-        self.aws.action.began = Began::Confirmed { recorded: Some(at(0)), said: None };
+        self.aws.action.began = Began::Confirmed { recorded: Some(at(0)), launched: None, said: None };
         self
     }
 }
@@ -325,7 +325,7 @@ fn an_old_event_alone_does_not_make_the_timeout_expire() {
     world.aws.action.began = Began::Said(at(0));
     world.now = at(1801);
     assert_eq!(world.decide(), Decision::Ask(Question::Began));
-    world.aws.action.began = world.aws.action.began.confirm(Some(at(1700)), world.now);
+    world.aws.action.began = world.aws.action.began.confirm(Some(at(1700)), None, world.now);
     waits(world.decide());
 }
 

@@ -87,7 +87,7 @@ impl World {
 
     fn late(mut self) -> Self {
         self.now = at(601);
-        self.aws.action.began = Began::Confirmed { recorded: Some(at(0)), said: None };
+        self.aws.action.began = Began::Confirmed { recorded: Some(at(0)), launched: None, said: None };
         self
     }
 }
@@ -362,7 +362,7 @@ fn an_old_event_alone_does_not_make_the_timeout_expire() {
     late.aws.action.began = Began::Said(at(0));
     late.view().certificate = down();
     assert_eq!(late.decide(), Decision::Ask(Question::Began));
-    late.aws.action.began = late.aws.action.began.confirm(Some(at(590)), late.now);
+    late.aws.action.began = late.aws.action.began.confirm(Some(at(590)), None, late.now);
     assert!(matches!(late.decide(), Decision::Fail(_)));
 }
 
@@ -380,15 +380,15 @@ fn an_event_that_does_not_say_when_has_it_asked() {
     assert_purges(&world.decide());
     world.view().certificate = down();
     assert_eq!(world.decide(), Decision::Ask(Question::Began));
-    world.aws.action.began = world.aws.action.began.confirm(None, world.now);
+    world.aws.action.began = world.aws.action.began.confirm(None, None, world.now);
     assert!(matches!(world.decide(), Decision::Fail(_)));
 }
 
 #[test]
 fn a_time_that_is_still_to_come_is_not_believed() {
-    assert_eq!(Began::Said(at(99)).confirm(None, at(5)).time(), Some(at(5)));
-    assert_eq!(Began::Said(at(1)).confirm(Some(at(3)), at(5)).time(), Some(at(3)));
-    assert_eq!(Began::Said(at(4)).confirm(Some(at(3)), at(5)).time(), Some(at(4)));
+    assert_eq!(Began::Said(at(99)).confirm(None, None, at(5)).time(), Some(at(5)));
+    assert_eq!(Began::Said(at(1)).confirm(Some(at(3)), None, at(5)).time(), Some(at(3)));
+    assert_eq!(Began::Said(at(4)).confirm(Some(at(3)), None, at(5)).time(), Some(at(4)));
 }
 
 #[test]

@@ -142,7 +142,7 @@ impl Item {
             origin: launching.then_some(Place::Ec2),
             destination: Some(if launching { Place::AutoScalingGroup } else { Place::Ec2 }),
             began: if launching {
-                Began::Confirmed { recorded: Some(at(0)), said: Some(at(0)) }
+                Began::Confirmed { recorded: Some(at(0)), launched: None, said: Some(at(0)) }
             } else {
                 Began::Said(at(0))
             },
@@ -211,7 +211,7 @@ impl Item {
     }
 
     pub(super) fn confirmed(&mut self) {
-        self.action.began = Began::Confirmed { recorded: Some(at(0)), said: None };
+        self.action.began = Began::Confirmed { recorded: Some(at(0)), launched: None, said: None };
     }
 }
 

@@ -162,11 +162,10 @@ impl WorkItem {
         }
     }
 
-    /// When it began, by Auto Scaling's record.
+    /// When it began, by Auto Scaling's record and, of a launch, by EC2.
     pub(in crate::batch) fn started(&mut self, recorded: Option<Timestamp>, now: Timestamp) {
-        // The newest activity may not be visible yet; of a launch EC2 knows better.
         let launched = self.pending().filter(|_| self.is_launching()).and_then(|pending| pending.launched);
-        self.action.began = self.action.began.confirm(recorded.max(launched), now);
+        self.action.began = self.action.began.confirm(recorded, launched, now);
     }
 }
 

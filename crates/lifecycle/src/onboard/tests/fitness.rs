@@ -135,7 +135,7 @@ fn a_run_from_before_this_launch_proves_nothing_unless_it_rested_in_the_warm_poo
     assert_eq!(waits(world.decide()).codes(), [Code::WaitingForRun]);
     completed(of_unknown_origin(10).decide());
     world.aws.action.origin = Some(Place::WarmPool);
-    world.aws.action.began = Began::Confirmed { recorded: Some(at(0)), said: Some(at(20)) };
+    world.aws.action.began = Began::Confirmed { recorded: Some(at(0)), launched: None, said: Some(at(20)) };
     completed(world.decide());
 }
 

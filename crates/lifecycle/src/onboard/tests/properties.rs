@@ -147,8 +147,8 @@ fn a_beginning() -> impl Strategy<Value = Began> {
     prop_oneof![
         1 => Just(Began::Unknown),
         2 => time().prop_map(Began::Said),
-        3 => (prop::option::of(time()), prop::option::of(time()))
-            .prop_map(|(recorded, said)| Began::Confirmed { recorded, said }),
+        3 => (prop::option::of(time()), prop::option::of(time()), prop::option::of(time()))
+            .prop_map(|(recorded, launched, said)| Began::Confirmed { recorded, launched, said }),
     ]
 }
 
@@ -236,7 +236,7 @@ impl World {
     fn may_lose_its_own(&self, its: &CertificateView) -> bool {
         let origin = self.aws.action.origin;
         let recorded = match self.aws.action.began {
-            Began::Confirmed { recorded, said } if said.is_some() || origin.is_none() => recorded,
+            Began::Confirmed { recorded, said, .. } if said.is_some() || origin.is_none() => recorded,
             _ => None,
         };
         let same_key =

@@ -351,7 +351,7 @@ fn what_returns_from_the_warm_pool_is_no_new_change() {
     world.certificate().issued = at(-5000);
     world.aws.action.origin = Some(Place::WarmPool);
     world.aws.group().has_pool = true;
-    world.aws.action.began = Began::Confirmed { recorded: Some(at(0)), said: Some(at(20)) };
+    world.aws.action.began = Began::Confirmed { recorded: Some(at(0)), launched: None, said: Some(at(20)) };
     let (entry, exit) = (run(at(-4900), "changed"), run(at(100), "unchanged"));
     world.puppet.history.as_mut().unwrap().runs = Lookup::Found(vec![entry, exit]);
     // The target learnt of it when it entered the pool.

@@ -10,7 +10,7 @@ fn relaunched() -> World {
     world.certificate().issued = at(-100_000);
     world.view().node = Lookup::Found(node(true, at(-50_000)));
     world.puppet.run = Some(Lookup::Found(run(at(-50_000), "unchanged")));
-    world.aws.action.began = Began::Confirmed { recorded: Some(at(0)), said: Some(at(20)) };
+    world.aws.action.began = Began::Confirmed { recorded: Some(at(0)), launched: None, said: Some(at(20)) };
     world
 }
 
@@ -37,7 +37,7 @@ fn an_events_word_alone_costs_no_certificate() {
     world.aws.action.began = Began::Said(at(199));
     assert_eq!(world.decide(), Decision::Ask(Question::Began));
     for recorded in [Some(at(0)), None] {
-        world.aws.action.began = Began::Said(at(199)).confirm(recorded, world.now);
+        world.aws.action.began = Began::Said(at(199)).confirm(recorded, None, world.now);
         assert_eq!(
             waits(world.decide()).codes(),
             [Code::WaitingForRun],
@@ -56,6 +56,30 @@ fn a_clock_of_the_node_that_is_ahead_does_not_show_a_run_since_the_launch() {
 }
 
 #[test]
+fn an_instance_that_was_stopped_and_started_while_it_waited_keeps_its_certificate() {
+    // A sweep knows neither an event nor an origin.
+    for (origin, said) in [(None, None), (Some(Place::Ec2), Some(at(-200_000)))] {
+        let mut world = relaunched();
+        world.aws.action.origin = origin;
+        world.now = at(1_000);
+        // Auto Scaling launched it before its certificate was issued. EC2 says when it was started last.
+        world.aws.action.began = Began::Confirmed { recorded: Some(at(-200_000)), launched: Some(at(0)), said };
+        waits(world.decide());
+        world.puppet.run = Some(Lookup::Found(run(at(1), "changed")));
+        completed(world.decide());
+        // It was launched again with its key, ran Puppet, and was then stopped and started.
+        world.puppet.run = Some(Lookup::Found(run(at(-50_000), "changed")));
+        world.aws.action.began = Began::Confirmed { recorded: Some(at(-60_000)), launched: Some(at(0)), said };
+        waits(world.decide());
+        world.view().node = Lookup::Found(node(true, at(-70_000)));
+        world.puppet.run = Some(Lookup::Found(run(at(-70_000), "changed")));
+        if said.is_none() {
+            removal(world.decide());
+        }
+    }
+}
+
+#[test]
 fn an_old_event_says_nothing_of_the_launch_that_waits_now() {
     // It announced a launch in which the instance got its certificate and ran Puppet. It is delivered again after the root volume was
     // replaced.
@@ -64,7 +88,7 @@ fn an_old_event_says_nothing_of_the_launch_that_waits_now() {
     assert_eq!(world.decide(), Decision::Ask(Question::Began));
     world.aws.profile.ready.clear();
     assert_eq!(world.decide(), Decision::Ask(Question::Began));
-    world.aws.action.began = world.aws.action.began.confirm(Some(at(190)), world.now);
+    world.aws.action.began = world.aws.action.began.confirm(Some(at(190)), None, world.now);
     waits(world.decide());
     // But a certificate that has just appeared is of the launch that waits.
     let mut signed = self::world();
@@ -77,7 +101,7 @@ fn an_old_event_says_nothing_of_the_launch_that_waits_now() {
 fn an_event_of_an_earlier_launch_does_not_say_where_this_one_comes_from() {
     for (said, waits_for) in [(Some(at(-100_100)), Code::NotSeenYet), (None, Code::WaitingForRun)] {
         let mut world = relaunched();
-        world.aws.action.began = Began::Confirmed { recorded: Some(at(0)), said };
+        world.aws.action.began = Began::Confirmed { recorded: Some(at(0)), launched: None, said };
         assert_eq!(waits(world.decide()).codes(), [waits_for]);
         // A run that began before the launch is not one of it, although it ended since.
         world.puppet.run = Some(Lookup::Found(run(at(-5), "changed")));
@@ -135,7 +159,7 @@ fn an_instance_out_of_the_warm_pool_keeps_its_certificate_and_its_good_run() {
     assert_eq!(waits(world.decide()).codes(), [Code::WaitingForRun], "a group without a pool has none to come from");
     world.aws.group().has_pool = true;
     completed(world.decide());
-    world.aws.action.began = Began::Confirmed { recorded: Some(at(0)), said: Some(at(-50_000)) };
+    world.aws.action.began = Began::Confirmed { recorded: Some(at(0)), launched: None, said: Some(at(-50_000)) };
     assert_eq!(waits(world.decide()).codes(), [Code::NotSeenYet], "that event was of another launch");
 }
 
@@ -152,7 +176,7 @@ fn an_unsaid_origin_costs_a_certificate_only_where_there_is_no_warm_pool_to_come
     world.aws.action.origin = None;
     world.aws.action.began = Began::Unknown;
     assert_eq!(world.decide(), Decision::Ask(Question::Began));
-    world.aws.action.began = Began::Confirmed { recorded: Some(at(0)), said: None };
+    world.aws.action.began = Began::Confirmed { recorded: Some(at(0)), launched: None, said: None };
     removal(world.decide());
     world.aws.group().has_pool = true;
     assert_eq!(waits(world.decide()).codes(), [Code::WaitingForRun]);
