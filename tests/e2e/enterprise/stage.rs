@@ -17,8 +17,7 @@ pub(super) const DATABASE_A: &str = "db-a.example.com";
 pub(super) const DATABASE_B: &str = "db-b.example.com";
 const REPLICA: &str = "replica.example.com";
 const CHALLENGE: &str = "the challenge that instances are given";
-/// `peadm_role` and `peadm_availability_group`.
-const ROLE: &str = "1.3.6.1.4.1.34380.1.1.9812";
+/// `peadm_availability_group`.
 const LETTER: &str = "1.3.6.1.4.1.34380.1.1.9813";
 /// More sweeps than any launch here takes.
 const SWEEPS: usize = 8;
@@ -35,15 +34,6 @@ pub(super) enum Topology {
 }
 
 impl Topology {
-    /// The PostgreSQL hosts, by letter.
-    fn databases(self) -> [(&'static str, &'static str); 2] {
-        match self {
-            Self::Standard => [("A", PRIMARY), ("B", PRIMARY)],
-            Self::Large => [("A", PRIMARY), ("B", REPLICA)],
-            Self::ExtraLarge => [("A", DATABASE_A), ("B", DATABASE_B)],
-        }
-    }
-
     /// The waves of `refresh`.
     fn waves(self) -> &'static str {
         match self {
@@ -53,52 +43,26 @@ impl Topology {
         }
     }
 
+    /// The hosts that must run Puppet: the primary and those of PostgreSQL.
     pub(super) fn hosts(self) -> BTreeSet<&'static str> {
-        self.databases().into_iter().map(|(_, host)| host).chain([PRIMARY]).collect()
+        match self {
+            Self::Standard => [PRIMARY].into(),
+            Self::Large => [REPLICA, PRIMARY].into(),
+            Self::ExtraLarge => [DATABASE_A, DATABASE_B, PRIMARY].into(),
+        }
     }
 
-    /// Node groups as peadm makes them; without peadm there are only those of every site.
-    fn node_groups(self) -> Vec<Value> {
-        let hosts: BTreeSet<&str> = self.databases().into_iter().map(|(_, host)| host).collect();
-        let database = json!({
-            "name": "PE Database", "pinned": hosts, "classes": {"puppet_enterprise::profile::database": {}},
-            "rule": ["or", ["=", ["trusted", "extensions", ROLE], "puppet/puppetdb-database"]],
-        });
-        let compiler = json!({
-            "name": "PE Compiler", "rule": ["and", ["=", ["trusted", "extensions", "pp_auth_role"], "pe_compiler"]],
-            "classes": {"puppet_enterprise::profile::master": {}, "puppet_enterprise::profile::puppetdb": {}},
-        });
-        let letters = self.databases().map(|(letter, host)| {
-            json!({
-                "name": format!("PE Compiler Group {letter}"), "parent": "PE Compiler",
-                "rule": ["and", ["=", ["trusted", "extensions", "pp_auth_role"], "pe_compiler"],
-                                ["=", ["trusted", "extensions", LETTER], letter]],
-                "classes": {"puppet_enterprise::profile::puppetdb": {"database_host": host}},
-            })
-        });
-        let letters = letters.into_iter().filter(|_| self != Self::Standard);
-        [database, compiler].into_iter().chain(letters).collect()
-    }
-
+    /// The scene, with what the tests need besides. Its node groups are as peadm makes them; without peadm there are only those of every site.
     fn scene(self) -> Value {
-        let group = |letter: &str| {
-            json!({
-                "name": format!("compilers-{letter}"),
-                "tags": {"stagedoor:profile": format!("compiler-{letter}")},
-                "hooks": [
-                    {"name": "stagedoor-launch", "transition": "launching", "default_result": "ABANDON"},
-                    {"name": "stagedoor-terminate", "transition": "terminating", "default_result": "CONTINUE"},
-                ],
-            })
+        let text = match self {
+            Self::Standard => include_str!("../../../crates/lab/scenes/enterprise-standard.json"),
+            Self::Large => include_str!("../../../crates/lab/scenes/enterprise-large.json"),
+            Self::ExtraLarge => include_str!("../../../crates/lab/scenes/enterprise-extra-large.json"),
         };
-        let nodes: Vec<Value> = self.hosts().iter().map(|name| json!({"certname": name, "connected": true})).collect();
-        json!({
-            "groups": [group("A"), group("B")],
-            "nodes": nodes,
-            "node_groups": self.node_groups(),
-            "topics": [TOPIC],
-            "settings": {"loopback_addresses": true},
-        })
+        let mut scene: Value = serde_json::from_str(text).expect("JSON");
+        scene["topics"] = json!([TOPIC]);
+        scene["settings"] = json!({"loopback_addresses": true});
+        scene
     }
 
     fn configuration(self, config: &str) -> String {

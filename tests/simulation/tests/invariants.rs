@@ -121,8 +121,8 @@ fn inside(rule: Rule, in_service: Schedule, staying: Schedule) -> (Schedule, Inv
             (schedule, Invariant::Protected)
         }
         Rule::Pauses | Rule::Budget => {
-            let mut schedule = Schedule { horizon_s: 1000, ..launched };
-            schedule.lives.iter_mut().for_each(|life| (life.agent.boot_s, life.end) = (600, End::Stays));
+            let mut schedule = Schedule { horizon_s: 300, ..launched };
+            schedule.lives.iter_mut().for_each(|life| (life.agent.boot_s, life.end) = (200, End::Stays));
             (schedule, if rule == Rule::Pauses { Invariant::TooManyCalls } else { Invariant::InvocationFailed })
         }
         Rule::Confirmation => {

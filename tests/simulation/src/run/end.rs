@@ -116,7 +116,8 @@ impl World {
                 *calls.entry(subject).or_default() += 1;
             }
         }
-        let seconds: u64 = if self.site.required.len() > 1 { 75 * 60 + 600 } else { 30 * 60 + 600 };
+        let timeouts: u64 = if self.site.required.len() > 1 { 75 * 60 + 600 } else { 30 * 60 + 600 };
+        let seconds = timeouts.min(self.elapsed_s());
         let instances = self.schedule.lives.iter().map(Life::certname);
         for (name, count) in calls {
             // A name that is used again is as many instances.
