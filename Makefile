@@ -44,7 +44,7 @@ bench: ## Measure mass events, 1 to 5,000 terminations in one batch, and a CA wi
 
 # Most of what the end-to-end tests do is to wait, for budgets that end and for agents that try again: more of them than cores run at
 # once, and beside them the tests that compute, and the checks of infra/.
-THREADS ?= 6
+THREADS ?= 8
 TESTS = INSTA_UPDATE=no STAGEDOOR_SEEN="$(abspath $(SEEN))" $(CARGO) test --locked --workspace
 .PHONY: test
 test: ## Run every test that needs nothing but the workspace

@@ -18,7 +18,7 @@ use stagedoor_types::{ActionKey, Certname, InstanceId, Location, Lookup, Service
 use code::code_view;
 use request::{asks, unreadable};
 
-pub(crate) use request::holds;
+pub(crate) use request::{contents, holds};
 
 use crate::call::is_unauthenticated;
 use crate::context::{Challenges, Puppet};

@@ -154,12 +154,13 @@ pub enum Key {
 ///
 /// ```compile_fail,E0451
 /// use stagedoor_lifecycle::signing::Signable;
-/// let forged = Signable { certname: "node.example.com".parse().unwrap(), key_print: String::new() };
+/// # let request: stagedoor_lifecycle::signing::Request = todo!();
+/// let forged = Signable { certname: "node.example.com".parse().unwrap(), approved: request };
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Signable {
     certname: Certname,
-    key_print: String,
+    approved: Request,
 }
 
 impl Signable {
@@ -169,10 +170,16 @@ impl Signable {
         &self.certname
     }
 
-    /// SHA-256 over the public key that was checked: what is signed has to have it.
+    /// Whether a request, or the certificate that was made from it, has the contents that were approved: the same key and extensions, and no
+    /// other alternative name. Its sender can replace a request by another one with the same key.
     #[must_use]
-    pub fn key_print(&self) -> &str {
-        &self.key_print
+    pub fn is_of(&self, contents: &Request) -> bool {
+        let Self { certname, approved } = self;
+        let mut names = contents.alt_names.iter();
+        approved.key_print == contents.key_print
+            && approved.extensions == contents.extensions
+            && approved.other_extensions == contents.other_extensions
+            && names.all(|name| approved.alt_names.contains(name) || is_host(certname.as_str(), name))
     }
 }
 
@@ -183,7 +190,7 @@ pub fn approve(request: &Request, expected: &Expected<'_>) -> Result<Signable, V
         objections.extend(unlisted(request, expected.rules, |name| !grants_rights(name)));
     }
     if objections.is_empty() {
-        Ok(Signable { certname: expected.certname.clone(), key_print: request.key_print.clone() })
+        Ok(Signable { certname: expected.certname.clone(), approved: request.clone() })
     } else {
         Err(objections)
     }

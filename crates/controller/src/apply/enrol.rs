@@ -7,14 +7,14 @@ use stagedoor_lifecycle::deadline;
 use stagedoor_lifecycle::reason::{Code, Fact};
 use stagedoor_lifecycle::receipt::{Outcome, StepKind};
 use stagedoor_lifecycle::signing::Signable;
-use stagedoor_puppet::{Error, Group, Outcome as CaOutcome, Signed};
+use stagedoor_puppet::{Certificate, Error, Group, Outcome as CaOutcome, Signed};
 use stagedoor_types::{ActionKey, Certname, Service, Trouble, TroubleKind};
 
 use super::remove::not_tried;
 use super::{Applied, OBSERVATION_HOLDS, certificates_now};
 use crate::call::{AT_ONCE, call, within};
 use crate::context::{PuppetWriter, Run};
-use crate::snapshot::PuppetSnapshot;
+use crate::snapshot::{PuppetSnapshot, contents, holds};
 
 /// Signs the requests of the whole batch, in one call where the CA has it. `just_unpinned` are the names that this batch has unpinned for
 /// their former owners: they are pinned again first.
@@ -43,7 +43,11 @@ pub(super) async fn sign(
     let signed = within(run.context, run.budget.work, Service::Ca, writer.ca.sign_all(&names)).await;
     let took = run.context.clock.since(started);
     let made = match &signed {
-        Ok(signed) => certificates_made(run, writer, &signs, signed).await,
+        Ok(signed) => {
+            let done = |name: &&Certname| matches!(signed.get(*name), Some(Ok(Signed::Done)));
+            let names = signs.iter().map(|(_, signable)| signable.certname()).filter(done);
+            certificates_now(run, writer, names).await
+        }
         Err(_) => BTreeMap::new(),
     };
     for (key, signable) in signs {
@@ -52,7 +56,7 @@ pub(super) async fn sign(
             // Gone, or signed by another invocation, perhaps from another request: what is there now is observed again.
             Ok(Some(Ok(Signed::NoRequest | Signed::AlreadySigned(_)))) => true,
             // Between the snapshot and the signing, another request took the place of the one that was checked.
-            Ok(Some(Ok(Signed::Done))) if made.get(name).is_some_and(|print| print != signable.key_print()) => {
+            Ok(Some(Ok(Signed::Done))) if is_other(&signable, made.get(name)) => {
                 let cleaned = writer.ca.clean(std::slice::from_ref(name));
                 let cleaned = within(run.context, run.budget.work, Service::Ca, cleaned).await;
                 let cleaned = cleaned.and_then(|mut all| match all.remove(name) {
@@ -77,7 +81,10 @@ pub(super) async fn sign(
                 }
                 true
             }
-            Ok(Some(Ok(Signed::Done))) => report.record(took, Ok(format!("signed the certificate request of {name}"))),
+            Ok(Some(Ok(Signed::Done))) => match made.get(name) {
+                Some(Err(trouble)) => report.record(took, Err(trouble.clone())),
+                _ => report.record(took, Ok(format!("signed the certificate request of {name}"))),
+            },
             // The CA will not sign it as long as nothing changes in its settings or the request: no use in trying again in this
             // invocation.
             Ok(Some(Err(error @ Error::Refused { .. }))) => {
@@ -123,7 +130,7 @@ async fn changed(
             (Err(trouble), _) | (_, Err(trouble)) => read(trouble),
             (Ok(Some(_)), _) => again(format!("{name} has just got a certificate")),
             (Ok(None), Ok(None)) => again(format!("the certificate request of {name} is not pending any more")),
-            (Ok(None), Ok(Some(csr))) if csr.key().fingerprint.to_string() != signable.key_print() => {
+            (Ok(None), Ok(Some(csr))) if !signable.is_of(&contents(&csr)) => {
                 again(format!("another request has taken the place of {name}'s"))
             }
             (Ok(None), Ok(Some(_))) => None,
@@ -169,17 +176,9 @@ async fn unpinned(
     Ok(lost.map(|(name, _)| name.clone()).collect())
 }
 
-/// The keys of the certificates that were just made, by name, as far as they can be read.
-async fn certificates_made(
-    run: Run<'_>,
-    writer: &PuppetWriter,
-    signs: &[(ActionKey, Signable)],
-    signed: &BTreeMap<Certname, Result<Signed, Error>>,
-) -> BTreeMap<Certname, String> {
-    let names = signs.iter().map(|(_, signable)| signable.certname());
-    let names = names.filter(|name| matches!(signed.get(*name), Some(Ok(Signed::Done))));
-    let made = certificates_now(run, writer, names).await.into_iter();
-    made.filter_map(|(name, read)| Some((name, read.ok()??.key().fingerprint.to_string()))).collect()
+/// Whether the certificate that was just made is not of the request that was approved.
+fn is_other(signable: &Signable, made: Option<&Result<Option<Certificate>, Trouble>>) -> bool {
+    matches!(made, Some(Ok(Some(certificate))) if !signable.is_of(&holds(certificate)))
 }
 
 /// Pins nodes to groups, all nodes of a group in one call, group by group: the effect of two concurrent changes of one group is

@@ -22,7 +22,7 @@ pub(super) fn asks(csr: &Csr, challenges: &Challenges) -> Request {
             SelfSignature::Unverifiable(why) => Signature::Unverifiable(why.clone()),
         },
         challenge: compared(challenges, csr.challenge()),
-        ..described(csr.extensions(), csr.alt_names(), csr.key())
+        ..contents(csr)
     }
 }
 
@@ -32,6 +32,11 @@ fn compared(challenges: &Challenges, given: Option<&SecretString>) -> Challenge 
     // Both are compared, whatever the first says, so that the time reveals nothing.
     let (is_current, is_previous) = (equal(current, given), previous.as_ref().is_some_and(|it| equal(it, given)));
     if is_current | is_previous { Challenge::Equal } else { Challenge::Different }
+}
+
+/// What a request asks for, but for what only the checks compare: its challenge, its signature and its subject.
+pub(crate) fn contents(csr: &Csr) -> Request {
+    described(csr.extensions(), csr.alt_names(), csr.key())
 }
 
 /// What a certificate holds. It is signed by the CA, which adds extensions of its own (basic constraints, key usage …),

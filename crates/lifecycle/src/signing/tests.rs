@@ -55,6 +55,26 @@ fn compared<T>(rules: &SigningRules, check: impl FnOnce(&Expected<'_>) -> T) -> 
     check(&Expected { certname: &certname, instance: &instance, rules, alt_names: &alt_names, protected: &protected })
 }
 
+#[test]
+fn what_was_approved_is_told_from_another_request_with_the_same_key() {
+    let signable = compared(&rules(), |expected| approve(&request(), expected)).unwrap();
+    // The challenge and the signature are not in a certificate.
+    let made = Request { challenge: Challenge::NotRequired, common_name: None, ..request() };
+    assert!(signable.is_of(&made));
+    assert!(signable.is_of(&Request { alt_names: vec![NAME.to_uppercase()], ..request() }));
+    let mut more = request();
+    more.extensions.insert("pp_environment".into(), "production".into());
+    let mut less = request();
+    less.extensions.remove("pp_zone");
+    let mut named = request();
+    named.alt_names.push("db.example.com".into());
+    let unknown = Request { other_extensions: vec!["1.3.6.1.4.1.34380.1.1.77".into()], ..request() };
+    let rekeyed = Request { key_print: "B7:0C".into(), ..request() };
+    for other in [more, less, named, unknown, rekeyed] {
+        assert!(!signable.is_of(&other), "{other:?}");
+    }
+}
+
 /// Exactly one objection, and it is this one.
 fn refused(change: impl FnOnce(&mut Request), because: Objection) {
     let mut request = request();
