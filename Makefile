@@ -45,7 +45,7 @@ bench: ## Measure mass events, 1 to 5,000 terminations in one batch, and a CA wi
 # Most of what the end-to-end tests do is to wait, for budgets that end and for agents that try again: more of them than cores run at
 # once, and beside them the tests that compute, and the checks of infra/.
 THREADS ?= 8
-TESTS = INSTA_UPDATE=no STAGEDOOR_SEEN="$(abspath $(SEEN))" $(CARGO) test --locked --workspace
+TESTING = INSTA_UPDATE=no STAGEDOOR_SEEN="$(abspath $(SEEN))"
 .PHONY: test
 test: ## Run every test that needs nothing but the workspace
 	@echo "Building everything (the EC2 SDK alone takes minutes the first time), and checking infra/ beside it …"
@@ -53,13 +53,22 @@ test: ## Run every test that needs nothing but the workspace
 	$(MAKE) --no-print-directory --jobs=3 infra-check end-to-end other-tests
 	$(MAKE) --no-print-directory least-privilege alarms
 
+# Built first, so that it runs while cargo builds the other tests; cargo itself would wait for that.
+.PHONY: end-to-end-built
+end-to-end-built:
+	mkdir -p "$(TARGET)"
+	$(BUILD) --bins --test end-to-end --message-format json-render-diagnostics \
+	  | sed -n 's/.*"name":"end-to-end".*"executable":"\([^"]*\)".*/\1/p' >"$(TARGET)/end-to-end.path"
+
 .PHONY: end-to-end
-end-to-end: built
-	$(TESTS) --test end-to-end -- e2e:: conformance:: --test-threads "$(THREADS)"
+end-to-end: end-to-end-built
+	program=$$(realpath "$$(cat "$(TARGET)/end-to-end.path")"); cd tests; \
+	  $(TESTING) "$$program" e2e:: conformance:: --test-threads "$(THREADS)"
 
 .PHONY: other-tests
-other-tests: built
-	$(TESTS) -- --skip e2e:: --skip conformance::
+other-tests: end-to-end-built
+	$(BUILD) --all-targets
+	$(TESTING) $(CARGO) test --locked --workspace -- --skip e2e:: --skip conformance::
 
 # SEED=n runs one schedule and prints its trace; EXHAUSTIVE=kills, faults, pairs or both runs that set, with FROM and SEEDS a part of it;
 # BUDGET=n runs as many seeds as fit into so many seconds; BROKEN=1 says after how many seeds each deliberately broken rule is seen;
@@ -72,13 +81,13 @@ simulate: ## Run random schedules on simulated time (SEEDS=n FROM=n), or one sch
 	$(CARGO) build --locked --profile simulation -p stagedoor-simulation
 	"$(TARGET)/simulation/simulate" $(or $(SEED),$(WHAT))
 
+.PHONY: simulate-tests
+simulate-tests: ## Run the simulation's tests in full: every broken rule, every kill point, every single fault, 200 random schedules
+	STAGEDOOR_SIMULATE=all $(CARGO) test --locked --profile simulation -p stagedoor-simulation --test invariants
+
 .PHONY: simulate-fleets
 simulate-fleets: ## Run 50 launches and 1,000 terminations at once on simulated time
 	STAGEDOOR_SIMULATE=all $(CARGO) test --locked --profile simulation -p stagedoor-simulation --test fleets
-
-.PHONY: built
-built:
-	$(BUILD) --all-targets
 
 .PHONY: infra-check
 infra-check: ## Check the CloudFormation templates, the user data, the event patterns and the roles

@@ -73,9 +73,13 @@ impl Answer {
         json.get("kind")?.as_str()?.rsplit('/').next().map(str::to_owned)
     }
 
-    /// A request that cannot be read still counts as a request; anything else in its place does not.
+    /// A request that cannot be read still counts as a request; anything else in its place does not. The CA answers with the file as it is,
+    /// which is empty if the disk was full.
     pub(crate) fn unreadable(&self, problem: String) -> Error {
-        if self.text().trim_start().starts_with("-----BEGIN CERTIFICATE REQUEST-----") {
+        let text = self.text();
+        let is_empty =
+            self.call.name == "GET certificate_request" && text.trim().is_empty() && self.puppet_version.is_some();
+        if is_empty || text.trim_start().starts_with("-----BEGIN CERTIFICATE REQUEST-----") {
             Error::UnreadableRequest { call: self.call.clone(), problem }
         } else {
             self.unexpected(problem)

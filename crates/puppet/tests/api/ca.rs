@@ -187,6 +187,16 @@ async fn a_csr_that_cannot_be_read_is_not_absent() {
 }
 
 #[tokio::test]
+async fn an_empty_file_in_place_of_a_csr_is_a_request_and_in_place_of_a_certificate_it_is_nothing_known() {
+    let stage = Stage::new([ca_says(200, ""), ca_says(200, "")]).await;
+    let ca = stage.ca();
+    let error = ca.csr(&name()).await.unwrap_err();
+    assert!(matches!(error, Error::UnreadableRequest { .. }), "{error}");
+    let error = ca.certificate(&name()).await.unwrap_err();
+    assert!(matches!(error, Error::Unexpected { .. }), "{error}");
+}
+
+#[tokio::test]
 async fn the_crl_knows_a_revoked_certificate_by_issuer_and_serial() {
     let revoked = issue(&PKI.ca, "n.example.net", 7, &[]);
     let other_ca = crate::pki::Pki::new("another CA");
