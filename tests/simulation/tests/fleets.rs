@@ -93,10 +93,12 @@ fn jobs_that_stay_running_after_their_runs_have_ended_cost_no_further_run() {
     costs_two_runs_at_most(&launched_together(of(50)), &site, 1800);
 }
 
+/// With queues, as in `infra/`. A thousand invocations at once would order more: those that look for the job of the first at the same moment
+/// do not find it yet.
 #[test]
 fn a_thousand_terminated_together_cost_the_primary_two_runs_at_the_most() {
     let site = site(Enterprise { run_s: 60, ..Enterprise::default() });
-    costs_two_runs_at_most(&terminated_together(of(1000)), &site, 1500);
+    each_target_runs_twice_at_most(&terminated_together(of(1000)), &SiteTraits { batched: true, ..site }, 1500);
 }
 
 #[test]
