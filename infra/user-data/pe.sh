@@ -9,7 +9,7 @@ fetch "$scratch/install.bash" "$url" --cacert "$scratch/ca.pem"
 write_identity
 settings=("main:certname=$certname" "main:server=$STAGEDOOR_SERVER")
 if [ -n "${STAGEDOOR_ALT_NAMES:-}" ]; then settings+=("main:dns_alt_names=$STAGEDOOR_ALT_NAMES"); fi
-# Stopped and disabled: no run may begin before this script starts one, even after a reboot.
+# Stopped and disabled: no run may begin before this script starts one. `run_agent` enables the service.
 until bash "$scratch/install.bash" "${settings[@]}" --puppet-service-ensure stopped --puppet-service-enable false; do
   again "the installer failed"
 done

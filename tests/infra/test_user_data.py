@@ -138,11 +138,15 @@ def test_puppet_enterprises_installer_is_told_everything_but_the_secret(world):
 
 
 @EDITIONS
-def test_the_daemon_is_started_and_enabled_only_after_a_successful_run(world, edition):
+def test_the_daemon_is_started_only_after_a_successful_run_but_goes_on_after_a_reboot(world, edition):
     (world.instance.root / "runs").write_text("2")
     assert world.run(edition).returncode == 0
     calls = [call for call in world.instance.calls() if call.startswith("puppet ")]
-    assert calls == ["puppet agent --test --waitforcert 0"] * 3 + ["puppet resource service puppet ensure=running enable=true"]
+    assert calls == [
+        "puppet resource service puppet ensure=stopped enable=true",
+        *["puppet agent --test --waitforcert 0"] * 3,
+        "puppet resource service puppet ensure=running enable=true",
+    ]
 
 
 def test_open_source_packages_are_installed_before_anything_is_written(world):
@@ -216,7 +220,7 @@ def test_when_the_timeout_expires_the_service_is_not_started(world):
     done = world.run(environment=AT_ONCE)
     assert done.returncode == 1
     assert "no agent run went through in time; the last one ended with 1" in done.stderr
-    assert not any("resource service" in call for call in world.instance.calls())
+    assert not any("ensure=running" in call for call in world.instance.calls())
     # The request has been made with it: the next attempt must find it.
     assert world.identity() == IDENTITY
 

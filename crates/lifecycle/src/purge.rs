@@ -8,6 +8,7 @@ mod kept;
 use stagedoor_types::broken::{Rule, is_broken};
 use stagedoor_types::{ActionResult, Certname, InstanceId, Lookup, Observed, Trouble};
 
+pub use self::kept::allowlist_lines_kept;
 use crate::admission::{Nameless, PendingAction};
 use crate::decision::{Decision, Effect, Missing, Question, Site, not_yet};
 use crate::identity::{Purgeable, Whose, whose};

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use stagedoor_lifecycle::orphans::{Cloud, Listed, Orphan, Rules, Suspect};
 use stagedoor_lifecycle::profile::Profile;
+use stagedoor_lifecycle::purge::allowlist_lines_kept;
 use stagedoor_lifecycle::reason::{Code, Fact};
 use stagedoor_lifecycle::removal::Removal;
 use stagedoor_types::broken::{Rule, is_broken};
@@ -236,6 +237,9 @@ async fn remove(
             let revoked =
                 revocation(crl.as_ref(), before.certificates.get(name), removed.cleaned(name), puppet.is_enterprise());
             result.text = format!("{}; {revoked}", result.text);
+        }
+        if outcome == Outcome::Removed && orphan.removal.compiler && orphan.removal.node.is_some() {
+            result.text = format!("{}; {}", result.text, allowlist_lines_kept(name.as_str()));
         }
         Dealt { orphan, outcome, result }
     });

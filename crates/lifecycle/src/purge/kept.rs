@@ -26,12 +26,16 @@ pub(super) fn allowlist_lines(profile: &Profile, seen: &TerminationView, removal
     if names.is_empty() {
         return None;
     }
-    let text = format!(
-        "Puppet Enterprise keeps the lines of {} in the certificate allowlists of PuppetDB and RBAC; a certificate that is issued for \
-         the name again is trusted there",
-        names.join(", ")
-    );
-    Some(Fact::new(Code::AllowlistLinesKept, text))
+    Some(Fact::new(Code::AllowlistLinesKept, allowlist_lines_kept(&names.join(", "))))
+}
+
+/// What Puppet Enterprise keeps of compilers with these names.
+#[must_use]
+pub fn allowlist_lines_kept(names: &str) -> String {
+    format!(
+        "Puppet Enterprise keeps the lines of {names} in the certificate allowlists of PuppetDB and RBAC; a certificate that is issued for \
+         the name again is trusted there"
+    )
 }
 
 /// Whether a profile is for compilers of Puppet Enterprise: it permits their `pp_auth_role`, or it probes a service that only they have, a

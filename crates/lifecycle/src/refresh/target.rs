@@ -100,11 +100,16 @@ impl TargetOrders<'_> {
 
     /// The orders since the change, for the schedule. A run whose job the orchestrator does not show counts as an order too.
     ///
-    /// The orchestrator shows times in whole seconds. An order of the same second as the change counts, although it shows an earlier time.
+    /// The orchestrator shows times in whole seconds. An order of the same second as the change counts, although it shows an earlier time,
+    /// unless its report shows that its run began before the change.
     fn given(&self, at_least: usize) -> Given {
         let second = Timestamp::from_second(self.change.as_second()).unwrap_or(self.change);
         let since = |time: Option<Timestamp>| time.is_some_and(|time| time >= second);
-        let given = self.all.iter().filter(|order| since(order.began));
+        let began_before = |order: &Order| {
+            let of_it = |run: &&RunView| run.job.as_ref() == Some(&order.job);
+            self.runs.iter().filter(of_it).any(|run| run.began_by_server() < self.change)
+        };
+        let given = self.all.iter().filter(|order| since(order.began) && !began_before(order));
         let forgotten = self
             .runs
             .iter()

@@ -52,7 +52,7 @@ impl World {
     fn lacks_at_the_end(&self) -> Vec<(Invariant, String)> {
         let mut lacks = Vec::new();
         if self.is_removal_unknown() == Some(true) {
-            lacks.push((Invariant::RemovalUnknown, format!("{PRIMARY} has not run since the last removal")));
+            lacks.push((Invariant::RemovalUnknown, "a refresh target has not run since the last removal".to_owned()));
         }
         let changes: usize = self.schedule.lives.iter().map(Life::changes).sum();
         for (name, count) in self.ordered() {

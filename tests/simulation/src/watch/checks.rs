@@ -149,10 +149,14 @@ impl Watch {
             .any(|change| self.puppet.has_run_since(DATABASE, change) || self.now().duration_since(change) >= gives_up)
     }
 
-    /// When the last node was deactivated, if the primary has not run Puppet since.
+    /// When the last node was deactivated, if the refresh targets have not all run Puppet since.
     pub(crate) fn unknown_removal(&self) -> Option<Timestamp> {
-        let at = self.lock().deactivated.filter(|_| self.puppet.options().enterprise)?;
-        (!self.puppet.has_run_since(PRIMARY, at)).then_some(at)
+        let (at, own_database) = {
+            let inner = self.lock();
+            (inner.deactivated.filter(|_| self.puppet.options().enterprise)?, inner.own_database)
+        };
+        let targets: &[&str] = if own_database { &[PRIMARY, DATABASE] } else { &[PRIMARY] };
+        targets.iter().any(|target| !self.puppet.has_run_since(target, at)).then_some(at)
     }
 
     fn unpins(&self, certname: &str) {

@@ -44,7 +44,7 @@ pub enum Invariant {
     WaveTooEarly,
     /// The number of orders for a refresh target is bounded by the number of launches and removals.
     TooManyOrders,
-    /// At the end, the primary has run Puppet since the last node was deactivated.
+    /// At the end, the refresh targets have run Puppet since the last node was deactivated.
     RemovalUnknown,
     /// No termination is completed before the removal is proven.
     CompletedUnproven,

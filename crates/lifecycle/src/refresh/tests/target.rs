@@ -166,6 +166,16 @@ fn an_order_that_fails_in_the_second_of_the_change_is_not_repeated_at_once() {
 }
 
 #[test]
+fn an_order_from_earlier_in_the_second_of_the_change_does_not_delay_another_one() {
+    let change = at(0) + jiff::SignedDuration::from_millis(700);
+    let ran = RunView { job: Some("1".into()), ..crate::world::run(at(0), "unchanged") };
+    let ran = RunView { end: at(0), received: at(0), ..ran };
+    let target = with(vec![ran], vec![order("1", at(0), Some(at(0)))]);
+    let standing = standing(&target, change, Policy::of_sweeps(Duration::from_secs(600)), at(2));
+    assert!(matches!(standing, TargetStanding::Needed { .. }), "{standing:?}");
+}
+
+#[test]
 fn the_newest_order_is_the_last_one_given_even_if_they_began_together() {
     let orders = ["9", "10", "8"].map(|job| order(job, at(-50), Some(at(-40))));
     assert_eq!(newest(&orders).map(|order| order.job.as_str()), Some("10"));
