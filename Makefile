@@ -21,8 +21,8 @@ help: ## List the targets
 
 # Debug builds always name the whole workspace, so that every crate sees the same features and nothing is compiled twice: the
 # EC2 SDK takes longer than everything else together.
-# Cargo starts what most others wait for first, and little waits for the EC2 SDK: with two jobs more than there are processors, it is
-# started minutes earlier, and everything else is compiled beside it (tools/rustc).
+# Cargo first starts the crates that most other crates depend on. Few depend on the EC2 SDK, so it would start late. With two more jobs
+# than processors, it starts minutes earlier, and the other crates are compiled at the same time (tools/rustc).
 BUILD = $(CARGO) build --locked --workspace --jobs $$(($$(getconf _NPROCESSORS_ONLN) + 2))
 
 .PHONY: demo
@@ -53,7 +53,7 @@ test: ## Run every test that needs nothing but the workspace
 	$(MAKE) --no-print-directory --jobs=3 infra-check end-to-end other-tests
 	$(MAKE) --no-print-directory least-privilege alarms
 
-# Built first, so that it runs while cargo builds the other tests; cargo itself would wait for that.
+# Built first, so that the end-to-end tests run while cargo builds the other tests. `cargo test` would build every test before it runs any.
 .PHONY: end-to-end-built
 end-to-end-built:
 	mkdir -p "$(TARGET)"

@@ -175,7 +175,8 @@ write_identity() {
 run_agent() {
   unfinished=()
   local code
-  # Enabled, but not running: if the instance reboots before a run has succeeded, this script does not run again, and the agent goes on alone.
+  # Enabled but stopped. If the instance reboots before the first successful run, this script does not run again.
+  # The service then runs the agent.
   "$puppet" resource service puppet ensure=stopped enable=true >/dev/null
   while true; do
     code=0

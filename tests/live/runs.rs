@@ -100,7 +100,7 @@ async fn a_run_in_progress_has_its_catalog_stored_and_a_failed_run_shows_whether
     assert_eq!(first.catalog_uuid, stored.catalog_uuid);
     assert!(first.metrics.catalog_application.is_some_and(|took| took >= Duration::from_secs(15)), "{first:#?}");
     assert!(first.metrics.config_retrieval.is_some(), "{first:#?}");
-    // What a run did before it asked for its catalog, of which a target's learning is reckoned, fits between its beginning and its catalog.
+    // A run's preparation, which determines when a refresh target learns of a change, ends before the catalog is compiled.
     let prepared = first.metrics.preparation.expect("a real report has plugin_sync or fact_generation");
     let asked = first.start_time + first.metrics.startup_time.unwrap_or_default() + prepared;
     assert!(asked <= stored.producer_timestamp, "{stored:?} {first:#?}");

@@ -23,8 +23,8 @@ const AT_ONCE: usize = 8;
 /// How long after its beginning an action is visible for certain: the propagation takes seconds.
 const SURELY_VISIBLE: Duration = Duration::from_secs(120);
 
-/// How long a verdict holds that follows from a state alone. The SDK repeats a throttled call for longer, and meanwhile the instance may have
-/// gone on: one that returns to the warm pool may terminate by now, and must be purged first.
+/// How long a verdict that depends only on the lifecycle state is valid. The SDK may repeat a throttled call for longer. Meanwhile, an
+/// instance that returns to the warm pool may begin to terminate. It must then be purged first.
 const STATE_HOLDS: Duration = Duration::from_secs(10);
 
 /// Completes all these actions, and begins with none after `limit`. Those that Auto Scaling does not know yet stay open.

@@ -98,8 +98,8 @@ async fn scale_out(lab: &Lab, functions: &CargoLambda) -> anyhow::Result<Vec<Str
     Ok(fleet)
 }
 
-/// Onboards the instances of these events, beside a sweep, which alone orders the Puppet run of the primary: the receipts of those whose
-/// launch is completed, of which there must be so many. On a slow machine that takes more than one sweep.
+/// Runs `onboard` for these events and, at the same time, a sweep, which alone orders the primary's Puppet run. Returns the receipts of
+/// the `count` completed launches. A slow machine needs more than one sweep.
 async fn enrol(functions: &CargoLambda, event: &Path, count: usize) -> anyhow::Result<Vec<Value>> {
     let schedule = repository().join(".cache/demo-schedule.json");
     std::fs::write(&schedule, "{}")?;

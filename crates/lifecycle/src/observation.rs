@@ -64,7 +64,7 @@ pub enum Began {
 }
 
 impl Began {
-    /// With what Auto Scaling's activities and EC2 say now.
+    /// Adds the times that Auto Scaling's activities and EC2 show now.
     #[must_use]
     pub fn confirm(self, recorded: Option<Timestamp>, launched: Option<Timestamp>, now: Timestamp) -> Self {
         let said = match self {

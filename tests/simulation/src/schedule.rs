@@ -429,7 +429,7 @@ pub const ENTERPRISE_CALLS: [(&str, &str); 5] = [
     ("classifier", "*"),
 ];
 
-/// The ways in which a call can fail; each is what happens to the same call.
+/// The ways in which a call can fail. Each is a list of faults that affect the same call.
 #[must_use]
 pub fn failures() -> Vec<Vec<FaultKind>> {
     let status = |status, body: &str| FaultKind::Status { status, body: body.to_owned(), content_type: None };
@@ -440,7 +440,7 @@ pub fn failures() -> Vec<Vec<FaultKind>> {
         vec![FaultKind::Delay { ms: 1_000 }],
         vec![FaultKind::Delay { ms: 75_000 }],
         vec![lock_timeout.clone()],
-        // As the CA answers, which waits a minute for its lock.
+        // The CA waits a minute for its lock before it answers with this status.
         vec![FaultKind::Delay { ms: 60_000 }, lock_timeout],
         vec![status(503, "Service Unavailable")],
         vec![status(429, "Too Many Requests")],

@@ -255,7 +255,7 @@ fn of_targets(rule: Rule) -> (Schedule, Invariant) {
     }
 }
 
-/// How long the schedules may be that are played without `STAGEDOOR_SIMULATE=all`, in seconds.
+/// The length of the longest schedule that is played without `STAGEDOOR_SIMULATE=all`, in seconds.
 const SHORT_S: u64 = 2200;
 
 #[test]

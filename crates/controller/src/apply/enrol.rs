@@ -66,12 +66,12 @@ pub(super) async fn sign(
                 let what = cleaned.map(|outcome| match outcome {
                     CaOutcome::Done => {
                         format!(
-                            "revoked and deleted the certificate of {name}: it is not of the request that was checked"
+                            "revoked and deleted the certificate of {name}: it does not match the request that was checked"
                         )
                     }
                     CaOutcome::AlreadyDone => {
                         format!(
-                            "the certificate of {name}, which is not of the request that was checked, had gone already"
+                            "the certificate of {name}, which does not match the request that was checked, had already been removed"
                         )
                     }
                 });
@@ -176,7 +176,7 @@ async fn unpinned(
     Ok(lost.map(|(name, _)| name.clone()).collect())
 }
 
-/// Whether the certificate that was just made is not of the request that was approved.
+/// Whether the certificate that was just issued does not match the approved request.
 fn is_other(signable: &Signable, made: Option<&Result<Option<Certificate>, Trouble>>) -> bool {
     matches!(made, Some(Ok(Some(certificate))) if !signable.is_of(&holds(certificate)))
 }

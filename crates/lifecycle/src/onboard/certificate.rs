@@ -173,8 +173,8 @@ impl Rules<'_> {
         Ok(request.is_none_or(|request| request.asks.key_print != certificate.holds.key_print))
     }
 
-    /// Whether the instance has run Puppet since the launch began at this time, and so has the key of its certificate. A run that began before it
-    /// shows nothing, although it ended since: the root volume may be replaced in between.
+    /// Whether the instance has run Puppet since the launch, which began at this time, and therefore has its certificate's key. A run that
+    /// began earlier shows nothing, even if it ended later: the root volume may have been replaced in between.
     fn used(&self, name: &NameView, launched: Option<Timestamp>) -> Result<Used, NotYet> {
         let run = match &self.seen.run {
             Some(run) => run.known().map_err(trouble)?,

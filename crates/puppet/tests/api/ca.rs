@@ -187,7 +187,7 @@ async fn a_csr_that_cannot_be_read_is_not_absent() {
 }
 
 #[tokio::test]
-async fn an_empty_file_in_place_of_a_csr_is_a_request_and_in_place_of_a_certificate_it_is_nothing_known() {
+async fn an_empty_csr_is_an_unreadable_request_but_an_empty_certificate_is_an_unexpected_answer() {
     let stage = Stage::new([ca_says(200, ""), ca_says(200, "")]).await;
     let ca = stage.ca();
     let error = ca.csr(&name()).await.unwrap_err();

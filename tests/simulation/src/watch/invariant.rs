@@ -18,7 +18,7 @@ pub struct Violation {
 pub enum Invariant {
     /// The certificate that a live instance uses is never revoked or removed.
     CertificateInUse,
-    /// The node of a live instance is never deactivated.
+    /// The node of a live instance that has run Puppet is never deactivated.
     NodeInUse,
     /// A live instance is never unpinned from its node groups.
     PinInUse,
@@ -38,7 +38,8 @@ pub enum Invariant {
     AdmittedUnknown,
     /// The timeout of a refresh does not expire while nothing is wrong with the refresh targets.
     RefreshStarved,
-    /// No refresh target has more than two orders in progress: one by which it learns of a change, and one that waits for it to end.
+    /// No refresh target has more than two orders in progress: one by which it learns of a change, and one that waits for it to end. A
+    /// second Region with a controller may add one.
     OrdersPileUp,
     /// Where PostgreSQL has a host of its own, the primary is ordered to run for launches only after that host has learnt of one of them.
     WaveTooEarly,

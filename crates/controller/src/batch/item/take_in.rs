@@ -162,7 +162,7 @@ impl WorkItem {
         }
     }
 
-    /// When it began, by Auto Scaling's record and, of a launch, by EC2.
+    /// Sets when the action began, from Auto Scaling's record and, for a launch, from EC2.
     pub(in crate::batch) fn started(&mut self, recorded: Option<Timestamp>, now: Timestamp) {
         let launched = self.pending().filter(|_| self.is_launching()).and_then(|pending| pending.launched);
         self.action.began = self.action.began.confirm(recorded, launched, now);
