@@ -152,11 +152,12 @@ def test_the_daemon_is_started_only_after_a_successful_run_but_goes_on_after_a_r
 def test_open_source_packages_are_installed_before_anything_is_written(world):
     done = world.run("open-source", STAGEDOOR_ALT_NAMES="puppet.example.com")
     assert done.returncode == 0, done.stderr
-    release, update, install, agent, _ = world.instance.calls()
+    release, update, install, service, agent, _ = world.instance.calls()
     apt = "apt-get --yes -o DPkg::Lock::Timeout=300 -o Acquire::Retries=5"
     assert re.fullmatch(rf"{apt} install /\S+/release\.deb", release)
     assert (update, install) == (f"{apt} update", f"{apt} install openvox-agent")
-    assert agent == "puppet agent --test --waitforcert 0"
+    # A package may have started the service.
+    assert (service, agent) == ("puppet resource service puppet ensure=stopped enable=true", "puppet agent --test --waitforcert 0")
     assert "dns_alt_names = puppet.example.com\n" in world.instance.files()["puppet.conf"]
 
 
