@@ -155,7 +155,10 @@ impl Ca {
     pub async fn certificate(&self, certname: &Certname) -> Result<Option<Certificate>, Error> {
         let path = ["puppet-ca", "v1", "certificate", certname.as_str()];
         let ask = Ask::new(Method::GET, "GET certificate", &path, READ_TIMEOUT);
-        self.pem(ask.about(certname), Certificate::from_pem).await
+        let read = |answer: &Answer| {
+            Certificate::from_pem(&answer.text()).map_err(|error| answer.unexpected(error.to_string()))
+        };
+        self.pem(ask.about(certname), read).await
     }
 
     /// `GET certificate_request`: the pending CSR of this name. Needs no permission.
@@ -164,13 +167,16 @@ impl Ca {
     pub async fn csr(&self, certname: &Certname) -> Result<Option<Csr>, Error> {
         let path = ["puppet-ca", "v1", "certificate_request", certname.as_str()];
         let ask = Ask::new(Method::GET, "GET certificate_request", &path, READ_TIMEOUT);
-        self.pem(ask.about(certname), Csr::from_pem).await
+        let read = |answer: &Answer| {
+            Csr::from_pem(&answer.text()).map_err(|error| answer.unreadable_request(error.to_string()))
+        };
+        self.pem(ask.about(certname), read).await
     }
 
-    async fn pem<T>(&self, ask: Ask<'_>, read: fn(&str) -> Result<T, crate::Unreadable>) -> Result<Option<T>, Error> {
+    async fn pem<T>(&self, ask: Ask<'_>, read: fn(&Answer) -> Result<T, Error>) -> Result<Option<T>, Error> {
         let answer = self.connection.send(ask).await?;
         match answer.status {
-            200 => read(&answer.text()).map(Some).map_err(|error| answer.unreadable(error.to_string())),
+            200 => read(&answer).map(Some),
             404 if answer.is_from_ca(&ABSENT) => Ok(None),
             _ => Err(answer.into_error()),
         }

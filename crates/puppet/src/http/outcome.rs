@@ -75,10 +75,9 @@ impl Answer {
 
     /// A request that cannot be read still counts as a request; anything else in its place does not. The CA answers with the file as it is,
     /// which is empty if the disk was full.
-    pub(crate) fn unreadable(&self, problem: String) -> Error {
+    pub(crate) fn unreadable_request(&self, problem: String) -> Error {
         let text = self.text();
-        let is_empty =
-            self.call.name == "GET certificate_request" && text.trim().is_empty() && self.puppet_version.is_some();
+        let is_empty = text.trim().is_empty() && self.puppet_version.is_some();
         if is_empty || text.trim_start().starts_with("-----BEGIN CERTIFICATE REQUEST-----") {
             Error::UnreadableRequest { call: self.call.clone(), problem }
         } else {
