@@ -82,7 +82,11 @@ pub(super) async fn sign(
                 true
             }
             Ok(Some(Ok(Signed::Done))) => match made.get(name) {
-                Some(Err(trouble)) => report.record(took, Err(trouble.clone())),
+                Some(Err(trouble)) => {
+                    let text =
+                        format!("signed {name}, but could not compare the certificate with its request: {trouble}");
+                    report.record(took, Err(Trouble { text, ..trouble.clone() }))
+                }
                 _ => report.record(took, Ok(format!("signed the certificate request of {name}"))),
             },
             // The CA will not sign it as long as nothing changes in its settings or the request: no use in trying again in this
